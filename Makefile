@@ -1,0 +1,86 @@
+# Everything a newcomer needs; `make` alone prints it. All tools are fetched into the checkout.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+UV := .tools/bin/uv
+BIN := .venv/bin
+DISTS := $(sort $(wildcard libs/*/pyproject.toml services/*/pyproject.toml))
+PYTEST_ARGS ?=
+export UV_NO_PROGRESS := 1
+# The checkout's own environment, whatever the caller has activated.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+.PHONY: help setup demo test bench generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.installed ## fetch tools and dependencies into the checkout
+
+.tools/bin/uv-$(UV_VERSION):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	touch $@
+
+.venv/.installed: .tools/bin/uv-$(UV_VERSION) requirements.lock $(DISTS)
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps $(foreach d,$(DISTS),-e $(dir $(d)))
+	@touch $@
+
+demo: setup ## the main job end to end on a real local stack
+	$(BIN)/penguin demo
+
+test: setup ## every test, on real PostgreSQL and Valkey
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: setup ## measure: ratios side by side in one run
+	$(BIN)/python -m tests.bench
+
+generate: setup ## stubs from proto/, schema snapshots from migrations
+	$(BIN)/python tools/generate_stubs.py
+	$(BIN)/python tools/snapshot_schemas.py
+
+verify: lint types imports contracts drift snapshots manifests ## everything that must hold before a change lands
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/python tools/check_types.py
+
+imports: setup
+	$(BIN)/lint-imports
+
+contracts: setup
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code proto
+	$(BIN)/python tools/generate_stubs.py --breaking
+
+drift: setup
+	$(BIN)/python tools/generate_stubs.py --check
+
+snapshots: setup
+	$(BIN)/python tools/snapshot_schemas.py --check
+
+manifests: setup
+	$(BIN)/python tools/check_manifests.py
+
+format: setup ## rewrite sources to the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format -w proto
+
+lock: .tools/bin/uv-$(UV_VERSION) ## resolve dependencies anew into requirements.lock
+	$(UV) lock
+	$(UV) export --quiet --all-packages --all-groups --no-emit-workspace --no-header --no-annotate --format requirements.txt --output-file requirements.lock
+
+clean: ## stop the local stack and remove what it left
+	@[ ! -x $(BIN)/penguin ] || $(BIN)/penguin down
+	rm -rf .local .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+distclean: clean ## remove the tools and the environment too
+	rm -rf .venv .tools

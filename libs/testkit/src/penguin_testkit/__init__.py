@@ -1,0 +1,1 @@
+"""What tests share: template databases, in-process servers, tokens, fault proxy, fake peers."""

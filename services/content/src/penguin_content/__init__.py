@@ -1,0 +1,1 @@
+"""The Content tier: email bodies, headers and attachments."""

@@ -1,0 +1,1 @@
+"""The Notifications tier: user notifications and admin system events."""

@@ -1,0 +1,1 @@
+"""The OLAP tier: aggregated analytics per tenant and day."""

@@ -1,0 +1,1 @@
+"""The OLTP tier: operational core: tenants, campaigns, leads and the email ledger."""

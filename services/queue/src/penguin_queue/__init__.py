@@ -1,0 +1,1 @@
+"""The Queue tier: durable jobs, leases and dead letters."""
