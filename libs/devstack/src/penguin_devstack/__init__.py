@@ -1,1 +1,1 @@
-"""The local stack: embedded PostgreSQL and Valkey, SMTP and OTLP receivers, a development token issuer, process supervision."""
+"""The local stack: embedded PostgreSQL and Valkey, SMTP and OTLP receivers, a token issuer, process supervision."""
