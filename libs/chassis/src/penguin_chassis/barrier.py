@@ -1,0 +1,146 @@
+"""The step barrier: a mutation is carried out once, and every repeat gets the first answer.
+
+Stores call it inside their own transaction, so the record stands or falls with the write. It is keyed by request_id,
+or by saga step where the request names one; a compensation that arrives first bars its late action.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from penguin_chassis import faults
+from penguin_chassis.queries import load
+
+if TYPE_CHECKING:
+    from penguin_chassis.pool import Connection
+
+T = TypeVar("T")
+sql = load("penguin_chassis.sql", "barrier.sql")
+
+REQUEST = "request"
+ACTION = "action"
+COMPENSATION = "compensation"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One mutation's identity: its key, what kind of step it is, the digest of its request (SHA-256), its time.
+
+    `at` is the tier's clock when the request arrived; an action past `not_after` is refused.
+    """
+
+    tenant_id: UUID
+    key: str
+    digest: bytes
+    at: datetime
+    operation: str = REQUEST
+    not_after: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Replay(Generic[T]):
+    """The mutation was carried out before; this is what it answered then."""
+
+    reply: T
+
+
+class Fresh:
+    """The mutation is this transaction's to carry out; `record` its reply, or `release` it."""
+
+
+FRESH = Fresh()
+Claim = Fresh | Replay[T] | faults.Fault
+
+
+@cache
+def _codec(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+async def claim_all(connection: Connection, steps: Sequence[Step], kind: type[T]) -> list[Claim[T]]:
+    """Claim the items of one batch (one tenant, one operation); answers in the order of `steps`.
+
+    An item is fresh, a replay, or a fault: REQUEST_ID_REUSED for another body or for a key that stands twice in the
+    batch, SAGA_COMPENSATED, STEP_EXPIRED.
+    """
+    first = steps[0]
+    claims: list[Claim[T]] = [FRESH] * len(steps)
+    index: dict[str, int] = {}
+    for i, step in enumerate(steps):
+        if step.key in index:
+            claims[i] = faults.RequestIdReused()
+        elif step.operation == ACTION and step.not_after is not None and step.at > step.not_after:
+            claims[i] = faults.FailedPrecondition("The step came after its not_after.", reason="STEP_EXPIRED")
+        else:
+            index[step.key] = i
+    keys = list(index)
+    rows = await connection.fetch(
+        sql.claim, first.tenant_id, first.operation, keys, [steps[i].digest for i in index.values()], first.at
+    )
+    repeated = set(keys).difference(row["key"] for row in rows)
+    if repeated:
+        for row in await connection.fetch(sql.recall, first.tenant_id, first.operation, sorted(repeated)):
+            claims[index[row["key"]]] = _recalled(row, steps[index[row["key"]]], kind)
+    return claims
+
+
+def _recalled(row: Any, step: Step, kind: type[T]) -> Replay[T] | faults.Fault:
+    if row["compensated"]:
+        return faults.Aborted("The step was compensated before.", reason="SAGA_COMPENSATED")
+    if row["digest"] != step.digest:
+        return faults.RequestIdReused()
+    return Replay(_codec(cast("Any", kind)).validate_json(row["reply"] or b"null"))
+
+
+async def claim(connection: Connection, step: Step, kind: type[T]) -> Replay[T] | None:
+    """Claim one mutation: None when it is to be carried out now, the first answer when it was before.
+
+    A compensation also bars its action. Raises RequestIdReused, Aborted (SAGA_COMPENSATED), FailedPrecondition
+    (STEP_EXPIRED).
+    """
+    if step.operation == COMPENSATION:
+        await connection.execute(sql.overtake, step.tenant_id, step.key, step.at)
+    (claimed,) = await claim_all(connection, [step], kind)
+    if isinstance(claimed, faults.Fault):
+        raise claimed
+    return claimed if isinstance(claimed, Replay) else None
+
+
+async def record(connection: Connection, step: Step, reply: T, kind: type[T]) -> T:
+    """Store the answer to a claimed mutation and give it back."""
+    await record_all(connection, [step], [reply], kind)
+    return reply
+
+
+async def record_all(connection: Connection, steps: Sequence[Step], replies: Sequence[T], kind: type[T]) -> None:
+    """Store the answers to claimed items of one batch."""
+    if not steps:
+        return
+    codec = _codec(cast("Any", kind))
+    await connection.execute(
+        sql.record, steps[0].tenant_id, steps[0].operation,
+        [s.key for s in steps], [codec.dump_json(reply) for reply in replies],
+    )  # fmt: skip
+
+
+async def release_all(connection: Connection, steps: Sequence[Step]) -> None:
+    """Give back claimed items that could not be carried out, so that they may be tried again."""
+    if steps:
+        await connection.execute(sql.release, steps[0].tenant_id, steps[0].operation, [s.key for s in steps])
+
+
+def digest(parts: Sequence[bytes]) -> bytes:
+    """SHA-256 over length-prefixed parts."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(len(part).to_bytes(8, "big"))
+        state.update(part)
+    return state.digest()

@@ -1,0 +1,64 @@
+"""The call in hand: who makes it and until when.
+
+Interceptors set it, pools and servicers read it. It is a context variable, so nothing has to be handed down by hand, and
+nothing is ever shared between two calls.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from uuid import UUID
+
+# No unary call may take longer than this, whatever its client asks for (seconds).
+UNARY_CAP_S = 30.0
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whom a verified token stands for."""
+
+    actor: str
+    tenant_id: UUID | None
+    scopes: frozenset[str]
+    platform: bool = False
+    # Full method paths that a platform token is narrowed to.
+    methods: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: its method path, its caller, and its deadline on the monotonic clock (seconds)."""
+
+    method: str
+    caller: Caller
+    deadline: float
+
+    def remaining(self) -> float:
+        """Seconds left, never below zero."""
+        return max(0.0, self.deadline - time.monotonic())
+
+
+_current: ContextVar[Call | None] = ContextVar("penguin_call", default=None)
+
+
+def current_call() -> Call | None:
+    """The call in hand, or None in background work."""
+    return _current.get()
+
+
+def enter(call: Call) -> object:
+    """Make `call` the current one; give the token to `leave`."""
+    return _current.set(call)
+
+
+def leave(token: object) -> None:
+    """Undo `enter`."""
+    _current.reset(token)  # type: ignore[arg-type]
+
+
+def remaining(default: float = UNARY_CAP_S) -> float:
+    """Seconds until the current call's deadline; `default` outside of a call."""
+    call = _current.get()
+    return default if call is None else call.remaining()

@@ -1,0 +1,249 @@
+"""What stands around every method, once: from the outside the last-resort sanitiser, telemetry (in `telemetry`), and then
+error translation, deadline, authentication, authorisation, admission and validation.
+
+Idempotency is not here: its record is written by the store, in the transaction of the write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import grpc
+
+from penguin_chassis import calls, errors, telemetry
+from penguin_chassis.auth import Verifier
+from penguin_chassis.calls import Call, Caller
+from penguin_chassis.faults import DeadlineExceeded, PermissionDenied, ResourceExhausted
+from penguin_chassis.methods import MethodInfo
+from penguin_chassis.validation import validate
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Any
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+# Calls of one tenant that may be under way in this process ("100 connections per tenant" of the source documents).
+TENANT_IN_FLIGHT = 100
+
+
+def _rewrap(handler: Handler, unary: Callable[..., Any], stream: Callable[..., Any]) -> Handler:
+    """`handler` with another behaviour: a coroutine for one answer, an async generator for many."""
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    behavior = stream if handler.response_streaming else unary
+    return make(
+        behavior,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+def _behavior(handler: Handler) -> Callable[..., Any]:
+    return handler.unary_unary or handler.stream_unary or handler.unary_stream or handler.stream_stream  # type: ignore[no-any-return]
+
+
+class Sanitiser(grpc.aio.ServerInterceptor):
+    """The outermost: whatever was not foreseen becomes INTERNAL with fixed text.
+
+    grpc.aio would otherwise send the exception's own words to the client.
+    """
+
+    def __init__(self, domain: str) -> None:
+        self._domain = domain
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Wrap the handler in a net."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        behavior = _behavior(handler)
+
+        async def unary(request: Any, context: Context) -> Any:
+            try:
+                return await behavior(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the net itself
+                await errors.abort(context, error, self._domain)
+
+        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                async for reply in behavior(request, context):
+                    yield reply
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the net itself
+                await errors.abort(context, error, self._domain)
+
+        return _rewrap(handler, unary, stream)
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Error translation, deadline, authentication, authorisation, admission and validation, in this order.
+
+    One interceptor and not six: each method's wrapping is built once, and a call passes through plain functions.
+    """
+
+    def __init__(self, domain: str, methods: dict[str, MethodInfo], verifier: Verifier) -> None:
+        self._domain = domain
+        self._methods = methods
+        self._verifier = verifier
+        self._wrapped: dict[str, Handler] = {}
+        self._in_flight: Counter[UUID] = Counter()
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Wrap the method's handler, once."""
+        path = handler_call_details.method
+        wrapped = self._wrapped.get(path)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            info = self._methods.get(path)
+            if handler is None or info is None:
+                return handler  # unknown to the contract, or one of the exempt services
+            wrapped = self._wrapped[path] = self._wrap(handler, info)
+        return wrapped
+
+    def _wrap(self, handler: Handler, info: MethodInfo) -> Handler:
+        behavior = _behavior(handler)
+
+        async def unary(request: Any, context: Context) -> Any:
+            outcome = "OK"
+            started = time.perf_counter()
+            try:
+                with self._admitted(info, context) as call:
+                    if info.client_streaming:
+                        request = self._checked_stream(request, info, call)
+                    else:
+                        self._check(request, info, call)
+                    async with asyncio.timeout(call.remaining()):
+                        return await behavior(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001 - everything is translated
+                outcome = type(error).__name__
+                await errors.abort(context, error, self._domain)
+            finally:
+                telemetry.record_call(info.path, outcome, time.perf_counter() - started)
+
+        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+            outcome = "OK"
+            started = time.perf_counter()
+            try:
+                with self._admitted(info, context) as call:
+                    if info.client_streaming:
+                        request = self._checked_stream(request, info, call)
+                    else:
+                        self._check(request, info, call)
+                    async for reply in _until(behavior(request, context), call):
+                        yield reply
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001 - everything is translated
+                outcome = type(error).__name__
+                await errors.abort(context, error, self._domain)
+            finally:
+                telemetry.record_call(info.path, outcome, time.perf_counter() - started)
+
+        return _rewrap(handler, unary, stream)
+
+    @contextlib.contextmanager
+    def _admitted(self, info: MethodInfo, context: Context) -> Iterator[Call]:
+        cap = float(info.max_lifetime_s) or calls.UNARY_CAP_S
+        asked = context.time_remaining()
+        seconds = cap if asked is None else min(asked, cap)
+        if seconds <= 0:
+            raise DeadlineExceeded
+        caller = self._verifier.caller(_authorization(context))
+        self._authorise(info, caller)
+        call = Call(info.path, caller, time.monotonic() + seconds)
+        tenant = caller.tenant_id
+        if tenant is not None:
+            if self._in_flight[tenant] >= TENANT_IN_FLIGHT:
+                raise ResourceExhausted(f"The tenant has {TENANT_IN_FLIGHT} calls under way here.", retry_after_s=0.1)
+            self._in_flight[tenant] += 1
+        token = calls.enter(call)
+        try:
+            yield call
+        finally:
+            with contextlib.suppress(ValueError):  # a stream's generator may be closed in another context
+                calls.leave(token)
+            if tenant is not None:
+                self._in_flight[tenant] -= 1
+                if not self._in_flight[tenant]:
+                    del self._in_flight[tenant]
+
+    @staticmethod
+    def _authorise(info: MethodInfo, caller: Caller) -> None:
+        narrowed = caller.platform and info.path in caller.methods
+        if info.platform and not narrowed:
+            raise PermissionDenied("The method is for platform tokens that name it.", reason="PLATFORM_ONLY")
+        if info.scope not in caller.scopes:
+            raise PermissionDenied(f"The token lacks the scope {info.scope}.", metadata={"scope": info.scope})
+        if caller.platform and not narrowed:
+            raise PermissionDenied("The platform token does not name this method.", reason="PLATFORM_ONLY")
+
+    @staticmethod
+    def _check(request: Any, info: MethodInfo, call: Call) -> None:
+        """Validate one message, and hold its tenant against the token's."""
+        caller = call.caller
+        if info.has_tenant and not caller.platform:
+            if hasattr(request, "tenant_id"):
+                _same_tenant(request.tenant_id, caller)
+            elif request.HasField("start"):
+                _same_tenant(request.start.tenant_id, caller)
+        validate(request)
+
+    async def _checked_stream(self, messages: Any, info: MethodInfo, call: Call) -> AsyncIterator[Any]:
+        async for message in messages:
+            self._check(message, info, call)
+            yield message
+
+
+def _same_tenant(named: str, caller: Caller) -> None:
+    try:
+        same = UUID(named) == caller.tenant_id
+    except ValueError:
+        return  # not a UUID: validation says so
+    if not same:
+        raise PermissionDenied(
+            "The request names another tenant than the token.", reason="TENANT_MISMATCH", field="tenant_id"
+        )
+
+
+def _authorization(context: Context) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            return value if isinstance(value, str) else value.decode("latin-1")
+    return None
+
+
+async def _until(replies: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
+    """Replies until the call's time is over, which is how a stream ends in good order."""
+    iterator = aiter(replies)
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(call.remaining()):
+                    reply = await anext(iterator)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                if call.remaining() > 0:
+                    raise
+                return
+            yield reply
+    finally:
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,0 +1,133 @@
+"""The outbox: what a tier owes to others, written in the transaction that owes it and leased by relays.
+
+It delivers nothing and knows no destination. Rows come at least once; receivers keep the row's id as their idempotency key.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import orjson
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from penguin_chassis.queries import load
+
+if TYPE_CHECKING:
+    from penguin_chassis.pool import Connection, Database
+
+sql = load("penguin_chassis.sql", "outbox.sql")
+# The depth reported is exact up to this many rows.
+COUNT_LIMIT = 100_000
+_propagator = TraceContextTextMapPropagator()
+
+
+@dataclass(frozen=True)
+class Owed:
+    """One thing owed: its id, where it goes, what it asks for, its JSON-able payload (ids and keys only)."""
+
+    id: UUID
+    destination: str
+    kind: str
+    payload: dict[str, Any]
+    available_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class LeasedRow:
+    """One leased row as stored; `attempt` counts leases, this one included."""
+
+    tenant_id: UUID
+    id: UUID
+    destination: str
+    kind: str
+    payload: bytes
+    traceparent: str
+    attempt: int
+    created_at: datetime
+
+
+def traceparent() -> str:
+    """The current span as a W3C traceparent, or nothing."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+async def append(connection: Connection, tenant_id: UUID, owed: Sequence[Owed], at: datetime) -> None:
+    """Owe these to others from the commit of this transaction on."""
+    if not owed:
+        return
+    await connection.execute(
+        sql.append, tenant_id, [o.id for o in owed], [o.destination for o in owed], [o.kind for o in owed],
+        [orjson.dumps(o.payload) for o in owed], traceparent(), at, [o.available_at or at for o in owed],
+    )  # fmt: skip
+
+
+async def lease(
+    db: Database, *, max_rows: int, max_tenants: int, duration_s: float, destinations: Sequence[str], at: datetime
+) -> tuple[UUID, list[LeasedRow]]:
+    """Lease due rows of up to `max_tenants` tenants for `duration_s` seconds; oldest first within a tenant."""
+    token = uuid4()
+    until = at + timedelta(seconds=duration_s)
+    rows: list[LeasedRow] = []
+    async with db.maintenance() as connection:
+        start = UUID(int=random.getrandbits(128))
+        tenants = [r["tenant_id"] for r in await connection.fetch(sql.due_tenants, start, at, max_tenants)]
+        if len(tenants) < max_tenants:
+            around = await connection.fetch(sql.due_tenants, UUID(int=0), at, max_tenants)
+            tenants += [r["tenant_id"] for r in around if r["tenant_id"] <= start][: max_tenants - len(tenants)]
+        for n, tenant in enumerate(tenants):
+            # What is left is shared evenly, so that a deep backlog takes no other tenant's part.
+            share = -(-(max_rows - len(rows)) // (len(tenants) - n))
+            found = await connection.fetch(sql.lease, tenant, at, token, until, share, list(destinations))
+            rows += [LeasedRow(**dict(r)) for r in found]
+    return token, rows
+
+
+async def settle(
+    db: Database,
+    token: UUID,
+    delivered: Sequence[tuple[UUID, UUID]],
+    failed: Sequence[tuple[UUID, UUID, float, str]],
+    at: datetime,
+) -> tuple[int, int]:
+    """Remove delivered (tenant, id) rows; put failed (tenant, id, delay in seconds, error class) rows back.
+
+    Returns how many of each still stood under this lease.
+    """
+    gone = back = 0
+    async with db.maintenance() as connection:
+        if delivered:
+            gone = _count(
+                await connection.execute(
+                    sql.settle_delivered, [t for t, _ in delivered], [i for _, i in delivered], token
+                )
+            )
+        if failed:
+            back = _count(
+                await connection.execute(
+                    sql.settle_failed,
+                    [f[0] for f in failed],
+                    [f[1] for f in failed],
+                    token,
+                    [at + timedelta(seconds=f[2]) for f in failed],
+                    [f[3] for f in failed],
+                )
+            )
+    return gone, back
+
+
+async def depth(db: Database) -> tuple[int, datetime | None]:
+    """How many rows wait (exact up to 100,000) and when the oldest of those was written."""
+    async with db.maintenance() as connection:
+        row = await connection.fetchrow(sql.depth, COUNT_LIMIT)
+    return (row["depth"], row["oldest_at"]) if row else (0, None)
+
+
+def _count(command_tag: str) -> int:
+    return int(command_tag.rsplit(" ", 1)[-1])

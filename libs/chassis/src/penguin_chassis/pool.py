@@ -1,0 +1,234 @@
+"""A tier's database: connections that are always some tenant's, inside one transaction, within the call's deadline.
+
+It hands out no bare connection. Code asks for *a tenant's* transaction, so that a placement table can later map tenants to
+clusters; cross-tenant duties ask for the maintenance role's by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import asyncpg
+
+from penguin_chassis import calls
+from penguin_chassis.errors import database_down
+from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted
+
+if TYPE_CHECKING:
+    Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 2.0
+RELEASE_TIMEOUT_S = 1.0
+# How often the monitor looks at the database, and how long it waits before it calls it frozen (seconds).
+HEARTBEAT_S = 1.0
+HEARTBEAT_TIMEOUT_S = 2.0
+RECONNECT_MIN_S = 0.1
+RECONNECT_MAX_S = 1.0
+# Left to the answer's way back to the client, so that the server gives up before the client does (seconds).
+MARGIN_S = 0.02
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """Where the database is and how many connections this process may hold."""
+
+    app_url: str
+    maintenance_url: str
+    max_size: int
+    maintenance_max_size: int = 4
+    # How long a call may wait for a connection before it is shed (seconds).
+    acquire_timeout_s: float = 2.0
+
+
+async def _no_reset(_: object) -> None:
+    # Every use is one transaction and every setting is SET LOCAL: nothing is left to reset, and a reset is a round trip.
+    return None
+
+
+class Database:
+    """The tier's two pools (application and maintenance role) and the monitor that says whether it answers."""
+
+    def __init__(self, settings: PoolSettings, app: Pool, maintenance: Pool) -> None:
+        self._settings = settings
+        self._app = app
+        self._maintenance = maintenance
+        self._up = asyncio.Event()
+        self._doubt = asyncio.Event()
+
+    @property
+    def up(self) -> bool:
+        """Whether the database answered when it was last asked."""
+        return self._up.is_set()
+
+    @property
+    def pool_size(self) -> int:
+        """Connections open in the application pool."""
+        return self._app.get_size()
+
+    @property
+    def pool_idle(self) -> int:
+        """Connections of the application pool that nobody uses."""
+        return self._app.get_idle_size()
+
+    @property
+    def pool_max(self) -> int:
+        """The most connections the application pool may hold."""
+        return self._settings.max_size
+
+    def tenant(self, tenant_id: UUID) -> contextlib.AbstractAsyncContextManager[Connection]:
+        """One transaction as `tenant_id`, committed on leaving, rolled back on an error.
+
+        Raises Unavailable (database away), ResourceExhausted (no connection in time), DeadlineExceeded.
+        """
+        return self._transaction(self._app, f"SET LOCAL app.current_tenant_id = '{tenant_id}'")
+
+    def maintenance(self) -> contextlib.AbstractAsyncContextManager[Connection]:
+        """One transaction of the maintenance role, across tenants: for duties that no tenant asks for."""
+        return self._transaction(self._maintenance, "SET LOCAL app.current_tenant_id = ''")
+
+    async def wait_up(self, timeout_s: float) -> bool:
+        """Whether the database answers within `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._up.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, pool: Pool, context: str) -> AsyncIterator[Connection]:
+        if not self._up.is_set():
+            raise database_down()
+        budget = calls.remaining() - MARGIN_S
+        if budget <= 0:
+            raise DeadlineExceeded
+        connection = await self._acquire(pool, budget)
+        clean = False
+        try:
+            async with asyncio.timeout(budget):
+                milliseconds = max(1, int(budget * 1000))
+                await connection.execute(f"BEGIN; {context}; SET LOCAL statement_timeout = {milliseconds}")
+                try:
+                    yield connection
+                except (asyncio.CancelledError, GeneratorExit):
+                    raise
+                except BaseException:
+                    if not connection.is_closed():
+                        await connection.execute("ROLLBACK")
+                        clean = True
+                    raise
+                await connection.execute("COMMIT")
+                clean = True
+        except TimeoutError:
+            self._doubt.set()
+            raise DeadlineExceeded from None
+        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
+            self._doubt.set()
+            raise
+        finally:
+            await self._release(pool, connection, clean=clean)
+
+    async def _acquire(self, pool: Pool, budget: float) -> Connection:
+        wait = min(budget, self._settings.acquire_timeout_s)
+        try:
+            return await pool.acquire(timeout=wait)
+        except TimeoutError:
+            self._doubt.set()
+            if pool.get_size() < pool.get_max_size():
+                raise database_down() from None
+            raise ResourceExhausted(
+                "Every connection of the tier is in use.", reason="TENANT_QUOTA", retry_after_s=0.2
+            ) from None
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self._doubt.set()
+            raise database_down() from None
+
+    @staticmethod
+    async def _release(pool: Pool, connection: Connection, *, clean: bool) -> None:
+        if not clean and not connection.is_closed():
+            # Cut short with a statement under way: on a frozen server any polite end would wait for ever.
+            connection.terminate()
+        try:
+            await pool.release(connection, timeout=RELEASE_TIMEOUT_S)
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connection.terminate()
+
+    async def monitor(self) -> None:
+        """Keep asking the database whether it is there; runs until cancelled."""
+        delay = RECONNECT_MIN_S
+        while True:
+            try:
+                connection = await asyncpg.connect(
+                    self._settings.app_url, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0
+                )
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                self._lose()
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(delay * 2, RECONNECT_MAX_S)
+                continue
+            delay = RECONNECT_MIN_S
+            try:
+                await self._watch(connection)
+            finally:
+                connection.terminate()
+
+    async def _watch(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
+                    await connection.execute("SELECT 1")
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                self._lose()
+                return
+            if not self._up.is_set():
+                log.info("database answers")
+                self._up.set()
+            self._doubt.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._doubt.wait()
+
+    def _lose(self) -> None:
+        if self._up.is_set():
+            log.warning("database does not answer")
+        self._up.clear()
+
+
+async def _create(url: str, max_size: int) -> Pool:
+    # min_size 0: a process starts, and says it is ready, while its database is down.
+    return await asyncpg.create_pool(
+        url, min_size=0, max_size=max_size, timeout=CONNECT_TIMEOUT_S, reset=_no_reset,
+        max_inactive_connection_lifetime=60.0,
+    )  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def database(settings: PoolSettings) -> AsyncIterator[Database]:
+    """Open the tier's pools and its monitor; closes both, without waiting for a frozen server."""
+    app = await _create(settings.app_url, settings.max_size)
+    maintenance = await _create(settings.maintenance_url, settings.maintenance_max_size)
+    db = Database(settings, app, maintenance)
+    watch = asyncio.create_task(db.monitor(), name="database-monitor")
+    try:
+        await db.wait_up(CONNECT_TIMEOUT_S)
+        yield db
+    finally:
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+        for pool in (app, maintenance):
+            try:
+                async with asyncio.timeout(RELEASE_TIMEOUT_S):
+                    await pool.close()
+            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                pool.terminate()

@@ -1,0 +1,130 @@
+"""Assembles a tier's gRPC server from its servicers, and ends it in good order.
+
+Functions that a tier calls, never a base class. It opens nothing of the tier's own: databases and stores are the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from opentelemetry.instrumentation.grpc import aio_server_interceptor
+
+from penguin_chassis.auth import Verifier
+from penguin_chassis.interceptors import Gate, Sanitiser
+from penguin_chassis.methods import declared
+
+log = logging.getLogger(__name__)
+
+MESSAGE_LIMIT = 4 * 1024 * 1024
+LIVENESS = "liveness"
+READINESS = "readiness"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A servicer, the generated function that adds it to a server, and its service's full name."""
+
+    service: str
+    add: Callable[[Any, grpc.aio.Server], None]
+    servicer: Any
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where a tier listens and whom it believes. Times in seconds."""
+
+    tier: str
+    listen: str
+    jwks_path: Path
+    issuers: tuple[str, ...] = ()
+    max_connection_age_s: int = 1800
+    drain_s: float = 10.0
+
+
+@dataclass
+class Running:
+    """A server that serves: its port, and the state that health and status report."""
+
+    port: int
+    health: health.aio.HealthServicer
+    services: tuple[str, ...]
+    state: State = field(default_factory=lambda: State())
+
+
+@dataclass
+class State:
+    """What changes while a server runs."""
+
+    draining: bool = False
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+        ("grpc.max_send_message_length", MESSAGE_LIMIT),
+        ("grpc.max_connection_age_ms", settings.max_connection_age_s * 1000),
+        ("grpc.max_connection_age_grace_ms", 30_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.so_reuseport", 0),  # a second server on the same port is a mistake, and is to be seen
+    ]
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: ServerSettings, registrations: Sequence[Registration]) -> AsyncIterator[Running]:
+    """Serve until the block is left, then drain: not ready at once, calls under way get `drain_s` seconds.
+
+    Raises ContractError for a method without authorisation, RuntimeError when the address is taken.
+    """
+    names = tuple(r.service for r in registrations)
+    gate = Gate(settings.tier, declared(names), Verifier(settings.jwks_path, settings.tier, settings.issuers))
+    tracing = aio_server_interceptor()  # type: ignore[no-untyped-call]
+    server = grpc.aio.server(interceptors=[Sanitiser(settings.tier), tracing, gate], options=_options(settings))
+    for registration in registrations:
+        registration.add(registration.servicer, server)
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    port = server.add_insecure_port(settings.listen)
+    await server.start()
+    running = Running(port, checks, names)
+    await _report(running, health_pb2.HealthCheckResponse.SERVING)
+    log.info("%s serves on port %d", settings.tier, port)
+    try:
+        yield running
+    finally:
+        await drain(server, running, settings.drain_s)
+
+
+async def _report(running: Running, status: Any) -> None:
+    await running.health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+    for name in ("", READINESS, *running.services):
+        await running.health.set(name, status)
+
+
+async def drain(server: grpc.aio.Server, running: Running, grace_s: float) -> None:
+    """Stop taking calls, let those under way end, then close."""
+    running.state.draining = True
+    await _report(running, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await server.stop(grace_s)
+    log.info("drained")
+
+
+async def until_stopped(*signals: int) -> None:
+    """Wait for one of these signals."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in signals:
+        loop.add_signal_handler(each, stop.set)
+    await stop.wait()

@@ -1,0 +1,1 @@
+"""Named queries and the SQL that every tier's first migration includes."""

@@ -1,0 +1,26 @@
+-- name: claim
+-- Waits for a concurrent claim of the same key to commit or roll back; the keys that come back are this transaction's.
+INSERT INTO step_barrier (tenant_id, key, operation, digest, created_at)
+SELECT $1, key, $2, digest, $5 FROM unnest($3::text[], $4::bytea[]) AS claimed (key, digest)
+ORDER BY key
+ON CONFLICT DO NOTHING
+RETURNING key;
+
+-- name: recall
+SELECT key, digest, reply, compensated
+FROM step_barrier
+WHERE tenant_id = $1 AND operation = $2 AND key = ANY ($3::text[]);
+
+-- name: record
+UPDATE step_barrier AS b SET reply = r.reply
+FROM unnest($3::text[], $4::bytea[]) AS r (key, reply)
+WHERE b.tenant_id = $1 AND b.operation = $2 AND b.key = r.key;
+
+-- name: release
+DELETE FROM step_barrier WHERE tenant_id = $1 AND operation = $2 AND key = ANY ($3::text[]);
+
+-- name: overtake
+-- A compensation bars its action, whether that has come already or is still on its way.
+INSERT INTO step_barrier (tenant_id, key, operation, digest, compensated, created_at)
+VALUES ($1, $2, 'action', '', true, $3)
+ON CONFLICT (tenant_id, key, operation) DO UPDATE SET compensated = true;

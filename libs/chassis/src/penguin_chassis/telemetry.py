@@ -1,0 +1,169 @@
+"""Traces, metrics and correlated JSON logs, out of band: a dead, slow or hanging collector changes no answer.
+
+Spans and metrics leave through bounded background exporters that drop when they are full; log lines leave through a
+bounded queue. Nothing here waits for anything in a call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
+from penguin_chassis import calls
+
+EXPORT_TIMEOUT_S = 2
+SPAN_QUEUE = 8192
+LOG_QUEUE = 10_000
+METRIC_INTERVAL_MS = 5_000
+SHUTDOWN_S = 2.0
+
+_meter = metrics.get_meter("penguin")
+_duration = _meter.create_histogram("rpc.server.duration", unit="s", description="Time in a method, by outcome.")
+
+
+@dataclass(frozen=True)
+class TelemetrySettings:
+    """Who we are in traces, and where they go; without an endpoint nothing is exported."""
+
+    service_name: str
+    endpoint: str = ""
+    sample_ratio: float = 1.0
+    log_level: str = "INFO"
+
+
+def record_call(method: str, outcome: str, seconds: float) -> None:
+    """Count one call: never raises, never waits."""
+    _duration.record(seconds, {"rpc.method": method, "outcome": outcome})
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, with the trace and the tenant of the call it belongs to; no exception text."""
+
+    def __init__(self, service_name: str) -> None:
+        super().__init__()
+        self._service = service_name
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render the record; unknown kinds of values are written as their names."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+        } | getattr(record, "correlation", {})
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception"] = record.exc_info[0].__name__
+        for key in ("places", "detail"):
+            if (value := getattr(record, key, None)) is not None:
+                line[key] = value
+        return orjson.dumps(line, default=lambda v: type(v).__name__).decode()
+
+
+class _CorrelatedQueueHandler(logging.handlers.QueueHandler):
+    """Hands records to the writer's thread with what only the caller's context knows; drops when the queue is full."""
+
+    dropped = 0
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        span = trace.get_current_span().get_span_context()
+        correlation: dict[str, str] = {}
+        if span.is_valid:
+            correlation = {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
+        call = calls.current_call()
+        if call is not None:
+            correlation["method"] = call.method
+            if call.caller.tenant_id is not None:
+                correlation["tenant_id"] = str(call.caller.tenant_id)
+        record.correlation = correlation
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            type(self).dropped += 1
+
+
+@contextlib.contextmanager
+def logs(settings: TelemetrySettings) -> Iterator[None]:
+    """JSON logs on stderr, written by a thread of their own."""
+    writer = logging.StreamHandler(sys.stderr)
+    writer.setFormatter(JsonFormatter(settings.service_name))
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(LOG_QUEUE)
+    listener = logging.handlers.QueueListener(lines, writer)
+    handler = _CorrelatedQueueHandler(lines)
+    root = logging.getLogger()
+    previous, level = root.handlers[:], root.level
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level)
+    # The exporter's complaints about a dead collector would fill the log; a drop counter says the same.
+    for noisy in ("opentelemetry", "grpc"):
+        logging.getLogger(noisy).setLevel("CRITICAL")
+    listener.start()
+    try:
+        yield
+    finally:
+        root.handlers[:] = previous
+        root.setLevel(level)
+        stopper = threading.Thread(target=listener.stop, daemon=True)
+        stopper.start()
+        stopper.join(SHUTDOWN_S)
+
+
+@contextlib.contextmanager
+def telemetry(settings: TelemetrySettings) -> Iterator[None]:
+    """Traces and metrics to the collector, if there is one, and logs; all bounded on the way and at the end."""
+    with logs(settings):
+        if not settings.endpoint:
+            yield
+            return
+        resource = Resource.create({"service.name": settings.service_name})
+        tracers = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)))
+        tracers.add_span_processor(
+            BatchSpanProcessor(
+                OTLPSpanExporter(endpoint=settings.endpoint, insecure=True, timeout=EXPORT_TIMEOUT_S),
+                max_queue_size=SPAN_QUEUE,
+                schedule_delay_millis=500,
+                max_export_batch_size=512,
+            )
+        )
+        reader = PeriodicExportingMetricReader(
+            OTLPMetricExporter(endpoint=settings.endpoint, insecure=True, timeout=EXPORT_TIMEOUT_S),
+            export_interval_millis=METRIC_INTERVAL_MS, export_timeout_millis=EXPORT_TIMEOUT_S * 1000,
+        )  # fmt: skip
+        meters = MeterProvider(resource=resource, metric_readers=[reader])
+        trace.set_tracer_provider(tracers)
+        metrics.set_meter_provider(meters)
+        try:
+            yield
+        finally:
+            closer = threading.Thread(target=_close, args=(tracers, meters), daemon=True)
+            closer.start()
+            closer.join(SHUTDOWN_S)
+
+
+def _close(tracers: TracerProvider, meters: MeterProvider) -> None:
+    with contextlib.suppress(Exception):
+        tracers.shutdown()
+    with contextlib.suppress(Exception):
+        meters.shutdown(timeout_millis=SHUTDOWN_S * 1000)

@@ -1,0 +1,95 @@
+"""TierService: the duties that every tier owes in the same way, over the tables that every tier has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from penguin.tier.v1 import tier_service_pb2 as pb
+from penguin.tier.v1 import tier_service_pb2_grpc
+from penguin_chassis import mutations, outbox
+from penguin_chassis.faults import Fault
+from penguin_chassis.pool import Database
+from penguin_chassis.server import Registration, State
+
+SERVICE = "penguin.tier.v1.TierService"
+APPLIED = "SELECT max(version) AS version FROM schema_migrations"
+
+
+@dataclass(frozen=True)
+class TierFacts:
+    """What a tier says of itself: its name, its version, and the newest migration it was built with."""
+
+    tier: str
+    version: str
+    schema_version: int
+
+
+class TierServicer(tier_service_pb2_grpc.TierServiceServicer):
+    """Status and outbox leases of one tier."""
+
+    def __init__(self, facts: TierFacts, db: Database, state: State) -> None:
+        self._facts = facts
+        self._db = db
+        self._state = state
+        self._started_at = datetime.now(UTC)
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
+        """The tier's state; answers while the database is down."""
+        facts, db = self._facts, self._db
+        reply = pb.GetStatusResponse(
+            tier=facts.tier, version=facts.version, schema_version=facts.schema_version,
+            database=pb.DATABASE_STATE_UP if db.up else pb.DATABASE_STATE_DOWN,
+            pool_size=db.pool_size, pool_idle=db.pool_idle, pool_max=db.pool_max, draining=self._state.draining,
+        )  # fmt: skip
+        reply.started_at.FromDatetime(self._started_at)
+        try:
+            await self._add_stored(reply)
+        except (Fault, OSError):
+            reply.database = pb.DATABASE_STATE_DOWN
+        return reply
+
+    async def _add_stored(self, reply: pb.GetStatusResponse) -> None:
+        if not self._db.up:
+            return
+        async with self._db.maintenance() as connection:
+            reply.applied_schema_version = await connection.fetchval(APPLIED) or 0
+        reply.outbox_depth, oldest = await outbox.depth(self._db)
+        if oldest is not None:
+            reply.outbox_oldest_age.FromTimedelta(mutations.now() - oldest)
+
+    async def LeaseOutbox(self, request: pb.LeaseOutboxRequest, context: Any) -> pb.LeaseOutboxResponse:  # noqa: N802
+        """Lease due rows to a relay."""
+        token, rows = await outbox.lease(
+            self._db, max_rows=request.max_rows, max_tenants=request.max_tenants,
+            duration_s=request.lease_duration.ToTimedelta().total_seconds(),
+            destinations=request.destinations, at=mutations.now(),
+        )  # fmt: skip
+        return pb.LeaseOutboxResponse(lease_token=str(token), rows=map(_row, rows))
+
+    async def SettleOutbox(self, request: pb.SettleOutboxRequest, context: Any) -> pb.SettleOutboxResponse:  # noqa: N802
+        """Take a relay's word on rows it leased."""
+        delivered = [(UUID(r.tenant_id), UUID(r.id)) for r in request.delivered]
+        failed = [
+            (UUID(r.tenant_id), UUID(r.id), r.retry_delay.ToTimedelta().total_seconds(), r.error)
+            for r in request.failed
+        ]
+        gone, back = await outbox.settle(self._db, UUID(request.lease_token), delivered, failed, mutations.now())
+        stale = len(delivered) + len(failed) - gone - back
+        return pb.SettleOutboxResponse(delivered=gone, failed=back, stale=stale)
+
+
+def _row(row: outbox.LeasedRow) -> pb.OutboxRow:
+    wire = pb.OutboxRow(
+        id=str(row.id), tenant_id=str(row.tenant_id), destination=row.destination, kind=row.kind,
+        payload=row.payload, traceparent=row.traceparent, attempt=row.attempt,
+    )  # fmt: skip
+    wire.created_at.FromDatetime(row.created_at)
+    return wire
+
+
+def registration(servicer: TierServicer) -> Registration:
+    """The servicer as a part of its server."""
+    return Registration(SERVICE, tier_service_pb2_grpc.add_TierServiceServicer_to_server, servicer)
