@@ -92,7 +92,6 @@ async def migrate(owner_url: str, tier: str, migrations: list[Migration]) -> int
 
 async def _apply_all(connection: asyncpg.Connection[asyncpg.Record], tier: str, migrations: list[Migration]) -> int:
     await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'; SET statement_timeout = '{STATEMENT_TIMEOUT}'")
-    await connection.execute("SELECT set_config('penguin.tier', $1, false)", tier)
     await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
     await connection.execute(_HISTORY)
     await connection.execute(f'GRANT SELECT ON schema_migrations TO "{tier}_app", "{tier}_maintenance"')

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,10 @@ class ServerSettings:
 
 
 @dataclass
-class Running:
-    """A server that serves: its port, and the state that health and status report."""
+class State:
+    """What changes while a server runs."""
 
-    port: int
-    health: health.aio.HealthServicer
-    services: tuple[str, ...]
-    state: State = field(default_factory=lambda: State())
+    draining: bool = False
 
 
 @dataclass
@@ -65,6 +62,16 @@ class State:
     """What changes while a server runs."""
 
     draining: bool = False
+
+
+@dataclass
+class Running:
+    """A server that serves: its port, and the state that health and status report."""
+
+    port: int
+    health: health.aio.HealthServicer
+    services: tuple[str, ...]
+    state: State
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, Any]]:
@@ -82,7 +89,9 @@ def _options(settings: ServerSettings) -> list[tuple[str, Any]]:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: ServerSettings, registrations: Sequence[Registration]) -> AsyncIterator[Running]:
+async def serve(
+    settings: ServerSettings, registrations: Sequence[Registration], state: State | None = None
+) -> AsyncIterator[Running]:
     """Serve until the block is left, then drain: not ready at once, calls under way get `drain_s` seconds.
 
     Raises ContractError for a method without authorisation, RuntimeError when the address is taken.
@@ -98,7 +107,7 @@ async def serving(settings: ServerSettings, registrations: Sequence[Registration
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = server.add_insecure_port(settings.listen)
     await server.start()
-    running = Running(port, checks, names)
+    running = Running(port, checks, names, state or State())
     await _report(running, health_pb2.HealthCheckResponse.SERVING)
     log.info("%s serves on port %d", settings.tier, port)
     try:

@@ -1,10 +1,15 @@
--- What every tier's database begins with: the tenant policy as one function, the step barrier and the outbox.
--- The migration runner sets penguin.tier to the tier's name; roles are <tier>_app, <tier>_maintenance, <tier>_readonly.
+-- What every tier's database begins with: the tenant policy as one function, partitions, the step barrier, the outbox.
+-- Roles are <tier>_owner (which owns the tables), <tier>_app, <tier>_maintenance and <tier>_readonly.
+
+CREATE FUNCTION tier_of(target regclass) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT regexp_replace(pg_get_userbyid(relowner)::text, '_owner$', '') FROM pg_class WHERE oid = target;
+$$;
 
 CREATE FUNCTION protect_tenant_table(target regclass) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    tier text := current_setting('penguin.tier');
+    tier text := tier_of(target);
     -- As a sub-select it is computed once per statement, not once per row. No context: NULL, and so no row.
     mine text := 'tenant_id = (SELECT nullif(current_setting(''app.current_tenant_id'', true), '''')::uuid)';
 BEGIN
@@ -16,22 +21,64 @@ BEGIN
                    target, tier || '_maintenance');
 END $$;
 
-CREATE FUNCTION grant_tenant_table(target regclass) RETURNS void
+-- Protect a tenant's table and open it to the tier's roles. Partitions are protected too, and get no grant: they are
+-- reached through their parent.
+CREATE FUNCTION adopt_tenant_table(target regclass) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    tier text := current_setting('penguin.tier');
+    tier text := tier_of(target);
 BEGIN
+    PERFORM protect_tenant_table(target);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %I, %I', target, tier || '_app', tier || '_maintenance');
     EXECUTE format('GRANT SELECT ON %s TO %I', target, tier || '_readonly');
 END $$;
 
--- Protect a tenant's table and open it to the tier's roles. Partitions are protected too, and get no grant: they are
--- reached through their parent.
-CREATE FUNCTION adopt_tenant_table(target regclass) RETURNS void
-LANGUAGE sql AS $$
-    SELECT protect_tenant_table(target);
-    SELECT grant_tenant_table(target);
-$$;
+-- Create the partitions of `parent` (by range of a date or timestamptz) from `first` to `last`, one per `step` ('day'
+-- or 'month'), where they are missing. Runs as the owner, so that the maintenance role can call it.
+CREATE FUNCTION ensure_partitions(parent regclass, step text, first date, last date) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+DECLARE
+    starts date := date_trunc(step, first::timestamp)::date;
+    ends date;
+    child text;
+    made integer := 0;
+BEGIN
+    IF step NOT IN ('day', 'month') OR last - first > 1000 THEN
+        RAISE EXCEPTION 'ensure_partitions: a step of day or month, over at most 1000 days';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('ensure_partitions'), parent::oid::integer);
+    WHILE starts <= last LOOP
+        ends := (starts + ('1 ' || step)::interval)::date;
+        child := parent::text || '_' || to_char(starts, CASE step WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END);
+        IF to_regclass(child) IS NULL THEN
+            EXECUTE format('CREATE TABLE %I PARTITION OF %s FOR VALUES FROM (%L) TO (%L)', child, parent, starts, ends);
+            PERFORM protect_tenant_table(child::regclass);
+            made := made + 1;
+        END IF;
+        starts := ends;
+    END LOOP;
+    RETURN made;
+END $$;
+
+-- Drop the partitions of `parent` that end on or before `before`: retention without a single row deleted.
+CREATE FUNCTION drop_partitions(parent regclass, before date) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+DECLARE
+    child record;
+    dropped integer := 0;
+BEGIN
+    FOR child IN
+        SELECT c.oid::regclass AS name, substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9-]+)') AS bound
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = parent
+    LOOP
+        IF child.bound IS NOT NULL AND child.bound::date <= before THEN
+            EXECUTE format('DROP TABLE %s', child.name);
+            dropped := dropped + 1;
+        END IF;
+    END LOOP;
+    RETURN dropped;
+END $$;
 
 -- One row per mutation that was carried out, committed with it. key is "req:<request_id>" or "saga:<saga_id>:<step>".
 CREATE TABLE step_barrier (
@@ -65,3 +112,13 @@ CREATE TABLE outbox (
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX outbox_due ON outbox (tenant_id, available_at, id);
 SELECT adopt_tenant_table('outbox');
+
+DO $$
+DECLARE
+    tier text := tier_of('outbox');
+BEGIN
+    REVOKE EXECUTE ON FUNCTION protect_tenant_table, adopt_tenant_table, ensure_partitions, drop_partitions FROM PUBLIC;
+    EXECUTE format('REVOKE EXECUTE ON FUNCTION ensure_partitions, drop_partitions FROM %I, %I',
+                   tier || '_app', tier || '_readonly');
+    EXECUTE format('GRANT EXECUTE ON FUNCTION ensure_partitions, drop_partitions TO %I', tier || '_maintenance');
+END $$;

@@ -1,0 +1,39 @@
+"""Pytest fixtures that every test may use: real PostgreSQL, real Valkey, tokens. Load with `-p penguin_testkit.plugin`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penguin_devstack.postgres import PostgresCluster, temporary_cluster
+from penguin_devstack.valkey import ValkeyServer, temporary_valkey
+from penguin_testkit.databases import Databases
+from penguin_testkit.tokens import TokenFactory
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[PostgresCluster]:
+    """One PostgreSQL cluster per test process, removed at its end."""
+    with temporary_cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def databases(cluster: PostgresCluster) -> Databases:
+    """The tiers' databases in that cluster."""
+    return Databases(cluster)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """One Valkey per test process."""
+    with temporary_valkey() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenFactory:
+    """A token factory and its key set."""
+    return TokenFactory(Path(tmp_path_factory.mktemp("keys")))

@@ -1,0 +1,69 @@
+"""Tokens for tests: a key set of its own in a folder, and tokens for any caller, good or bad."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+ISSUER = "penguin-test-issuer"
+
+
+class TokenFactory:
+    """Signs tokens with Ed25519 and keeps the public key set beside, as `jwks_path`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.jwks_path = folder / "jwks.json"
+        self.keys: dict[str, Ed25519PrivateKey] = {}
+        self.rotate()
+
+    def rotate(self) -> str:
+        """Sign with a new key from now on; earlier ones stay in the set. Returns the new kid."""
+        kid = f"test-{len(self.keys)}"
+        self.keys[kid] = Ed25519PrivateKey.generate()
+        self.publish(self.keys)
+        return kid
+
+    def publish(self, kids: Iterable[str]) -> None:
+        """Make the key set hold these keys only."""
+        algorithm = jwt.algorithms.OKPAlgorithm
+        keys = [algorithm.to_jwk(self.keys[k].public_key(), as_dict=True) | {"kid": k, "alg": "EdDSA"} for k in kids]
+        scratch = self.jwks_path.with_suffix(".new")
+        scratch.write_text(json.dumps({"keys": keys}))
+        scratch.replace(self.jwks_path)
+
+    def token(
+        self,
+        audience: str,
+        *,
+        tenant: UUID | None = None,
+        scopes: Iterable[str] = (),
+        platform: bool = False,
+        methods: Iterable[str] = (),
+        ttl_s: float = 300,
+        kid: str | None = None,
+        **claims: Any,
+    ) -> str:
+        """A signed token; `claims` override whatever is asked for otherwise."""
+        kid = kid or list(self.keys)[-1]
+        now = time.time()
+        body: dict[str, Any] = {
+            "iss": ISSUER,
+            "sub": "test",
+            "aud": audience,
+            "iat": int(now),
+            "exp": int(now + ttl_s),
+            "jti": str(uuid4()),
+            "scope": " ".join(scopes),
+            "platform": platform,
+            "methods": list(methods),
+        }
+        if tenant is not None:
+            body["tenant"] = str(tenant)
+        return jwt.encode(body | claims, self.keys[kid], algorithm="EdDSA", headers={"kid": kid})

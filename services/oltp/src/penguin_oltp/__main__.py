@@ -1,0 +1,24 @@
+"""`python -m penguin_oltp serve | migrate`."""
+
+from __future__ import annotations
+
+import sys
+
+from penguin_chassis.main import run
+from penguin_oltp.app import serving
+from penguin_oltp.config import TIER, MigrateConfig, OltpConfig, TelemetryConfig
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    return run(
+        TIER,
+        serving=lambda: serving(OltpConfig()),  # type: ignore[call-arg]
+        owner_url=lambda: MigrateConfig().owner_db_url,  # type: ignore[call-arg]
+        migrations_package="penguin_oltp.migrations",
+        telemetry_settings=lambda: TelemetryConfig().settings(),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
