@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncpg
 import psutil
 import pytest
+
 from penguin_devstack import pgbinaries, pgfiles
 from penguin_devstack.guardian import guarded_directory
 from penguin_devstack.ports import free_port, is_free

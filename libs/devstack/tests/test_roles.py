@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import asyncpg
 import pytest
+
 from penguin_devstack.postgres import PostgresCluster, temporary_cluster
 from penguin_devstack.roles import ProvisioningError, TierDatabase, TierPasswords, provision_tier
 

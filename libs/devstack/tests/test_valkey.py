@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio as redis
+
 from penguin_devstack.ports import is_free
 from penguin_devstack.valkey import ValkeyError, ValkeyServer, answers_ping, temporary_valkey
 

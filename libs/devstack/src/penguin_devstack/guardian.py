@@ -43,7 +43,7 @@ def guarded_directory(prefix: str) -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
     # Parents of a server's data directory must let its user through; what is inside stays private by itself.
     directory.chmod(0o711)
-    guardian = subprocess.Popen(  # noqa: S603 - a fixed script
+    guardian = subprocess.Popen(
         ["/bin/sh", "-c", _SCRIPT, "guardian", str(directory)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

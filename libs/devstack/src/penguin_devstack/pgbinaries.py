@@ -110,6 +110,6 @@ def _unprivileged_account() -> pwd.struct_passwd:
 
 
 def _run(argv: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - our own programs
+    return subprocess.run(
         argv, capture_output=True, text=True, check=False, env=program_environment(), timeout=_PROBE_TIMEOUT_S
     )

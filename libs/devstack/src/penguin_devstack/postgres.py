@@ -278,7 +278,7 @@ class PostgresCluster:
         secret.write_text(password)
 
     def _run_initdb(self, programs: Path, arguments: list[str]) -> None:
-        reply = subprocess.run(  # noqa: S603 - our own programs
+        reply = subprocess.run(
             [*pgbinaries.launcher(programs).prefix, str(programs / "initdb"), *arguments],
             capture_output=True,
             text=True,
@@ -292,7 +292,7 @@ class PostgresCluster:
     def _launch_and_wait(self, deadline: float) -> bool:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
-            self._child = subprocess.Popen(  # noqa: S603 - our own programs
+            self._child = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

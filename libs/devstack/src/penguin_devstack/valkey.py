@@ -137,7 +137,7 @@ class ValkeyServer:
     def _launch_and_wait(self, deadline: float) -> bool:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("wb") as log:
-            self._child = subprocess.Popen(  # noqa: S603 - our own program
+            self._child = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
