@@ -7,6 +7,7 @@ from uuid import UUID
 
 import grpc
 import pytest
+from services.oltp.tests.rows import make_tenant
 
 from penguin_chassis.pool import Database, PoolSettings, database
 from penguin_devstack.roles import TierDatabase
@@ -15,7 +16,6 @@ from penguin_oltp.config import OltpConfig
 from penguin_testkit.calling import TierClient
 from penguin_testkit.databases import Databases
 from penguin_testkit.tokens import TokenFactory
-from services.oltp.tests.rows import make_tenant
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ or by saga step where the request names one; a compensation that arrives first b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from penguin_chassis.pool import Connection
 
 T = TypeVar("T")
+X = TypeVar("X")
 sql = load("penguin_chassis.sql", "barrier.sql")
 
 REQUEST = "request"
@@ -135,6 +136,34 @@ async def release_all(connection: Connection, steps: Sequence[Step]) -> None:
     """Give back claimed items that could not be carried out, so that they may be tried again."""
     if steps:
         await connection.execute(sql.release, steps[0].tenant_id, steps[0].operation, [s.key for s in steps])
+
+
+async def once_each(
+    connection: Connection,
+    items: Sequence[tuple[Step, X]],
+    kind: type[T],
+    act: Callable[[list[tuple[Step, X]]], Awaitable[Sequence[T | faults.Fault]]],
+) -> list[T | faults.Fault]:
+    """Carry out a batch's items once each: `act` gets the fresh ones and answers them in order.
+
+    Replies are stored; items answered with a fault are released, to be tried again. Repeats get their first answer.
+    Answers come in the order of `items`.
+    """
+    claims = await claim_all(connection, [step for step, _ in items], kind)
+    fresh = [item for item, claimed in zip(items, claims, strict=True) if isinstance(claimed, Fresh)]
+    acted = list(await act(fresh)) if fresh else []
+    done = [(step, answer) for (step, _), answer in zip(fresh, acted, strict=True)]
+    await release_all(connection, [step for step, answer in done if isinstance(answer, faults.Fault)])
+    kept = [(step, answer) for step, answer in done if not isinstance(answer, faults.Fault)]
+    await record_all(connection, [step for step, _ in kept], [answer for _, answer in kept], kind)
+    following = iter(acted)
+    answers: list[T | faults.Fault] = []
+    for claimed in claims:
+        if isinstance(claimed, Fresh):
+            answers.append(next(following))
+        else:
+            answers.append(claimed.reply if isinstance(claimed, Replay) else claimed)
+    return answers
 
 
 def digest(parts: Sequence[bytes]) -> bytes:

@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -21,9 +21,8 @@ from penguin_chassis import calls
 from penguin_chassis.errors import database_down
 from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted
 
-if TYPE_CHECKING:
-    Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
-    Pool = asyncpg.Pool[asyncpg.Record]
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 log = logging.getLogger(__name__)
 

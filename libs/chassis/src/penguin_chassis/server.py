@@ -58,13 +58,6 @@ class State:
 
 
 @dataclass
-class State:
-    """What changes while a server runs."""
-
-    draining: bool = False
-
-
-@dataclass
 class Running:
     """A server that serves: its port, and the state that health and status report."""
 

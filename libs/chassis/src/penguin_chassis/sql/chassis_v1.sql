@@ -36,7 +36,7 @@ END $$;
 -- Create the partitions of `parent` (by range of a date or timestamptz) from `first` to `last`, one per `step` ('day'
 -- or 'month'), where they are missing. Runs as the owner, so that the maintenance role can call it.
 CREATE FUNCTION ensure_partitions(parent regclass, step text, first date, last date) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     starts date := date_trunc(step, first::timestamp)::date;
     ends date;
@@ -62,7 +62,7 @@ END $$;
 
 -- Drop the partitions of `parent` that end on or before `before`: retention without a single row deleted.
 CREATE FUNCTION drop_partitions(parent regclass, before date) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     child record;
     dropped integer := 0;

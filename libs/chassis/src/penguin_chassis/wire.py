@@ -1,0 +1,55 @@
+"""Small translations every servicer needs: enums to the words the domain uses, timestamps, ids."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+_CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+@cache
+def _words(enum: Any) -> tuple[dict[int, str], dict[str, int]]:
+    prefix = _CAMEL.sub("_", enum.DESCRIPTOR.name).upper() + "_"
+    words = {v.number: v.name.removeprefix(prefix).lower() for v in enum.DESCRIPTOR.values}
+    words[0] = ""
+    return words, {word: number for number, word in words.items()}
+
+
+def word(enum: Any, number: int, default: str = "") -> str:
+    """The domain's word for an enum value: EMAIL_STATUS_SENT is "sent"; unspecified is `default`."""
+    return _words(enum)[0][number] or default
+
+
+def number(enum: Any, word: str | None) -> Any:
+    """The enum value of a domain word; nothing is unspecified."""
+    return _words(enum)[1][word or ""]
+
+
+def stamp(at: datetime | None) -> Timestamp | None:
+    """A datetime as a Timestamp; nothing stays nothing."""
+    if at is None:
+        return None
+    result = Timestamp()
+    result.FromDatetime(at)
+    return result
+
+
+def when(message: Any, field: str) -> datetime | None:
+    """A Timestamp field as a datetime (UTC), or None where it is absent."""
+    return getattr(message, field).ToDatetime(UTC) if message.HasField(field) else None
+
+
+def uuid_or_none(text: str) -> UUID | None:
+    """An optional id."""
+    return UUID(text) if text else None
+
+
+def text(identifier: UUID | None) -> str:
+    """An optional id as the wire has it."""
+    return str(identifier) if identifier else ""

@@ -1,0 +1,211 @@
+"""The email ledger's values and its state machine. Clock, ids and policies are passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+from penguin_chassis.faults import FailedPrecondition, Fault
+
+QUEUED = "queued"
+SENDING = "sending"
+SENT = "sent"
+FAILED = "failed"
+OUTCOME_UNKNOWN = "outcome_unknown"
+SUPPRESSED = "suppressed"
+CANCELLED = "cancelled"
+FINAL = frozenset({SENT, FAILED, SUPPRESSED, CANCELLED})
+
+HOLD = "hold"
+RESEND = "resend"
+
+# Events that prove an email arrived somewhere.
+EVIDENCE = frozenset({"delivered", "opened", "opened_machine", "clicked", "replied", "complained"})
+# Events after which the address must not be written to, and the suppression's reason.
+SUPPRESSING = {"bounced": "bounced", "unsubscribed": "unsubscribed", "complained": "complained"}
+# Events that change what a lead is, and to what.
+LEAD_STATUS = {"replied": "replied", "bounced": "bounced", "unsubscribed": "unsubscribed", "complained": "unsubscribed"}
+
+
+@dataclass(frozen=True)
+class NewEmail:
+    """An email as it is asked for."""
+
+    id: UUID
+    recipient: str
+    recipient_name: str
+    sender: str
+    sender_name: str
+    subject: str
+    content_storage_key: str
+    campaign_id: UUID | None
+    step_id: UUID | None
+    lead_id: UUID | None
+    email_account_id: UUID | None
+    priority: str
+    send_at: datetime | None
+
+    @property
+    def message_id(self) -> str:
+        """RFC 5322 Message-ID: the email's id at its sender's domain, so that every attempt carries the same."""
+        return f"<{self.id}@{self.sender.rpartition('@')[2].lower()}>"
+
+
+@dataclass(frozen=True)
+class CreatedEmail:
+    """What a create answers, and answers again to every repeat."""
+
+    id: UUID
+    message_id: str
+    content_storage_key: str
+    status: str = QUEUED
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Events of one kind on one email."""
+
+    kind: str
+    count: int
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at handing an email over."""
+
+    attempt: int
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str | None
+    smtp_code: int
+    enhanced_status: str
+
+
+@dataclass(frozen=True)
+class Email:
+    """One row of the ledger."""
+
+    id: UUID
+    tenant_id: UUID
+    recipient: str
+    recipient_name: str
+    sender: str
+    sender_name: str
+    subject: str
+    status: str
+    priority: str
+    content_storage_key: str
+    content_generation: int
+    campaign_id: UUID | None
+    step_id: UUID | None
+    lead_id: UUID | None
+    email_account_id: UUID | None
+    message_id: str
+    attempt: int
+    version: int
+    send_at: datetime | None
+    queued_at: datetime
+    sending_at: datetime | None
+    sent_at: datetime | None
+    finished_at: datetime | None
+    tallies: tuple[Tally, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Started:
+    """The answer to a claim for sending: what the worker is to do, and the email as it stands after it."""
+
+    decision: str
+    email: Email
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker says became of attempt `attempt`; `final`: no further attempt will be made."""
+
+    email_id: UUID
+    attempt: int
+    outcome: str
+    smtp_code: int
+    enhanced_status: str
+    finished_at: datetime
+    final: bool
+
+
+def start(email: Email, *, at: datetime, suppressed: bool, policy: str) -> Started:
+    """Decide on a claim. SEND moves the email to sending under a new attempt number.
+
+    An email found in sending belongs to a worker that went silent: its outcome is unknown, and only a tenant who chose
+    so has it sent again.
+    """
+    if email.status in FINAL:
+        return Started("done", email)
+    if email.status == OUTCOME_UNKNOWN:
+        return Started("held", email)
+    if email.status == SENDING and policy != RESEND:
+        return Started("held", replace(email, status=OUTCOME_UNKNOWN, version=email.version + 1))
+    if email.send_at is not None and email.send_at > at:
+        return Started("early", email)
+    if suppressed and email.status == QUEUED:
+        return Started("done", replace(email, status=SUPPRESSED, finished_at=at, version=email.version + 1))
+    claimed = replace(email, status=SENDING, attempt=email.attempt + 1, sending_at=at, version=email.version + 1)
+    return Started("send", claimed)
+
+
+def conclude(email: Email, outcome: Outcome) -> Email:
+    """The email after an attempt's outcome; raises FailedPrecondition for an attempt that never began.
+
+    A late word on an attempt that was given up as unknown settles it; one on an attempt that another has followed
+    changes the attempt only.
+    """
+    if outcome.attempt > email.attempt:
+        raise FailedPrecondition("No such attempt was started.", reason="ATTEMPT_CONFLICT", field="attempt")
+    if outcome.attempt < email.attempt or email.status not in {SENDING, OUTCOME_UNKNOWN}:
+        return email
+    version = email.version + 1
+    if outcome.outcome == "sent":
+        return replace(
+            email, status=SENT, sent_at=outcome.finished_at, finished_at=outcome.finished_at, version=version
+        )
+    if outcome.outcome == "unknown":
+        return replace(email, status=OUTCOME_UNKNOWN, version=version)
+    if outcome.outcome == "rejected" or outcome.final:
+        return replace(email, status=FAILED, finished_at=outcome.finished_at, version=version)
+    return replace(email, status=QUEUED, sending_at=None, version=version)
+
+
+def settle(email: Email, settlement: str, at: datetime) -> Email:
+    """The email after a decision on its unknown outcome; raises FailedPrecondition where it is not unknown."""
+    if email.status != OUTCOME_UNKNOWN:
+        raise FailedPrecondition(
+            "Only an email whose outcome is unknown can be settled.",
+            metadata={"resource": "email", "state": email.status},
+        )
+    version = email.version + 1
+    if settlement == "sent":
+        return replace(email, status=SENT, sent_at=email.sending_at or at, finished_at=at, version=version)
+    if settlement == "failed":
+        return replace(email, status=FAILED, finished_at=at, version=version)
+    return replace(email, status=QUEUED, sending_at=None, version=version)
+
+
+def marks(before: Email, after: Email) -> tuple[dict[str, datetime], frozenset[str]]:
+    """What a transition adds to the ledger's own tallies (kind -> when), and which it takes back."""
+    if before.status == after.status:
+        return {}, frozenset()
+    added: dict[str, datetime] = {}
+    if after.status == SENT and after.sent_at is not None:
+        added["sent"] = after.sent_at
+    elif after.status == FAILED and after.finished_at is not None:
+        added["failed"] = after.finished_at
+    elif after.status == OUTCOME_UNKNOWN:
+        added["outcome_unknown"] = after.sending_at or after.queued_at
+    taken = frozenset({"outcome_unknown"}) if before.status == OUTCOME_UNKNOWN else frozenset()
+    return added, taken
+
+
+Created = CreatedEmail | Fault

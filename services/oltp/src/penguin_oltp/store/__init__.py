@@ -1,0 +1,24 @@
+"""OLTP's stores: one method, one transaction, one fact. Named SQL stands in the .sql files beside."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from penguin_chassis.housekeeping import Duty
+from penguin_chassis.pool import Database
+
+# Repeats of an event are refused for this long.
+EVENT_ID_RETENTION = timedelta(days=90)
+PARTITIONS_AHEAD = timedelta(days=7)
+
+
+async def _event_partitions(db: Database, at: datetime) -> None:
+    today = at.date()
+    async with db.maintenance() as connection:
+        await connection.execute(
+            "SELECT ensure_partitions('email_event_ids', 'day', $1, $2)", today, today + PARTITIONS_AHEAD
+        )
+        await connection.execute("SELECT drop_partitions('email_event_ids', $1)", today - EVENT_ID_RETENTION)
+
+
+DUTIES = (Duty("email_event_partitions", 3600.0, _event_partitions),)

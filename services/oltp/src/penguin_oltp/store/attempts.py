@@ -1,0 +1,138 @@
+"""Attempts at handing emails over: the claim by compare-and-set, the outcome, and the settling of what nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from penguin_chassis import barrier, outbox
+from penguin_chassis.barrier import Step
+from penguin_chassis.faults import Fault, NotFound
+from penguin_chassis.pool import Connection, Database
+from penguin_oltp.domain import emails as ledger
+from penguin_oltp.domain.emails import Email, Outcome, Started
+from penguin_oltp.store.emails import SEND_JOB
+from penguin_oltp.store.transitions import lock, move, sql
+
+
+class AttemptStore:
+    """Attempts of one database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def start_batch(
+        self, tenant_id: UUID, items: Sequence[tuple[Step, UUID]], at: datetime
+    ) -> list[Started | Fault]:
+        """Claim emails for sending. Answers in the order of `items`; NotFound for one the tenant does not have."""
+
+        async def begin(fresh: list[tuple[Step, UUID]]) -> list[Started | Fault]:
+            return await _start(connection, tenant_id, [email_id for _, email_id in fresh], at)
+
+        async with self._db.tenant(tenant_id) as connection:
+            return await barrier.once_each(connection, items, Started, begin)
+
+    async def record_batch(self, tenant_id: UUID, items: Sequence[tuple[Step, Outcome]]) -> list[str | Fault]:
+        """Store outcomes; answers with each email's status after it. Naturally idempotent, and barred besides."""
+
+        async def write(fresh: list[tuple[Step, Outcome]]) -> list[str | Fault]:
+            return await _record(connection, tenant_id, [outcome for _, outcome in fresh])
+
+        async with self._db.tenant(tenant_id) as connection:
+            return await barrier.once_each(connection, items, str, write)
+
+    async def settle(self, step: Step, email_id: UUID, settlement: str, reason: str) -> Email:
+        """Decide an email whose outcome is unknown; a re-send owes a new job to the queue."""
+        tenant_id = step.tenant_id
+        async with self._db.tenant(tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, Email)) is not None:
+                return done.reply
+            email = (await lock(connection, tenant_id, [email_id])).get(email_id)
+            if email is None:
+                raise NotFound("email", email_id)
+            settled = ledger.settle(email, settlement, step.at)
+            await move(connection, tenant_id, [(email, settled)])
+            outcome = {"sent": "sent", "failed": "rejected"}.get(settlement, "unknown")
+            await connection.execute(
+                sql.finish, tenant_id, [email_id], [email.attempt], [outcome], [step.at], [0], [""], [reason]
+            )
+            if settled.status == ledger.QUEUED:
+                await outbox.append(connection, tenant_id, [_send_again(settled)], step.at)
+            return await barrier.record(connection, step, settled, Email)
+
+
+async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], at: datetime) -> list[Started | Fault]:
+    held = await lock(connection, tenant_id, ids)
+    policy = await connection.fetchval(sql.policy, tenant_id) or ledger.HOLD
+    addresses = sorted({email.recipient.lower() for email in held.values()})
+    suppressed = {row["address"] for row in await connection.fetch(sql.suppressed, tenant_id, addresses)}
+    answers: list[Started | Fault] = []
+    moves: list[tuple[Email, Email]] = []
+    for email_id in ids:
+        email = held.get(email_id)
+        if email is None:
+            answers.append(NotFound("email", email_id, field="email_id"))
+            continue
+        started = ledger.start(email, at=at, suppressed=email.recipient.lower() in suppressed, policy=policy)
+        held[email_id] = started.email
+        moves.append((email, started.email))
+        answers.append(started)
+    silent = [old for old, new in moves if old.status == ledger.SENDING and old.version != new.version]
+    await _give_up(connection, tenant_id, silent, at)
+    await move(connection, tenant_id, _merged(moves))
+    begun = [a.email for a in answers if isinstance(a, Started) and a.decision == "send"]
+    await connection.execute(sql.begin, tenant_id, [e.id for e in begun], [e.attempt for e in begun], at)
+    return answers
+
+
+async def _give_up(connection: Connection, tenant_id: UUID, emails: Sequence[Email], at: datetime) -> None:
+    """Mark the attempts of workers that went silent as unknown."""
+    if emails:
+        n = len(emails)
+        await connection.execute(
+            sql.finish, tenant_id, [e.id for e in emails], [e.attempt for e in emails], ["unknown"] * n, [at] * n,
+            [0] * n, [""] * n, [""] * n,
+        )  # fmt: skip
+
+
+async def _record(connection: Connection, tenant_id: UUID, outcomes: Sequence[Outcome]) -> list[str | Fault]:
+    held = await lock(connection, tenant_id, [outcome.email_id for outcome in outcomes])
+    answers: list[str | Fault] = []
+    moves: list[tuple[Email, Email]] = []
+    written: list[Outcome] = []
+    for outcome in outcomes:
+        email = held.get(outcome.email_id)
+        if email is None:
+            answers.append(NotFound("email", outcome.email_id, field="email_id"))
+            continue
+        try:
+            after = ledger.conclude(email, outcome)
+        except Fault as fault:
+            answers.append(fault)
+            continue
+        held[email.id] = after
+        moves.append((email, after))
+        written.append(outcome)
+        answers.append(after.status)
+    await move(connection, tenant_id, _merged(moves))
+    await connection.execute(
+        sql.finish, tenant_id, [o.email_id for o in written], [o.attempt for o in written],
+        [o.outcome for o in written], [o.finished_at for o in written], [o.smtp_code for o in written],
+        [o.enhanced_status for o in written], [""] * len(written),
+    )  # fmt: skip
+    return answers
+
+
+def _merged(moves: Sequence[tuple[Email, Email]]) -> list[tuple[Email, Email]]:
+    """One move per email: from where it first stood to where it last came."""
+    merged: dict[UUID, tuple[Email, Email]] = {}
+    for before, after in moves:
+        first = merged.get(before.id, (before, after))[0]
+        merged[before.id] = (first, after)
+    return list(merged.values())
+
+
+def _send_again(email: Email) -> outbox.Owed:
+    job = {"email_id": str(email.id), "priority": email.priority, "run_at": None}
+    return outbox.Owed(uuid4(), "queue", "enqueue_jobs", {"kind": SEND_JOB, "jobs": [job]})

@@ -1,0 +1,36 @@
+-- name: lock
+-- In the order of ids, so that two batches never wait for each other in a ring.
+SELECT * FROM emails WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id FOR UPDATE;
+
+-- name: policy
+SELECT unknown_outcome_policy FROM tenants WHERE tenant_id = $1;
+
+-- name: suppressed
+SELECT address FROM suppressions WHERE tenant_id = $1 AND address = ANY ($2::text[]);
+
+-- name: move
+UPDATE emails AS e
+SET status = m.status, attempt = m.attempt, version = m.version, sending_at = m.sending_at, sent_at = m.sent_at,
+    finished_at = m.finished_at
+FROM unnest($2::uuid[], $3::text[], $4::integer[], $5::integer[], $6::timestamptz[], $7::timestamptz[],
+            $8::timestamptz[])
+    AS m (id, status, attempt, version, sending_at, sent_at, finished_at)
+WHERE e.tenant_id = $1 AND e.id = m.id;
+
+-- name: begin
+INSERT INTO email_attempts (tenant_id, email_id, attempt, started_at)
+SELECT $1, email_id, attempt, $4 FROM unnest($2::uuid[], $3::integer[]) AS a (email_id, attempt)
+ON CONFLICT DO NOTHING;
+
+-- name: finish
+-- A first word on an attempt stands, except that evidence replaces "unknown".
+UPDATE email_attempts AS a
+SET outcome = o.outcome, finished_at = o.finished_at, smtp_code = o.smtp_code, enhanced_status = o.enhanced_status,
+    note = CASE WHEN o.note = '' THEN a.note ELSE o.note END
+FROM unnest($2::uuid[], $3::integer[], $4::text[], $5::timestamptz[], $6::integer[], $7::text[], $8::text[])
+    AS o (email_id, attempt, outcome, finished_at, smtp_code, enhanced_status, note)
+WHERE a.tenant_id = $1 AND a.email_id = o.email_id AND a.attempt = o.attempt
+  AND (a.outcome IS NULL OR a.outcome = 'unknown');
+
+-- name: requeue_claim
+SELECT id, priority FROM emails WHERE tenant_id = $1 AND id = $2;

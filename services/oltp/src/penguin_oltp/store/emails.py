@@ -1,0 +1,168 @@
+"""The ledger's rows: the pivot of a send, and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from penguin_chassis import barrier, outbox
+from penguin_chassis.barrier import Step
+from penguin_chassis.faults import AlreadyExists, FailedPrecondition, Fault, NotFound
+from penguin_chassis.pool import Connection, Database
+from penguin_chassis.queries import load
+from penguin_oltp.domain.emails import Attempt, Created, CreatedEmail, Email, NewEmail, Tally
+
+sql = load("penguin_oltp.store", "emails.sql")
+
+SEND_JOB = "email.send"
+_ZERO = UUID(int=0)
+
+
+def email_of(row: Any) -> Email:
+    """A row of `emails` as the domain sees it."""
+    return Email(**dict(row))
+
+
+class EmailStore:
+    """Emails of one database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def create_batch(
+        self,
+        tenant_id: UUID,
+        items: Sequence[tuple[Step, NewEmail]],
+        *,
+        gate: Step | None,
+        claim_by: datetime,
+        generation: int,
+        at: datetime,
+    ) -> list[Created]:
+        """Write rows, and owe "claim the content" and "enqueue the job", in one transaction: the pivot.
+
+        Answers in the order of `items`. Raises FailedPrecondition (CONTENT_CLAIM_EXPIRED) for the whole batch once the
+        contents' claim_by has passed, NotFound for an unknown tenant.
+        """
+        if at >= claim_by:
+            raise FailedPrecondition(
+                "The content's claim_by has passed.", reason="CONTENT_CLAIM_EXPIRED", field="content_claim_by"
+            )
+
+        async def write(fresh: list[tuple[Step, NewEmail]]) -> list[Created]:
+            return await _write(connection, tenant_id, [email for _, email in fresh], generation, at)
+
+        try:
+            async with self._db.tenant(tenant_id) as connection:
+                if gate is not None:
+                    await barrier.claim(connection, gate, bool)
+                return await barrier.once_each(connection, items, CreatedEmail, write)
+        except asyncpg.ForeignKeyViolationError:
+            raise NotFound("tenant", tenant_id, field="tenant_id") from None
+
+    async def get(self, tenant_id: UUID, email_id: UUID) -> Email:
+        """One email with its tallies and attempts; raises NotFound."""
+        async with self._db.tenant(tenant_id) as connection:
+            row = await connection.fetchrow(sql.get, tenant_id, email_id)
+            if row is None:
+                raise NotFound("email", email_id)
+            tallies = await connection.fetch(sql.tallies, tenant_id, email_id)
+            attempts = await connection.fetch(sql.attempts, tenant_id, email_id)
+        return replace(
+            email_of(row),
+            tallies=tuple(Tally(**dict(t)) for t in tallies),
+            attempts=tuple(Attempt(**dict(a)) for a in attempts),
+        )
+
+    async def get_many(self, tenant_id: UUID, ids: Sequence[UUID]) -> list[Email]:
+        """The emails the tenant has of these, in the order of their ids."""
+        async with self._db.tenant(tenant_id) as connection:
+            return [email_of(row) for row in await connection.fetch(sql.get_many, tenant_id, list(ids))]
+
+    async def list_page(
+        self, tenant_id: UUID, *, after: UUID | None, limit: int, campaign_id: UUID | None, status: str, recipient: str
+    ) -> list[Email]:
+        """Up to `limit` emails after an id, in the order of their ids."""
+        async with self._db.tenant(tenant_id) as connection:
+            rows = await connection.fetch(sql.list, tenant_id, after or _ZERO, campaign_id, status, recipient, limit)
+        return [email_of(row) for row in rows]
+
+    async def cancel(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
+        """Take back emails that are still queued; returns those that were."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, list[UUID])) is not None:
+                return done.reply
+            rows = await connection.fetch(sql.cancel, step.tenant_id, list(ids), step.at)
+            return await barrier.record(connection, step, sorted(row["id"] for row in rows), list[UUID])
+
+
+async def _write(
+    connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail], generation: int, at: datetime
+) -> list[Created]:
+    """Insert the emails that can be, and owe what follows from them."""
+    faulty = await _missing(connection, tenant_id, emails)
+    inserted = await _insert(connection, tenant_id, [e for e in emails if e.id not in faulty], generation, at)
+    written = [email for email in emails if email.id in inserted]
+    await outbox.append(connection, tenant_id, _owed(written), at)
+    taken = AlreadyExists("An email for this lead and step, or with this id or key, exists.", field="lead_id")
+    return [
+        CreatedEmail(email.id, email.message_id, email.content_storage_key)
+        if email.id in inserted
+        else faulty.get(email.id, taken)
+        for email in emails
+    ]
+
+
+async def _missing(connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail]) -> dict[UUID, Fault]:
+    """Emails that refer to what the tenant does not have."""
+    fields = ("campaign_id", "step_id", "lead_id", "email_account_id")
+    wanted = [sorted({v for e in emails if (v := getattr(e, field)) is not None}) for field in fields]
+    if not any(wanted):
+        return {}
+    missing = {(row["field"], row["id"]) for row in await connection.fetch(sql.missing_references, tenant_id, *wanted)}
+    return {
+        email.id: FailedPrecondition(
+            f"{field} refers to nothing of this tenant.", reason="REFERENCE_MISSING", field=field,
+            metadata={"field": field},
+        )
+        for email in emails
+        for field in fields
+        if missing and (field, getattr(email, field)) in missing
+    }  # fmt: skip
+
+
+async def _insert(
+    connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail], generation: int, at: datetime
+) -> set[UUID]:
+    if not emails:
+        return set()
+    columns = (
+        "id", "recipient", "recipient_name", "sender", "sender_name", "subject", "priority", "content_storage_key",
+        "campaign_id", "step_id", "lead_id", "email_account_id", "message_id", "send_at",
+    )  # fmt: skip
+    values = [[getattr(email, column) for email in emails] for column in columns]
+    return {row["id"] for row in await connection.fetch(sql.insert, tenant_id, generation, at, *values)}
+
+
+def _owed(emails: Sequence[NewEmail]) -> list[outbox.Owed]:
+    """One row to claim all contents and one to enqueue all jobs: an outbox row per batch, not per email."""
+    if not emails:
+        return []
+    jobs = [
+        {
+            "email_id": str(email.id),
+            "priority": email.priority,
+            "run_at": email.send_at.isoformat() if email.send_at else None,
+        }
+        for email in emails
+    ]
+    keys = [email.content_storage_key for email in emails]
+    return [
+        outbox.Owed(uuid4(), "content", "claim_contents", {"storage_keys": keys}),
+        outbox.Owed(uuid4(), "queue", "enqueue_jobs", {"kind": SEND_JOB, "jobs": jobs}),
+    ]

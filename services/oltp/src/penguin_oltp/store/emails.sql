@@ -1,0 +1,54 @@
+-- name: insert
+-- Rows that another email already stands for (same lead and step) are left out of the answer.
+INSERT INTO emails (
+    tenant_id, id, recipient, recipient_name, sender, sender_name, subject, status, priority, content_storage_key,
+    content_generation, campaign_id, step_id, lead_id, email_account_id, message_id, send_at, queued_at)
+SELECT $1, id, recipient, recipient_name, sender, sender_name, subject, 'queued', priority, storage_key,
+    $2, campaign_id, step_id, lead_id, email_account_id, message_id, send_at, $3
+FROM unnest(
+    $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::uuid[],
+    $13::uuid[], $14::uuid[], $15::uuid[], $16::text[], $17::timestamptz[])
+    AS e (id, recipient, recipient_name, sender, sender_name, subject, priority, storage_key, campaign_id,
+          step_id, lead_id, email_account_id, message_id, send_at)
+ON CONFLICT DO NOTHING
+RETURNING id;
+
+-- name: missing_references
+SELECT 'campaign_id' AS field, wanted.id FROM unnest($2::uuid[]) AS wanted (id)
+WHERE NOT EXISTS (SELECT FROM campaigns c WHERE c.tenant_id = $1 AND c.id = wanted.id)
+UNION ALL
+SELECT 'step_id', wanted.id FROM unnest($3::uuid[]) AS wanted (id)
+WHERE NOT EXISTS (SELECT FROM campaign_sequence_steps s WHERE s.tenant_id = $1 AND s.id = wanted.id)
+UNION ALL
+SELECT 'lead_id', wanted.id FROM unnest($4::uuid[]) AS wanted (id)
+WHERE NOT EXISTS (SELECT FROM leads l WHERE l.tenant_id = $1 AND l.id = wanted.id)
+UNION ALL
+SELECT 'email_account_id', wanted.id FROM unnest($5::uuid[]) AS wanted (id)
+WHERE NOT EXISTS (SELECT FROM email_accounts a WHERE a.tenant_id = $1 AND a.id = wanted.id);
+
+-- name: get
+SELECT * FROM emails WHERE tenant_id = $1 AND id = $2;
+
+-- name: get_many
+SELECT * FROM emails WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id;
+
+-- name: tallies
+SELECT kind, count, first_at, last_at FROM email_event_tallies
+WHERE tenant_id = $1 AND email_id = $2 AND count > 0 ORDER BY first_at, kind;
+
+-- name: attempts
+SELECT attempt, started_at, finished_at, outcome, smtp_code, enhanced_status FROM email_attempts
+WHERE tenant_id = $1 AND email_id = $2 ORDER BY attempt;
+
+-- name: list
+SELECT * FROM emails
+WHERE tenant_id = $1 AND id > $2
+  AND ($3::uuid IS NULL OR campaign_id = $3)
+  AND ($4::text = '' OR status = $4)
+  AND ($5::text = '' OR lower(recipient) = lower($5))
+ORDER BY id LIMIT $6;
+
+-- name: cancel
+UPDATE emails SET status = 'cancelled', finished_at = $3, version = version + 1
+WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'queued'
+RETURNING id;
