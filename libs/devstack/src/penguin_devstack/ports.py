@@ -32,6 +32,18 @@ def is_free(port: int) -> bool:
     return True
 
 
+def reserve(port: int) -> socket.socket | None:
+    """Keep others from choosing a free port until the socket is closed; None if it is not free."""
+    holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # Without SO_REUSEADDR nobody else can bind it, and without listen nobody can connect.
+        holder.bind((LOOPBACK, port))
+    except OSError:
+        holder.close()
+        return None
+    return holder
+
+
 def free_port(avoid: Iterable[int] = ()) -> int:
     """A free loopback port that this process has not handed out before. Raises NoFreePortError."""
     lowest, highest = _search_range()
