@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from typing import Any, NoReturn
 
 import asyncpg
@@ -20,6 +19,8 @@ from grpc_status import rpc_status
 
 from penguin.common.v1 import errors_pb2
 from penguin_chassis import faults
+from penguin_chassis.defects import places
+from penguin_chassis.faults import database_down
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +50,6 @@ _DOWN = (
 )
 
 
-def database_down() -> faults.Unavailable:
-    """The tier's answer while its database is away."""
-    return faults.Unavailable("The tier's database does not answer.", retry_after_s=1.0)
-
-
 def as_fault(error: BaseException) -> faults.Fault | None:
     """What `error` means to a client, or None where it is a defect of ours."""
     if isinstance(error, faults.Fault):
@@ -66,11 +62,6 @@ def as_fault(error: BaseException) -> faults.Fault | None:
     if isinstance(error, _DOWN):
         return database_down()
     return None
-
-
-def places(error: BaseException) -> list[str]:
-    """Where `error` passed through, without a word of what it says."""
-    return [f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
 
 
 def reason_number(reason: str) -> errors_pb2.ErrorReason.ValueType:

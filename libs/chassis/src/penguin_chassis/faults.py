@@ -135,3 +135,8 @@ class DeadlineExceeded(Fault):
 
     def __init__(self, message: str = "The deadline passed.") -> None:
         super().__init__(message)
+
+
+def database_down() -> Unavailable:
+    """The tier's answer while its database is away."""
+    return Unavailable("The tier's database does not answer.", retry_after_s=1.0)

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from penguin.common.v1 import mutation_pb2, options_pb2
 from penguin_chassis.barrier import ACTION, COMPENSATION, REQUEST, Step
+from penguin_chassis.clock import now
 
 # How the request is known, and by which attempt: not what it asks for.
 _IDENTITY = frozenset({"request_id", "saga_step"})
@@ -58,11 +59,6 @@ def _strip(message: Any) -> None:
                 _strip(each)
         elif message.HasField(field.name):
             _strip(getattr(message, field.name))
-
-
-def now() -> datetime:
-    """The tier's clock."""
-    return datetime.now(UTC)
 
 
 def step_of(request: Any, item: Any = None, *, at: datetime | None = None) -> Step:

@@ -18,8 +18,7 @@ from uuid import UUID
 import asyncpg
 
 from penguin_chassis import calls
-from penguin_chassis.errors import database_down
-from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted
+from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted, database_down
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
