@@ -189,6 +189,16 @@ async def test_root_without_user_namespaces_runs_it_as_another_user(monkeypatch:
         pgbinaries.launcher.cache_clear()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs every other test that way")
+def test_ordinary_user_needs_no_detour() -> None:
+    program = (
+        "import os\nfrom penguin_devstack import pgbinaries\nfrom penguin_devstack.postgres import temporary_cluster\n"
+        "assert os.geteuid() != 0\nassert pgbinaries.launcher(pgbinaries.bin_dir()).prefix == ()\n"
+        "with temporary_cluster() as cluster: assert cluster.ready\n"
+    )
+    subprocess.run(["unshare", "--user", "--map-user=1000", sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_everything_goes_when_the_owner_is_killed() -> None:
     program = (
         "import sys\nfrom penguin_devstack.postgres import temporary_cluster\n"

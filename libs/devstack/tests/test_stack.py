@@ -24,9 +24,9 @@ from penguin_devstack import orphans
 from penguin_devstack.guardian import guarded_directory
 from penguin_devstack.issuer import TIERS
 from penguin_devstack.layout import Layout, StackOptions
-from penguin_devstack.pgfiles import live_postmaster
+from penguin_devstack.pgfiles import live_postmaster, socket_dir
 from penguin_devstack.probes import serves_grpc
-from penguin_devstack.stack import LocalStack, StackError
+from penguin_devstack.stack import LocalStack, NeverUpError, StackError
 
 TIER = """
 import asyncio, os, sys, asyncpg, grpc.aio, signal
@@ -88,7 +88,9 @@ async def local_stack(root: Path, **options: Any) -> AsyncIterator[LocalStack]:
 
 def assert_nothing_left(root: Path) -> None:
     assert orphans.marked(root) == []
-    assert [path for path in (root / "postgres").glob("*") if live_postmaster(path)] == []
+    data_dirs = [root / "postgres" / tier for tier in TIERS]
+    assert [path for path in data_dirs if live_postmaster(path)] == []
+    assert [path for path in data_dirs if socket_dir(path) != path and socket_dir(path).exists()] == []
     inside = [
         process.cwd() for process in psutil.process_iter(["cwd"]) if str(process.info["cwd"]).startswith(str(root))
     ]
@@ -147,7 +149,8 @@ async def test_whole_stack_comes_up_in_order_and_keeps_its_data(tmp_path: Path) 
     assert stack.status().status == "stopped"
     assert_nothing_left(root)
     ports = (root / "ports.json").read_text()
-    async with local_stack(root, **options) as again:
+    fewer: dict[str, Any] = {**options, "tiers": ("queue",), "with_workers": False}
+    async with local_stack(root, **fewer) as again:
         assert await fetch(again.database("queue").app_url, "SELECT count(*) FROM runs") == 2
         assert (root / "ports.json").read_text() == ports
 
@@ -232,6 +235,22 @@ async def test_two_ups_at_once_make_one_stack_and_it_ends_with_its_caller(tmp_pa
     assert_nothing_left(root)
 
 
+@pytest.mark.parametrize("after_s", [0.0, 1.0])
+def test_foreground_supervisor_stops_cleanly_whenever_it_is_told_to(tmp_path: Path, after_s: float) -> None:
+    root, options = tmp_path / "local", {"tiers": ["oltp"], "with_services": False}
+    argv = [sys.executable, "-m", "penguin_devstack.stack", "--root", str(root), "--options", json.dumps(options)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as supervisor:
+        deadline = time.monotonic() + 20
+        while LocalStack(root).status().supervisor is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(after_s)
+        supervisor.send_signal(signal.SIGINT)
+        _, errors = supervisor.communicate(timeout=30)
+    assert (supervisor.returncode, errors) == (0, b"")
+    assert LocalStack(root).status().status == "stopped"
+    assert_nothing_left(root)
+
+
 async def test_a_taken_port_is_left_to_its_owner_and_another_chosen(tmp_path: Path) -> None:
     layout = Layout(tmp_path, StackOptions())
     layout.assign_ports()
@@ -260,6 +279,10 @@ async def test_a_stack_that_cannot_start_says_why_and_leaves_nothing(tmp_path: P
 def test_secrets_are_for_their_owner_only_and_options_are_checked() -> None:
     with guarded_directory("penguin-layout-") as root:
         layout = Layout(root, StackOptions())
+        with pytest.raises(NeverUpError):
+            layout.client_environment("cli")
+        with pytest.raises(NeverUpError):
+            layout.passwords("oltp")
         layout.assign_ports()
         layout.ensure_passwords()
         assert (root / "secrets.json").stat().st_mode & 0o077 == 0

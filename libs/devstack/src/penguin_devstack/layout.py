@@ -20,6 +20,10 @@ WORKLOADS = ("relay", "worker", "cli", "orchestrator")
 _FIXTURES = ("valkey", "smtp", "otlp", "issuer")
 
 
+class NeverUpError(RuntimeError):
+    """Ports and passwords are chosen when a stack first comes up."""
+
+
 @dataclass(frozen=True, slots=True)
 class StackOptions:
     """What to run. `environment` adds variables to components by name."""
@@ -93,9 +97,11 @@ class Layout:
         return f"{LOOPBACK}:{self.port(component)}"
 
     def port(self, component: str) -> int:
-        """The port that assign_ports() chose. Raises KeyError where it has not."""
+        """The port that assign_ports() chose. Raises NeverUpError where it has not."""
         if component not in self._ports:
             self._ports = self._read("ports.json")
+        if component not in self._ports:
+            raise NeverUpError(f"the stack in {self.root} has never been up")
         return self._ports[component]
 
     def assign_ports(self) -> None:
@@ -109,8 +115,11 @@ class Layout:
         self._write("ports.json", remembered)
 
     def passwords(self, tier: str) -> TierPasswords:
-        """The tier's role passwords. Raises KeyError before ensure_passwords()."""
-        return TierPasswords(**self._read("secrets.json")[tier])
+        """The tier's role passwords. Raises NeverUpError before ensure_passwords()."""
+        known = self._read("secrets.json")
+        if tier not in known:
+            raise NeverUpError(f"the stack in {self.root} has never been up")
+        return TierPasswords(**known[tier])
 
     def ensure_passwords(self) -> None:
         """Make up what passwords are missing."""

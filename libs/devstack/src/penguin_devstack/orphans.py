@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from penguin_devstack.pgfiles import live_postmaster
+from penguin_devstack.pgfiles import live_postmaster, remove_socket_dir
 from penguin_devstack.processes import ProcessId, kill_tree, send, thaw_tree, wait_gone
 from penguin_devstack.stack_state import StackState
 
@@ -69,4 +69,6 @@ def clean_up(root: Path, state: StackState, data_dirs: Sequence[Path], grace_s: 
     }
     unrecorded |= dict.fromkeys(marked(root), signal.SIGTERM)
     end(unrecorded, grace_s)
+    for path in data_dirs:
+        remove_socket_dir(path)
     return count + len(unrecorded)

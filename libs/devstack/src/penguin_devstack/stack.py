@@ -19,14 +19,14 @@ from typing import Literal
 from penguin_devstack import logs, orphans
 from penguin_devstack.components import specifications
 from penguin_devstack.issuer import TIERS
-from penguin_devstack.layout import Layout, StackOptions
+from penguin_devstack.layout import Layout, NeverUpError, StackOptions
 from penguin_devstack.postgres import PostgresCluster
 from penguin_devstack.processes import ProcessId, freeze_tree, kill_tree, send, thaw_tree, wait_gone
 from penguin_devstack.roles import TierDatabase
 from penguin_devstack.stack_state import LockedError, StackState, StateFile
 from penguin_devstack.supervisor import StartError, Supervisor, hold_path
 
-__all__ = ["LocalStack", "StackError", "StackState"]
+__all__ = ["LocalStack", "NeverUpError", "StackError", "StackState"]
 
 _POLL_S = 0.05
 _UP_TIMEOUT_S = 120.0
@@ -122,7 +122,7 @@ class LocalStack:
                 await asyncio.sleep(_POLL_S)
 
     def environment(self, workload: str = "cli") -> dict[str, str]:
-        """The variables a client process of this stack needs (see Layout.client_environment)."""
+        """The variables a client process of this stack needs. Raises NeverUpError before the first up()."""
         return self._layout.client_environment(workload)
 
     def tier_environment(self, tier: str) -> dict[str, str]:
