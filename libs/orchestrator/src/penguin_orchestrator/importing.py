@@ -1,0 +1,256 @@
+"""Imports mail into an inbox: the raw source into Content, a reference into OLTP. Run again, it imports what is missing.
+
+Content keeps the raw source as it came and derives the parts; here only what the inbox lists is read from the headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.header import decode_header, make_header
+from email.message import Message
+from email.parser import BytesHeaderParser
+from uuid import UUID, uuid4
+
+from penguin.content.v1 import content_service_pb2 as content_pb
+from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
+from penguin.oltp.v1 import inbox_service_pb2 as inbox_pb
+from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
+from penguin_orchestrator import keys
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.mailsources import Source
+
+BATCH_ITEMS = 100
+BATCH_BYTES = 2_500_000
+# Batches on their way at once.
+PARALLEL = 3
+CLAIM_WITHIN = timedelta(hours=6)
+DEADLINE_S = 60.0
+HEADER_LIMIT = 990
+PROBLEMS_KEPT = 1000
+_MESSAGE_ID = re.compile(r"<[^<>\s]{1,900}>")
+_parser = BytesHeaderParser()
+
+
+@dataclass
+class Imported:
+    """What an import did so far. `problems` names the messages left out, and why (the first 1,000)."""
+
+    seen: int = 0
+    imported: int = 0
+    existed: int = 0
+    malformed: int = 0
+    refused: int = 0
+    bytes: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def refuse(self, name: str, problem: str) -> None:
+        """Count a message that was left out."""
+        self.refused += 1
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append((name, problem))
+
+
+@dataclass(frozen=True)
+class _Item:
+    source: Source
+    fingerprint: str
+    key: str
+    id: UUID
+
+
+class Importer:
+    """Imports mail for any tenant."""
+
+    def __init__(self, content: Tier, oltp: Tier) -> None:
+        self._content = content
+        self._oltp = oltp
+
+    async def run(
+        self,
+        tenant_id: UUID,
+        mailbox: str,
+        sources: Iterable[Source],
+        *,
+        progress: Callable[[Imported], None] | None = None,
+    ) -> Imported:
+        """Import messages as received in `mailbox`. Malformed mail is imported as far as it can be read.
+
+        Raises TierError when a tier stays away for a minute; what was imported until then stands, and a second run
+        takes up from there.
+        """
+        done = Imported()
+        places = asyncio.Semaphore(PARALLEL)
+
+        async def carry(batch: list[Source]) -> None:
+            try:
+                await self._batch(tenant_id, mailbox, batch, done)
+            finally:
+                places.release()
+            if progress is not None:
+                progress(done)
+
+        async with asyncio.TaskGroup() as group:
+            batches = _batches(sources, done)
+            # Reading waits for the disk and unpacks: off the loop.
+            while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+                await places.acquire()
+                group.create_task(carry(batch))
+        return done
+
+    async def _batch(self, tenant_id: UUID, mailbox: str, batch: list[Source], done: Imported) -> None:
+        by_fingerprint = {hashlib.sha256(source.raw).hexdigest(): source for source in batch}
+        find = inbox_pb.FindFingerprintsRequest(
+            tenant_id=str(tenant_id), mailbox=mailbox, fingerprints=list(by_fingerprint)
+        )
+        service = self._oltp.stub(InboxServiceStub)
+        found = set((await self._oltp.insist(service.FindFingerprints, find, deadline_s=DEADLINE_S)).found)
+        done.existed += len(found) + len(batch) - len(by_fingerprint)
+        items = [
+            _Item(source, fingerprint, keys.storage_key(), keys.new_id())
+            for fingerprint, source in by_fingerprint.items()
+            if fingerprint not in found
+        ]
+        if items:
+            stored = await self._put(tenant_id, items, done)
+            await self._refer(tenant_id, mailbox, stored, done)
+
+    async def _put(self, tenant_id: UUID, items: list[_Item], done: Imported) -> list[_Item]:
+        request = content_pb.BatchPutContentsRequest(
+            tenant_id=str(tenant_id),
+            generation=keys.generation(),
+            contents=[
+                content_pb.NewContent(request_id=str(uuid4()), storage_key=item.key, raw=item.source.raw)
+                for item in items
+            ],
+        )
+        request.claim_by.FromDatetime(datetime.now(UTC) + CLAIM_WITHIN)
+        method = self._content.stub(ContentServiceStub).BatchPutContents
+        reply = await self._content.insist(method, request, deadline_s=DEADLINE_S)
+        stored: list[_Item] = []
+        for item, result in zip(items, reply.results, strict=True):
+            if result.WhichOneof("outcome") == "error":
+                done.refuse(item.source.name, result.error.message)
+            else:
+                stored.append(item)
+        return stored
+
+    async def _refer(self, tenant_id: UUID, mailbox: str, items: list[_Item], done: Imported) -> None:
+        if not items:
+            return
+        at = datetime.now(UTC)
+        request = inbox_pb.BatchCreateInboxMessagesRequest(
+            tenant_id=str(tenant_id),
+            content_generation=keys.generation(),
+            messages=[reference(item.source.raw, item.fingerprint, item.key, item.id, mailbox, at) for item in items],
+        )
+        request.content_claim_by.FromDatetime(at + CLAIM_WITHIN)
+        method = self._oltp.stub(InboxServiceStub).BatchCreateInboxMessages
+        reply = await self._oltp.insist(method, request, deadline_s=DEADLINE_S)
+        unused: list[str] = []
+        for item, message, result in zip(items, request.messages, reply.results, strict=True):
+            if result.WhichOneof("outcome") == "error":
+                done.refuse(item.source.name, f"{result.error.field}: {result.error.message}")
+                unused.append(item.key)
+            elif result.message.existed:
+                done.existed += 1
+                unused.append(item.key)
+            else:
+                done.imported += 1
+                done.malformed += bool(message.defects)
+                done.bytes += len(item.source.raw)
+        if unused:
+            undo = content_pb.DeleteContentsRequest(
+                tenant_id=str(tenant_id), request_id=str(uuid4()), storage_keys=unused, unclaimed_only=True
+            )
+            await self._content.insist(
+                self._content.stub(ContentServiceStub).DeleteContents, undo, deadline_s=DEADLINE_S
+            )
+
+
+def _batches(sources: Iterable[Source], done: Imported) -> Iterator[list[Source]]:
+    batch: list[Source] = []
+    size = 0
+    for source in sources:
+        done.seen += 1
+        if source.problem:
+            done.refuse(source.name, source.problem)
+            continue
+        if batch and (len(batch) >= BATCH_ITEMS or size + len(source.raw) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(source)
+        size += len(source.raw)
+    if batch:
+        yield batch
+
+
+def reference(
+    raw: bytes, fingerprint: str, key: str, identifier: UUID, mailbox: str, at: datetime
+) -> inbox_pb.NewInboxMessage:
+    """What the inbox lists of a message: read from its headers, whatever state they are in."""
+    message = _parser.parsebytes(raw)
+    defects = [type(defect).__name__ for defect in message.defects]
+    message_id = _first_id(_header(message, "Message-ID", defects))
+    in_reply_to = _first_id(_header(message, "In-Reply-To", defects))
+    references = _MESSAGE_ID.findall(_header(message, "References", defects))
+    thread = (references[0] if references else "") or in_reply_to or message_id or f"sha256:{fingerprint}"
+    wire = inbox_pb.NewInboxMessage(
+        request_id=str(uuid4()),
+        id=str(identifier),
+        mailbox=mailbox,
+        direction=inbox_pb.MESSAGE_DIRECTION_INBOUND,
+        message_id=message_id,
+        in_reply_to=in_reply_to,
+        thread_id=thread,
+        sender=_header(message, "From", defects),
+        subject=_header(message, "Subject", defects),
+        content_storage_key=key,
+        fingerprint=fingerprint,
+        defects=sorted(set(defects))[:20],
+    )
+    wire.received_at.FromDatetime(at)
+    sent_at = _date(message, defects)
+    if sent_at is not None:
+        wire.sent_at.FromDatetime(sent_at)
+    return wire
+
+
+def _header(message: Message, name: str, defects: list[str]) -> str:
+    """A header as text, decoded where that is possible, without line breaks, NULs or lone surrogates, cut to length."""
+    value = message.get(name)
+    if value is None:
+        return ""
+    try:
+        decoded = str(make_header(decode_header(str(value))))
+    except (LookupError, UnicodeError, ValueError):
+        defects.append(f"Undecodable{name}")
+        decoded = str(value)
+    clean = decoded.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return " ".join(clean.replace("\x00", "").split())[:HEADER_LIMIT]
+
+
+def _first_id(value: str) -> str:
+    found = _MESSAGE_ID.search(value)
+    return found[0] if found else value.strip()
+
+
+def _date(message: Message, defects: list[str]) -> datetime | None:
+    value = message.get("Date")
+    if value is None:
+        return None
+    try:
+        parsed = email.utils.parsedate_to_datetime(str(value))
+        parsed = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
+        # A Timestamp begins in year 1; mail before 1970 or in a far future has a broken clock.
+        if not 1970 <= parsed.year <= 2200:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError, IndexError):
+        defects.append("UnreadableDate")
+        return None
+    return parsed

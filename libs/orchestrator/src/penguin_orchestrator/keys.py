@@ -1,0 +1,33 @@
+"""Mints ids, storage keys and generations on the caller's side. Keys are opaque: nobody, this module included, reads them."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from uuid import UUID, uuid5
+
+import uuid_utils.compat as uuids
+
+# Contents are reconciled by generation: one an hour is closed long before its contents' claim_by has passed.
+GENERATION_S = 3600
+_REQUESTS = UUID("5b0a2c1e-6f5d-5b52-9c57-8a1f4a3f7d10")
+
+
+def new_id() -> UUID:
+    """A UUIDv7: unique, and in the order of creation."""
+    return uuids.uuid7()
+
+
+def storage_key() -> str:
+    """A fresh storage key; at most 500 characters, used once."""
+    return f"{uuids.uuid7().hex}{secrets.token_hex(8)}"
+
+
+def generation(now_s: float | None = None) -> int:
+    """The creation generation of keys minted now."""
+    return int((time.time() if now_s is None else now_s) // GENERATION_S)
+
+
+def request_id(*parts: object) -> UUID:
+    """The idempotency key of an act that is known by `parts`: the same parts, the same act."""
+    return uuid5(_REQUESTS, "\x1f".join(map(str, parts)))
