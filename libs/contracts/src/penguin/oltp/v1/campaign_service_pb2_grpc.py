@@ -123,7 +123,8 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCampaign(self, request, context):
-        """UpdateCampaign changes the fields that update_mask names, if etag (where given) is still current.
+        """UpdateCampaign changes the fields that update_mask names, if etag (where given) is still current. The audience is
+        fixed once the campaign is sealed or has ended: STATE_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,7 +175,8 @@ class CampaignServiceServicer:
 
     def ListPendingRecipients(self, request, context):
         """ListPendingRecipients pages through the active leads of the campaign's audience that have no email for the step yet
-        and are not suppressed.
+        and are not suppressed. Only a running campaign has any: STATE_CONFLICT otherwise. A page may be short, or empty,
+        and still have a next one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,9 @@ class CampaignServiceStub:
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]
     """ListCampaigns pages through them in the order of their ids (creation)."""
     UpdateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]
-    """UpdateCampaign changes the fields that update_mask names, if etag (where given) is still current."""
+    """UpdateCampaign changes the fields that update_mask names, if etag (where given) is still current. The audience is
+    fixed once the campaign is sealed or has ended: STATE_CONFLICT.
+    """
     DeleteCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignRequest, _campaign_service_pb2.DeleteCampaignResponse]
     """DeleteCampaign removes one; it is gone at once. FAILED_PRECONDITION while other rows refer to it."""
     StartCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.StartCampaignRequest, _campaign_service_pb2.StartCampaignResponse]
@@ -57,7 +59,8 @@ class CampaignServiceStub:
     """SealCampaign records that every recipient's email has been created, so that it can complete."""
     ListPendingRecipients: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListPendingRecipientsRequest, _campaign_service_pb2.ListPendingRecipientsResponse]
     """ListPendingRecipients pages through the active leads of the campaign's audience that have no email for the step yet
-    and are not suppressed.
+    and are not suppressed. Only a running campaign has any: STATE_CONFLICT otherwise. A page may be short, or empty,
+    and still have a next one.
     """
     GetCampaignProgress: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignProgressRequest, _campaign_service_pb2.GetCampaignProgressResponse]
     """GetCampaignProgress counts the campaign's emails by status, from the ledger."""
@@ -74,7 +77,9 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     ListCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]  # type: ignore[assignment]
     """ListCampaigns pages through them in the order of their ids (creation)."""
     UpdateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]  # type: ignore[assignment]
-    """UpdateCampaign changes the fields that update_mask names, if etag (where given) is still current."""
+    """UpdateCampaign changes the fields that update_mask names, if etag (where given) is still current. The audience is
+    fixed once the campaign is sealed or has ended: STATE_CONFLICT.
+    """
     DeleteCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignRequest, _campaign_service_pb2.DeleteCampaignResponse]  # type: ignore[assignment]
     """DeleteCampaign removes one; it is gone at once. FAILED_PRECONDITION while other rows refer to it."""
     StartCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.StartCampaignRequest, _campaign_service_pb2.StartCampaignResponse]  # type: ignore[assignment]
@@ -91,7 +96,8 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """SealCampaign records that every recipient's email has been created, so that it can complete."""
     ListPendingRecipients: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListPendingRecipientsRequest, _campaign_service_pb2.ListPendingRecipientsResponse]  # type: ignore[assignment]
     """ListPendingRecipients pages through the active leads of the campaign's audience that have no email for the step yet
-    and are not suppressed.
+    and are not suppressed. Only a running campaign has any: STATE_CONFLICT otherwise. A page may be short, or empty,
+    and still have a next one.
     """
     GetCampaignProgress: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignProgressRequest, _campaign_service_pb2.GetCampaignProgressResponse]  # type: ignore[assignment]
     """GetCampaignProgress counts the campaign's emails by status, from the ledger."""
@@ -129,7 +135,9 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.UpdateCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.UpdateCampaignResponse, _abc.Awaitable[_campaign_service_pb2.UpdateCampaignResponse]]:
-        """UpdateCampaign changes the fields that update_mask names, if etag (where given) is still current."""
+        """UpdateCampaign changes the fields that update_mask names, if etag (where given) is still current. The audience is
+        fixed once the campaign is sealed or has ended: STATE_CONFLICT.
+        """
 
     @_abc_1.abstractmethod
     def DeleteCampaign(
@@ -188,7 +196,8 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.ListPendingRecipientsResponse, _abc.Awaitable[_campaign_service_pb2.ListPendingRecipientsResponse]]:
         """ListPendingRecipients pages through the active leads of the campaign's audience that have no email for the step yet
-        and are not suppressed.
+        and are not suppressed. Only a running campaign has any: STATE_CONFLICT otherwise. A page may be short, or empty,
+        and still have a next one.
         """
 
     @_abc_1.abstractmethod

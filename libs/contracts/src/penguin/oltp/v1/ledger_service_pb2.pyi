@@ -56,7 +56,9 @@ class ListChangedDaysResponse(_message.Message):
 
     @_builtins.property
     def data_through(self) -> _timestamp_pb2.Timestamp:
-        """Every change committed before this is in the answer."""
+        """Every change committed before this is in this answer or an earlier one. It lags while others write, and is absent
+        while nothing can be promised yet.
+        """
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from penguin.common.v1 import mutation_pb2 as penguin_dot_common_dot_v1_dot_muta
 from penguin.common.v1 import options_pb2 as penguin_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&penguin/oltp/v1/template_service.proto\x12\x0fpenguin.oltp.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a penguin/common/v1/mutation.proto\x1a\x1fpenguin/common/v1/options.proto\"\xef\x01\n\x08Template\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x1b\n\x13\x63ontent_storage_key\x18\x05 \x01(\t\x12\x1a\n\x12\x63ontent_generation\x18\x06 \x01(\x03\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\"\xa7\x01\n\x0bNewTemplate\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x02id\x18\x02 \x01(\tB\x0c\xbaH\x05r\x03\xb0\x01\x01\x98\xb5\x18\x01\x12\x18\n\x04name\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x19\n\x07subject\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xe6\x07\x12+\n\x13\x63ontent_storage_key\x18\x05 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\xf4\x03\x98\xb5\x18\x01\"\x9c\x01\n\x15\x43reateTemplateRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x36\n\x08template\x18\x02 \x01(\x0b\x32\x1c.penguin.oltp.v1.NewTemplateB\x06\xbaH\x03\xc8\x01\x01\x12.\n\tsaga_step\x18\x03 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"E\n\x16\x43reateTemplateResponse\x12+\n\x08template\x18\x01 \x01(\x0b\x32\x19.penguin.oltp.v1.Template\"P\n\x12GetTemplateRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x0btemplate_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"B\n\x13GetTemplateResponse\x12+\n\x08template\x18\x01 \x01(\x0b\x32\x19.penguin.oltp.v1.Template\"p\n\x14ListTemplatesRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"^\n\x15ListTemplatesResponse\x12,\n\ttemplates\x18\x01 \x03(\x0b\x32\x19.penguin.oltp.v1.Template\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"x\n\x0eTemplateUpdate\x12\x1b\n\x04name\x18\x01 \x01(\tB\r\xbaH\nr\x05\x10\x01\x18\xc8\x01\xd8\x01\x01\x12\x19\n\x07subject\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe6\x07\x12.\n\x13\x63ontent_storage_key\x18\x03 \x01(\tB\x11\xbaH\nr\x05\x10\x01\x18\xf4\x03\xd8\x01\x01\x98\xb5\x18\x01\"\xac\x02\n\x15UpdateTemplateRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x0btemplate_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x39\n\x08template\x18\x04 \x01(\x0b\x32\x1f.penguin.oltp.v1.TemplateUpdateB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12.\n\tsaga_step\x18\x07 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"E\n\x16UpdateTemplateResponse\x12+\n\x08template\x18\x01 \x01(\x0b\x32\x19.penguin.oltp.v1.Template\"\xb8\x01\n\x15\x44\x65leteTemplateRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x0btemplate_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12.\n\tsaga_step\x18\x05 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"\x18\n\x16\x44\x65leteTemplateResponse2\xe5\x04\n\x0fTemplateService\x12x\n\x0e\x43reateTemplate\x12&.penguin.oltp.v1.CreateTemplateRequest\x1a\'.penguin.oltp.v1.CreateTemplateResponse\"\x15\x8a\xb5\x18\x11\n\x0ftemplates.write\x12n\n\x0bGetTemplate\x12#.penguin.oltp.v1.GetTemplateRequest\x1a$.penguin.oltp.v1.GetTemplateResponse\"\x14\x8a\xb5\x18\x10\n\x0etemplates.read\x12t\n\rListTemplates\x12%.penguin.oltp.v1.ListTemplatesRequest\x1a&.penguin.oltp.v1.ListTemplatesResponse\"\x14\x8a\xb5\x18\x10\n\x0etemplates.read\x12x\n\x0eUpdateTemplate\x12&.penguin.oltp.v1.UpdateTemplateRequest\x1a\'.penguin.oltp.v1.UpdateTemplateResponse\"\x15\x8a\xb5\x18\x11\n\x0ftemplates.write\x12x\n\x0e\x44\x65leteTemplate\x12&.penguin.oltp.v1.DeleteTemplateRequest\x1a\'.penguin.oltp.v1.DeleteTemplateResponse\"\x15\x8a\xb5\x18\x11\n\x0ftemplates.writeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&penguin/oltp/v1/template_service.proto\x12\x0fpenguin.oltp.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a penguin/common/v1/mutation.proto\x1a\x1fpenguin/common/v1/options.proto\"\xef\x01\n\x08Template\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x1b\n\x13\x63ontent_storage_key\x18\x05 \x01(\t\x12\x1a\n\x12\x63ontent_generation\x18\x06 \x01(\x03\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\"\xd0\x01\n\x0bNewTemplate\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x02id\x18\x02 \x01(\tB\x0c\xbaH\x05r\x03\xb0\x01\x01\x98\xb5\x18\x01\x12\x18\n\x04name\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x19\n\x07subject\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xe6\x07\x12+\n\x13\x63ontent_storage_key\x18\x05 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\xf4\x03\x98\xb5\x18\x01\x12\'\n\x12\x63ontent_generation\x18\x06 \x01(\x03\x42\x0b\xbaH\x04\"\x02(\x00\x98\xb5\x18\x01\"\x9c\x01\n\x15\x43reateTemplateRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x36\n\x08template\x18\x02 \x01(\x0b\x32\x1c.penguin.oltp.v1.NewTemplateB\x06\xbaH\x03\xc8\x01\x01\x12.\n\tsaga_step\x18\x03 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"E\n\x16\x43reateTemplateResponse\x12+\n\x08template\x18\x01 \x01(\x0b\x32\x19.penguin.oltp.v1.Template\"P\n\x12GetTemplateRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x0btemplate_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"B\n\x13GetTemplateResponse\x12+\n\x08template\x18\x01 \x01(\x0b\x32\x19.penguin.oltp.v1.Template\"p\n\x14ListTemplatesRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"^\n\x15ListTemplatesResponse\x12,\n\ttemplates\x18\x01 \x03(\x0b\x32\x19.penguin.oltp.v1.Template\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa1\x01\n\x0eTemplateUpdate\x12\x1b\n\x04name\x18\x01 \x01(\tB\r\xbaH\nr\x05\x10\x01\x18\xc8\x01\xd8\x01\x01\x12\x19\n\x07subject\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe6\x07\x12.\n\x13\x63ontent_storage_key\x18\x03 \x01(\tB\x11\xbaH\nr\x05\x10\x01\x18\xf4\x03\xd8\x01\x01\x98\xb5\x18\x01\x12\'\n\x12\x63ontent_generation\x18\x04 \x01(\x03\x42\x0b\xbaH\x04\"\x02(\x00\x98\xb5\x18\x01\"\xac\x02\n\x15UpdateTemplateRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x0btemplate_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x39\n\x08template\x18\x04 \x01(\x0b\x32\x1f.penguin.oltp.v1.TemplateUpdateB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12.\n\tsaga_step\x18\x07 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"E\n\x16UpdateTemplateResponse\x12+\n\x08template\x18\x01 \x01(\x0b\x32\x19.penguin.oltp.v1.Template\"\xb8\x01\n\x15\x44\x65leteTemplateRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x0btemplate_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12.\n\tsaga_step\x18\x05 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"\x18\n\x16\x44\x65leteTemplateResponse2\xe5\x04\n\x0fTemplateService\x12x\n\x0e\x43reateTemplate\x12&.penguin.oltp.v1.CreateTemplateRequest\x1a\'.penguin.oltp.v1.CreateTemplateResponse\"\x15\x8a\xb5\x18\x11\n\x0ftemplates.write\x12n\n\x0bGetTemplate\x12#.penguin.oltp.v1.GetTemplateRequest\x1a$.penguin.oltp.v1.GetTemplateResponse\"\x14\x8a\xb5\x18\x10\n\x0etemplates.read\x12t\n\rListTemplates\x12%.penguin.oltp.v1.ListTemplatesRequest\x1a&.penguin.oltp.v1.ListTemplatesResponse\"\x14\x8a\xb5\x18\x10\n\x0etemplates.read\x12x\n\x0eUpdateTemplate\x12&.penguin.oltp.v1.UpdateTemplateRequest\x1a\'.penguin.oltp.v1.UpdateTemplateResponse\"\x15\x8a\xb5\x18\x11\n\x0ftemplates.write\x12x\n\x0e\x44\x65leteTemplate\x12&.penguin.oltp.v1.DeleteTemplateRequest\x1a\'.penguin.oltp.v1.DeleteTemplateResponse\"\x15\x8a\xb5\x18\x11\n\x0ftemplates.writeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NEWTEMPLATE'].fields_by_name['subject']._serialized_options = b'\272H\005r\003\030\346\007'
   _globals['_NEWTEMPLATE'].fields_by_name['content_storage_key']._loaded_options = None
   _globals['_NEWTEMPLATE'].fields_by_name['content_storage_key']._serialized_options = b'\272H\007r\005\020\001\030\364\003\230\265\030\001'
+  _globals['_NEWTEMPLATE'].fields_by_name['content_generation']._loaded_options = None
+  _globals['_NEWTEMPLATE'].fields_by_name['content_generation']._serialized_options = b'\272H\004\"\002(\000\230\265\030\001'
   _globals['_CREATETEMPLATEREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_CREATETEMPLATEREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CREATETEMPLATEREQUEST'].fields_by_name['template']._loaded_options = None
@@ -66,6 +68,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEMPLATEUPDATE'].fields_by_name['subject']._serialized_options = b'\272H\005r\003\030\346\007'
   _globals['_TEMPLATEUPDATE'].fields_by_name['content_storage_key']._loaded_options = None
   _globals['_TEMPLATEUPDATE'].fields_by_name['content_storage_key']._serialized_options = b'\272H\nr\005\020\001\030\364\003\330\001\001\230\265\030\001'
+  _globals['_TEMPLATEUPDATE'].fields_by_name['content_generation']._loaded_options = None
+  _globals['_TEMPLATEUPDATE'].fields_by_name['content_generation']._serialized_options = b'\272H\004\"\002(\000\230\265\030\001'
   _globals['_UPDATETEMPLATEREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_UPDATETEMPLATEREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_UPDATETEMPLATEREQUEST'].fields_by_name['template_id']._loaded_options = None
@@ -99,29 +103,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEMPLATE']._serialized_start=223
   _globals['_TEMPLATE']._serialized_end=462
   _globals['_NEWTEMPLATE']._serialized_start=465
-  _globals['_NEWTEMPLATE']._serialized_end=632
-  _globals['_CREATETEMPLATEREQUEST']._serialized_start=635
-  _globals['_CREATETEMPLATEREQUEST']._serialized_end=791
-  _globals['_CREATETEMPLATERESPONSE']._serialized_start=793
-  _globals['_CREATETEMPLATERESPONSE']._serialized_end=862
-  _globals['_GETTEMPLATEREQUEST']._serialized_start=864
-  _globals['_GETTEMPLATEREQUEST']._serialized_end=944
-  _globals['_GETTEMPLATERESPONSE']._serialized_start=946
-  _globals['_GETTEMPLATERESPONSE']._serialized_end=1012
-  _globals['_LISTTEMPLATESREQUEST']._serialized_start=1014
-  _globals['_LISTTEMPLATESREQUEST']._serialized_end=1126
-  _globals['_LISTTEMPLATESRESPONSE']._serialized_start=1128
-  _globals['_LISTTEMPLATESRESPONSE']._serialized_end=1222
-  _globals['_TEMPLATEUPDATE']._serialized_start=1224
-  _globals['_TEMPLATEUPDATE']._serialized_end=1344
-  _globals['_UPDATETEMPLATEREQUEST']._serialized_start=1347
-  _globals['_UPDATETEMPLATEREQUEST']._serialized_end=1647
-  _globals['_UPDATETEMPLATERESPONSE']._serialized_start=1649
-  _globals['_UPDATETEMPLATERESPONSE']._serialized_end=1718
-  _globals['_DELETETEMPLATEREQUEST']._serialized_start=1721
-  _globals['_DELETETEMPLATEREQUEST']._serialized_end=1905
-  _globals['_DELETETEMPLATERESPONSE']._serialized_start=1907
-  _globals['_DELETETEMPLATERESPONSE']._serialized_end=1931
-  _globals['_TEMPLATESERVICE']._serialized_start=1934
-  _globals['_TEMPLATESERVICE']._serialized_end=2547
+  _globals['_NEWTEMPLATE']._serialized_end=673
+  _globals['_CREATETEMPLATEREQUEST']._serialized_start=676
+  _globals['_CREATETEMPLATEREQUEST']._serialized_end=832
+  _globals['_CREATETEMPLATERESPONSE']._serialized_start=834
+  _globals['_CREATETEMPLATERESPONSE']._serialized_end=903
+  _globals['_GETTEMPLATEREQUEST']._serialized_start=905
+  _globals['_GETTEMPLATEREQUEST']._serialized_end=985
+  _globals['_GETTEMPLATERESPONSE']._serialized_start=987
+  _globals['_GETTEMPLATERESPONSE']._serialized_end=1053
+  _globals['_LISTTEMPLATESREQUEST']._serialized_start=1055
+  _globals['_LISTTEMPLATESREQUEST']._serialized_end=1167
+  _globals['_LISTTEMPLATESRESPONSE']._serialized_start=1169
+  _globals['_LISTTEMPLATESRESPONSE']._serialized_end=1263
+  _globals['_TEMPLATEUPDATE']._serialized_start=1266
+  _globals['_TEMPLATEUPDATE']._serialized_end=1427
+  _globals['_UPDATETEMPLATEREQUEST']._serialized_start=1430
+  _globals['_UPDATETEMPLATEREQUEST']._serialized_end=1730
+  _globals['_UPDATETEMPLATERESPONSE']._serialized_start=1732
+  _globals['_UPDATETEMPLATERESPONSE']._serialized_end=1801
+  _globals['_DELETETEMPLATEREQUEST']._serialized_start=1804
+  _globals['_DELETETEMPLATEREQUEST']._serialized_end=1988
+  _globals['_DELETETEMPLATERESPONSE']._serialized_start=1990
+  _globals['_DELETETEMPLATERESPONSE']._serialized_end=2014
+  _globals['_TEMPLATESERVICE']._serialized_start=2017
+  _globals['_TEMPLATESERVICE']._serialized_end=2630
 # @@protoc_insertion_point(module_scope)

@@ -82,6 +82,7 @@ class NewTemplate(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     CONTENT_STORAGE_KEY_FIELD_NUMBER: _builtins.int
+    CONTENT_GENERATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key (UUID)."""
     id: _builtins.str
@@ -90,6 +91,8 @@ class NewTemplate(_message.Message):
     subject: _builtins.str
     """May hold merge fields, as the body may: {{ first_name }}."""
     content_storage_key: _builtins.str
+    content_generation: _builtins.int
+    """The content's creation generation."""
     def __init__(
         self,
         *,
@@ -98,10 +101,11 @@ class NewTemplate(_message.Message):
         name: _builtins.str = ...,
         subject: _builtins.str = ...,
         content_storage_key: _builtins.str = ...,
+        content_generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_storage_key", b"content_storage_key", "id", b"id", "name", b"name", "request_id", b"request_id", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_generation", b"content_generation", "content_storage_key", b"content_storage_key", "id", b"id", "name", b"name", "request_id", b"request_id", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,20 +258,24 @@ class TemplateUpdate(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     CONTENT_STORAGE_KEY_FIELD_NUMBER: _builtins.int
+    CONTENT_GENERATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     subject: _builtins.str
     """May hold merge fields, as the body may: {{ first_name }}."""
     content_storage_key: _builtins.str
+    content_generation: _builtins.int
+    """The content's creation generation; to be named together with content_storage_key."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         subject: _builtins.str = ...,
         content_storage_key: _builtins.str = ...,
+        content_generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_storage_key", b"content_storage_key", "name", b"name", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_generation", b"content_generation", "content_storage_key", b"content_storage_key", "name", b"name", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
