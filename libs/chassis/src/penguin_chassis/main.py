@@ -14,8 +14,9 @@ from typing import Any
 import uvloop
 
 from penguin_chassis import migrate as migrations
-from penguin_chassis.server import until_stopped
-from penguin_chassis.telemetry import TelemetrySettings, telemetry
+from penguin_chassis.settings import TelemetrySettings
+from penguin_chassis.signals import until_stopped
+from penguin_chassis.telemetry import telemetry
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
@@ -19,6 +18,7 @@ import asyncpg
 
 from penguin_chassis import calls
 from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted, database_down
+from penguin_chassis.settings import PoolSettings
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -34,18 +34,6 @@ RECONNECT_MIN_S = 0.1
 RECONNECT_MAX_S = 1.0
 # Left to the answer's way back to the client, so that the server gives up before the client does (seconds).
 MARGIN_S = 0.02
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """Where the database is and how many connections this process may hold."""
-
-    app_url: str
-    maintenance_url: str
-    max_size: int
-    maintenance_max_size: int = 4
-    # How long a call may wait for a connection before it is shed (seconds).
-    acquire_timeout_s: float = 2.0
 
 
 async def _no_reset(_: object) -> None:

@@ -5,12 +5,10 @@ Functions that a tier calls, never a base class. It opens nothing of the tier's 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,6 +19,7 @@ from opentelemetry.instrumentation.grpc import aio_server_interceptor
 from penguin_chassis.auth import Verifier
 from penguin_chassis.interceptors import Gate, Sanitiser
 from penguin_chassis.methods import declared
+from penguin_chassis.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +35,6 @@ class Registration:
     service: str
     add: Callable[[Any, grpc.aio.Server], None]
     servicer: Any
-
-
-@dataclass(frozen=True)
-class ServerSettings:
-    """Where a tier listens and whom it believes. Times in seconds."""
-
-    tier: str
-    listen: str
-    jwks_path: Path
-    issuers: tuple[str, ...] = ()
-    max_connection_age_s: int = 1800
-    drain_s: float = 10.0
 
 
 @dataclass
@@ -121,12 +108,3 @@ async def drain(server: grpc.aio.Server, running: Running, grace_s: float) -> No
     await _report(running, health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.stop(grace_s)
     log.info("drained")
-
-
-async def until_stopped(*signals: int) -> None:
-    """Wait for one of these signals."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for each in signals:
-        loop.add_signal_handler(each, stop.set)
-    await stop.wait()

@@ -13,41 +13,20 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from opentelemetry import metrics, trace
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from penguin_chassis import calls
+from penguin_chassis.settings import TelemetrySettings
 
-EXPORT_TIMEOUT_S = 2
-SPAN_QUEUE = 8192
 LOG_QUEUE = 10_000
-METRIC_INTERVAL_MS = 5_000
 SHUTDOWN_S = 2.0
 
 _meter = metrics.get_meter("penguin")
 _duration = _meter.create_histogram("rpc.server.duration", unit="s", description="Time in a method, by outcome.")
-
-
-@dataclass(frozen=True)
-class TelemetrySettings:
-    """Who we are in traces, and where they go; without an endpoint nothing is exported."""
-
-    service_name: str
-    endpoint: str = ""
-    sample_ratio: float = 1.0
-    log_level: str = "INFO"
 
 
 def record_call(method: str, outcome: str, seconds: float) -> None:
@@ -137,33 +116,8 @@ def telemetry(settings: TelemetrySettings) -> Iterator[None]:
         if not settings.endpoint:
             yield
             return
-        resource = Resource.create({"service.name": settings.service_name})
-        tracers = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)))
-        tracers.add_span_processor(
-            BatchSpanProcessor(
-                OTLPSpanExporter(endpoint=settings.endpoint, insecure=True, timeout=EXPORT_TIMEOUT_S),
-                max_queue_size=SPAN_QUEUE,
-                schedule_delay_millis=500,
-                max_export_batch_size=512,
-            )
-        )
-        reader = PeriodicExportingMetricReader(
-            OTLPMetricExporter(endpoint=settings.endpoint, insecure=True, timeout=EXPORT_TIMEOUT_S),
-            export_interval_millis=METRIC_INTERVAL_MS, export_timeout_millis=EXPORT_TIMEOUT_S * 1000,
-        )  # fmt: skip
-        meters = MeterProvider(resource=resource, metric_readers=[reader])
-        trace.set_tracer_provider(tracers)
-        metrics.set_meter_provider(meters)
-        try:
+        # The exporters take half a second to import: only who exports pays for them.
+        from penguin_chassis.exporting import exporting
+
+        with exporting(settings):
             yield
-        finally:
-            closer = threading.Thread(target=_close, args=(tracers, meters), daemon=True)
-            closer.start()
-            closer.join(SHUTDOWN_S)
-
-
-def _close(tracers: TracerProvider, meters: MeterProvider) -> None:
-    with contextlib.suppress(Exception):
-        tracers.shutdown()
-    with contextlib.suppress(Exception):
-        meters.shutdown(timeout_millis=SHUTDOWN_S * 1000)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from penguin_chassis.telemetry import TelemetrySettings
+from penguin_chassis.settings import TelemetrySettings
 
 
 class PlatformConfig(BaseSettings):

@@ -26,7 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from penguin.tier.v1 import tier_service_pb2 as pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
-from penguin_chassis.server import until_stopped
+from penguin_chassis.signals import until_stopped
 from penguin_chassis.telemetry import telemetry
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.config import RelayConfig

@@ -7,9 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from penguin_chassis.pool import PoolSettings
-from penguin_chassis.server import ServerSettings
-from penguin_chassis.telemetry import TelemetrySettings
+from penguin_chassis.settings import PoolSettings, ServerSettings, TelemetrySettings
 
 TIER = "oltp"
 
