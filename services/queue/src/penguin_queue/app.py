@@ -1,0 +1,42 @@
+"""The composition root: opens the database and the buffer, builds operations and servicers, serves, and closes in
+reverse order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+from penguin_chassis import migrate, tier
+from penguin_chassis.housekeeping import PRUNE, housekeeping
+from penguin_chassis.pool import database
+from penguin_chassis.server import Running, State, serve
+from penguin_queue.config import TIER, QueueConfig
+from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.sweeping import sweeping
+from penguin_queue.operations.work import Work
+from penguin_queue.servicers import registrations
+from penguin_queue.store import DUTIES
+from penguin_queue.store.buffer import ready_buffer
+from penguin_queue.store.jobs import JobStore
+from penguin_queue.store.leases import LeaseStore
+
+
+@contextlib.asynccontextmanager
+async def serving(config: QueueConfig) -> AsyncIterator[Running]:
+    """Serve the tier until the block is left. Starts, and says it is ready, while database and buffer are down."""
+    facts = tier.TierFacts(TIER, version("penguin-queue"), len(migrate.load("penguin_queue.migrations")))
+    state = State()
+    async with (
+        database(config.pool()) as db,
+        housekeeping(db, (PRUNE, *DUTIES)),
+        ready_buffer(config.redis_url) as buffer,
+    ):
+        announcer = Announcer(buffer)
+        work = Work(LeaseStore(db), JobStore(db), buffer, announcer, draining=lambda: state.draining)
+        own = tier.registration(tier.TierServicer(facts, db, state))
+        async with (
+            sweeping(db, work, announcer),
+            serve(config.server(), [own, *registrations(work, JobStore(db))], state) as running,
+        ):
+            yield running

@@ -1,0 +1,134 @@
+"""Jobs, leases and what a failure means for a job. Pure: times and chance are passed in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NoReturn
+from uuid import UUID
+
+from penguin_chassis.faults import InvalidArgument
+
+DEFAULT_MAX_ATTEMPTS = 10
+# A job may lose this many leases; one more makes it a dead letter: it takes its workers with it.
+LOST_LEASE_LIMIT = 5
+LEASE_LOST = "lease_lost"
+BACKOFF_BASE_S = 1.0
+BACKOFF_CAP_S = 3600.0
+# Waiting, in the store's words; the contract calls both READY.
+WAITING = ("scheduled", "ready")
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to store. `priority` is 1 (high) to 3 (low); no `run_at` means now."""
+
+    id: UUID
+    kind: str
+    payload: bytes
+    priority: int
+    run_at: datetime | None
+    max_attempts: int
+    traceparent: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as stored; `state` is scheduled, ready, leased, completed or dead."""
+
+    tenant_id: UUID
+    id: UUID
+    kind: str
+    payload: bytes
+    priority: int
+    state: str
+    run_at: datetime
+    attempts: int
+    max_attempts: int
+    lost_leases: int
+    snoozes: int
+    created_at: datetime
+    leased_until: datetime | None
+    finished_at: datetime | None
+    last_error: str
+    traceparent: str
+    lease_token: UUID | None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A job that can be leased from `run_at` on: what those who wait for it need to know."""
+
+    tenant_id: UUID
+    id: UUID
+    kind: str
+    priority: int
+    run_at: datetime
+
+
+@dataclass(frozen=True)
+class LeaseRef:
+    """A job and the lease under which the caller speaks of it."""
+
+    tenant_id: UUID
+    job_id: UUID
+    token: UUID
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A worker's word on a failed attempt. `chance` in [0, 1) places the retry within its back-off."""
+
+    lease: LeaseRef
+    error: str
+    retryable: bool
+    retry_delay: timedelta | None
+    chance: float
+
+
+@dataclass(frozen=True)
+class Snooze:
+    """A worker's wish to see a job later."""
+
+    lease: LeaseRef
+    delay: timedelta
+    reason: str
+
+
+@dataclass(frozen=True)
+class QueueCount:
+    """How many jobs of a tenant are in one state at one priority."""
+
+    state: str
+    priority: int
+    count: int
+
+
+def backoff(attempts: int, chance: float) -> timedelta:
+    """Exponential back-off with full jitter after the `attempts`-th failure: base 1 s, cap 1 h."""
+    # The exponent is bounded before the power: 2**99 seconds is no time at all.
+    ceiling = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(attempts - 1, 20))
+    return timedelta(seconds=ceiling * chance)
+
+
+def retry_at(failure: Failure, attempts: int, max_attempts: int, at: datetime) -> datetime | None:
+    """When a job that failed now for the `attempts`-th time runs again; None makes it a dead letter."""
+    if not failure.retryable or attempts >= max_attempts:
+        return None
+    delay = failure.retry_delay
+    return at + (backoff(attempts, failure.chance) if delay is None else delay)
+
+
+def check_payload(payload: bytes) -> None:
+    """Raise InvalidArgument (field `payload`) unless it is one JSON object."""
+    try:
+        right = isinstance(json.loads(payload, parse_constant=_no_constant), dict)
+    except (ValueError, RecursionError):
+        right = False
+    if not right:
+        raise InvalidArgument("The payload is no JSON object.", field="payload")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's

@@ -1,0 +1,163 @@
+-- include: penguin_chassis.sql/chassis_v1.sql
+
+-- Jobs that are still to be done. Rows live for seconds and are rewritten at every step, so the table is narrow, leaves
+-- room in its pages, and is vacuumed by count of dead rows rather than by share.
+CREATE TABLE jobs (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    -- Whose word counts. It outlives the lease's time, and ends with the next lease or with the holder's last word.
+    lease_token uuid,
+    run_at timestamptz NOT NULL,
+    leased_until timestamptz,
+    created_at timestamptz NOT NULL,
+    snoozes integer NOT NULL DEFAULT 0,
+    -- 1 high, 2 normal, 3 low.
+    priority smallint NOT NULL CHECK (priority BETWEEN 1 AND 3),
+    attempts smallint NOT NULL DEFAULT 0,
+    max_attempts smallint NOT NULL CHECK (max_attempts BETWEEN 1 AND 100),
+    lost_leases smallint NOT NULL DEFAULT 0,
+    -- scheduled: not yet due, or due and not yet swept. ready: to be leased now.
+    state text NOT NULL CHECK (state IN ('scheduled', 'ready', 'leased')),
+    kind text COLLATE "C" NOT NULL CHECK (length(kind) BETWEEN 1 AND 200),
+    worker_id text NOT NULL DEFAULT '',
+    last_error text NOT NULL DEFAULT '',
+    traceparent text NOT NULL,
+    payload bytea NOT NULL CHECK (octet_length(payload) <= 65536),
+    PRIMARY KEY (tenant_id, id)
+) WITH (
+    fillfactor = 70,
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
+    autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 10000,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0
+);
+-- A row stands in one of these three at a time. The first answers "whose turn is it" by probes, however deep a backlog is.
+CREATE INDEX jobs_ready ON jobs (priority, kind, tenant_id, run_at) WHERE state = 'ready';
+CREATE INDEX jobs_scheduled ON jobs (run_at) WHERE state = 'scheduled';
+CREATE INDEX jobs_leased ON jobs (leased_until) WHERE state = 'leased';
+SELECT adopt_tenant_table('jobs');
+
+-- What is over. Completed jobs go after days and dead letters after a year, so they stand apart and each is dropped by
+-- partition. The default partition holds what a missing partition would have refused.
+CREATE TABLE completed_jobs (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    -- Under which lease it ended: a repeat of that last word is known for what it is.
+    lease_token uuid,
+    run_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL,
+    finished_at timestamptz NOT NULL,
+    snoozes integer NOT NULL,
+    priority smallint NOT NULL,
+    attempts smallint NOT NULL,
+    max_attempts smallint NOT NULL,
+    lost_leases smallint NOT NULL,
+    kind text COLLATE "C" NOT NULL,
+    worker_id text NOT NULL,
+    last_error text NOT NULL,
+    traceparent text NOT NULL,
+    payload bytea NOT NULL,
+    PRIMARY KEY (tenant_id, id, finished_at)
+) PARTITION BY RANGE (finished_at);
+CREATE TABLE dead_jobs (LIKE completed_jobs, PRIMARY KEY (tenant_id, id, finished_at)) PARTITION BY RANGE (finished_at);
+CREATE TABLE completed_jobs_default PARTITION OF completed_jobs DEFAULT;
+CREATE TABLE dead_jobs_default PARTITION OF dead_jobs DEFAULT;
+SELECT adopt_tenant_table('completed_jobs'), protect_tenant_table('completed_jobs_default'),
+       adopt_tenant_table('dead_jobs'), protect_tenant_table('dead_jobs_default');
+SELECT ensure_partitions('completed_jobs', 'day', current_date, current_date + 7),
+       ensure_partitions('dead_jobs', 'month', current_date, current_date + 62);
+
+-- Lease up to `wanted` ready jobs: high priority first, and within a priority an even share to each (kind, tenant) that
+-- has ready jobs, going round from `after_tenant`; what the shares leave over goes to whoever has more. A backlog is
+-- never read: one probe finds each next kind and tenant. The settings keep a plan made while the table was small or empty
+-- from being used when it is deep.
+CREATE FUNCTION lease_ready(
+    after_tenant uuid, wanted integer, kinds text[], token uuid, until timestamptz, worker text
+) RETURNS SETOF jobs
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $$
+DECLARE
+    -- More tenants than this wait for the next call, which goes on from where this one ends.
+    reach integer := least(wanted, 64);
+    remaining integer := wanted;
+    turn record;
+    taken integer;
+    turns integer;
+BEGIN
+    FOR level IN 1..3 LOOP
+        FOR pass IN 1..2 LOOP
+            turns := NULL;
+            FOR turn IN
+                WITH RECURSIVE there AS (
+                    (SELECT j.kind FROM jobs j WHERE j.state = 'ready' AND j.priority = level ORDER BY j.kind LIMIT 1)
+                    UNION ALL
+                    SELECT (SELECT j.kind FROM jobs j
+                            WHERE j.state = 'ready' AND j.priority = level AND j.kind > there.kind
+                            ORDER BY j.kind LIMIT 1)
+                    FROM there WHERE there.kind IS NOT NULL
+                ), walk AS (
+                    SELECT there.kind, first.tenant_id, first.lap, 1 AS n
+                    FROM there, LATERAL (
+                        (SELECT j.tenant_id, 0 AS lap FROM jobs j
+                         WHERE j.state = 'ready' AND j.priority = level AND j.kind = there.kind
+                           AND j.tenant_id > after_tenant
+                         ORDER BY j.tenant_id LIMIT 1)
+                        UNION ALL
+                        (SELECT j.tenant_id, 1 FROM jobs j
+                         WHERE j.state = 'ready' AND j.priority = level AND j.kind = there.kind
+                           AND j.tenant_id <= after_tenant
+                         ORDER BY j.tenant_id LIMIT 1)
+                        LIMIT 1
+                    ) AS first
+                    WHERE there.kind IS NOT NULL AND (cardinality(kinds) = 0 OR there.kind = ANY (kinds))
+                    UNION ALL
+                    SELECT walk.kind, next.tenant_id, next.lap, walk.n + 1
+                    FROM walk, LATERAL (
+                        (SELECT j.tenant_id, walk.lap AS lap FROM jobs j
+                         WHERE j.state = 'ready' AND j.priority = level AND j.kind = walk.kind
+                           AND j.tenant_id > walk.tenant_id AND (walk.lap = 0 OR j.tenant_id <= after_tenant)
+                         ORDER BY j.tenant_id LIMIT 1)
+                        UNION ALL
+                        (SELECT j.tenant_id, 1 FROM jobs j
+                         WHERE walk.lap = 0
+                           AND j.state = 'ready' AND j.priority = level AND j.kind = walk.kind
+                           AND j.tenant_id <= after_tenant
+                         ORDER BY j.tenant_id LIMIT 1)
+                        LIMIT 1
+                    ) AS next
+                    WHERE walk.n < reach
+                )
+                -- By chance among kinds, so that small leases pass none over for ever.
+                SELECT walk.kind, walk.tenant_id, count(*) OVER () AS turns FROM walk ORDER BY walk.n, random()
+            LOOP
+                turns := coalesce(turns, turn.turns::integer);
+                RETURN QUERY
+                    UPDATE jobs AS j
+                    SET state = 'leased', lease_token = token, leased_until = until, worker_id = worker
+                    FROM (
+                        SELECT r.id FROM jobs r
+                        WHERE r.state = 'ready' AND r.priority = level AND r.kind = turn.kind
+                          AND r.tenant_id = turn.tenant_id
+                        ORDER BY r.run_at
+                        LIMIT CASE pass WHEN 1 THEN ceil(remaining::numeric / turns)::integer ELSE remaining END
+                        FOR UPDATE SKIP LOCKED
+                    ) AS picked
+                    WHERE j.tenant_id = turn.tenant_id AND j.id = picked.id
+                    RETURNING j.*;
+                GET DIAGNOSTICS taken = ROW_COUNT;
+                remaining := remaining - taken;
+                turns := greatest(turns - 1, 1);
+                IF remaining = 0 THEN
+                    RETURN;
+                END IF;
+            END LOOP;
+            EXIT WHEN turns IS NULL;
+        END LOOP;
+    END LOOP;
+END $$;
+REVOKE EXECUTE ON FUNCTION lease_ready FROM PUBLIC;
+DO $$
+BEGIN
+    EXECUTE format('GRANT EXECUTE ON FUNCTION lease_ready TO %I', tier_of('jobs') || '_maintenance');
+END $$;

@@ -1,0 +1,120 @@
+"""The workers' and producers' side of the queue: what a store did is told to those who wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from penguin_chassis import calls
+from penguin_chassis.barrier import Step
+from penguin_chassis.faults import Fault
+from penguin_chassis.mutations import now
+from penguin_queue.domain.jobs import Failure, Job, LeaseRef, NewJob, Ready, Snooze
+from penguin_queue.operations.announcing import Announcer
+from penguin_queue.store.buffer import ReadyBuffer
+from penguin_queue.store.jobs import JobStore
+from penguin_queue.store.leases import Asked, LeaseStore, Swept
+
+# How a waiting lease looks for what other processes made ready (seconds).
+POLL_MIN_S = 0.05
+POLL_MAX_S = 0.5
+# A waiting lease answers this long before its client gives up (seconds).
+MARGIN_S = 0.25
+# Larger leases read PostgreSQL in order: that is one statement, whatever the buffer holds.
+SMALL_LEASE = 10
+# Every so many small leases one passes the buffer by, so that what the buffer has lost is never overtaken for ever.
+LOOK_EVERY = 4
+
+
+class Work:
+    """Stores, buffer and announcer put together."""
+
+    def __init__(
+        self,
+        leases: LeaseStore,
+        jobs: JobStore,
+        buffer: ReadyBuffer,
+        announcer: Announcer,
+        *,
+        draining: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._leases = leases
+        self._jobs = jobs
+        self._buffer = buffer
+        self._announcer = announcer
+        self._draining = draining
+        self._small_leases = 0
+
+    async def enqueue(
+        self, tenant_id: UUID, items: Sequence[tuple[Step, NewJob]], gate: Step | None
+    ) -> list[UUID | Fault]:
+        """Store jobs once each; answers in the order of `items`."""
+        at = now()
+        answers, stored = await self._jobs.enqueue(tenant_id, items, gate=gate, at=at)
+        self._announcer.tell(stored, at)
+        return answers
+
+    async def redrive(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
+        """Make dead letters ready again; returns their ids."""
+        done, risen = await self._jobs.redrive(step, ids, step.at)
+        self._announcer.tell(risen, step.at)
+        return done
+
+    async def lease(
+        self, kinds: tuple[str, ...], max_jobs: int, duration: timedelta, wait: timedelta, worker_id: str
+    ) -> list[Job]:
+        """Lease due jobs; where there are none, wait up to `wait` for the first."""
+        clock = asyncio.get_running_loop().time
+        ends = clock() + min(wait.total_seconds(), calls.remaining() - MARGIN_S)
+        pause = POLL_MIN_S
+        with self._announcer.waiting(kinds, max_jobs) as waiter:
+            while True:
+                found = await self._take(Asked(kinds, max_jobs, now() + duration, worker_id))
+                left = ends - clock()
+                if found or left <= 0 or self._draining():
+                    return found
+                await waiter.wait(min(left, pause * random.uniform(0.75, 1.25)))
+                pause = min(pause * 2, POLL_MAX_S)
+
+    async def _take(self, asked: Asked) -> list[Job]:
+        found: list[Job] = []
+        if asked.kinds and asked.max_jobs <= SMALL_LEASE and self._buffer.usable:
+            self._small_leases += 1
+            if self._small_leases % LOOK_EVERY:
+                refs = await self._buffer.take(asked.kinds, asked.max_jobs)
+                found = await self._leases.lease_refs(refs, asked) if refs else []
+        return found or await self._leases.lease_ready(asked)
+
+    async def extend(self, leases: Sequence[LeaseRef], duration: timedelta) -> tuple[datetime, set[LeaseRef]]:
+        """Keep jobs in hand; returns until when, and whose lease still stands."""
+        until = now() + duration
+        return until, await self._leases.extend(leases, until)
+
+    async def complete(self, leases: Sequence[LeaseRef]) -> set[LeaseRef]:
+        """End jobs that are done; returns those that are."""
+        return await self._leases.complete(leases, now())
+
+    async def fail(self, failures: Sequence[Failure]) -> tuple[set[LeaseRef], set[LeaseRef]]:
+        """Put failed jobs back or bury them; returns the retried and the dead."""
+        at = now()
+        retried, dead = await self._leases.fail(failures, at)
+        self._announcer.tell(list(retried.values()), at)
+        return set(retried), dead
+
+    async def snooze(self, snoozes: Sequence[Snooze]) -> set[LeaseRef]:
+        """Put jobs off; returns those that were."""
+        at = now()
+        off = await self._leases.snooze(snoozes, at)
+        self._announcer.tell(list(off.values()), at)
+        return set(off)
+
+    async def sweep(self) -> Swept:
+        """One round of what time alone brings."""
+        at = now()
+        swept = await self._leases.sweep(at)
+        ready: list[Ready] = swept.ready
+        self._announcer.tell(ready, at)
+        return swept

@@ -1,0 +1,85 @@
+"""QueueService on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin.queue.v1 import queue_service_pb2_grpc
+from penguin_chassis.mutations import gate_of, item_steps, now, step_of
+from penguin_chassis.paging import next_token, page_key, page_size
+from penguin_chassis.wire import stamp, word
+from penguin_queue.operations.work import Work
+from penguin_queue.servicers import jobs_wire as wire
+from penguin_queue.store.jobs import JobStore
+
+
+class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
+    """Jobs for their producers, their workers and their tenants."""
+
+    def __init__(self, work: Work, jobs: JobStore) -> None:
+        self._work = work
+        self._jobs = jobs
+
+    async def EnqueueJobs(self, request: pb.EnqueueJobsRequest, context: Any) -> pb.EnqueueJobsResponse:
+        items = list(zip(item_steps(request, request.jobs), map(wire.new_job, request.jobs), strict=True))
+        answers = await self._work.enqueue(UUID(request.tenant_id), items, gate_of(request))
+        return pb.EnqueueJobsResponse(results=map(wire.enqueued, answers))
+
+    async def LeaseJobs(self, request: pb.LeaseJobsRequest, context: Any) -> pb.LeaseJobsResponse:
+        found = await self._work.lease(
+            tuple(sorted(set(request.kinds))),
+            request.max_jobs,
+            request.lease_duration.ToTimedelta(),
+            request.wait.ToTimedelta(),
+            request.worker_id,
+        )
+        return pb.LeaseJobsResponse(jobs=map(wire.leased, found))
+
+    async def ExtendLeases(self, request: pb.ExtendLeasesRequest, context: Any) -> pb.ExtendLeasesResponse:
+        leases = [wire.lease_ref(ref) for ref in request.leases]
+        until, held = await self._work.extend(leases, request.lease_duration.ToTimedelta())
+        return pb.ExtendLeasesResponse(leased_until=stamp(until), lost_job_ids=wire.lost(leases, held))
+
+    async def CompleteJobs(self, request: pb.CompleteJobsRequest, context: Any) -> pb.CompleteJobsResponse:
+        leases = [wire.lease_ref(ref) for ref in request.leases]
+        done = await self._work.complete(leases)
+        return pb.CompleteJobsResponse(completed=len(done), lost_job_ids=wire.lost(leases, done))
+
+    async def FailJobs(self, request: pb.FailJobsRequest, context: Any) -> pb.FailJobsResponse:
+        failures = [wire.failure(item) for item in request.failures]
+        retried, dead = await self._work.fail(failures)
+        lost = wire.lost([f.lease for f in failures], retried | dead)
+        return pb.FailJobsResponse(retried=len(retried), dead=len(dead), lost_job_ids=lost)
+
+    async def SnoozeJobs(self, request: pb.SnoozeJobsRequest, context: Any) -> pb.SnoozeJobsResponse:
+        snoozes = [wire.snooze(item) for item in request.snoozes]
+        off = await self._work.snooze(snoozes)
+        return pb.SnoozeJobsResponse(snoozed=len(off), lost_job_ids=wire.lost([s.lease for s in snoozes], off))
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
+        found = await self._jobs.get(UUID(request.tenant_id), UUID(request.job_id))
+        return pb.GetJobResponse(job=wire.job(found))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
+        key, size = page_key(request), page_size(request.page_size)
+        found = await self._jobs.list_page(
+            UUID(request.tenant_id),
+            before=UUID(key[0]) if key else None,
+            state=word(pb.JobState, request.state),
+            kind=request.kind,
+            limit=size + 1,
+        )
+        token = next_token(request, [str(found[size - 1].id)]) if len(found) > size else ""
+        return pb.ListJobsResponse(jobs=map(wire.job, found[:size]), next_page_token=token)
+
+    async def RedriveJobs(self, request: pb.RedriveJobsRequest, context: Any) -> pb.RedriveJobsResponse:
+        ids = [UUID(each) for each in request.job_ids]
+        risen = await self._work.redrive(step_of(request), ids)
+        skipped = sorted(map(str, set(ids).difference(risen)))
+        return pb.RedriveJobsResponse(redriven=len(risen), skipped_job_ids=skipped)
+
+    async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Any) -> pb.GetQueueStatsResponse:
+        counts, oldest = await self._jobs.stats(UUID(request.tenant_id), now())
+        return pb.GetQueueStatsResponse(counts=map(wire.count, counts), oldest_due_at=stamp(oldest))

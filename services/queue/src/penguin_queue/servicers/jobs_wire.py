@@ -1,0 +1,95 @@
+"""Jobs between the wire and the domain."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin_chassis.errors import item_error
+from penguin_chassis.faults import Fault
+from penguin_chassis.wire import number, stamp, text, when
+from penguin_queue.domain.jobs import (
+    DEFAULT_MAX_ATTEMPTS,
+    WAITING,
+    Failure,
+    Job,
+    LeaseRef,
+    NewJob,
+    QueueCount,
+    Snooze,
+)
+
+
+def new_job(item: pb.NewJob) -> NewJob:
+    """An item of an enqueue. Priorities have the contract's numbers."""
+    return NewJob(
+        id=UUID(item.id),
+        kind=item.kind,
+        payload=item.payload,
+        priority=item.priority or pb.JOB_PRIORITY_NORMAL,
+        run_at=when(item, "run_at"),
+        max_attempts=item.max_attempts or DEFAULT_MAX_ATTEMPTS,
+        traceparent=item.traceparent,
+    )
+
+
+def enqueued(answer: UUID | Fault) -> pb.EnqueueJobResult:
+    """The answer to one item of an enqueue."""
+    if isinstance(answer, Fault):
+        return pb.EnqueueJobResult(error=item_error(answer))
+    return pb.EnqueueJobResult(job_id=str(answer))
+
+
+def job(row: Job) -> pb.Job:
+    """A job, wherever it stands."""
+    return pb.Job(
+        id=str(row.id),
+        tenant_id=str(row.tenant_id),
+        kind=row.kind,
+        payload=row.payload,
+        priority=row.priority,  # type: ignore[arg-type]
+        state=number(pb.JobState, "ready" if row.state in WAITING else row.state),
+        run_at=stamp(row.run_at),
+        attempts=row.attempts,
+        max_attempts=row.max_attempts,
+        lost_leases=row.lost_leases,
+        snoozes=row.snoozes,
+        created_at=stamp(row.created_at),
+        leased_until=stamp(row.leased_until),
+        finished_at=stamp(row.finished_at),
+        last_error=row.last_error,
+        traceparent=row.traceparent,
+    )
+
+
+def leased(row: Job) -> pb.LeasedJob:
+    """A job in a worker's hands."""
+    return pb.LeasedJob(job=job(row), lease_token=text(row.lease_token))
+
+
+def lease_ref(ref: pb.LeaseRef) -> LeaseRef:
+    """A job and the lease under which the caller speaks of it."""
+    return LeaseRef(UUID(ref.tenant_id), UUID(ref.job_id), UUID(ref.lease_token))
+
+
+def failure(item: pb.JobFailure) -> Failure:
+    """An item of FailJobs."""
+    delay = item.retry_delay.ToTimedelta() if item.HasField("retry_delay") else None
+    return Failure(lease_ref(item.lease), item.error, item.retryable, delay, random.random())
+
+
+def snooze(item: pb.JobSnooze) -> Snooze:
+    """An item of SnoozeJobs."""
+    return Snooze(lease_ref(item.lease), item.delay.ToTimedelta(), item.reason)
+
+
+def lost(leases: Sequence[LeaseRef], held: Collection[LeaseRef]) -> list[str]:
+    """Ids of the jobs whose lease is no longer the caller's, each once, in the caller's order."""
+    return list(dict.fromkeys(str(ref.job_id) for ref in leases if ref not in held))
+
+
+def count(row: QueueCount) -> pb.QueueCount:
+    """One figure of the statistics."""
+    return pb.QueueCount(state=number(pb.JobState, row.state), priority=row.priority, count=row.count)  # type: ignore[arg-type]

@@ -1,0 +1,156 @@
+"""The ready buffer in Redis: references to ready jobs, in turns of their tenants, for small leases. It holds hints and no
+truth: a reference that is lost, doubled or stale costs a look, and every failure here is an empty answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from uuid import UUID
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from penguin_queue.domain.jobs import Ready
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 0.05
+# After a failure nothing is asked for this long.
+OPEN_S = 1.0
+# References one (priority, kind, tenant) may have waiting; what is beyond is found in PostgreSQL.
+DEPTH = 200
+# A reference this old is better looked for in PostgreSQL (seconds).
+TTL_S = 60
+# Pushes under way at once; more are dropped.
+MAX_PUSHES = 32
+PRIORITIES = (1, 2, 3)
+
+_PUSH = """
+local room = tonumber(ARGV[2]) - redis.call('LLEN', KEYS[2])
+if room <= 0 then return 0 end
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('RPUSH', KEYS[1], ARGV[1]) end
+local pushed = 0
+for i = 4, #ARGV do
+  if pushed == room then break end
+  redis.call('RPUSH', KEYS[2], ARGV[i])
+  pushed = pushed + 1
+end
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+return pushed
+"""
+# Each ring holds the tenants that have references; who is served goes to its end.
+_POP = """
+local wanted = tonumber(ARGV[1])
+local found = {}
+for _, ring in ipairs(KEYS) do
+  while #found < wanted do
+    local tenant = redis.call('LPOP', ring)
+    if not tenant then break end
+    local refs = ring .. ':' .. tenant
+    local id = redis.call('LPOP', refs)
+    if id then
+      found[#found + 1] = tenant .. id
+      if redis.call('EXISTS', refs) == 1 then redis.call('RPUSH', ring, tenant) end
+    end
+  end
+end
+return found
+"""
+
+
+class ReadyBuffer:
+    """References in one Redis, or in none."""
+
+    def __init__(self, client: Redis | None) -> None:
+        self._client = client
+        self._closed_until = 0.0
+        self._pushes: set[asyncio.Task[None]] = set()
+        self._push: Any = client.register_script(_PUSH) if client else None
+        self._pop: Any = client.register_script(_POP) if client else None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is worth asking now."""
+        return self._client is not None and time.monotonic() >= self._closed_until
+
+    def offer(self, jobs: Sequence[Ready]) -> None:
+        """Put references in, some time soon; never waits, and drops what it cannot hold."""
+        if not jobs or not self.usable or len(self._pushes) >= MAX_PUSHES:
+            return
+        groups: dict[tuple[int, str, UUID], list[bytes]] = defaultdict(list)
+        for job in jobs:
+            refs = groups[job.priority, job.kind, job.tenant_id]
+            if len(refs) < DEPTH:
+                refs.append(job.id.bytes)
+        task = asyncio.create_task(self._fill(groups))
+        self._pushes.add(task)
+        task.add_done_callback(self._pushes.discard)
+
+    async def take(self, kinds: Sequence[str], wanted: int) -> list[tuple[UUID, UUID]]:
+        """Take out up to `wanted` (tenant, id) references, high priority first; none on any trouble."""
+        if not self.usable:
+            return []
+        rings = [_ring(priority, kind) for priority in PRIORITIES for kind in kinds]
+        async with self._guarded():
+            found = await self._pop(keys=rings, args=[wanted])
+            return [(UUID(bytes=ref[:16]), UUID(bytes=ref[16:])) for ref in found]
+        return []
+
+    async def close(self) -> None:
+        """Let go of what is under way."""
+        for task in self._pushes:
+            task.cancel()
+        await asyncio.gather(*self._pushes, return_exceptions=True)
+
+    async def _fill(self, groups: dict[tuple[int, str, UUID], list[bytes]]) -> None:
+        for (priority, kind, tenant), refs in groups.items():
+            if not self.usable:
+                return
+            ring = _ring(priority, kind)
+            async with self._guarded():
+                await self._push(keys=[ring, ring + b":" + tenant.bytes], args=[tenant.bytes, DEPTH, TTL_S, *refs])
+
+    @contextlib.asynccontextmanager
+    async def _guarded(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                yield
+        except (TimeoutError, OSError, RedisError) as error:
+            if time.monotonic() >= self._closed_until:
+                log.warning("ready buffer left out for %.0f s: %s", OPEN_S, type(error).__name__)
+            self._closed_until = time.monotonic() + OPEN_S
+
+
+def _ring(priority: int, kind: str) -> bytes:
+    # The braces keep all keys in one slot of a cluster.
+    return f"{{penguin-queue}}:{priority}:{kind}".encode()
+
+
+@contextlib.asynccontextmanager
+async def ready_buffer(url: str) -> AsyncIterator[ReadyBuffer]:
+    """The buffer at `url`; without one, a buffer that is always empty. Never waits for the server to be there."""
+    if not url:
+        yield ReadyBuffer(None)
+        return
+    client = Redis.from_url(
+        url,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=64,
+        decode_responses=False,
+    )
+    buffer = ReadyBuffer(client)
+    try:
+        yield buffer
+    finally:
+        await buffer.close()
+        await client.aclose()

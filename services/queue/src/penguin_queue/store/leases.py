@@ -1,0 +1,140 @@
+"""Leases: who works on which job until when, across tenants. Every word on a lease is fenced by its token: a token that
+another lease has replaced moves nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from penguin_chassis.pool import Database
+from penguin_chassis.queries import load
+from penguin_queue.domain.jobs import LEASE_LOST, LOST_LEASE_LIMIT, Failure, Job, LeaseRef, Ready, Snooze, retry_at
+from penguin_queue.store.jobs import job_of
+
+sql = load("penguin_queue.store", "leases.sql")
+
+Key = tuple[UUID, UUID]
+# Rows that one round of a sweep moves; the next round follows at once.
+SWEEP_LIMIT = 1000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who asks for a lease of which kinds (none: all), until when, and how many jobs it wants."""
+
+    kinds: tuple[str, ...]
+    max_jobs: int
+    until: datetime
+    worker_id: str
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep made ready, how many it buried, whether there is more, and when the next turn comes."""
+
+    ready: list[Ready]
+    buried: int
+    more: bool
+    next_at: datetime | None
+
+
+class LeaseStore:
+    """Leases of one database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        # Where the next round among tenants begins: after the one that was served last.
+        self._after = UUID(int=random.getrandbits(128))
+
+    async def lease_ready(self, asked: Asked) -> list[Job]:
+        """Lease ready jobs, high priority first, tenants and kinds in turn."""
+        async with self._db.maintenance() as connection:
+            rows = await connection.fetch(
+                sql.lease_ready, self._after, asked.max_jobs, list(asked.kinds), uuid4(), asked.until, asked.worker_id
+            )
+        if rows:
+            self._after = rows[-1]["tenant_id"]
+        return [job_of(row) for row in rows]
+
+    async def lease_refs(self, refs: Sequence[Key], asked: Asked) -> list[Job]:
+        """Lease exactly those of these jobs that are still ready."""
+        tenants, ids = [t for t, _ in refs], [i for _, i in refs]
+        async with self._db.maintenance() as connection:
+            rows = await connection.fetch(sql.lease_refs, tenants, ids, uuid4(), asked.until, asked.worker_id)
+        return [job_of(row) for row in rows]
+
+    async def extend(self, leases: Sequence[LeaseRef], until: datetime) -> set[LeaseRef]:
+        """Keep jobs in hand until then; returns those that still are the caller's."""
+        async with self._db.maintenance() as connection:
+            return set(map(_ref, await connection.fetch(sql.extend, *_columns(leases), until)))
+
+    async def complete(self, leases: Sequence[LeaseRef], at: datetime) -> set[LeaseRef]:
+        """End jobs that are done; returns those that are, by this call or by an earlier one under the same lease."""
+        async with self._db.maintenance() as connection:
+            done = set(map(_ref, await connection.fetch(sql.complete, *_columns(leases), at)))
+            rest = [ref for ref in leases if ref not in done]
+            if rest:
+                done.update(map(_ref, await connection.fetch(sql.completed_before, *_columns(rest))))
+        return done
+
+    async def fail(self, failures: Sequence[Failure], at: datetime) -> tuple[dict[LeaseRef, Ready], set[LeaseRef]]:
+        """Put failed jobs back, or bury them; returns the retried and the dead."""
+        words = {f.lease: f for f in failures}
+        retried: dict[LeaseRef, Ready] = {}
+        dead: list[LeaseRef] = []
+        async with self._db.maintenance() as connection:
+            for row in await connection.fetch(sql.hold, *_columns(list(words))):
+                ref = _ref(row)
+                run_at = retry_at(words[ref], row["attempts"] + 1, row["max_attempts"], at)
+                if run_at is None:
+                    dead.append(ref)
+                else:
+                    retried[ref] = Ready(ref.tenant_id, ref.job_id, row["kind"], row["priority"], run_at)
+            if retried:
+                errors = [words[ref].error for ref in retried]
+                await connection.execute(sql.retry, *_returned(list(retried.values())), errors, at)
+            if dead:
+                tenants, ids, _ = _columns(dead)
+                await connection.execute(sql.bury, tenants, ids, [words[ref].error for ref in dead], at)
+        return retried, set(dead)
+
+    async def snooze(self, snoozes: Sequence[Snooze], at: datetime) -> dict[LeaseRef, Ready]:
+        """Put jobs off without burning an attempt; returns those that were."""
+        words = {s.lease: s for s in snoozes}
+        off: dict[LeaseRef, Ready] = {}
+        async with self._db.maintenance() as connection:
+            for row in await connection.fetch(sql.hold, *_columns(list(words))):
+                ref = _ref(row)
+                run_at = at + words[ref].delay
+                off[ref] = Ready(ref.tenant_id, ref.job_id, row["kind"], row["priority"], run_at)
+            if off:
+                reasons = [words[ref].reason for ref in off]
+                await connection.execute(sql.put_off, *_returned(list(off.values())), reasons, at)
+        return off
+
+    async def sweep(self, at: datetime) -> Swept:
+        """Do what time alone brings: scheduled jobs fall due, leases run out, poison is buried. Bounded."""
+        async with self._db.maintenance() as connection:
+            due = await connection.fetch(sql.promote, at, SWEEP_LIMIT)
+            lost = await connection.fetch(sql.recover, at, SWEEP_LIMIT, LOST_LEASE_LIMIT)
+            buried = await connection.execute(sql.bury_poison, at, SWEEP_LIMIT, LOST_LEASE_LIMIT, LEASE_LOST)
+            next_at = await connection.fetchval(sql.next_turn)
+        moved = int(buried.rsplit(" ", 1)[-1])
+        more = SWEEP_LIMIT in (len(due), len(lost), moved)
+        return Swept([Ready(**dict(row)) for row in (*due, *lost)], moved, more, next_at)
+
+
+def _ref(row: Any) -> LeaseRef:
+    return LeaseRef(row["tenant_id"], row["id"], row["lease_token"])
+
+
+def _columns(leases: Sequence[LeaseRef]) -> tuple[list[UUID], list[UUID], list[UUID]]:
+    return [ref.tenant_id for ref in leases], [ref.job_id for ref in leases], [ref.token for ref in leases]
+
+
+def _returned(jobs: Sequence[Ready]) -> tuple[list[UUID], list[UUID], list[datetime]]:
+    return [job.tenant_id for job in jobs], [job.id for job in jobs], [job.run_at for job in jobs]
