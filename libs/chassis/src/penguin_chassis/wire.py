@@ -10,6 +10,8 @@ from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from penguin_chassis.faults import InvalidArgument
+
 _CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -41,8 +43,17 @@ def stamp(at: datetime | None) -> Timestamp | None:
 
 
 def when(message: Any, field: str) -> datetime | None:
-    """A Timestamp field as a datetime (UTC), or None where it is absent."""
-    return getattr(message, field).ToDatetime(UTC) if message.HasField(field) else None
+    """A Timestamp field as a datetime (UTC), or None where it is absent.
+
+    Raises InvalidArgument naming the field for one outside of the years 1 to 9999.
+    """
+    if not message.HasField(field):
+        return None
+    try:
+        moment: datetime = getattr(message, field).ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidArgument(f"{field} is no moment between the years 1 and 9999.", field=field) from None
+    return moment
 
 
 def uuid_or_none(text: str) -> UUID | None:
