@@ -28,7 +28,7 @@ from penguin.common.v1 import mutation_pb2 as penguin_dot_common_dot_v1_dot_muta
 from penguin.common.v1 import options_pb2 as penguin_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#penguin/olap/v1/facts_service.proto\x12\x0fpenguin.olap.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a penguin/common/v1/mutation.proto\x1a\x1fpenguin/common/v1/options.proto\"\xc6\x02\n\rEmailMeasures\x12\x15\n\x04sent\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1a\n\tdelivered\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x17\n\x06opened\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1f\n\x0eopened_machine\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x18\n\x07\x63licked\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x18\n\x07replied\x18\x06 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x18\n\x07\x62ounced\x18\x07 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1d\n\x0cunsubscribed\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12 \n\x0fspam_complaints\x18\t \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x17\n\x06\x66\x61iled\x18\n \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12 \n\x0foutcome_unknown\x18\x0b \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xac\x01\n\tEmailCell\x12 \n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07step_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12%\n\x10\x65mail_account_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x38\n\x08measures\x18\x04 \x01(\x0b\x32\x1e.penguin.olap.v1.EmailMeasuresB\x06\xbaH\x03\xc8\x01\x01\"\xbc\x02\n\x0eLoadDayRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x30\n\x03\x64\x61y\x18\x03 \x01(\tB#\xbaH r\x1e\x32\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$\x12\x34\n\x05\x63\x65lls\x18\x04 \x03(\x0b\x32\x1a.penguin.olap.v1.EmailCellB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x1e\n\rcontent_bytes\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x37\n\x0b\x63omputed_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12.\n\tsaga_step\x18\x07 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"6\n\x0fLoadDayResponse\x12\r\n\x05stale\x18\x01 \x01(\x08\x12\x14\n\x0c\x63\x65lls_loaded\x18\x02 \x01(\x05\"\xc2\x01\n\x16\x43ommitWatermarkRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x06source\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x18\n\x06\x63ursor\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x38\n\x0c\x64\x61ta_through\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\"H\n\x17\x43ommitWatermarkResponse\x12-\n\twatermark\x18\x01 \x01(\x0b\x32\x1a.penguin.olap.v1.Watermark\"M\n\x13GetWatermarkRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x06source\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\"E\n\x14GetWatermarkResponse\x12-\n\twatermark\x18\x01 \x01(\x0b\x32\x1a.penguin.olap.v1.Watermark\"\x8f\x01\n\tWatermark\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x30\n\x0c\x64\x61ta_through\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ommitted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xd7\x02\n\x0c\x46\x61\x63tsService\x12_\n\x07LoadDay\x12\x1f.penguin.olap.v1.LoadDayRequest\x1a .penguin.olap.v1.LoadDayResponse\"\x11\x8a\xb5\x18\r\n\x0b\x66\x61\x63ts.write\x12w\n\x0f\x43ommitWatermark\x12\'.penguin.olap.v1.CommitWatermarkRequest\x1a(.penguin.olap.v1.CommitWatermarkResponse\"\x11\x8a\xb5\x18\r\n\x0b\x66\x61\x63ts.write\x12m\n\x0cGetWatermark\x12$.penguin.olap.v1.GetWatermarkRequest\x1a%.penguin.olap.v1.GetWatermarkResponse\"\x10\x8a\xb5\x18\x0c\n\nfacts.readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#penguin/olap/v1/facts_service.proto\x12\x0fpenguin.olap.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a penguin/common/v1/mutation.proto\x1a\x1fpenguin/common/v1/options.proto\"\xfd\x02\n\rEmailMeasures\x12\x1a\n\x04sent\x18\x01 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\x12\x1f\n\tdelivered\x18\x02 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\x12\x1c\n\x06opened\x18\x03 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\x12$\n\x0eopened_machine\x18\x04 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\x12\x1d\n\x07\x63licked\x18\x05 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\x12\x1d\n\x07replied\x18\x06 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\x12\x1d\n\x07\x62ounced\x18\x07 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\x12\"\n\x0cunsubscribed\x18\x08 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\x12%\n\x0fspam_complaints\x18\t \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\x12\x1c\n\x06\x66\x61iled\x18\n \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\x12%\n\x0foutcome_unknown\x18\x0b \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xc2\xd7/(\x00\"\xac\x01\n\tEmailCell\x12 \n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07step_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12%\n\x10\x65mail_account_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x38\n\x08measures\x18\x04 \x01(\x0b\x32\x1e.penguin.olap.v1.EmailMeasuresB\x06\xbaH\x03\xc8\x01\x01\"\xc5\x02\n\x0eLoadDayRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x30\n\x03\x64\x61y\x18\x03 \x01(\tB#\xbaH r\x1e\x32\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$\x12\x34\n\x05\x63\x65lls\x18\x04 \x03(\x0b\x32\x1a.penguin.olap.v1.EmailCellB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\'\n\rcontent_bytes\x18\x05 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x00\x12\x37\n\x0b\x63omputed_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12.\n\tsaga_step\x18\x07 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"6\n\x0fLoadDayResponse\x12\r\n\x05stale\x18\x01 \x01(\x08\x12\x14\n\x0c\x63\x65lls_loaded\x18\x02 \x01(\x05\"\xc2\x01\n\x16\x43ommitWatermarkRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x06source\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x18\n\x06\x63ursor\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x38\n\x0c\x64\x61ta_through\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\"H\n\x17\x43ommitWatermarkResponse\x12-\n\twatermark\x18\x01 \x01(\x0b\x32\x1a.penguin.olap.v1.Watermark\"M\n\x13GetWatermarkRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x06source\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\"E\n\x14GetWatermarkResponse\x12-\n\twatermark\x18\x01 \x01(\x0b\x32\x1a.penguin.olap.v1.Watermark\"\x8f\x01\n\tWatermark\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x30\n\x0c\x64\x61ta_through\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ommitted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xd7\x02\n\x0c\x46\x61\x63tsService\x12_\n\x07LoadDay\x12\x1f.penguin.olap.v1.LoadDayRequest\x1a .penguin.olap.v1.LoadDayResponse\"\x11\x8a\xb5\x18\r\n\x0b\x66\x61\x63ts.write\x12w\n\x0f\x43ommitWatermark\x12\'.penguin.olap.v1.CommitWatermarkRequest\x1a(.penguin.olap.v1.CommitWatermarkResponse\"\x11\x8a\xb5\x18\r\n\x0b\x66\x61\x63ts.write\x12m\n\x0cGetWatermark\x12$.penguin.olap.v1.GetWatermarkRequest\x1a%.penguin.olap.v1.GetWatermarkResponse\"\x10\x8a\xb5\x18\x0c\n\nfacts.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,27 +36,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penguin.olap.v1.facts_servi
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EMAILMEASURES'].fields_by_name['sent']._loaded_options = None
-  _globals['_EMAILMEASURES'].fields_by_name['sent']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EMAILMEASURES'].fields_by_name['sent']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
   _globals['_EMAILMEASURES'].fields_by_name['delivered']._loaded_options = None
-  _globals['_EMAILMEASURES'].fields_by_name['delivered']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EMAILMEASURES'].fields_by_name['delivered']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
   _globals['_EMAILMEASURES'].fields_by_name['opened']._loaded_options = None
-  _globals['_EMAILMEASURES'].fields_by_name['opened']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EMAILMEASURES'].fields_by_name['opened']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
   _globals['_EMAILMEASURES'].fields_by_name['opened_machine']._loaded_options = None
-  _globals['_EMAILMEASURES'].fields_by_name['opened_machine']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EMAILMEASURES'].fields_by_name['opened_machine']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
   _globals['_EMAILMEASURES'].fields_by_name['clicked']._loaded_options = None
-  _globals['_EMAILMEASURES'].fields_by_name['clicked']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EMAILMEASURES'].fields_by_name['clicked']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
   _globals['_EMAILMEASURES'].fields_by_name['replied']._loaded_options = None
-  _globals['_EMAILMEASURES'].fields_by_name['replied']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EMAILMEASURES'].fields_by_name['replied']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
   _globals['_EMAILMEASURES'].fields_by_name['bounced']._loaded_options = None
-  _globals['_EMAILMEASURES'].fields_by_name['bounced']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EMAILMEASURES'].fields_by_name['bounced']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
   _globals['_EMAILMEASURES'].fields_by_name['unsubscribed']._loaded_options = None
-  _globals['_EMAILMEASURES'].fields_by_name['unsubscribed']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EMAILMEASURES'].fields_by_name['unsubscribed']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
   _globals['_EMAILMEASURES'].fields_by_name['spam_complaints']._loaded_options = None
-  _globals['_EMAILMEASURES'].fields_by_name['spam_complaints']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EMAILMEASURES'].fields_by_name['spam_complaints']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
   _globals['_EMAILMEASURES'].fields_by_name['failed']._loaded_options = None
-  _globals['_EMAILMEASURES'].fields_by_name['failed']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EMAILMEASURES'].fields_by_name['failed']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
   _globals['_EMAILMEASURES'].fields_by_name['outcome_unknown']._loaded_options = None
-  _globals['_EMAILMEASURES'].fields_by_name['outcome_unknown']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EMAILMEASURES'].fields_by_name['outcome_unknown']._serialized_options = b'\272H\t\"\007\030\200\302\327/(\000'
   _globals['_EMAILCELL'].fields_by_name['campaign_id']._loaded_options = None
   _globals['_EMAILCELL'].fields_by_name['campaign_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_EMAILCELL'].fields_by_name['step_id']._loaded_options = None
@@ -74,7 +74,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADDAYREQUEST'].fields_by_name['cells']._loaded_options = None
   _globals['_LOADDAYREQUEST'].fields_by_name['cells']._serialized_options = b'\272H\006\222\001\003\020\220N'
   _globals['_LOADDAYREQUEST'].fields_by_name['content_bytes']._loaded_options = None
-  _globals['_LOADDAYREQUEST'].fields_by_name['content_bytes']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_LOADDAYREQUEST'].fields_by_name['content_bytes']._serialized_options = b'\272H\r\"\013\030\200\200\232\246\352\257\343\001(\000'
   _globals['_LOADDAYREQUEST'].fields_by_name['computed_at']._loaded_options = None
   _globals['_LOADDAYREQUEST'].fields_by_name['computed_at']._serialized_options = b'\272H\003\310\001\001'
   _globals['_COMMITWATERMARKREQUEST'].fields_by_name['tenant_id']._loaded_options = None
@@ -98,23 +98,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FACTSSERVICE'].methods_by_name['GetWatermark']._loaded_options = None
   _globals['_FACTSSERVICE'].methods_by_name['GetWatermark']._serialized_options = b'\212\265\030\014\n\nfacts.read'
   _globals['_EMAILMEASURES']._serialized_start=186
-  _globals['_EMAILMEASURES']._serialized_end=512
-  _globals['_EMAILCELL']._serialized_start=515
-  _globals['_EMAILCELL']._serialized_end=687
-  _globals['_LOADDAYREQUEST']._serialized_start=690
-  _globals['_LOADDAYREQUEST']._serialized_end=1006
-  _globals['_LOADDAYRESPONSE']._serialized_start=1008
-  _globals['_LOADDAYRESPONSE']._serialized_end=1062
-  _globals['_COMMITWATERMARKREQUEST']._serialized_start=1065
-  _globals['_COMMITWATERMARKREQUEST']._serialized_end=1259
-  _globals['_COMMITWATERMARKRESPONSE']._serialized_start=1261
-  _globals['_COMMITWATERMARKRESPONSE']._serialized_end=1333
-  _globals['_GETWATERMARKREQUEST']._serialized_start=1335
-  _globals['_GETWATERMARKREQUEST']._serialized_end=1412
-  _globals['_GETWATERMARKRESPONSE']._serialized_start=1414
-  _globals['_GETWATERMARKRESPONSE']._serialized_end=1483
-  _globals['_WATERMARK']._serialized_start=1486
-  _globals['_WATERMARK']._serialized_end=1629
-  _globals['_FACTSSERVICE']._serialized_start=1632
-  _globals['_FACTSSERVICE']._serialized_end=1975
+  _globals['_EMAILMEASURES']._serialized_end=567
+  _globals['_EMAILCELL']._serialized_start=570
+  _globals['_EMAILCELL']._serialized_end=742
+  _globals['_LOADDAYREQUEST']._serialized_start=745
+  _globals['_LOADDAYREQUEST']._serialized_end=1070
+  _globals['_LOADDAYRESPONSE']._serialized_start=1072
+  _globals['_LOADDAYRESPONSE']._serialized_end=1126
+  _globals['_COMMITWATERMARKREQUEST']._serialized_start=1129
+  _globals['_COMMITWATERMARKREQUEST']._serialized_end=1323
+  _globals['_COMMITWATERMARKRESPONSE']._serialized_start=1325
+  _globals['_COMMITWATERMARKRESPONSE']._serialized_end=1397
+  _globals['_GETWATERMARKREQUEST']._serialized_start=1399
+  _globals['_GETWATERMARKREQUEST']._serialized_end=1476
+  _globals['_GETWATERMARKRESPONSE']._serialized_start=1478
+  _globals['_GETWATERMARKRESPONSE']._serialized_end=1547
+  _globals['_WATERMARK']._serialized_start=1550
+  _globals['_WATERMARK']._serialized_end=1693
+  _globals['_FACTSSERVICE']._serialized_start=1696
+  _globals['_FACTSSERVICE']._serialized_end=2039
 # @@protoc_insertion_point(module_scope)

@@ -22,7 +22,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class EmailMeasures(_message.Message):
-    """EmailMeasures are the counts of one cell. Each email is counted once per measure."""
+    """EmailMeasures are the counts of one cell. Each email is counted once per measure; a cell counts at most a hundred
+    million, so that no sum a report makes can overflow.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -125,10 +127,12 @@ class LoadDayRequest(_message.Message):
     content_bytes: _builtins.int
     """Bytes of content stored for the tenant on that day, for billing; 0 where unknown."""
     @_builtins.property
-    def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmailCell]: ...
+    def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmailCell]:
+        """Each (campaign, step, mailbox) at most once."""
+
     @_builtins.property
     def computed_at(self) -> _timestamp_pb2.Timestamp:
-        """When the source was counted."""
+        """When the source was counted; not in the future."""
 
     @_builtins.property
     def saga_step(self) -> _mutation_pb2.SagaStep: ...

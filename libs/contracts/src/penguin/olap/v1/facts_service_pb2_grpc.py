@@ -59,15 +59,16 @@ class FactsServiceServicer:
     """
 
     def LoadDay(self, request, context):
-        """LoadDay replaces all cells of one (tenant, day) of one source and moves that source's watermark. A load older than
-        the one stored (by computed_at) is answered as stale and changes nothing.
+        """LoadDay replaces all cells of one (tenant, day). A load older than the one stored (by computed_at), or of the same
+        moment with other counts, is answered as stale and changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CommitWatermark(self, request, context):
-        """CommitWatermark records how far a source has been loaded.
+        """CommitWatermark records how far a source has been loaded. One that lies before the stored one changes nothing; the
+        stored one is answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,11 +36,13 @@ class FactsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FactsServiceAsyncStub: ...
     LoadDay: _grpc.UnaryUnaryMultiCallable[_facts_service_pb2.LoadDayRequest, _facts_service_pb2.LoadDayResponse]
-    """LoadDay replaces all cells of one (tenant, day) of one source and moves that source's watermark. A load older than
-    the one stored (by computed_at) is answered as stale and changes nothing.
+    """LoadDay replaces all cells of one (tenant, day). A load older than the one stored (by computed_at), or of the same
+    moment with other counts, is answered as stale and changes nothing.
     """
     CommitWatermark: _grpc.UnaryUnaryMultiCallable[_facts_service_pb2.CommitWatermarkRequest, _facts_service_pb2.CommitWatermarkResponse]
-    """CommitWatermark records how far a source has been loaded."""
+    """CommitWatermark records how far a source has been loaded. One that lies before the stored one changes nothing; the
+    stored one is answered.
+    """
     GetWatermark: _grpc.UnaryUnaryMultiCallable[_facts_service_pb2.GetWatermarkRequest, _facts_service_pb2.GetWatermarkResponse]
     """GetWatermark reads how far a source has been loaded."""
 
@@ -52,11 +54,13 @@ class FactsServiceAsyncStub(FactsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     LoadDay: _aio.UnaryUnaryMultiCallable[_facts_service_pb2.LoadDayRequest, _facts_service_pb2.LoadDayResponse]  # type: ignore[assignment]
-    """LoadDay replaces all cells of one (tenant, day) of one source and moves that source's watermark. A load older than
-    the one stored (by computed_at) is answered as stale and changes nothing.
+    """LoadDay replaces all cells of one (tenant, day). A load older than the one stored (by computed_at), or of the same
+    moment with other counts, is answered as stale and changes nothing.
     """
     CommitWatermark: _aio.UnaryUnaryMultiCallable[_facts_service_pb2.CommitWatermarkRequest, _facts_service_pb2.CommitWatermarkResponse]  # type: ignore[assignment]
-    """CommitWatermark records how far a source has been loaded."""
+    """CommitWatermark records how far a source has been loaded. One that lies before the stored one changes nothing; the
+    stored one is answered.
+    """
     GetWatermark: _aio.UnaryUnaryMultiCallable[_facts_service_pb2.GetWatermarkRequest, _facts_service_pb2.GetWatermarkResponse]  # type: ignore[assignment]
     """GetWatermark reads how far a source has been loaded."""
 
@@ -71,8 +75,8 @@ class FactsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _facts_service_pb2.LoadDayRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_facts_service_pb2.LoadDayResponse, _abc.Awaitable[_facts_service_pb2.LoadDayResponse]]:
-        """LoadDay replaces all cells of one (tenant, day) of one source and moves that source's watermark. A load older than
-        the one stored (by computed_at) is answered as stale and changes nothing.
+        """LoadDay replaces all cells of one (tenant, day). A load older than the one stored (by computed_at), or of the same
+        moment with other counts, is answered as stale and changes nothing.
         """
 
     @_abc_1.abstractmethod
@@ -81,7 +85,9 @@ class FactsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _facts_service_pb2.CommitWatermarkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_facts_service_pb2.CommitWatermarkResponse, _abc.Awaitable[_facts_service_pb2.CommitWatermarkResponse]]:
-        """CommitWatermark records how far a source has been loaded."""
+        """CommitWatermark records how far a source has been loaded. One that lies before the stored one changes nothing; the
+        stored one is answered.
+        """
 
     @_abc_1.abstractmethod
     def GetWatermark(
