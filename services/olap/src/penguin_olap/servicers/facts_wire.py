@@ -1,0 +1,60 @@
+"""Facts between the wire and the domain."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from uuid import UUID
+
+from penguin.olap.v1 import facts_service_pb2 as pb
+from penguin_chassis.wire import stamp, when
+from penguin_olap.domain.days import day_of
+from penguin_olap.domain.facts import MEASURES, NOBODY, Cell, DayLoad, Measures, Watermark, day_load, not_ahead
+
+
+def loading(request: pb.LoadDayRequest, at: datetime) -> DayLoad:
+    """A load; raises InvalidArgument for a day no calendar has, a cell given twice, a count made in the future."""
+    day = day_of(request.day, "day")
+    return day_load(day, [_cell(c) for c in request.cells], request.content_bytes, _moment(request, "computed_at"), at)
+
+
+def data_through(request: pb.CommitWatermarkRequest, at: datetime) -> datetime:
+    """How far the source says it is loaded; raises InvalidArgument for the future."""
+    moment = _moment(request, "data_through")
+    not_ahead(moment, at, "data_through")
+    return moment
+
+
+def watermark(row: Watermark) -> pb.Watermark:
+    """A stored watermark."""
+    return pb.Watermark(
+        source=row.source,
+        cursor=row.cursor,
+        data_through=stamp(row.data_through),
+        committed_at=stamp(row.committed_at),
+    )
+
+
+def measures(counts: Measures) -> pb.EmailMeasures:
+    """Counts as the wire has them."""
+    return pb.EmailMeasures(**asdict(counts))
+
+
+def _cell(item: pb.EmailCell) -> Cell:
+    return Cell(
+        _id(item.campaign_id),
+        _id(item.step_id),
+        _id(item.email_account_id),
+        Measures(**{name: getattr(item.measures, name) for name in MEASURES}),
+    )
+
+
+def _id(text: str) -> UUID:
+    return UUID(text) if text else NOBODY
+
+
+def _moment(request: pb.LoadDayRequest | pb.CommitWatermarkRequest, field: str) -> datetime:
+    moment = when(request, field)
+    if moment is None:
+        raise ValueError(f"{field} is required by the contract")
+    return moment
