@@ -1,0 +1,32 @@
+"""`python -m penguin_content serve | migrate`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+from penguin_chassis.main import run
+from penguin_content.config import TIER, ContentConfig, MigrateConfig, TelemetryConfig
+
+
+def _serving() -> contextlib.AbstractAsyncContextManager[Any]:
+    # A migration needs no server: what only a server needs is imported by one.
+    from penguin_content.app import serving
+
+    return serving(ContentConfig())  # type: ignore[call-arg]
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    return run(
+        TIER,
+        serving=_serving,
+        owner_url=lambda: MigrateConfig().owner_db_url,  # type: ignore[call-arg]
+        migrations_package="penguin_content.migrations",
+        telemetry_settings=lambda: TelemetryConfig().settings(),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

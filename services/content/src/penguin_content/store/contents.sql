@@ -1,0 +1,50 @@
+-- name: insert
+-- Keys that stand already are left out of the answer.
+INSERT INTO content_objects (
+    tenant_id, storage_key, state, generation, claim_by, created_at, expire_at, content_hash, raw_source, codec,
+    raw_size, stored_size, attachment_count, defects, body)
+SELECT $1, storage_key, 'unclaimed', $2, $3, $4, expire_at, content_hash, raw_source, codec,
+    raw_size, length(body), attachment_count, string_to_array(defects, E'\n'), body
+FROM unnest(
+    $5::text[], $6::timestamptz[], $7::bytea[], $8::boolean[], $9::text[], $10::bigint[], $11::integer[], $12::text[],
+    $13::bytea[])
+    AS c (storage_key, expire_at, content_hash, raw_source, codec, raw_size, attachment_count, defects, body)
+ORDER BY storage_key
+ON CONFLICT DO NOTHING
+RETURNING storage_key;
+
+-- name: attach
+-- The first attachment to a blob also holds it against removal until this transaction ends.
+INSERT INTO attachments (
+    tenant_id, storage_key, position, filename, mime_type, disposition, content_id, size, sha256, blob_sha256)
+SELECT $1, storage_key, position, filename, mime_type, disposition, content_id, size, sha256,
+    CASE WHEN derived THEN NULL ELSE sha256 END
+FROM unnest(
+    $2::text[], $3::boolean[], $4::integer[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bytea[])
+    AS a (storage_key, derived, position, filename, mime_type, disposition, content_id, size, sha256);
+
+-- name: claim
+WITH present AS (
+    SELECT storage_key, state FROM content_objects
+    WHERE tenant_id = $1 AND storage_key = ANY ($2::text[])
+    ORDER BY storage_key
+    FOR NO KEY UPDATE
+), claimed AS (
+    UPDATE content_objects AS c SET state = 'claimed'
+    FROM present AS p
+    WHERE c.tenant_id = $1 AND c.storage_key = p.storage_key AND p.state <> 'claimed'
+)
+SELECT storage_key FROM present;
+
+-- name: lock
+SELECT storage_key, state FROM content_objects
+WHERE tenant_id = $1 AND storage_key = ANY ($2::text[])
+ORDER BY storage_key
+FOR UPDATE;
+
+-- name: blobs_of
+SELECT DISTINCT blob_sha256 FROM attachments
+WHERE tenant_id = $1 AND storage_key = ANY ($2::text[]) AND blob_sha256 IS NOT NULL;
+
+-- name: delete
+DELETE FROM content_objects WHERE tenant_id = $1 AND storage_key = ANY ($2::text[]);
