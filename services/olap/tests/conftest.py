@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 
-from penguin_chassis.pool import Database, PoolSettings, database
+from penguin_chassis.pool import Database, database
+from penguin_chassis.settings import PoolSettings
 from penguin_devstack.roles import TierDatabase
 from penguin_olap.app import serving
 from penguin_olap.config import OlapConfig
@@ -33,13 +34,15 @@ async def db(olap_urls: TierDatabase) -> AsyncIterator[Database]:
 @pytest.fixture(scope="session")
 async def olap(olap_urls: TierDatabase, tokens: TokenFactory) -> AsyncIterator[TierClient]:
     """A client of the running tier."""
-    config = OlapConfig(
-        OLAP_DB_URL=olap_urls.app_url,
-        OLAP_MAINTENANCE_DB_URL=olap_urls.maintenance_url,
-        OLAP_LISTEN="127.0.0.1:0",
-        PENGUIN_JWKS_PATH=tokens.jwks_path,
-        PENGUIN_DRAIN_SECONDS=0.1,
-        OLAP_POOL_MAX=8,
+    config = OlapConfig.model_validate(
+        {
+            "OLAP_DB_URL": olap_urls.app_url,
+            "OLAP_MAINTENANCE_DB_URL": olap_urls.maintenance_url,
+            "OLAP_LISTEN": "127.0.0.1:0",
+            "OLAP_POOL_MAX": 8,
+            "PENGUIN_JWKS_PATH": tokens.jwks_path,
+            "PENGUIN_DRAIN_SECONDS": 0.1,
+        }
     )
     async with serving(config) as running, grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
         yield TierClient("olap", channel, tokens)

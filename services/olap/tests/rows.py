@@ -37,32 +37,28 @@ def load_request(
     tenant: UUID, *cells: facts_pb.EmailCell, day: str = DAY, at: float = 0, **fields: Any
 ) -> facts_pb.LoadDayRequest:
     """A load of a day, counted `at` seconds after the first count."""
-    return facts_pb.LoadDayRequest(
-        **{
-            "tenant_id": str(tenant),
-            "request_id": str(uuid4()),
-            "day": day,
-            "cells": cells,
-            "computed_at": counted(at),
-        }
-        | fields
-    )
+    right: dict[str, Any] = {
+        "tenant_id": str(tenant),
+        "request_id": str(uuid4()),
+        "day": day,
+        "cells": cells,
+        "computed_at": counted(at),
+    }
+    return facts_pb.LoadDayRequest(**right | fields)
 
 
 def watermark_request(
     tenant: UUID, *, at: float = 0, cursor: str = "1", source: str = "oltp.ledger", **fields: Any
 ) -> facts_pb.CommitWatermarkRequest:
     """A watermark `at` seconds after the first count."""
-    return facts_pb.CommitWatermarkRequest(
-        **{
-            "tenant_id": str(tenant),
-            "request_id": str(uuid4()),
-            "source": source,
-            "cursor": cursor,
-            "data_through": counted(at),
-        }
-        | fields
-    )
+    right: dict[str, Any] = {
+        "tenant_id": str(tenant),
+        "request_id": str(uuid4()),
+        "source": source,
+        "cursor": cursor,
+        "data_through": counted(at),
+    }
+    return facts_pb.CommitWatermarkRequest(**right | fields)
 
 
 def span(first: str = "2031-05-01", last: str = "2031-05-31") -> report_pb.DaySpan:
