@@ -98,7 +98,9 @@ def _recalled(row: Any, step: Step, kind: type[T]) -> Replay[T] | faults.Fault:
         return faults.Aborted("The step was compensated before.", reason="SAGA_COMPENSATED")
     if row["digest"] != step.digest:
         return faults.RequestIdReused()
-    return Replay(_codec(cast("Any", kind)).validate_json(row["reply"] or b"null"))
+    if row["reply"] is None:
+        return Replay(cast("T", None))  # a batch's gate: claimed, and its items answer for it
+    return Replay(_codec(cast("Any", kind)).validate_json(row["reply"]))
 
 
 async def claim(connection: Connection, step: Step, kind: type[T]) -> Replay[T] | None:
