@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
-# Calls of one tenant that may be under way in this process ("100 connections per tenant" of the source documents).
+# Calls of one tenant that may be under way in this process ("100 connections per tenant" of the source documents). Streams
+# are counted apart: a hundred that wait for something to happen must not shut the tenant's other calls out.
 TENANT_IN_FLIGHT = 100
 
 
@@ -100,7 +101,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._methods = methods
         self._verifier = verifier
         self._wrapped: dict[str, Handler] = {}
-        self._in_flight: Counter[UUID] = Counter()
+        self._in_flight: Counter[tuple[UUID, bool]] = Counter()
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Wrap the method's handler, once."""
@@ -168,20 +169,21 @@ class Gate(grpc.aio.ServerInterceptor):
         self._authorise(info, caller)
         call = Call(info.path, caller, time.monotonic() + seconds)
         tenant = caller.tenant_id
-        if tenant is not None:
-            if self._in_flight[tenant] >= TENANT_IN_FLIGHT:
+        place = None if tenant is None else (tenant, info.max_lifetime_s > 0)
+        if place is not None:
+            if self._in_flight[place] >= TENANT_IN_FLIGHT:
                 raise ResourceExhausted(f"The tenant has {TENANT_IN_FLIGHT} calls under way here.", retry_after_s=0.1)
-            self._in_flight[tenant] += 1
+            self._in_flight[place] += 1
         token = calls.enter(call)
         try:
             yield call
         finally:
             with contextlib.suppress(ValueError):  # a stream's generator may be closed in another context
                 calls.leave(token)
-            if tenant is not None:
-                self._in_flight[tenant] -= 1
-                if not self._in_flight[tenant]:
-                    del self._in_flight[tenant]
+            if place is not None:
+                self._in_flight[place] -= 1
+                if not self._in_flight[place]:
+                    del self._in_flight[place]
 
     @staticmethod
     def _authorise(info: MethodInfo, caller: Caller) -> None:
