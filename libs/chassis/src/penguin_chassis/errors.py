@@ -56,6 +56,8 @@ def as_fault(error: BaseException) -> faults.Fault | None:
         return error
     if isinstance(error, asyncpg.QueryCanceledError | TimeoutError | asyncio.TimeoutError):
         return faults.DeadlineExceeded()
+    if isinstance(error, asyncpg.CharacterNotInRepertoireError | asyncpg.UntranslatableCharacterError):
+        return faults.InvalidArgument("The request holds a NUL character, which cannot be stored.")
     if isinstance(error, asyncpg.SerializationError | asyncpg.DeadlockDetectedError):
         # Nothing was written; the same call may simply be made again.
         return faults.Unavailable("Two writes crossed; try again.", retry_after_s=0.05)
