@@ -36,9 +36,9 @@ every_client = pytest.mark.parametrize("client", CLIENTS)
 
 # Who reads which settings. The migration's are apart: what it is told, the server must never be.
 MIGRATION = "MigrateConfig"
-CLIENT_MODULES = {
-    "relay": ("penguin_orchestrator.config",),
-    "worker": ("penguin_worker.config",),
+CLIENT_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "relay": {"penguin_orchestrator.config": ("PlatformConfig", "RelayConfig")},
+    "worker": {"penguin_orchestrator.config": ("PlatformConfig",), "penguin_worker.config": ("WorkerConfig",)},
 }
 
 
@@ -53,6 +53,14 @@ def settings_of(*modules: str) -> list[type[BaseSettings]]:
 def serving_settings(tier: str) -> list[type[BaseSettings]]:
     """What a tier's server reads."""
     return [s for s in settings_of(f"penguin_{tier}.config") if s.__name__ != MIGRATION]
+
+
+def client_settings(client: str) -> list[type[BaseSettings]]:
+    """What the relay or the worker reads."""
+    wanted = {name for names in CLIENT_SETTINGS[client].values() for name in names}
+    found = [s for s in settings_of(*CLIENT_SETTINGS[client]) if s.__name__ in wanted]
+    assert {s.__name__ for s in found} == wanted
+    return found
 
 
 def variables(settings: list[type[BaseSettings]], *, required: bool = False) -> set[str]:
@@ -124,7 +132,7 @@ def test_a_migration_is_given_the_owner_and_a_server_never_is(
 def test_a_client_is_given_what_it_reads_and_nothing_else(
     where: str, client: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_of(*CLIENT_MODULES[client])
+    settings = client_settings(client)
     environment = workload(where, "Deployment", client).environment
     assert environment.keys() - variables(settings) == set()
     assert variables(settings, required=True) - environment.keys() == set()
@@ -193,6 +201,14 @@ def test_a_server_has_time_to_drain(where: str, tier: str, monkeypatch: pytest.M
     assert deployment.pod["terminationGracePeriodSeconds"] >= drain + 2 * telemetry.SHUTDOWN_S + 5
 
 
+def test_a_worker_has_time_to_hand_over_what_it_has_begun(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = workload(where, "Deployment", "worker")
+    (config,) = [s for s in client_settings("worker") if s.__name__ == "WorkerConfig"]
+    given = read(config, deployment.environment, monkeypatch)
+    assert given.smtp_reply_timeout_s < given.drain_s
+    assert deployment.pod["terminationGracePeriodSeconds"] >= given.drain_s + 2 * telemetry.SHUTDOWN_S + 5
+
+
 @every_tier
 @pytest.mark.parametrize("command", ["serve", "migrate"])
 def test_a_tiers_commands_exist(where: str, tier: str, command: str) -> None:
@@ -224,6 +240,16 @@ def test_files_a_container_is_told_of_are_mounted(where: str) -> None:
             if name.endswith("_PATH"):
                 # As a directory: a file mounted by itself would never see what changes.
                 assert PurePosixPath(value).parent in mounts, f"{name} of {each.manifest['metadata']['name']}"
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_who_writes_files_has_a_place_for_them(where: str, image: str) -> None:
+    sources = (workspace()[IMAGES[image]] / "src").rglob("*.py")
+    writes = any("import tempfile" in path.read_text() for path in sources)
+    deployment = workload(where, "Deployment", image)
+    empty = {volume["name"] for volume in deployment.pod.get("volumes", []) if "emptyDir" in volume}
+    mounts = {m["mountPath"] for m in deployment.container.get("volumeMounts", []) if m["name"] in empty}
+    assert mounts == ({"/tmp"} if writes else set())
 
 
 def test_every_pod_has_a_policy_of_its_own_and_the_deny_behind_it(where: str) -> None:
@@ -300,5 +326,8 @@ def test_the_readme_names_everything_that_must_be_there_first(where: str) -> Non
             refs = [v["valueFrom"]["secretKeyRef"] for v in container.get("env", []) if "valueFrom" in v]
             wanted |= {word for ref in refs for word in (ref["name"], ref["key"])}
         for volume in pod.get("volumes", []):
-            wanted.add(volume["secret"]["secretName"] if "secret" in volume else volume["configMap"]["name"])
+            if "secret" in volume:
+                wanted.add(volume["secret"]["secretName"])
+            elif "configMap" in volume:
+                wanted.add(volume["configMap"]["name"])
     assert {word for word in wanted if f"`{word}`" not in readme} == set()
