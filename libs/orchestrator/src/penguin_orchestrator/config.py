@@ -13,7 +13,7 @@ from penguin_chassis.settings import TelemetrySettings
 class PlatformConfig(BaseSettings):
     """Where the tiers are and who we are to them. Addresses are host:port or any gRPC target (dns:///…)."""
 
-    model_config = SettingsConfigDict(frozen=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     oltp_addr: str = Field(default="127.0.0.1:50051", validation_alias="OLTP_ADDR")
     content_addr: str = Field(default="127.0.0.1:50052", validation_alias="CONTENT_ADDR")

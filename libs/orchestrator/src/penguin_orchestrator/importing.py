@@ -9,7 +9,7 @@ import asyncio
 import email.utils
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.header import decode_header, make_header
@@ -39,7 +39,8 @@ _parser = BytesHeaderParser()
 
 @dataclass
 class Imported:
-    """What an import did so far. `problems` names the messages left out, and why (the first 1,000)."""
+    """What an import did so far. `problems` names the messages left out, and why; `odd` those imported in spite of their
+    defects, and which (the first 1,000 of each)."""
 
     seen: int = 0
     imported: int = 0
@@ -48,6 +49,16 @@ class Imported:
     refused: int = 0
     bytes: int = 0
     problems: list[tuple[str, str]] = field(default_factory=list)
+    odd: list[tuple[str, str]] = field(default_factory=list)
+
+    def keep(self, name: str, size: int, defects: Sequence[str]) -> None:
+        """Count a message that was imported (size in bytes)."""
+        self.imported += 1
+        self.bytes += size
+        if defects:
+            self.malformed += 1
+            if len(self.odd) < PROBLEMS_KEPT:
+                self.odd.append((name, ", ".join(defects)))
 
     def refuse(self, name: str, problem: str) -> None:
         """Count a message that was left out."""
@@ -161,9 +172,7 @@ class Importer:
                 done.existed += 1
                 unused.append(item.key)
             else:
-                done.imported += 1
-                done.malformed += bool(message.defects)
-                done.bytes += len(item.source.raw)
+                done.keep(item.source.name, len(item.source.raw), message.defects)
         if unused:
             undo = content_pb.DeleteContentsRequest(
                 tenant_id=str(tenant_id), request_id=str(uuid4()), storage_keys=unused, unclaimed_only=True
