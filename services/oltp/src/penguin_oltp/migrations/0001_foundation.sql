@@ -74,8 +74,6 @@ CREATE TABLE email_accounts (
     smtp jsonb NOT NULL,
     imap jsonb NOT NULL,
     daily_limit integer NOT NULL CHECK (daily_limit >= 0),
-    daily_count integer NOT NULL DEFAULT 0,
-    daily_count_day date,
     last_warmed_at timestamptz,
     domain_id uuid,
     version integer NOT NULL DEFAULT 1,
@@ -91,6 +89,9 @@ CREATE TABLE leads (
     tenant_id uuid NOT NULL REFERENCES tenants,
     id uuid NOT NULL,
     email text NOT NULL,
+    -- What addresses are compared by. A column, since lower() is not leakproof: under row-level security an index on the
+    -- expression would never be used.
+    email_key text NOT NULL GENERATED ALWAYS AS (lower(email)) STORED,
     first_name text NOT NULL,
     last_name text NOT NULL,
     company text NOT NULL,
@@ -103,9 +104,9 @@ CREATE TABLE leads (
     PRIMARY KEY (tenant_id, id)
 );
 -- One person stands once in each audience.
-CREATE UNIQUE INDEX leads_list_email ON leads (tenant_id, list, lower(email));
+CREATE UNIQUE INDEX leads_list_email ON leads (tenant_id, list, email_key);
 CREATE INDEX leads_list ON leads (tenant_id, list, id);
-CREATE INDEX leads_email ON leads (tenant_id, lower(email));
+CREATE INDEX leads_email ON leads (tenant_id, email_key, id);
 SELECT adopt_tenant_table('leads');
 
 CREATE TABLE templates (
@@ -161,23 +162,23 @@ CREATE TABLE campaign_sequence_steps (
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, id),
-    UNIQUE (tenant_id, campaign_id, step_order),
     FOREIGN KEY (tenant_id, campaign_id) REFERENCES campaigns,
     FOREIGN KEY (tenant_id, email_account_id) REFERENCES email_accounts,
     FOREIGN KEY (tenant_id, template_id) REFERENCES templates
 );
+CREATE UNIQUE INDEX campaign_sequence_steps_order ON campaign_sequence_steps (tenant_id, campaign_id, step_order);
 SELECT adopt_tenant_table('campaign_sequence_steps');
 
 CREATE TABLE suppressions (
     tenant_id uuid NOT NULL REFERENCES tenants,
     id uuid NOT NULL,
-    -- Lower case.
     address text NOT NULL,
+    address_key text NOT NULL GENERATED ALWAYS AS (lower(address)) STORED,
     reason text NOT NULL CHECK (reason IN ('manual', 'unsubscribed', 'bounced', 'complained')),
     version integer NOT NULL DEFAULT 1,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
-    PRIMARY KEY (tenant_id, id),
-    UNIQUE (tenant_id, address)
+    PRIMARY KEY (tenant_id, id)
 );
+CREATE UNIQUE INDEX suppressions_address ON suppressions (tenant_id, address_key);
 SELECT adopt_tenant_table('suppressions');

@@ -3,6 +3,7 @@ CREATE TABLE emails (
     tenant_id uuid NOT NULL REFERENCES tenants,
     id uuid NOT NULL,
     recipient text NOT NULL,
+    recipient_key text NOT NULL GENERATED ALWAYS AS (lower(recipient)) STORED,
     recipient_name text NOT NULL,
     sender text NOT NULL,
     sender_name text NOT NULL,
@@ -32,10 +33,12 @@ CREATE TABLE emails (
     FOREIGN KEY (tenant_id, email_account_id) REFERENCES email_accounts
 ) WITH (fillfactor = 85);
 -- A lead gets each step of a campaign once, whatever is launched twice.
-CREATE UNIQUE INDEX emails_step_lead ON emails (tenant_id, step_id, lead_id) WHERE lead_id IS NOT NULL;
+CREATE UNIQUE INDEX emails_step_lead ON emails (tenant_id, lead_id, step_id) WHERE lead_id IS NOT NULL;
 CREATE UNIQUE INDEX emails_content ON emails (tenant_id, content_storage_key);
 CREATE INDEX emails_campaign ON emails (tenant_id, campaign_id, status) WHERE campaign_id IS NOT NULL;
-CREATE INDEX emails_recipient ON emails (tenant_id, lower(recipient), id);
+CREATE INDEX emails_recipient ON emails (tenant_id, recipient_key, id);
+-- What a mailbox has sent today.
+CREATE INDEX emails_mailbox ON emails (tenant_id, email_account_id, sent_at) WHERE sent_at IS NOT NULL;
 -- Few are ever in these states, and those are the ones looked for.
 CREATE INDEX emails_open ON emails (tenant_id, status, id) WHERE status IN ('sending', 'outcome_unknown', 'failed');
 SELECT adopt_tenant_table('emails');
@@ -95,6 +98,7 @@ CREATE TABLE inbox_message_refs (
     tenant_id uuid NOT NULL REFERENCES tenants,
     id uuid NOT NULL,
     mailbox text NOT NULL,
+    mailbox_key text NOT NULL GENERATED ALWAYS AS (lower(mailbox)) STORED,
     direction text NOT NULL CHECK (direction IN ('inbound', 'outbound')),
     message_id text NOT NULL,
     in_reply_to text NOT NULL,
@@ -109,9 +113,9 @@ CREATE TABLE inbox_message_refs (
     defects text[] NOT NULL,
     PRIMARY KEY (tenant_id, id)
 );
-CREATE UNIQUE INDEX inbox_message_refs_fingerprint ON inbox_message_refs (tenant_id, mailbox, fingerprint);
+CREATE UNIQUE INDEX inbox_message_refs_fingerprint ON inbox_message_refs (tenant_id, mailbox_key, fingerprint);
 CREATE UNIQUE INDEX inbox_message_refs_content ON inbox_message_refs (tenant_id, content_storage_key);
-CREATE INDEX inbox_message_refs_mailbox ON inbox_message_refs (tenant_id, mailbox, id);
+CREATE INDEX inbox_message_refs_mailbox ON inbox_message_refs (tenant_id, mailbox_key, id);
 -- A thread's root may be a long line of somebody else's; a hash keeps the index narrow.
 CREATE INDEX inbox_message_refs_thread ON inbox_message_refs (tenant_id, md5(thread_id), id);
 SELECT adopt_tenant_table('inbox_message_refs');

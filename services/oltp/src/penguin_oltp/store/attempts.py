@@ -66,7 +66,7 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
     held = await lock(connection, tenant_id, ids)
     policy = await connection.fetchval(sql.policy, tenant_id) or ledger.HOLD
     addresses = sorted({email.recipient.lower() for email in held.values()})
-    suppressed = {row["address"] for row in await connection.fetch(sql.suppressed, tenant_id, addresses)}
+    suppressed = {row["address_key"] for row in await connection.fetch(sql.suppressed, tenant_id, addresses)}
     answers: list[Started | Fault] = []
     moves: list[tuple[Email, Email]] = []
     for email_id in ids:

@@ -6,7 +6,7 @@ SELECT * FROM emails WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id 
 SELECT unknown_outcome_policy FROM tenants WHERE tenant_id = $1;
 
 -- name: suppressed
-SELECT address FROM suppressions WHERE tenant_id = $1 AND address = ANY ($2::text[]);
+SELECT address_key FROM suppressions WHERE tenant_id = $1 AND address_key = ANY ($2::text[]);
 
 -- name: move
 UPDATE emails AS e

@@ -16,6 +16,7 @@ from penguin_chassis.faults import AlreadyExists, FailedPrecondition, Fault, Not
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_oltp.domain.emails import Attempt, Created, CreatedEmail, Email, NewEmail, Tally
+from penguin_oltp.store import rows
 
 sql = load("penguin_oltp.store", "emails.sql")
 
@@ -25,7 +26,7 @@ _ZERO = UUID(int=0)
 
 def email_of(row: Any) -> Email:
     """A row of `emails` as the domain sees it."""
-    return Email(**dict(row))
+    return rows.read(Email, row)
 
 
 class EmailStore:

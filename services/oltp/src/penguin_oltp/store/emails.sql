@@ -45,7 +45,7 @@ SELECT * FROM emails
 WHERE tenant_id = $1 AND id > $2
   AND ($3::uuid IS NULL OR campaign_id = $3)
   AND ($4::text = '' OR status = $4)
-  AND ($5::text = '' OR lower(recipient) = lower($5))
+  AND ($5::text = '' OR recipient_key = lower($5))
 ORDER BY id LIMIT $6;
 
 -- name: cancel

@@ -13,8 +13,8 @@ RETURNING email_id, kind, provider_event_id, occurred_on;
 -- name: suppress
 INSERT INTO suppressions (tenant_id, id, address, reason, created_at, updated_at)
 SELECT $1, id, address, reason, $5, $5 FROM unnest($2::uuid[], $3::text[], $4::text[]) AS s (id, address, reason)
-ORDER BY address
-ON CONFLICT (tenant_id, address) DO NOTHING;
+ORDER BY lower(address)
+ON CONFLICT (tenant_id, address_key) DO NOTHING;
 
 -- name: mark_leads
 UPDATE leads AS l SET status = m.status, version = l.version + 1, updated_at = $4

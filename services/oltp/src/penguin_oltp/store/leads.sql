@@ -1,0 +1,39 @@
+-- name: insert
+-- Leads whose address stands in their list already are left out of the answer. In the order of the unique key, so that
+-- two batches never wait for each other in a ring.
+INSERT INTO leads (
+    tenant_id, id, email, first_name, last_name, company, list, custom_fields, status, version, created_at, updated_at)
+SELECT $1, id, email, first_name, last_name, company, list, custom_fields, status, 1, $2, $2
+FROM unnest(
+    $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::jsonb[], $10::text[])
+    AS l (id, email, first_name, last_name, company, list, custom_fields, status)
+ORDER BY list, lower(email)
+ON CONFLICT DO NOTHING
+RETURNING id;
+
+-- name: get
+SELECT * FROM leads WHERE tenant_id = $1 AND id = $2;
+
+-- name: list
+SELECT * FROM leads WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3;
+
+-- name: list_in
+SELECT * FROM leads WHERE tenant_id = $1 AND id > $2 AND list = $4 ORDER BY id LIMIT $3;
+
+-- name: list_by_email
+SELECT * FROM leads
+WHERE tenant_id = $1 AND id > $2 AND email_key = lower($4) AND ($5::text = '' OR list = $5)
+ORDER BY id LIMIT $3;
+
+-- name: hold
+SELECT * FROM leads WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE;
+
+-- name: update
+-- The whole row.
+UPDATE leads
+SET email = $3, first_name = $4, last_name = $5, company = $6, list = $7, custom_fields = $8, status = $9,
+    version = $10, created_at = $11, updated_at = $12
+WHERE tenant_id = $1 AND id = $2;
+
+-- name: delete
+DELETE FROM leads WHERE tenant_id = $1 AND id = $2;
