@@ -17,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from penguin_devstack import otlp
 from penguin_devstack.otlp import Counters, SpanSink, read_counters
 from penguin_devstack.ports import free_port
-from penguin_devstack.spans import SpanStore, StoredSpan, find_traces, spans_of_trace
+from penguin_devstack.spans import SpanStore, StoredSpan, find_traces, spans_of_trace, traces_linking_to
 
 
 def text(key: str, value: str) -> KeyValue:
@@ -82,6 +82,8 @@ def test_keeps_spans_and_finds_traces_by_penguin_attributes(running: Any, tmp_pa
     assert (spans[0].status, spans[0].status_message) == ("error", "no")
     assert (spans[0].events[0].name, spans[0].events[0].attributes) == ("retry", {"n": 3})
     assert spans[0].links[0].trace_id == f"{99:032x}"
+    assert traces_linking_to(store, f"{99:032X}", limit=2) == [f"{3:032x}", f"{2:032x}"]
+    assert traces_linking_to(store, f"{3:032x}") == []
     assert read_counters(store) == Counters(spans=6, metrics=1, log_records=1)
     with pytest.raises(ValueError, match="indexed"):
         find_traces(store, "other", "x")

@@ -1,5 +1,5 @@
-"""A bounded SQLite file of trace spans with an index over the `penguin.` attributes. It keeps the newest and drops the
-oldest; it is a window for debugging, never a record that anything depends on."""
+"""A bounded SQLite file of trace spans with an index over the `penguin.` attributes and over links. It keeps the newest
+and drops the oldest; it is a window for debugging, never a record that anything depends on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 INDEXED_PREFIX = "penguin."
+_LINK = "link"  # no attribute's key: those that are indexed begin with the prefix
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 _FILE_NAME = "spans.sqlite3"
 _BUSY_TIMEOUT_S = 5.0
@@ -151,7 +152,8 @@ class SpanStore:
                 for key, value in span.attributes.items()
                 if key.startswith(INDEXED_PREFIX)
                 for text in _index_values(value)
-            ],
+            ]
+            + [(row, _LINK, linked, span.trace_id, span.start_ns) for linked in {link.trace_id for link in span.links}],
         )
 
     def _used_bytes(self) -> int:
@@ -187,8 +189,17 @@ def find_traces(directory: Path, attribute_key: str, attribute_value: str, limit
     """Ids of traces with a span whose attribute has that value, newest first. Only `penguin.` attributes are indexed."""
     if not attribute_key.startswith(INDEXED_PREFIX):
         raise ValueError(f"only attributes whose key starts with {INDEXED_PREFIX!r} are indexed")
+    return _traces(directory, attribute_key, attribute_value, limit)
+
+
+def traces_linking_to(directory: Path, trace_id_hex: str, limit: int = 20) -> list[str]:
+    """Ids of traces with a span that links to one of that trace, newest first; a trace may link to itself."""
+    return _traces(directory, _LINK, trace_id_hex.lower(), limit)
+
+
+def _traces(directory: Path, key: str, value: str, limit: int) -> list[str]:
     with closing(_reader(directory)) as database:
-        rows = database.execute(_FIND_TRACES, (attribute_key, attribute_value, limit)).fetchall()
+        rows = database.execute(_FIND_TRACES, (key, value, limit)).fetchall()
     return [row[0] for row in rows]
 
 
