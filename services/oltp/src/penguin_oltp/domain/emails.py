@@ -136,6 +136,14 @@ class Outcome:
     final: bool
 
 
+def claimable(claim_by: datetime, at: datetime) -> None:
+    """Raise FailedPrecondition (CONTENT_CLAIM_EXPIRED) once contents can no longer be claimed by who refers to them."""
+    if at >= claim_by:
+        raise FailedPrecondition(
+            "The content's claim_by has passed.", reason="CONTENT_CLAIM_EXPIRED", field="content_claim_by"
+        )
+
+
 def start(email: Email, *, at: datetime, suppressed: bool, policy: str) -> Started:
     """Decide on a claim. SEND moves the email to sending under a new attempt number.
 

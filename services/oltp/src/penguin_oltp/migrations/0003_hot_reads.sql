@@ -1,10 +1,10 @@
 -- The named hot reads: functions that set the tenant for themselves, so that a point read is one round trip under RLS.
 -- They run as their caller, and the tenant they are given is the only one they can see.
 CREATE FUNCTION hot_get_email(tenant uuid, email uuid)
-RETURNS TABLE (row_ emails, tallies jsonb, attempts jsonb)
+RETURNS TABLE (email_row emails, tallies jsonb, attempts jsonb)
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = public, pg_temp AS $$
 BEGIN
-    PERFORM set_config('app.current_tenant_id', tenant::text, true);
+    EXECUTE format('SET LOCAL app.current_tenant_id = %L', tenant);
     RETURN QUERY
         SELECT e,
             (SELECT jsonb_agg(jsonb_build_object(

@@ -11,7 +11,9 @@ from penguin.oltp.v1 import (
     domain_service_pb2_grpc,
     email_account_service_pb2_grpc,
     email_service_pb2_grpc,
+    inbox_service_pb2_grpc,
     lead_service_pb2_grpc,
+    ledger_service_pb2_grpc,
     sequence_step_service_pb2_grpc,
     suppression_service_pb2_grpc,
     template_service_pb2_grpc,
@@ -25,7 +27,9 @@ from penguin_oltp.servicers.companies import CompanyServicer
 from penguin_oltp.servicers.domains import DomainServicer
 from penguin_oltp.servicers.email_accounts import EmailAccountServicer
 from penguin_oltp.servicers.emails import EmailServicer
+from penguin_oltp.servicers.inbox import InboxServicer
 from penguin_oltp.servicers.leads import LeadServicer
+from penguin_oltp.servicers.ledger import LedgerServicer
 from penguin_oltp.servicers.sequence_steps import SequenceStepServicer
 from penguin_oltp.servicers.suppressions import SuppressionServicer
 from penguin_oltp.servicers.templates import TemplateServicer
@@ -51,6 +55,8 @@ _SERVICES: dict[str, tuple[Callable[[Any, Any], None], Callable[[Database], Any]
     ),
     "EmailService": (email_service_pb2_grpc.add_EmailServiceServicer_to_server, EmailServicer),
     "SuppressionService": (suppression_service_pb2_grpc.add_SuppressionServiceServicer_to_server, SuppressionServicer),
+    "InboxService": (inbox_service_pb2_grpc.add_InboxServiceServicer_to_server, InboxServicer),
+    "LedgerService": (ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer),
 }
 
 

@@ -9,18 +9,21 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+from pydantic import TypeAdapter
 
 from penguin_chassis import barrier, outbox
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import AlreadyExists, FailedPrecondition, Fault, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_oltp.domain.emails import Attempt, Created, CreatedEmail, Email, NewEmail, Tally
+from penguin_oltp.domain.emails import Attempt, Created, CreatedEmail, Email, NewEmail, Tally, claimable
 from penguin_oltp.store import rows
 
 sql = load("penguin_oltp.store", "emails.sql")
 
 SEND_JOB = "email.send"
+_TALLIES = TypeAdapter(tuple[Tally, ...])
+_ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
 _ZERO = UUID(int=0)
 
 
@@ -50,10 +53,7 @@ class EmailStore:
         Answers in the order of `items`. Raises FailedPrecondition (CONTENT_CLAIM_EXPIRED) for the whole batch once the
         contents' claim_by has passed, NotFound for an unknown tenant.
         """
-        if at >= claim_by:
-            raise FailedPrecondition(
-                "The content's claim_by has passed.", reason="CONTENT_CLAIM_EXPIRED", field="content_claim_by"
-            )
+        claimable(claim_by, at)
 
         async def write(fresh: list[tuple[Step, NewEmail]]) -> list[Created]:
             return await _write(connection, tenant_id, [email for _, email in fresh], generation, at)
@@ -68,16 +68,14 @@ class EmailStore:
 
     async def get(self, tenant_id: UUID, email_id: UUID) -> Email:
         """One email with its tallies and attempts; raises NotFound."""
-        async with self._db.tenant(tenant_id) as connection:
-            row = await connection.fetchrow(sql.get, tenant_id, email_id)
-            if row is None:
-                raise NotFound("email", email_id)
-            tallies = await connection.fetch(sql.tallies, tenant_id, email_id)
-            attempts = await connection.fetch(sql.attempts, tenant_id, email_id)
+        found = await self._db.hot_read(sql.get, tenant_id, email_id)
+        if not found:
+            raise NotFound("email", email_id)
+        row = found[0]
         return replace(
-            email_of(row),
-            tallies=tuple(Tally(**dict(t)) for t in tallies),
-            attempts=tuple(Attempt(**dict(a)) for a in attempts),
+            email_of(row["email_row"]),
+            tallies=_TALLIES.validate_json(row["tallies"] or "[]"),
+            attempts=_ATTEMPTS.validate_json(row["attempts"] or "[]"),
         )
 
     async def get_many(self, tenant_id: UUID, ids: Sequence[UUID]) -> list[Email]:

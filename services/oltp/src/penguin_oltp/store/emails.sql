@@ -27,18 +27,11 @@ SELECT 'email_account_id', wanted.id FROM unnest($5::uuid[]) AS wanted (id)
 WHERE NOT EXISTS (SELECT FROM email_accounts a WHERE a.tenant_id = $1 AND a.id = wanted.id);
 
 -- name: get
-SELECT * FROM emails WHERE tenant_id = $1 AND id = $2;
+-- One of the named hot reads: the function sets the tenant for itself, in the same round trip.
+SELECT email_row, tallies, attempts FROM hot_get_email($1, $2);
 
 -- name: get_many
 SELECT * FROM emails WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id;
-
--- name: tallies
-SELECT kind, count, first_at, last_at FROM email_event_tallies
-WHERE tenant_id = $1 AND email_id = $2 AND count > 0 ORDER BY first_at, kind;
-
--- name: attempts
-SELECT attempt, started_at, finished_at, outcome, smtp_code, enhanced_status FROM email_attempts
-WHERE tenant_id = $1 AND email_id = $2 ORDER BY attempt;
 
 -- name: list
 SELECT * FROM emails

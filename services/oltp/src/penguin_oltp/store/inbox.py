@@ -1,0 +1,130 @@
+"""References to mail: the pivot of an import, and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID, uuid4
+
+import orjson
+
+from penguin_chassis import barrier, outbox
+from penguin_chassis.barrier import Step
+from penguin_chassis.faults import Fault
+from penguin_chassis.pool import Connection, Database
+from penguin_chassis.queries import load
+from penguin_oltp.domain.emails import claimable
+from penguin_oltp.domain.inbox import CreatedInboxMessage, InboxMessage
+from penguin_oltp.store import constraints, rows
+
+sql = load("penguin_oltp.store", "inbox.sql")
+
+_PLAIN = (
+    "id", "mailbox", "direction", "message_id", "in_reply_to", "thread_id", "sender", "subject", "sent_at",
+    "received_at", "content_storage_key", "fingerprint",
+)  # fmt: skip
+Answer = CreatedInboxMessage | Fault
+
+
+class InboxStore:
+    """Mail references of one database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def create_batch(
+        self,
+        tenant_id: UUID,
+        items: Sequence[tuple[Step, InboxMessage]],
+        *,
+        gate: Step | None,
+        claim_by: datetime,
+        generation: int,
+        at: datetime,
+    ) -> list[Answer]:
+        """Add references, and owe "claim the content" for those that are new, in one transaction.
+
+        Answers in the order of `items`. Raises FailedPrecondition (CONTENT_CLAIM_EXPIRED) for the whole batch, NotFound
+        for an unknown tenant.
+        """
+        claimable(claim_by, at)
+
+        async def write(fresh: list[tuple[Step, InboxMessage]]) -> list[Answer]:
+            return await _write(connection, tenant_id, [message for _, message in fresh], generation, at)
+
+        async with self._db.tenant(tenant_id) as connection:
+            if gate is not None:
+                await barrier.claim(connection, gate, bool)
+            return await barrier.once_each(connection, items, CreatedInboxMessage, write)
+
+    async def get(self, tenant_id: UUID, message_id: UUID) -> InboxMessage:
+        """One reference; raises NotFound."""
+        async with self._db.tenant(tenant_id) as connection:
+            record = await connection.fetchrow(sql.get, tenant_id, message_id)
+        return _read(rows.found(record, "inbox_message", message_id))
+
+    async def list_page(
+        self, tenant_id: UUID, after: UUID, limit: int, *, mailbox: str, thread_id: str
+    ) -> list[InboxMessage]:
+        """Up to `limit` references after an id, in the order of their ids; of one mailbox, one thread, where given."""
+        async with self._db.tenant(tenant_id) as connection:
+            if thread_id:
+                found = await connection.fetch(sql.list_thread, tenant_id, after, limit, thread_id, mailbox)
+            elif mailbox:
+                found = await connection.fetch(sql.list_in, tenant_id, after, limit, mailbox)
+            else:
+                found = await connection.fetch(sql.list, tenant_id, after, limit)
+        return [_read(record) for record in found]
+
+    async def find_fingerprints(self, tenant_id: UUID, mailbox: str, fingerprints: Sequence[str]) -> list[str]:
+        """Those of the fingerprints that the mailbox has."""
+        async with self._db.tenant(tenant_id) as connection:
+            found = await connection.fetch(sql.fingerprints, tenant_id, mailbox, list(fingerprints))
+        return [record["fingerprint"] for record in found]
+
+    async def delete(self, step: Step, ids: Sequence[UUID]) -> int:
+        """Remove references, and owe the deletion of their contents; returns how many there were."""
+
+        async def remove(connection: Connection) -> int:
+            gone = await connection.fetch(sql.delete, step.tenant_id, list(ids))
+            await outbox.append(
+                connection, step.tenant_id, _owed("delete_contents", [r["content_storage_key"] for r in gone]), step.at
+            )
+            return len(gone)
+
+        return await rows.once(self._db.tenant(step.tenant_id), step, int, remove)
+
+
+def _read(record: rows.Record) -> InboxMessage:
+    return rows.read(InboxMessage, record, defects=tuple(record["defects"]))
+
+
+def _owed(kind: str, storage_keys: list[str]) -> list[outbox.Owed]:
+    return [outbox.Owed(uuid4(), "content", kind, {"storage_keys": storage_keys})] if storage_keys else []
+
+
+async def _write(
+    connection: Connection, tenant_id: UUID, messages: Sequence[InboxMessage], generation: int, at: datetime
+) -> list[Answer]:
+    """Insert the messages that are new; the others are answered with what stands for them."""
+    columns = [[getattr(message, name) for message in messages] for name in _PLAIN]
+    columns.append([orjson.dumps(message.defects).decode() for message in messages])
+    with constraints.writing(tenant_id):
+        new = {record["id"] for record in await connection.fetch(sql.insert, tenant_id, generation, *columns)}
+    mailboxes, fingerprints = [m.mailbox for m in messages], [m.fingerprint for m in messages]
+    records = await connection.fetch(sql.stored, tenant_id, mailboxes, fingerprints)
+    stored = {record["nth"] - 1: record for record in records}
+    answers: list[Answer] = []
+    claimed: list[str] = []
+    for nth, message in enumerate(messages):
+        standing = stored.get(nth)
+        if standing is None:
+            answers.append(constraints.taken("inbox_message", "id or content_storage_key"))
+            continue
+        own = message.id == standing["id"] and message.id in new
+        if own:
+            new.discard(message.id)
+            claimed.append(message.content_storage_key)
+        answers.append(CreatedInboxMessage(standing["id"], standing["content_storage_key"], existed=not own))
+    await outbox.append(connection, tenant_id, _owed("claim_contents", claimed), at)
+    return answers

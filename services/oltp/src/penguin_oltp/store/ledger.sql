@@ -1,0 +1,15 @@
+-- name: horizon
+SELECT pg_snapshot_xmin(s)::text::bigint AS oldest_open, pg_snapshot_xmax(s)::text::bigint AS next
+FROM pg_current_snapshot() AS s;
+
+-- name: changed_days
+SELECT DISTINCT (first_at AT TIME ZONE 'UTC')::date AS day FROM email_event_tallies
+WHERE tenant_id = $1 AND changed_xid >= $2 AND changed_xid < $3
+ORDER BY day;
+
+-- name: count_day
+SELECT e.campaign_id, e.step_id, e.email_account_id, t.kind, count(*) AS count
+FROM email_event_tallies AS t JOIN emails AS e ON e.tenant_id = t.tenant_id AND e.id = t.email_id
+WHERE t.tenant_id = $1 AND e.tenant_id = $1 AND t.first_at >= $2 AND t.first_at < $3 AND t.count > 0
+GROUP BY e.campaign_id, e.step_id, e.email_account_id, t.kind
+ORDER BY e.campaign_id, e.step_id, e.email_account_id, t.kind;
