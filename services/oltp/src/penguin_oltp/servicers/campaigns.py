@@ -62,7 +62,7 @@ class CampaignServicer(campaign_service_pb2_grpc.CampaignServiceServicer):
         return pb.PauseCampaignResponse(campaign=wire.campaign(moved))
 
     async def SealCampaign(self, request: pb.SealCampaignRequest, context: Any) -> pb.SealCampaignResponse:
-        moved = await self._campaigns.move(step_of(request), UUID(request.campaign_id), campaigns.seal)
+        moved = await self._campaigns.seal(step_of(request), UUID(request.campaign_id))
         return pb.SealCampaignResponse(campaign=wire.campaign(moved))
 
     async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: Any) -> pb.CancelCampaignResponse:

@@ -20,6 +20,7 @@ from penguin_oltp.store.leads import read_lead
 
 sql = load("penguin_oltp.store", "campaigns.sql")
 
+COMPLETE_JOB = "campaign.complete"
 # Open emails are counted exactly up to here.
 COUNT_LIMIT = 10_000
 # Leads that one page of pending recipients looks at, at most.
@@ -88,11 +89,26 @@ class CampaignStore:
     async def move(
         self, step: Step, campaign_id: UUID, transition: Callable[[Campaign, datetime], Campaign]
     ) -> Campaign:
-        """Carry out one of the domain's transitions (start, pause, seal); raises NotFound and what it raises."""
+        """Carry out one of the domain's transitions (start, pause); raises NotFound and what it raises."""
 
         async def act(connection: Connection) -> Campaign:
             held = await _hold(connection, step.tenant_id, campaign_id)
             return await _write(connection, held, transition(held, step.at))
+
+        return await rows.once(self._db.tenant(step.tenant_id), step, Campaign, act)
+
+    async def seal(self, step: Step, campaign_id: UUID) -> Campaign:
+        """Record that every recipient's email stands, and owe the job that completes the campaign once they are sent.
+
+        Raises NotFound, FailedPrecondition (STATE_CONFLICT) unless it runs.
+        """
+
+        async def act(connection: Connection) -> Campaign:
+            held = await _hold(connection, step.tenant_id, campaign_id)
+            sealed = campaigns.seal(held, step.at)
+            if sealed is not held:
+                await outbox.append(connection, step.tenant_id, [_completion(sealed)], step.at)
+            return await _write(connection, held, sealed)
 
         return await rows.once(self._db.tenant(step.tenant_id), step, Campaign, act)
 
@@ -166,6 +182,11 @@ async def _write(connection: Connection, before: Campaign, after: Campaign) -> C
     if after is not before:
         await rows.write(connection, sql.update, rows.columns(after))
     return after
+
+
+def _completion(campaign: Campaign) -> outbox.Owed:
+    job = {"campaign_id": str(campaign.id)}
+    return outbox.Owed(uuid4(), "queue", "enqueue_jobs", {"kind": COMPLETE_JOB, "jobs": [job]})
 
 
 def _announcement(campaign: Campaign) -> outbox.Owed:
