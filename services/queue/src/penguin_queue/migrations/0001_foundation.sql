@@ -69,13 +69,14 @@ SELECT ensure_partitions('completed_jobs', 'day', current_date, current_date + 7
 
 -- Lease up to `wanted` ready jobs: high priority first, and within a priority an even share to each (kind, tenant) that
 -- has ready jobs, going round from `after_tenant`; what the shares leave over goes to whoever has more. A backlog is
--- never read: one probe finds each next kind and tenant. The settings keep a plan made while the table was small or empty
--- from being used when it is deep.
+-- never read: one probe finds each next kind and tenant. The settings hold the plan to those probes, whatever the table
+-- looked like when it was planned, and plan once per connection.
 CREATE FUNCTION lease_ready(
     after_tenant uuid, wanted integer, kinds text[], token uuid, until timestamptz, worker text
 ) RETURNS SETOF jobs
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     -- More tenants than this wait for the next call, which goes on from where this one ends.
@@ -86,6 +87,7 @@ DECLARE
     turns integer;
 BEGIN
     FOR level IN 1..3 LOOP
+        CONTINUE WHEN NOT EXISTS (SELECT FROM jobs j WHERE j.state = 'ready' AND j.priority = level);
         FOR pass IN 1..2 LOOP
             turns := NULL;
             FOR turn IN

@@ -12,8 +12,9 @@ from penguin_chassis import calls
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import Fault
 from penguin_chassis.mutations import now
-from penguin_queue.domain.jobs import Failure, Job, LeaseRef, NewJob, Ready, Snooze
+from penguin_queue.domain.jobs import Failure, Job, LeaseRef, NewJob, Snooze
 from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.pacing import Pace
 from penguin_queue.store.buffer import ReadyBuffer
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.leases import Asked, LeaseStore, Swept
@@ -25,8 +26,6 @@ POLL_MAX_S = 0.5
 MARGIN_S = 0.25
 # Larger leases read PostgreSQL in order: that is one statement, whatever the buffer holds.
 SMALL_LEASE = 10
-# Every so many small leases one passes the buffer by, so that what the buffer has lost is never overtaken for ever.
-LOOK_EVERY = 4
 
 
 class Work:
@@ -46,7 +45,7 @@ class Work:
         self._buffer = buffer
         self._announcer = announcer
         self._draining = draining
-        self._small_leases = 0
+        self._pace = Pace()
 
     async def enqueue(
         self, tenant_id: UUID, items: Sequence[tuple[Step, NewJob]], gate: Step | None
@@ -80,13 +79,18 @@ class Work:
                 pause = min(pause * 2, POLL_MAX_S)
 
     async def _take(self, asked: Asked) -> list[Job]:
+        small = asked.max_jobs <= SMALL_LEASE and bool(asked.kinds) and self._buffer.usable
+        by_buffer = small and self._pace.prefers_buffer()
+        clock = asyncio.get_running_loop().time
+        started = clock()
         found: list[Job] = []
-        if asked.kinds and asked.max_jobs <= SMALL_LEASE and self._buffer.usable:
-            self._small_leases += 1
-            if self._small_leases % LOOK_EVERY:
-                refs = await self._buffer.take(asked.kinds, asked.max_jobs)
-                found = await self._leases.lease_refs(refs, asked) if refs else []
-        return found or await self._leases.lease_ready(asked)
+        if by_buffer:
+            refs = await self._buffer.take(asked.kinds, asked.max_jobs)
+            found = await self._leases.lease_refs(refs, asked) if refs else []
+        found = found or await self._leases.lease_ready(asked)
+        if small and found:
+            self._pace.took(clock() - started, by_buffer=by_buffer)
+        return found
 
     async def extend(self, leases: Sequence[LeaseRef], duration: timedelta) -> tuple[datetime, set[LeaseRef]]:
         """Keep jobs in hand; returns until when, and whose lease still stands."""
@@ -115,6 +119,5 @@ class Work:
         """One round of what time alone brings."""
         at = now()
         swept = await self._leases.sweep(at)
-        ready: list[Ready] = swept.ready
-        self._announcer.tell(ready, at)
+        self._announcer.tell(swept.ready, at)
         return swept

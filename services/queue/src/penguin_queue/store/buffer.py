@@ -21,7 +21,7 @@ from penguin_queue.domain.jobs import Ready
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 0.05
+TIMEOUT_S = 0.1
 # After a failure nothing is asked for this long.
 OPEN_S = 1.0
 # References one (priority, kind, tenant) may have waiting; what is beyond is found in PostgreSQL.
