@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import orjson
 
 from penguin_chassis import calls
 from penguin_chassis.faults import InvalidArgument
+
+T = TypeVar("T")
 
 DEFAULT_PAGE_SIZE = 100
 
@@ -48,4 +51,22 @@ def page_key(request: Any) -> list[Any] | None:
             return key
     except (binascii.Error, ValueError, TypeError):
         pass
-    raise InvalidArgument("The page token is not one of this query.", reason="INVALID_PAGE_TOKEN", field="page_token")
+    raise _invalid()
+
+
+def page_start(request: Any, decode: Callable[[list[Any]], T], first: T) -> T:
+    """Where the page begins: `first`, or what `decode` makes of the key to continue after.
+
+    Raises InvalidArgument (INVALID_PAGE_TOKEN), also for a key that `decode` makes nothing of.
+    """
+    key = page_key(request)
+    if key is None:
+        return first
+    try:
+        return decode(key)
+    except (ValueError, TypeError, AttributeError, IndexError):
+        raise _invalid() from None
+
+
+def _invalid() -> InvalidArgument:
+    return InvalidArgument("The page token is not one of this query.", reason="INVALID_PAGE_TOKEN", field="page_token")
