@@ -7,8 +7,9 @@ from uuid import UUID
 
 from penguin.olap.v1 import report_service_pb2 as pb
 from penguin.olap.v1 import report_service_pb2_grpc
-from penguin_chassis.paging import next_token, page_key, page_size
+from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.pool import Database
+from penguin_olap.domain.facts import NOBODY
 from penguin_olap.servicers import reports_wire as wire
 from penguin_olap.store.reports import ReportStore
 
@@ -29,8 +30,8 @@ class ReportServicer(report_service_pb2_grpc.ReportServiceServicer):
     async def ListCampaignTotals(
         self, request: pb.ListCampaignTotalsRequest, context: Any
     ) -> pb.ListCampaignTotalsResponse:
-        span, key, size = wire.span(request.span), page_key(request), page_size(request.page_size)
-        after = UUID(key[0]) if key else None
+        span, size = wire.span(request.span), page_size(request.page_size)
+        after = page_start(request, lambda key: UUID(key[0]), NOBODY)
         found = await self._reports.campaign_totals(UUID(request.tenant_id), span, after, size + 1)
         more = len(found.campaigns) > size
         token = next_token(request, [str(found.campaigns[size - 1][0])]) if more else ""

@@ -10,7 +10,7 @@ from uuid import UUID
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_olap.domain.days import Span
-from penguin_olap.domain.facts import MEASURES, NOBODY, Measures
+from penguin_olap.domain.facts import MEASURES, Measures
 from penguin_olap.domain.reports import (
     BillingReport,
     CampaignReport,
@@ -45,11 +45,11 @@ class ReportStore:
             _freshness(through, rows),
         )
 
-    async def campaign_totals(self, tenant_id: UUID, span: Span, after: UUID | None, limit: int) -> CampaignTotals:
+    async def campaign_totals(self, tenant_id: UUID, span: Span, after: UUID, limit: int) -> CampaignTotals:
         """Up to `limit` campaigns after an id, in the order of their ids, each summed over the span."""
         async with self._db.tenant(tenant_id) as connection:
             through = await _data_through(connection, tenant_id)
-            rows = await connection.fetch(sql.campaign_totals, tenant_id, after or NOBODY, span.first, span.last, limit)
+            rows = await connection.fetch(sql.campaign_totals, tenant_id, after, span.first, span.last, limit)
         return CampaignTotals(tuple((row["campaign_id"], _measures(row)) for row in rows), _freshness(through, rows))
 
     async def mailbox(self, tenant_id: UUID, email_account_id: UUID, span: Span) -> MailboxReport:
