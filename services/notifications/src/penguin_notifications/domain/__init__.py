@@ -1,0 +1,1 @@
+"""Notifications, the feed of them, and admin events, as values and pure functions."""

@@ -1,0 +1,1 @@
+"""Forward-only migrations of the Notifications database."""

@@ -1,0 +1,1 @@
+"""What goes on over many transactions: watching the feed."""

@@ -1,0 +1,37 @@
+"""What is removed for good, and when. The only place that deletes rows; bounded each time, across tenants."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from penguin_chassis.pool import Database
+from penguin_notifications.domain.admin_events import LONGEST_RETENTION, RETENTION
+from penguin_notifications.store.admin_events import sql as admin_sql
+from penguin_notifications.store.notifications import sql
+
+# A deleted notification can be looked into by operators for this long.
+DELETED_RETENTION = timedelta(days=30)
+# Rows per transaction, and transactions per round.
+LIMIT = 5_000
+ROUNDS = 20
+
+
+async def remove_notifications(db: Database, at: datetime) -> None:
+    """Remove notifications that have expired, and those deleted long ago."""
+    await _remove(db, sql.remove_expired, at)
+    await _remove(db, sql.remove_deleted, at - DELETED_RETENTION)
+
+
+async def remove_admin_events(db: Database, at: datetime) -> None:
+    """Remove resolved events by their severity's retention, and any past the longest."""
+    for severity, kept in RETENTION.items():
+        await _remove(db, admin_sql.remove_resolved, severity, at - kept)
+    await _remove(db, admin_sql.remove_oldest, at - LONGEST_RETENTION)
+
+
+async def _remove(db: Database, query: str, *args: object) -> None:
+    for _ in range(ROUNDS):
+        async with db.maintenance() as connection:
+            removed = await connection.execute(query, *args, LIMIT)
+        if int(removed.rsplit(" ", 1)[-1]) < LIMIT:
+            return
