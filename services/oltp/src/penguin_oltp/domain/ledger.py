@@ -1,8 +1,8 @@
 """How far the ledger has been read, and what a day of it amounts to.
 
 A reader's position is a transaction id. What it may promise in time ("every change committed before this is in") follows
-from two readings: all that was committed before the clock of one reading lies below the newest transaction of that reading, so
-it is covered once the oldest open transaction has passed that.
+from two readings: all that was committed before the clock of one reading lies below the newest transaction that had
+ended by then, so it is covered once the oldest open transaction has passed that.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ MEASURE_OF_KIND = {"complained": "spam_complaints"}
 
 @dataclass(frozen=True)
 class Horizon:
-    """A look at the database's transactions: the clock before it, the oldest one open, and the first not begun."""
+    """A look at the database's transactions: the clock before it, the oldest one open, the first above all that ended.
+
+    Whatever was committed before `at` lies below `above_ended`.
+    """
 
     at: datetime
     oldest_open: int
-    next: int
+    above_ended: int
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,12 @@ class Cursor:
     def advance(self, horizon: Horizon) -> Cursor:
         """The cursor after reading up to the oldest open transaction."""
         position = horizon.oldest_open
-        if position >= horizon.next:  # nobody writes
+        if position >= horizon.above_ended:  # none has ended above one that is open
             return Cursor(position, horizon.at)
         if self.mark_at is None:
-            return Cursor(position, self.through, horizon.next, horizon.at)
+            return Cursor(position, self.through, horizon.above_ended, horizon.at)
         if position >= self.mark:
-            return Cursor(position, self.mark_at, horizon.next, horizon.at)
+            return Cursor(position, self.mark_at, horizon.above_ended, horizon.at)
         return Cursor(position, self.through, self.mark, self.mark_at)
 
     def encode(self) -> str:
@@ -68,6 +71,8 @@ def cursor_of(text: str) -> Cursor:
         position, through, mark, mark_at = map(
             int, orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         )
+        if not 0 <= position < 2**63:
+            raise ValueError
         return Cursor(position, _time(through), mark, _time(mark_at))
     except (binascii.Error, ValueError, TypeError, OverflowError, OSError):
         raise InvalidArgument(

@@ -119,7 +119,7 @@ async def _write(
     for nth, message in enumerate(messages):
         standing = stored.get(nth)
         if standing is None:
-            answers.append(constraints.taken("inbox_message", "id or content_storage_key"))
+            answers.append(constraints.taken("inbox_message", "content_storage_key"))
             continue
         own = message.id == standing["id"] and message.id in new
         if own:

@@ -28,8 +28,8 @@ class LedgerStore:
             at = clock()
             row = await connection.fetchrow(sql.horizon)
             assert row is not None  # noqa: S101 - a function's one row
-            horizon = Horizon(at, row["oldest_open"], row["next"])
-            if cursor.position > horizon.next:
+            horizon = Horizon(at, row["oldest_open"], row["above_ended"])
+            if cursor.position > horizon.above_ended:
                 # From this database's future: it was restored, and what followed is written anew.
                 cursor = Cursor()
             found = await connection.fetch(sql.changed_days, tenant_id, cursor.position, horizon.oldest_open)
@@ -40,7 +40,7 @@ class LedgerStore:
         begins = datetime.combine(day, time(), UTC)
         async with self._db.tenant(tenant_id) as connection:
             found = await connection.fetch(sql.count_day, tenant_id, begins, begins + timedelta(days=1))
-        cells: dict[tuple[UUID | None, ...], dict[str, int]] = {}
+        cells: dict[tuple[UUID | None, UUID | None, UUID | None], dict[str, int]] = {}
         for campaign, step, account, kind, count in found:
             cells.setdefault((campaign, step, account), {})[MEASURE_OF_KIND.get(kind, kind)] = count
         return [Cell(*key, measures) for key, measures in cells.items()]

@@ -1,5 +1,5 @@
 -- name: horizon
-SELECT pg_snapshot_xmin(s)::text::bigint AS oldest_open, pg_snapshot_xmax(s)::text::bigint AS next
+SELECT pg_snapshot_xmin(s)::text::bigint AS oldest_open, pg_snapshot_xmax(s)::text::bigint AS above_ended
 FROM pg_current_snapshot() AS s;
 
 -- name: changed_days
