@@ -12,6 +12,7 @@ from email.message import Message
 from email.parser import BytesParser
 from email.policy import compat32
 from email.utils import collapse_rfc2231_value
+from typing import cast
 
 from penguin_content.domain.words import decoded, header_text, label
 
@@ -20,6 +21,8 @@ PARTS_LIMIT = 1_000
 DEFECTS_LIMIT = 20
 # The parser holds each line against every open boundary; beyond this product a message is made to cost time.
 _WORK_LIMIT = 10_000_000
+# Each line that may open a part costs a message of its own.
+_DELIMITERS_LIMIT = 20_000
 # Parameters are parsed in quadratic time (bytes).
 _FIELD_LIMIT = 4_096
 _FIELD = re.compile(rb"(?i)(?:\A|[\r\n])content-(?:type|disposition)[ \t]*:((?:[^\r\n]++|(?:\r\n|\r|\n)[ \t])*+)")
@@ -61,6 +64,8 @@ def parse(raw: bytes) -> Parsed:
 def _laborious(raw: bytes) -> bool:
     boundaries = raw.lower().count(b"boundary")
     if boundaries * (raw.count(b"\n") + raw.count(b"\r")) > _WORK_LIMIT:
+        return True
+    if boundaries and raw.count(b"\n--") + raw.count(b"\r--") > _DELIMITERS_LIMIT:
         return True
     return any(len(field[1]) > _FIELD_LIMIT for field in _FIELD.finditer(raw))
 
@@ -140,9 +145,8 @@ class _Reading:
     def _data(self, part: Message) -> bytes:
         """The decoded bytes of a leaf; an enclosed message as it is written out."""
         try:
-            payload = part.get_payload()
-            if isinstance(payload, list):
-                return b"".join(_written(inner) for inner in payload if isinstance(inner, Message))
+            if part.is_multipart():
+                return b"".join(map(_written, _inner(part)))
             data = part.get_payload(decode=True)
         except Exception as error:  # noqa: BLE001 - see parse
             self._flaw(f"part not decoded ({type(error).__name__})")
@@ -164,14 +168,20 @@ def _written(message: Message) -> bytes:
     return out.getvalue()
 
 
+def _inner(message: Message) -> list[Message]:
+    """The parts of a message; none for a leaf, whose payload is not looked at (get_payload would decode it)."""
+    if not message.is_multipart():
+        return []
+    return [part for part in cast("list[object]", message.get_payload()) if isinstance(part, Message)]
+
+
 def _leaves(message: Message) -> Iterator[Message]:
     """Parts without parts, in order; an enclosed message is one. A stack and no recursion: depth is the sender's choice."""
     stack = [message]
     while stack:
         part = stack.pop()
-        payload = part.get_payload()
-        if part.get_content_maintype() == "multipart" and isinstance(payload, list):
-            stack.extend(reversed([inner for inner in payload if isinstance(inner, Message)]))
+        if part.get_content_maintype() == "multipart" and part.is_multipart():
+            stack.extend(reversed(_inner(part)))
         else:
             yield part
 
@@ -181,6 +191,4 @@ def _all(message: Message) -> Iterator[Message]:
     while stack:
         part = stack.pop()
         yield part
-        payload = part.get_payload()
-        if isinstance(payload, list):
-            stack.extend(reversed([inner for inner in payload if isinstance(inner, Message)]))
+        stack.extend(reversed(_inner(part)))

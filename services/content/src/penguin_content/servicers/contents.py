@@ -32,7 +32,7 @@ class ContentServicer(content_service_pb2_grpc.ContentServiceServicer):
         self._downloads = Downloads(self._reading, blobs)
 
     async def BatchPutContents(self, request: pb.BatchPutContentsRequest, context: Any) -> pb.BatchPutContentsResponse:
-        put = await offload(request.ByteSize(), wire.put, request, now())
+        put = await offload(wire.put_load(request), wire.put, request, now())
         answers = await self._contents.put_batch(put.tenant_id, put.items, put.blobs, put.terms, put.gate)
         return wire.put_reply(answers)
 

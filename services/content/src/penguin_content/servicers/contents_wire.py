@@ -21,6 +21,7 @@ from penguin_content.domain.composed import Composed
 from penguin_content.domain.contents import Attachment, Blob, Metadata, NewContent, blob_of, storable
 from penguin_content.domain.reading import BATCH_BUDGET, REPLY_LIMIT, Stored, Wanted, opened, too_large
 from penguin_content.domain.words import label
+from penguin_content.servicers.offload import PARSED
 from penguin_content.store.contents import Asked, Put, Terms
 from penguin_content.store.reading import Batch
 
@@ -34,6 +35,11 @@ class PutBatch:
     blobs: Mapping[str, Blob]
     terms: Terms
     gate: Step | None
+
+
+def put_load(request: pb.BatchPutContentsRequest) -> int:
+    """What there is to do before a put, in bytes to be compressed."""
+    return request.ByteSize() + (PARSED - 1) * sum(len(item.raw) for item in request.contents)
 
 
 def put(request: pb.BatchPutContentsRequest, at: datetime) -> PutBatch:
@@ -136,8 +142,9 @@ def key(request: Any) -> str:
 
 
 def load(stored: Stored) -> int:
-    """About how many bytes there are to unpack."""
+    """What there is to unpack and parse, in bytes to be compressed."""
     unpacked = stored.metadata.raw_size if stored.body is not None else 0
+    unpacked *= PARSED if stored.metadata.raw_source else 1
     return unpacked + (sum(a.size for a in stored.metadata.attachments) if stored.blobs else 0)
 
 

@@ -18,7 +18,7 @@ from penguin_chassis.wire import when
 from penguin_content.domain.codec import NONE, PIECE, ZSTD, Packed, pack, unpack
 from penguin_content.domain.contents import Attachment, Metadata
 from penguin_content.domain.reading import derived
-from penguin_content.servicers.offload import offload
+from penguin_content.servicers.offload import PARSED, offload
 from penguin_content.store.blobs import BlobStore
 from penguin_content.store.reading import ReadingStore
 
@@ -132,7 +132,7 @@ class Downloads:
             raise NotFound("attachment", position, field="position")
         _check_offset(offset, found.size)
         if stored.metadata.raw_source:
-            data = await offload(stored.metadata.raw_size, derived, stored, position)
+            data = await offload(PARSED * stored.metadata.raw_size, derived, stored, position)
             return found, _slices(data, offset)
         return found, self._pieces(tenant_id, found, offset)
 

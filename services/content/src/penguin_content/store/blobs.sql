@@ -43,6 +43,7 @@ SELECT codec, data FROM blob_pieces WHERE tenant_id = $1 AND sha256 = $2 AND pie
 SELECT sha256 FROM blobs WHERE tenant_id = $1 AND sha256 = ANY ($2::bytea[]) ORDER BY sha256 FOR UPDATE;
 
 -- name: remove_unreferenced
+-- OFFSET 0 keeps it one probe of the index for each blob: as a join it may read all the tenant's attachments.
 DELETE FROM blobs AS b
 WHERE b.tenant_id = $1 AND b.sha256 = ANY ($2::bytea[]) AND (b.claim_by IS NULL OR b.claim_by <= $3)
-  AND NOT EXISTS (SELECT FROM attachments AS a WHERE a.tenant_id = $1 AND a.blob_sha256 = b.sha256);
+  AND NOT EXISTS (SELECT FROM attachments AS a WHERE a.tenant_id = $1 AND a.blob_sha256 = b.sha256 OFFSET 0);

@@ -75,8 +75,11 @@ class ContentStore:
         async with self._db.tenant(step.tenant_id) as connection:
             if (done := await barrier.claim(connection, step, Claimed)) is not None:
                 return done.reply
-            rows = await connection.fetch(sql.claim, step.tenant_id, list(keys))
+            rows = await connection.fetch(sql.hold, step.tenant_id, list(keys))
             present = {row["storage_key"] for row in rows}
+            unclaimed = [row["storage_key"] for row in rows if row["state"] != CLAIMED]
+            if unclaimed:
+                await connection.execute(sql.claim, step.tenant_id, unclaimed)
             missing = [key for key in dict.fromkeys(keys) if key not in present]
             return await barrier.record(connection, step, Claimed(len(present), missing), Claimed)
 
@@ -92,7 +95,7 @@ class ContentStore:
             if doomed:
                 referred = await connection.fetch(sql.blobs_of, tenant_id, doomed)
                 await connection.execute(sql.delete, tenant_id, doomed)
-                hashes = [row["blob_sha256"] for row in referred]
+                hashes = [row["blob_sha256"] for row in referred if row["blob_sha256"] is not None]
                 await blob_store.remove_unreferenced(connection, tenant_id, hashes, step.at)
             return await barrier.record(connection, step, Deleted(len(doomed), spared), Deleted)
 

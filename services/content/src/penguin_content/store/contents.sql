@@ -24,17 +24,15 @@ FROM unnest(
     AS a (storage_key, derived, position, filename, mime_type, disposition, content_id, size, sha256);
 
 -- name: claim
-WITH present AS (
-    SELECT storage_key, state FROM content_objects
-    WHERE tenant_id = $1 AND storage_key = ANY ($2::text[])
-    ORDER BY storage_key
-    FOR NO KEY UPDATE
-), claimed AS (
-    UPDATE content_objects AS c SET state = 'claimed'
-    FROM present AS p
-    WHERE c.tenant_id = $1 AND c.storage_key = p.storage_key AND p.state <> 'claimed'
-)
-SELECT storage_key FROM present;
+-- Rows already claimed are not written again; which keys there are is told by the lock before.
+UPDATE content_objects SET state = 'claimed'
+WHERE tenant_id = $1 AND storage_key = ANY ($2::text[]) AND state <> 'claimed';
+
+-- name: hold
+SELECT storage_key, state FROM content_objects
+WHERE tenant_id = $1 AND storage_key = ANY ($2::text[])
+ORDER BY storage_key
+FOR NO KEY UPDATE;
 
 -- name: lock
 SELECT storage_key, state FROM content_objects
@@ -43,8 +41,8 @@ ORDER BY storage_key
 FOR UPDATE;
 
 -- name: blobs_of
-SELECT DISTINCT blob_sha256 FROM attachments
-WHERE tenant_id = $1 AND storage_key = ANY ($2::text[]) AND blob_sha256 IS NOT NULL;
+-- Those derived from a raw source have none. Without a condition on it, only the primary key can serve.
+SELECT DISTINCT blob_sha256 FROM attachments WHERE tenant_id = $1 AND storage_key = ANY ($2::text[]);
 
 -- name: delete
 DELETE FROM content_objects WHERE tenant_id = $1 AND storage_key = ANY ($2::text[]);
