@@ -14,7 +14,7 @@ def _serving() -> contextlib.AbstractAsyncContextManager[Any]:
     # A migration needs no server: what only a server needs is imported by one.
     from penguin_oltp.app import serving
 
-    return serving(OltpConfig())  # type: ignore[call-arg]
+    return serving(OltpConfig())
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     return run(
         TIER,
         serving=_serving,
-        owner_url=lambda: MigrateConfig().owner_db_url,  # type: ignore[call-arg]
+        owner_url=lambda: MigrateConfig().owner_db_url,
         migrations_package="penguin_oltp.migrations",
         telemetry_settings=lambda: TelemetryConfig().settings(),
     )

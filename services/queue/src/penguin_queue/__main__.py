@@ -14,7 +14,7 @@ def _serving() -> contextlib.AbstractAsyncContextManager[Any]:
     # A migration needs no server: what only a server needs is imported by one.
     from penguin_queue.app import serving
 
-    return serving(QueueConfig())  # type: ignore[call-arg]
+    return serving(QueueConfig())
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     return run(
         TIER,
         serving=_serving,
-        owner_url=lambda: MigrateConfig().owner_db_url,  # type: ignore[call-arg]
+        owner_url=lambda: MigrateConfig().owner_db_url,
         migrations_package="penguin_queue.migrations",
         telemetry_settings=lambda: TelemetryConfig().settings(),
     )
