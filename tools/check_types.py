@@ -15,7 +15,7 @@ def folders() -> list[Path]:
     """Whatever holds Python of ours; a new distribution is found by itself."""
     found = [path for kind in ("src", "tests") for top in ("libs", "services") for path in ROOT.glob(f"{top}/*/{kind}")]
     found = [path for path in found if GENERATED not in path.parents]
-    found += [ROOT / "tools", ROOT / "tests", ROOT / "deploy"]
+    found += [ROOT / "tools", ROOT / "tests"]
     return sorted(path for path in found if any(path.rglob("*.py")))
 
 
