@@ -9,13 +9,15 @@ SELECT unknown_outcome_policy FROM tenants WHERE tenant_id = $1;
 SELECT address_key FROM suppressions WHERE tenant_id = $1 AND address_key = ANY ($2::text[]);
 
 -- name: move
+-- The ids stand twice: as a list they lead through the primary key whatever the planner knows of the table; joined alone,
+-- a table not yet analysed would be read whole.
 UPDATE emails AS e
 SET status = m.status, attempt = m.attempt, version = m.version, sending_at = m.sending_at, sent_at = m.sent_at,
     finished_at = m.finished_at
 FROM unnest($2::uuid[], $3::text[], $4::integer[], $5::integer[], $6::timestamptz[], $7::timestamptz[],
             $8::timestamptz[])
     AS m (id, status, attempt, version, sending_at, sent_at, finished_at)
-WHERE e.tenant_id = $1 AND e.id = m.id;
+WHERE e.tenant_id = $1 AND e.id = ANY ($2::uuid[]) AND e.id = m.id;
 
 -- name: begin
 INSERT INTO email_attempts (tenant_id, email_id, attempt, started_at)
@@ -29,7 +31,7 @@ SET outcome = o.outcome, finished_at = o.finished_at, smtp_code = o.smtp_code, e
     note = CASE WHEN o.note = '' THEN a.note ELSE o.note END
 FROM unnest($2::uuid[], $3::integer[], $4::text[], $5::timestamptz[], $6::integer[], $7::text[], $8::text[])
     AS o (email_id, attempt, outcome, finished_at, smtp_code, enhanced_status, note)
-WHERE a.tenant_id = $1 AND a.email_id = o.email_id AND a.attempt = o.attempt
+WHERE a.tenant_id = $1 AND a.email_id = ANY ($2::uuid[]) AND a.email_id = o.email_id AND a.attempt = o.attempt
   AND (a.outcome IS NULL OR a.outcome = 'unknown');
 
 -- name: requeue_claim

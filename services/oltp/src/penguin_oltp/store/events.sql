@@ -19,4 +19,4 @@ ON CONFLICT (tenant_id, address_key) DO NOTHING;
 -- name: mark_leads
 UPDATE leads AS l SET status = m.status, version = l.version + 1, updated_at = $4
 FROM unnest($2::uuid[], $3::text[]) AS m (id, status)
-WHERE l.tenant_id = $1 AND l.id = m.id AND l.status <> m.status;
+WHERE l.tenant_id = $1 AND l.id = ANY ($2::uuid[]) AND l.id = m.id AND l.status <> m.status;

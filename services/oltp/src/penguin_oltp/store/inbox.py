@@ -107,8 +107,9 @@ async def _write(
     connection: Connection, tenant_id: UUID, messages: Sequence[InboxMessage], generation: int, at: datetime
 ) -> list[Answer]:
     """Insert the messages that are new; the others are answered with what stands for them."""
-    columns = [[getattr(message, name) for message in messages] for name in _PLAIN]
-    columns.append([orjson.dumps(message.defects).decode() for message in messages])
+    named = rows.firsts(messages)
+    columns = [[getattr(message, name) for message in named.values()] for name in _PLAIN]
+    columns.append([orjson.dumps(message.defects).decode() for message in named.values()])
     with constraints.writing(tenant_id):
         new = {record["id"] for record in await connection.fetch(sql.insert, tenant_id, generation, *columns)}
     mailboxes, fingerprints = [m.mailbox for m in messages], [m.fingerprint for m in messages]
@@ -121,9 +122,8 @@ async def _write(
         if standing is None:
             answers.append(constraints.taken("inbox_message", "content_storage_key"))
             continue
-        own = message.id == standing["id"] and message.id in new
+        own = message.id in new and named[message.id] is message
         if own:
-            new.discard(message.id)
             claimed.append(message.content_storage_key)
         answers.append(CreatedInboxMessage(standing["id"], standing["content_storage_key"], existed=not own))
     await outbox.append(connection, tenant_id, _owed("claim_contents", claimed), at)

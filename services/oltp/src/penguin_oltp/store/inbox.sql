@@ -9,9 +9,10 @@ SELECT $1, id, mailbox, direction, message_id, in_reply_to, thread_id, sender, s
 FROM unnest(
     $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[],
     $12::timestamptz[], $13::text[], $14::text[], $15::jsonb[])
-    AS m (id, mailbox, direction, message_id, in_reply_to, thread_id, sender, subject, sent_at, received_at,
-          storage_key, fingerprint, defects)
-ORDER BY lower(mailbox), fingerprint
+    WITH ORDINALITY AS m (
+        id, mailbox, direction, message_id, in_reply_to, thread_id, sender, subject, sent_at, received_at, storage_key,
+        fingerprint, defects, nth)
+ORDER BY lower(mailbox), fingerprint, nth
 ON CONFLICT DO NOTHING
 RETURNING id;
 

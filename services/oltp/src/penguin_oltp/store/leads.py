@@ -103,14 +103,17 @@ def _json(fields: Mapping[str, str]) -> str:
 
 
 async def _insert(connection: Connection, tenant_id: UUID, leads: Sequence[Lead]) -> list[Lead | Fault]:
-    """Insert the leads that can be; a batch that names an id twice gets it once."""
-    columns = [[getattr(lead, name) for lead in leads] for name in _PLAIN]
-    columns.insert(-1, [_json(lead.custom_fields) for lead in leads])
+    """Insert the leads that can be."""
+    named = rows.firsts(leads)
+    columns = [[getattr(lead, name) for lead in named.values()] for name in _PLAIN]
+    columns.insert(-1, [_json(lead.custom_fields) for lead in named.values()])
     with constraints.writing(tenant_id):
         inserted = await connection.fetch(sql.insert, tenant_id, leads[0].created_at, *columns)
     new = {record["id"] for record in inserted}
     answers: list[Lead | Fault] = []
     for lead in leads:
-        answers.append(lead if lead.id in new else constraints.taken("lead", "email"))
-        new.discard(lead.id)
+        if named[lead.id] is not lead:
+            answers.append(constraints.taken("lead", "id"))
+        else:
+            answers.append(lead if lead.id in new else constraints.taken("lead", "email"))
     return answers

@@ -1,13 +1,13 @@
 -- name: insert
 -- Leads whose address stands in their list already are left out of the answer. In the order of the unique key, so that
--- two batches never wait for each other in a ring.
+-- two batches never wait for each other in a ring; of two with the same, the first.
 INSERT INTO leads (
     tenant_id, id, email, first_name, last_name, company, list, custom_fields, status, version, created_at, updated_at)
 SELECT $1, id, email, first_name, last_name, company, list, custom_fields, status, 1, $2, $2
 FROM unnest(
     $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::jsonb[], $10::text[])
-    AS l (id, email, first_name, last_name, company, list, custom_fields, status)
-ORDER BY list, lower(email)
+    WITH ORDINALITY AS l (id, email, first_name, last_name, company, list, custom_fields, status, nth)
+ORDER BY list, lower(email), nth
 ON CONFLICT DO NOTHING
 RETURNING id;
 

@@ -4,7 +4,7 @@ knows no table: every statement is handed in by the store that names it."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import cache
@@ -36,6 +36,14 @@ def read(kind: type[T], record: Record, **decoded: Any) -> T:
 def columns(resource: Any, **encoded: Any) -> list[Any]:
     """A resource's values in the order of its fields, which is the order of the statements' parameters."""
     return [encoded.get(f.name, getattr(resource, f.name)) for f in dataclasses.fields(resource)]
+
+
+def firsts(items: Iterable[T]) -> dict[UUID, T]:
+    """Items of a batch by id; where a batch names an id twice, the first has it and the others must be refused."""
+    by_id: dict[UUID, T] = {}
+    for item in items:
+        by_id.setdefault(cast("Any", item).id, item)
+    return by_id
 
 
 async def once(

@@ -11,4 +11,4 @@ SET count = t.count + excluded.count, last_at = GREATEST(t.last_at, excluded.las
 
 -- name: take_back
 UPDATE email_event_tallies SET count = 0, changed_xid = pg_current_xact_id()::text::bigint
-WHERE tenant_id = $1 AND (email_id, kind) IN (SELECT * FROM unnest($2::uuid[], $3::text[])) AND count > 0;
+WHERE tenant_id = $1 AND email_id = ANY ($2::uuid[]) AND (email_id, kind) IN (SELECT * FROM unnest($2::uuid[], $3::text[])) AND count > 0;
