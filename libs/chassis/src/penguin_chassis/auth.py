@@ -44,7 +44,7 @@ class Verifier:
         self._keys: dict[str, Any] = {}
         self._stamp: tuple[int, int] = (0, 0)
         self._looked = 0.0
-        self._cache: OrderedDict[str, tuple[float, str, Caller]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
 
     def caller(self, authorization: str | None) -> Caller:
         """Whom the Authorization header vouches for; raises Unauthenticated."""
@@ -54,15 +54,13 @@ class Verifier:
         self._reload()
         cached = self._cache.get(token)
         if cached is not None:
-            expires, kid, caller = cached
+            expires, caller = cached
             if time.time() >= expires + LEEWAY_S:
                 del self._cache[token]
                 raise Unauthenticated("The token has expired.", reason="TOKEN_EXPIRED")
-            if kid in self._keys:
-                return caller
-            del self._cache[token]
-        expires, kid, caller = self._verify(token)
-        self._cache[token] = (expires, kid, caller)
+            return caller
+        expires, caller = self._verify(token)
+        self._cache[token] = (expires, caller)
         if len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
         return caller
@@ -82,8 +80,10 @@ class Verifier:
             return  # the keys we have stay good; without any, every token is refused
         self._keys = {key.key_id: key.key for key in keys.keys if key.key_id}
         self._stamp = stamp
+        # A removed key, and a kid that stands for another key now, vouch for nobody any more.
+        self._cache.clear()
 
-    def _verify(self, token: str) -> tuple[float, str, Caller]:
+    def _verify(self, token: str) -> tuple[float, Caller]:
         try:
             kid = str(jwt.get_unverified_header(token).get("kid", ""))
             key = self._keys.get(kid)
@@ -107,6 +107,6 @@ class Verifier:
             )
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The token has expired.", reason="TOKEN_EXPIRED") from None
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             raise _invalid() from None
-        return float(claims["exp"]), kid, caller
+        return float(claims["exp"]), caller
