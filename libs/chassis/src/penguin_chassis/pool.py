@@ -11,12 +11,14 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
 
 from penguin_chassis import calls
+from penguin_chassis.fairness import FairPlaces
 from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted, database_down
 from penguin_chassis.settings import PoolSettings
 
@@ -34,6 +36,20 @@ RECONNECT_MIN_S = 0.1
 RECONNECT_MAX_S = 1.0
 # Left to the answer's way back to the client, so that the server gives up before the client does (seconds).
 MARGIN_S = 0.02
+# What goes wrong with a connection rather than with a statement.
+_BROKEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+class CommitError(Exception):
+    """The transaction was broken before its end, and the server rolled it back where we asked it to commit."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One role's pool, and who may ask it for a connection now."""
+
+    pool: Pool
+    places: FairPlaces
 
 
 async def _no_reset(_: object) -> None:
@@ -46,8 +62,8 @@ class Database:
 
     def __init__(self, settings: PoolSettings, app: Pool, maintenance: Pool) -> None:
         self._settings = settings
-        self._app = app
-        self._maintenance = maintenance
+        self._app = _Side(app, FairPlaces(app.get_max_size()))
+        self._maintenance = _Side(maintenance, FairPlaces(maintenance.get_max_size()))
         self._up = asyncio.Event()
         self._doubt = asyncio.Event()
 
@@ -59,12 +75,12 @@ class Database:
     @property
     def pool_size(self) -> int:
         """Connections open in the application pool."""
-        return self._app.get_size()
+        return self._app.pool.get_size()
 
     @property
     def pool_idle(self) -> int:
         """Connections of the application pool that nobody uses."""
-        return self._app.get_idle_size()
+        return self._app.pool.get_idle_size()
 
     @property
     def pool_max(self) -> int:
@@ -76,22 +92,17 @@ class Database:
 
         Raises Unavailable (database away), ResourceExhausted (no connection in time), DeadlineExceeded.
         """
-        return self._transaction(self._app, f"SET LOCAL app.current_tenant_id = '{tenant_id}'")
+        return self._transaction(self._app, tenant_id, f"SET LOCAL app.current_tenant_id = '{tenant_id}'")
 
     async def hot_read(self, query: str, tenant_id: UUID, *arguments: object) -> list[asyncpg.Record]:
         """Call one of the named hot reads: an SQL function that takes the tenant first and sets it for itself.
 
         One round trip where `tenant` takes three; only for functions of the tier's own migrations. Raises as `tenant`.
         """
-        if not self._up.is_set():
-            raise database_down()
-        budget = calls.remaining() - MARGIN_S
-        if budget <= 0:
-            raise DeadlineExceeded
-        connection = await self._acquire(self._app, budget)
+        connection = await self._acquire(self._app, tenant_id)
         clean = False
         try:
-            async with asyncio.timeout(budget):
+            async with asyncio.timeout(_budget()):
                 rows = await connection.fetch(query, tenant_id, *arguments)
             clean = True
         except TimeoutError:
@@ -101,12 +112,12 @@ class Database:
             self._doubt.set()
             raise
         finally:
-            await self._release(self._app, connection, clean=clean)
+            await self._release(self._app, tenant_id, connection, clean=clean)
         return rows
 
     def maintenance(self) -> contextlib.AbstractAsyncContextManager[Connection]:
         """One transaction of the maintenance role, across tenants: for duties that no tenant asks for."""
-        return self._transaction(self._maintenance, "SET LOCAL app.current_tenant_id = ''")
+        return self._transaction(self._maintenance, None, "SET LOCAL app.current_tenant_id = ''")
 
     async def wait_up(self, timeout_s: float) -> bool:
         """Whether the database answers within `timeout_s`."""
@@ -118,17 +129,14 @@ class Database:
         return True
 
     @contextlib.asynccontextmanager
-    async def _transaction(self, pool: Pool, context: str) -> AsyncIterator[Connection]:
-        if not self._up.is_set():
-            raise database_down()
-        budget = calls.remaining() - MARGIN_S
-        if budget <= 0:
-            raise DeadlineExceeded
-        connection = await self._acquire(pool, budget)
+    async def _transaction(self, side: _Side, key: UUID | None, context: str) -> AsyncIterator[Connection]:
+        connection = await self._acquire(side, key)
         clean = False
         try:
+            budget = _budget()
             async with asyncio.timeout(budget):
-                milliseconds = max(1, int(budget * 1000))
+                # The server gives a statement up before we do: that leaves the connection whole.
+                milliseconds = max(1, int(max(budget - MARGIN_S, budget / 2) * 1000))
                 await connection.execute(f"BEGIN; {context}; SET LOCAL statement_timeout = {milliseconds}")
                 try:
                     yield connection
@@ -139,7 +147,8 @@ class Database:
                         await connection.execute("ROLLBACK")
                         clean = True
                     raise
-                await connection.execute("COMMIT")
+                if await connection.execute("COMMIT") != "COMMIT":
+                    raise CommitError
                 clean = True
         except TimeoutError:
             self._doubt.set()
@@ -148,32 +157,43 @@ class Database:
             self._doubt.set()
             raise
         finally:
-            await self._release(pool, connection, clean=clean)
+            await self._release(side, key, connection, clean=clean)
 
-    async def _acquire(self, pool: Pool, budget: float) -> Connection:
-        wait = min(budget, self._settings.acquire_timeout_s)
+    async def _acquire(self, side: _Side, key: UUID | None) -> Connection:
+        """A connection within the call's time and the pool's; refused at once while the database is away."""
+        if not self._up.is_set():
+            raise database_down()
+        ends = asyncio.get_running_loop().time() + min(_budget(), self._settings.acquire_timeout_s)
         try:
-            return await pool.acquire(timeout=wait)
+            await side.places.enter(key, ends - asyncio.get_running_loop().time())
         except TimeoutError:
             self._doubt.set()
-            if pool.get_size() < pool.get_max_size():
-                raise database_down() from None
             raise ResourceExhausted(
-                "Every connection of the tier is in use.", reason="TENANT_QUOTA", retry_after_s=0.2
+                "The tier's connections are in use.", reason="TENANT_QUOTA", retry_after_s=0.2
             ) from None
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            self._doubt.set()
-            raise database_down() from None
+        try:
+            if not self._up.is_set():
+                raise database_down()
+            return await side.pool.acquire(timeout=max(0.0, ends - asyncio.get_running_loop().time()))
+        except BaseException as error:
+            side.places.leave(key)
+            if isinstance(error, _BROKEN):  # time-outs are among them
+                self._doubt.set()
+                raise database_down() from None
+            raise
 
     @staticmethod
-    async def _release(pool: Pool, connection: Connection, *, clean: bool) -> None:
-        if not clean and not connection.is_closed():
-            # Cut short with a statement under way: on a frozen server any polite end would wait for ever.
-            connection.terminate()
+    async def _release(side: _Side, key: UUID | None, connection: Connection, *, clean: bool) -> None:
         try:
-            await pool.release(connection, timeout=RELEASE_TIMEOUT_S)
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            connection.terminate()
+            if not clean and not connection.is_closed():
+                # Cut short with a statement under way: on a frozen server any polite end would wait for ever.
+                connection.terminate()
+            await side.pool.release(connection, timeout=RELEASE_TIMEOUT_S)
+        except _BROKEN:
+            with contextlib.suppress(asyncpg.InterfaceError):  # the pool has let go of it already
+                connection.terminate()
+        finally:
+            side.places.leave(key)
 
     async def monitor(self) -> None:
         """Keep asking the database whether it is there; runs until cancelled."""
@@ -183,7 +203,7 @@ class Database:
                 connection = await asyncpg.connect(
                     self._settings.app_url, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0
                 )
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except Exception:  # noqa: BLE001 - whatever it was, the monitor must go on looking
                 self._lose()
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, RECONNECT_MAX_S)
@@ -199,7 +219,7 @@ class Database:
             try:
                 async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
                     await connection.execute("SELECT 1")
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except Exception:  # noqa: BLE001 - as above
                 self._lose()
                 return
             if not self._up.is_set():
@@ -214,6 +234,14 @@ class Database:
         if self._up.is_set():
             log.warning("database does not answer")
         self._up.clear()
+
+
+def _budget() -> float:
+    """Seconds that the database may take of the call in hand; raises DeadlineExceeded where none is left."""
+    budget = calls.remaining() - MARGIN_S
+    if budget <= 0:
+        raise DeadlineExceeded
+    return budget
 
 
 async def _create(url: str, max_size: int) -> Pool:
@@ -242,5 +270,5 @@ async def database(settings: PoolSettings) -> AsyncIterator[Database]:
             try:
                 async with asyncio.timeout(RELEASE_TIMEOUT_S):
                     await pool.close()
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except _BROKEN:
                 pool.terminate()
