@@ -70,27 +70,40 @@ async def claim_all(connection: Connection, steps: Sequence[Step], kind: type[T]
     """Claim the items of one batch (one tenant, one operation); answers in the order of `steps`.
 
     An item is fresh, a replay, or a fault: REQUEST_ID_REUSED for another body or for a key that stands twice in the
-    batch, SAGA_COMPENSATED, STEP_EXPIRED.
+    batch, SAGA_COMPENSATED, STEP_EXPIRED (for an action that had not been carried out by its not_after).
     """
     first = steps[0]
     claims: list[Claim[T]] = [FRESH] * len(steps)
     index: dict[str, int] = {}
+    late: set[str] = set()
     for i, step in enumerate(steps):
         if step.key in index:
             claims[i] = faults.RequestIdReused()
-        elif step.operation == ACTION and step.not_after is not None and step.at > step.not_after:
-            claims[i] = faults.FailedPrecondition("The step came after its not_after.", reason="STEP_EXPIRED")
-        else:
-            index[step.key] = i
-    keys = list(index)
+            continue
+        index[step.key] = i
+        if step.operation == ACTION and step.not_after is not None and step.at > step.not_after:
+            late.add(step.key)
+    keys = [key for key in index if key not in late]
     rows = await connection.fetch(
-        sql.claim, first.tenant_id, first.operation, keys, [steps[i].digest for i in index.values()], first.at
+        sql.claim, first.tenant_id, first.operation, keys, [steps[index[key]].digest for key in keys], first.at
     )
-    repeated = set(keys).difference(row["key"] for row in rows)
+    repeated = set(index).difference(row["key"] for row in rows)
     if repeated:
-        for row in await connection.fetch(sql.recall, first.tenant_id, first.operation, sorted(repeated)):
-            claims[index[row["key"]]] = _recalled(row, steps[index[row["key"]]], kind)
+        stored = {
+            row["key"]: row
+            for row in await connection.fetch(sql.recall, first.tenant_id, first.operation, sorted(repeated))
+        }
+        for key in repeated:
+            i = index[key]
+            claims[i] = _recalled(stored[key], steps[i], kind) if key in stored else _unclaimed(late=key in late)
     return claims
+
+
+def _unclaimed(*, late: bool) -> faults.Fault:
+    if late:
+        return faults.FailedPrecondition("The step came after its not_after.", reason="STEP_EXPIRED")
+    # It stood there when we claimed and was pruned before we looked: nothing was done.
+    return faults.Unavailable("Two writes crossed; try again.", retry_after_s=0.05)
 
 
 def _recalled(row: Any, step: Step, kind: type[T]) -> Replay[T] | faults.Fault:

@@ -27,27 +27,40 @@ def _left_out(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
 
 @cache
 def _nested(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
-    """Message fields (maps aside) below which something is left out."""
+    """Message fields (maps aside) below which, at any depth, something is left out."""
+    left_out = _left_out(descriptor)
     return tuple(
         f
         for f in descriptor.fields
         if f.message_type is not None
         and not f.message_type.GetOptions().map_entry
-        and f.name not in _IDENTITY
-        and _left_out(f.message_type)
+        and f not in left_out
+        and any(_left_out(each) for each in _below(f.message_type))
     )
 
 
+def _below(descriptor: Descriptor) -> list[Descriptor]:
+    """A message type and all that can stand inside of it, each once."""
+    found = [descriptor]
+    for each in found:
+        found += [f.message_type for f in each.fields if f.message_type is not None and f.message_type not in found]
+    return found
+
+
 def request_digest(message: Message) -> bytes:
-    """SHA-256 of what the message asks for: minted ids and keys, request_id and saga step are left out."""
+    """SHA-256 of what the message asks for: minted ids and keys, request_id and saga step are left out.
+
+    Messages of two types never have the same digest, though their bytes may be the same.
+    """
     descriptor = message.DESCRIPTOR
-    fields, nested = _left_out(descriptor), _nested(descriptor)
-    if not fields and not nested:
-        return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
-    bare: Any = type(message)()
-    bare.CopyFrom(message)
-    _strip(bare)
-    return hashlib.sha256(bare.SerializeToString(deterministic=True)).digest()
+    bare: Any = message
+    if _left_out(descriptor) or _nested(descriptor):
+        bare = type(message)()
+        bare.CopyFrom(message)
+        _strip(bare)
+    state = hashlib.sha256(descriptor.full_name.encode() + b"\0")
+    state.update(bare.SerializeToString(deterministic=True))
+    return state.digest()
 
 
 def _strip(message: Any) -> None:
