@@ -69,24 +69,43 @@ async def append(connection: Connection, tenant_id: UUID, owed: Sequence[Owed], 
 
 
 async def lease(
-    db: Database, *, max_rows: int, max_tenants: int, duration_s: float, destinations: Sequence[str], at: datetime
+    db: Database,
+    *,
+    max_rows: int,
+    max_tenants: int,
+    duration_s: float,
+    destinations: Sequence[str],
+    at: datetime,
+    after: UUID | None = None,
 ) -> tuple[UUID, list[LeasedRow]]:
-    """Lease due rows of up to `max_tenants` tenants for `duration_s` seconds; oldest first within a tenant."""
+    """Lease due rows of up to `max_tenants` tenants for `duration_s` seconds; oldest first within a tenant.
+
+    Only tenants with due rows for one of `destinations` count (none given: for any). Tenants are taken in the order of
+    their ids, round and round, from the one that follows `after`; without it from a random one.
+    """
     token = uuid4()
     until = at + timedelta(seconds=duration_s)
     rows: list[LeasedRow] = []
     async with db.maintenance() as connection:
-        start = UUID(int=random.getrandbits(128))
-        tenants = [r["tenant_id"] for r in await connection.fetch(sql.due_tenants, start, at, max_tenants)]
-        if len(tenants) < max_tenants:
-            around = await connection.fetch(sql.due_tenants, UUID(int=0), at, max_tenants)
-            tenants += [r["tenant_id"] for r in around if r["tenant_id"] <= start][: max_tenants - len(tenants)]
+        wanted = list(destinations) or [r["destination"] for r in await connection.fetch(sql.destinations)]
+        tenants = await _due_tenants(connection, after, wanted, at, min(max_tenants, max_rows))
         for n, tenant in enumerate(tenants):
             # What is left is shared evenly, so that a deep backlog takes no other tenant's part.
             share = -(-(max_rows - len(rows)) // (len(tenants) - n))
-            found = await connection.fetch(sql.lease, tenant, at, token, until, share, list(destinations))
+            found = await connection.fetch(sql.lease, tenant, at, token, until, share, wanted)
             rows += [LeasedRow(**dict(r)) for r in found]
     return token, rows
+
+
+async def _due_tenants(
+    connection: Connection, after: UUID | None, destinations: list[str], at: datetime, limit: int
+) -> list[UUID]:
+    start = after or UUID(int=random.getrandbits(128))
+    tenants = [r["tenant_id"] for r in await connection.fetch(sql.due_tenants, start, destinations, at, limit)]
+    if len(tenants) < limit:
+        around = await connection.fetch(sql.due_tenants, UUID(int=0), destinations, at, limit)
+        tenants += [r["tenant_id"] for r in around if r["tenant_id"] <= start][: limit - len(tenants)]
+    return tenants
 
 
 async def settle(

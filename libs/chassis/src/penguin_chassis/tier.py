@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from penguin.tier.v1 import tier_service_pb2 as pb
 from penguin.tier.v1 import tier_service_pb2_grpc
 from penguin_chassis import mutations, outbox
-from penguin_chassis.faults import Fault
+from penguin_chassis.faults import Fault, ResourceExhausted
 from penguin_chassis.pool import Database
 from penguin_chassis.server import Registration, State
 
 SERVICE = "penguin.tier.v1.TierService"
+# A database that takes longer to say how it is does not answer (seconds).
+STORED_TIMEOUT_S = 1.0
 APPLIED = "SELECT max(version) AS version FROM schema_migrations"
 
 
@@ -35,6 +40,8 @@ class TierServicer(tier_service_pb2_grpc.TierServiceServicer):
         self._db = db
         self._state = state
         self._started_at = datetime.now(UTC)
+        # Tenants are served in turn: the next lease begins after the one that was served last.
+        self._leased_last: UUID | None = None
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
         """The tier's state; answers while the database is down."""
@@ -46,8 +53,11 @@ class TierServicer(tier_service_pb2_grpc.TierServiceServicer):
         )  # fmt: skip
         reply.started_at.FromDatetime(self._started_at)
         try:
-            await self._add_stored(reply)
-        except (Fault, OSError):
+            async with asyncio.timeout(STORED_TIMEOUT_S):
+                await self._add_stored(reply)
+        except ResourceExhausted:
+            pass  # busy, not down
+        except (Fault, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             reply.database = pb.DATABASE_STATE_DOWN
         return reply
 
@@ -65,8 +75,9 @@ class TierServicer(tier_service_pb2_grpc.TierServiceServicer):
         token, rows = await outbox.lease(
             self._db, max_rows=request.max_rows, max_tenants=request.max_tenants,
             duration_s=request.lease_duration.ToTimedelta().total_seconds(),
-            destinations=request.destinations, at=mutations.now(),
+            destinations=request.destinations, at=mutations.now(), after=self._leased_last,
         )  # fmt: skip
+        self._leased_last = rows[-1].tenant_id if rows else None
         return pb.LeaseOutboxResponse(lease_token=str(token), rows=map(_row, rows))
 
     async def SettleOutbox(self, request: pb.SettleOutboxRequest, context: Any) -> pb.SettleOutboxResponse:  # noqa: N802

@@ -110,7 +110,7 @@ CREATE TABLE outbox (
     created_at timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, id)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
-CREATE INDEX outbox_due ON outbox (tenant_id, available_at, id);
+CREATE INDEX outbox_due ON outbox (tenant_id, destination, available_at, id);
 SELECT adopt_tenant_table('outbox');
 
 DO $$

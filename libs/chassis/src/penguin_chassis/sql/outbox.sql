@@ -4,32 +4,49 @@ SELECT $1, id, destination, kind, payload, $6, available_at, $7
 FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bytea[], $8::timestamptz[])
     AS owed (id, destination, kind, payload, available_at);
 
+-- name: destinations
+-- Reads all that is owed: for a caller that names no destination.
+SELECT DISTINCT destination FROM outbox;
+
 -- name: due_tenants
--- A loose index scan: one probe per tenant with due rows, from a random tenant onwards, so that none is always last.
-WITH RECURSIVE due AS (
-    (SELECT tenant_id, 1 AS n FROM outbox WHERE tenant_id > $1 AND available_at <= $2 ORDER BY tenant_id LIMIT 1)
+-- A loose index scan: one probe per tenant, and one per tenant and destination for something due. A backlog that nobody
+-- can take costs its tenant's one probe, however deep it is, and takes nobody's place.
+WITH RECURSIVE tenants AS (
+    (SELECT tenant_id FROM outbox WHERE tenant_id > $1 ORDER BY tenant_id LIMIT 1)
     UNION ALL
-    SELECT following.tenant_id, due.n + 1
-    FROM due,
+    SELECT following.tenant_id
+    FROM tenants,
         LATERAL (
-            SELECT o.tenant_id FROM outbox AS o
-            WHERE o.tenant_id > due.tenant_id AND o.available_at <= $2
-            ORDER BY o.tenant_id LIMIT 1
+            SELECT o.tenant_id FROM outbox AS o WHERE o.tenant_id > tenants.tenant_id ORDER BY o.tenant_id LIMIT 1
         ) AS following
-    WHERE due.n < $3
 )
-SELECT tenant_id FROM due;
+SELECT tenants.tenant_id
+FROM tenants
+WHERE EXISTS (
+    SELECT FROM unnest($2::text[]) AS wanted (destination),
+        LATERAL (
+            SELECT FROM outbox AS o
+            WHERE o.tenant_id = tenants.tenant_id AND o.destination = wanted.destination AND o.available_at <= $3
+            ORDER BY o.tenant_id, o.destination, o.available_at LIMIT 1
+        ) AS due
+)
+LIMIT $4;
 
 -- name: lease
 UPDATE outbox AS o
 SET lease_token = $3, available_at = $4, attempt = o.attempt + 1
 FROM (
-    SELECT id FROM outbox
-    WHERE tenant_id = $1 AND available_at <= $2
-      AND (cardinality($6::text[]) = 0 OR destination = ANY ($6::text[]))
-    ORDER BY available_at, id
+    SELECT due.id
+    FROM unnest($6::text[]) AS wanted (destination),
+        LATERAL (
+            SELECT d.id, d.available_at FROM outbox AS d
+            WHERE d.tenant_id = $1 AND d.destination = wanted.destination AND d.available_at <= $2
+            ORDER BY d.available_at, d.id
+            LIMIT $5
+            FOR UPDATE SKIP LOCKED
+        ) AS due
+    ORDER BY due.available_at, due.id
     LIMIT $5
-    FOR UPDATE SKIP LOCKED
 ) AS picked
 WHERE o.tenant_id = $1 AND o.id = picked.id
 RETURNING o.tenant_id, o.id, o.destination, o.kind, o.payload, o.traceparent, o.attempt, o.created_at;
