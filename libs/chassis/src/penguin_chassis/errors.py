@@ -37,8 +37,11 @@ STATUS_OF_KIND: dict[str, int] = {
     "unavailable": code_pb2.UNAVAILABLE,
     "deadline_exceeded": code_pb2.DEADLINE_EXCEEDED,
     "internal": code_pb2.INTERNAL,
+    "unimplemented": code_pb2.UNIMPLEMENTED,
 }
 INTERNAL_TEXT = "Internal error."
+# A text that PostgreSQL cannot hold.
+UNSTORABLE = (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError)
 # The database is away, or the connection to it broke.
 _DOWN = (
     OSError,
@@ -47,6 +50,8 @@ _DOWN = (
     asyncpg.exceptions.OperatorInterventionError,
     asyncpg.exceptions.InsufficientResourcesError,
     asyncpg.exceptions.InternalClientError,
+    # The connection leads to a server that was demoted.
+    asyncpg.ReadOnlySQLTransactionError,
 )
 
 
@@ -56,11 +61,15 @@ def as_fault(error: BaseException) -> faults.Fault | None:
         return error
     if isinstance(error, asyncpg.QueryCanceledError | TimeoutError | asyncio.TimeoutError):
         return faults.DeadlineExceeded()
-    if isinstance(error, asyncpg.CharacterNotInRepertoireError | asyncpg.UntranslatableCharacterError):
+    if isinstance(error, UNSTORABLE):
         return faults.InvalidArgument("The request holds a NUL character, which cannot be stored.")
     if isinstance(error, asyncpg.SerializationError | asyncpg.DeadlockDetectedError):
         # Nothing was written; the same call may simply be made again.
         return faults.Unavailable("Two writes crossed; try again.", retry_after_s=0.05)
+    if isinstance(error, NotImplementedError):
+        return faults.Unimplemented("The method is not in this server.")
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+        return None  # a value the driver cannot encode: our defect, and the database is well
     if isinstance(error, _DOWN):
         return database_down()
     return None

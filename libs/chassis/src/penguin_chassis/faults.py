@@ -137,6 +137,13 @@ class DeadlineExceeded(Fault):
         super().__init__(message)
 
 
+class Unimplemented(Fault):
+    """The method is in the contract and not in this server."""
+
+    kind = "unimplemented"
+    reason = "UNIMPLEMENTED"
+
+
 def database_down() -> Unavailable:
     """The tier's answer while its database is away."""
     return Unavailable("The tier's database does not answer.", retry_after_s=1.0)

@@ -22,7 +22,7 @@ from penguin_chassis.auth import Verifier
 from penguin_chassis.calls import Call, Caller
 from penguin_chassis.faults import DeadlineExceeded, PermissionDenied, ResourceExhausted
 from penguin_chassis.methods import MethodInfo
-from penguin_chassis.validation import validate
+from penguin_chassis.validation import refuse_unstorable, validate
 
 log = logging.getLogger(__name__)
 
@@ -119,28 +119,22 @@ class Gate(grpc.aio.ServerInterceptor):
         behavior = _behavior(handler)
 
         async def unary(request: Any, context: Context) -> Any:
-            outcome = "OK"
-            started = time.perf_counter()
-            try:
+            async with self._answering(info, context):
                 with self._admitted(info, context) as call:
                     if info.client_streaming:
                         request = self._checked_stream(request, info, call)
                     else:
                         self._check(request, info, call)
-                    async with asyncio.timeout(call.remaining()):
-                        return await behavior(request, context)
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:  # noqa: BLE001 - everything is translated
-                outcome = type(error).__name__
-                await errors.abort(context, error, self._domain)
-            finally:
-                telemetry.record_call(info.path, outcome, time.perf_counter() - started)
+                    try:
+                        async with asyncio.timeout(call.remaining()):
+                            return await behavior(request, context)
+                    except errors.UNSTORABLE:
+                        if not info.client_streaming:
+                            refuse_unstorable(request)
+                        raise
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-            outcome = "OK"
-            started = time.perf_counter()
-            try:
+            async with self._answering(info, context):
                 with self._admitted(info, context) as call:
                     if info.client_streaming:
                         request = self._checked_stream(request, info, call)
@@ -148,15 +142,27 @@ class Gate(grpc.aio.ServerInterceptor):
                         self._check(request, info, call)
                     async for reply in _until(behavior(request, context), call):
                         yield reply
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:  # noqa: BLE001 - everything is translated
-                outcome = type(error).__name__
-                await errors.abort(context, error, self._domain)
-            finally:
-                telemetry.record_call(info.path, outcome, time.perf_counter() - started)
 
         return _rewrap(handler, unary, stream)
+
+    @contextlib.asynccontextmanager
+    async def _answering(self, info: MethodInfo, context: Context) -> AsyncIterator[None]:
+        """Count the call by its outcome, and translate whatever goes wrong in it."""
+        outcome = "OK"
+        started = time.perf_counter()
+        try:
+            yield
+        except grpc.aio.AbortError:
+            outcome = "ABORTED"
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome = "CANCELLED"
+            raise
+        except Exception as error:  # noqa: BLE001 - everything is translated
+            outcome = type(error).__name__
+            await errors.abort(context, error, self._domain)
+        finally:
+            telemetry.record_call(info.path, outcome, time.perf_counter() - started)
 
     @contextlib.contextmanager
     def _admitted(self, info: MethodInfo, context: Context) -> Iterator[Call]:
