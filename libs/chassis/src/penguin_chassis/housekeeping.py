@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 
 # How long a request_id is remembered: longer than any caller, relay or saga retries.
 BARRIER_RETENTION = timedelta(days=14)
+# Rows forgotten in one transaction, and transactions in one turn: short locks, and yet more an hour than can come in.
 PRUNE_LIMIT = 10_000
+PRUNE_ROUNDS = 500
 PRUNE_BARRIER = """
 DELETE FROM step_barrier WHERE (tenant_id, key, operation) IN (
     SELECT tenant_id, key, operation FROM step_barrier WHERE created_at < $1 LIMIT $2)"""
@@ -36,8 +38,11 @@ class Duty:
 
 async def prune_barrier(db: Database, at: datetime) -> None:
     """Forget replies past their retention, a bounded number each time."""
-    async with db.maintenance() as connection:
-        await connection.execute(PRUNE_BARRIER, at - BARRIER_RETENTION, PRUNE_LIMIT)
+    for _ in range(PRUNE_ROUNDS):
+        async with db.maintenance() as connection:
+            gone = await connection.execute(PRUNE_BARRIER, at - BARRIER_RETENTION, PRUNE_LIMIT)
+        if gone != f"DELETE {PRUNE_LIMIT}":
+            return
 
 
 PRUNE = Duty("prune_barrier", 600.0, prune_barrier)

@@ -48,7 +48,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "service": self._service,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _words(record),
         } | getattr(record, "correlation", {})
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = record.exc_info[0].__name__
@@ -56,6 +56,12 @@ class JsonFormatter(logging.Formatter):
             if (value := getattr(record, key, None)) is not None:
                 line[key] = value
         return orjson.dumps(line, default=lambda v: type(v).__name__).decode()
+
+
+def _words(record: logging.LogRecord) -> str:
+    """The message. The event loop's own goes on, after its first line, with the exception's words: that part is left out."""
+    words = record.getMessage()
+    return words.partition("\n")[0] if record.name == "asyncio" else words
 
 
 class _CorrelatedQueueHandler(logging.handlers.QueueHandler):
