@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from pydantic import TypeAdapter
+
 from penguin_chassis.faults import NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
@@ -18,6 +20,7 @@ from penguin_content.store.blobs import sql as blob_sql
 
 sql = load("penguin_content.store", "reading.sql")
 
+_ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HEAD = Wanted(METADATA)
 _SOURCE = Wanted(METADATA, raw=True)
@@ -40,21 +43,26 @@ class ReadingStore:
 
     async def get(self, tenant_id: UUID, key: str, wanted: Wanted) -> Stored:
         """One content; raises NotFound, ResourceExhausted (TOO_LARGE)."""
+        stored = await self._one(tenant_id, key, wanted)
+        if weight(stored.metadata, wanted) > REPLY_LIMIT:
+            raise too_large(key)
+        if not _blobs_wanted([stored], wanted):
+            return stored
         async with self._db.tenant(tenant_id) as connection:
-            found = await _objects(connection, tenant_id, [key], wanted)
-            if not found:
-                raise NotFound("content", key, field="storage_key")
-            if weight(found[0].metadata, wanted) > REPLY_LIMIT:
-                raise too_large(key)
-            return (await _with_blobs(connection, tenant_id, found, wanted))[0]
+            whole = await _with_blobs(connection, tenant_id, [stored], wanted)
+        if not whole:
+            raise NotFound("content", key, field="storage_key")
+        return whole[0]
 
     async def source(self, tenant_id: UUID, key: str) -> Stored:
         """One content's metadata, with its raw source where it has one, whatever its size; raises NotFound."""
-        async with self._db.tenant(tenant_id) as connection:
-            found = await _objects(connection, tenant_id, [key], _SOURCE)
-        if not found:
+        return await self._one(tenant_id, key, _SOURCE)
+
+    async def _one(self, tenant_id: UUID, key: str, wanted: Wanted) -> Stored:
+        rows = await self._db.hot_read(sql.get, tenant_id, key, wanted.body, wanted.raw)
+        if not rows:
             raise NotFound("content", key, field="storage_key")
-        return found[0]
+        return _stored(rows[0], _ATTACHMENTS.validate_json(rows[0]["attachments"] or "[]"))
 
     async def get_many(self, tenant_id: UUID, keys: Sequence[str], wanted: Wanted) -> Batch:
         """The tenant's contents of these keys, in their order, as far as they go into one reply."""
@@ -89,14 +97,9 @@ class ReadingStore:
 async def _objects(connection: Connection, tenant_id: UUID, keys: Sequence[str], wanted: Wanted) -> list[Stored]:
     rows = await connection.fetch(sql.objects, tenant_id, list(keys), wanted.body, wanted.raw)
     attachments = await _attachments(connection, tenant_id, rows)
-    return [
-        Stored(
-            _metadata(row, attachments.get(row["storage_key"], ())),
-            Packed(row["codec"], row["body"]) if row["body"] is not None else None,
-            tuple(row["defects"]),
-        )
-        for row in rows
-    ]
+    found = [(row, attachments.get(row["storage_key"], ())) for row in rows]
+    # One whose attachments are gone was deleted between the two statements.
+    return [_stored(row, known) for row, known in found if len(known) == row["attachment_count"]]
 
 
 async def _attachments(
@@ -114,20 +117,35 @@ async def _attachments(
     return {key: tuple(attachments) for key, attachments in found.items()}
 
 
+def _blobs_wanted(found: Sequence[Stored], wanted: Wanted) -> set[str]:
+    if not wanted.data:
+        return set()
+    return {a.sha256 for s in found if not s.metadata.raw_source for a in s.metadata.attachments}
+
+
 async def _with_blobs(connection: Connection, tenant_id: UUID, found: Sequence[Stored], wanted: Wanted) -> list[Stored]:
-    """`found` with the bytes of their attachments, where these are asked for and stored as blobs."""
-    hashes = {a.sha256 for s in found if not s.metadata.raw_source for a in s.metadata.attachments}
-    if not hashes or not wanted.data:
+    """`found` with the bytes of their attachments where these are blobs; without those deleted in the meantime."""
+    hashes = _blobs_wanted(found, wanted)
+    if not hashes:
         return list(found)
-    digests = sorted(map(bytes.fromhex, hashes))
-    rows = await connection.fetch(blob_sql.read, tenant_id, digests)
+    rows = await connection.fetch(blob_sql.read, tenant_id, sorted(map(bytes.fromhex, hashes)))
     blobs = {row["sha256"].hex(): (Packed(row["codec"], row["data"]),) for row in rows if row["piece_count"] == 1}
     large = [row["sha256"] for row in rows if row["piece_count"] > 1]
     if large:
         for row in await connection.fetch(blob_sql.read_pieces, tenant_id, large):
             sha256 = row["sha256"].hex()
             blobs[sha256] = (*blobs.get(sha256, ()), Packed(row["codec"], row["data"]))
-    return [Stored(s.metadata, s.body, s.defects, blobs) for s in found]
+    gone = hashes.difference(blobs)
+    return [
+        Stored(s.metadata, s.body, s.defects, blobs)
+        for s in found
+        if s.metadata.raw_source or not any(a.sha256 in gone for a in s.metadata.attachments)
+    ]
+
+
+def _stored(row: Any, attachments: tuple[Attachment, ...]) -> Stored:
+    body = Packed(row["codec"], row["body"]) if row["body"] is not None else None
+    return Stored(_metadata(row, attachments), body, tuple(row["defects"]))
 
 
 def _metadata(row: Any, attachments: tuple[Attachment, ...]) -> Metadata:

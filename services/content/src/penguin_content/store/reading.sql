@@ -1,3 +1,9 @@
+-- name: get
+-- The named hot read: the function sets the tenant for itself, in the same round trip.
+SELECT storage_key, state, content_hash, raw_size, stored_size, codec, created_at, claim_by, expire_at, raw_source,
+    generation, defects, body, attachments
+FROM hot_get_content($1, $2, $3, $4);
+
 -- name: objects
 -- The body is fetched from its place only where it is asked for ($3 for all, $4 for raw sources).
 SELECT storage_key, state, content_hash, raw_size, stored_size, codec, created_at, claim_by, expire_at, raw_source,
