@@ -24,7 +24,8 @@ from penguin_orchestrator.messages import OutgoingEmail, Refusal, StoredAttachme
 from penguin_orchestrator.rendering import Renderer
 from penguin_orchestrator.sending import Sender
 
-DEADLINE_S = 20.0
+# A launch rides out an outage of this length with the keys and ids it has minted (seconds).
+DEADLINE_S = 120.0
 PAGE = 500
 BATCH = 100
 # Batches of one launch on their way at once: one is being stored while another is being written.
@@ -126,7 +127,9 @@ class Campaigns:
         async def send(leads: Sequence[lead_pb.Lead]) -> None:
             try:
                 emails = [_email(plan, lead) for lead in leads]
-                results = await self._sender.send_emails(tenant_id, emails)
+                results = await self._sender.send_emails(
+                    tenant_id, emails, deadline_s=DEADLINE_S, put_deadline_s=DEADLINE_S
+                )
             finally:
                 places.release()
             for lead, result in zip(leads, results, strict=True):

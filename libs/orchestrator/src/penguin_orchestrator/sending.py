@@ -46,6 +46,8 @@ BATCH_ITEMS = 500
 # Attachments above this go by stream, and the batch names them by hash (bytes).
 INLINE_BLOB = 512 * 1024
 DEADLINE_S = 30.0
+# How long Content is asked before a send is given up with nothing done; a launch is more patient (seconds).
+PUT_DEADLINE_S = 3.0
 COMPENSATE_S = 5.0
 
 
@@ -67,12 +69,17 @@ class Sender:
         self._oltp = oltp
 
     async def send_emails(
-        self, tenant_id: UUID, emails: Sequence[OutgoingEmail], *, deadline_s: float = DEADLINE_S
+        self,
+        tenant_id: UUID,
+        emails: Sequence[OutgoingEmail],
+        *,
+        deadline_s: float = DEADLINE_S,
+        put_deadline_s: float = PUT_DEADLINE_S,
     ) -> list[SendResult]:
         """Send many; answers in order, one by one. Returns once they are durable.
 
-        Raises TierError when nothing was done (a tier is down, and what had been stored is undone) and
-        OutcomeUnknownError when OLTP gave no answer in `deadline_s` seconds.
+        Raises TierError when nothing was done (Content gave no answer in `put_deadline_s` seconds, or a tier refused,
+        and what had been stored is undone) and OutcomeUnknownError when OLTP gave none in `deadline_s`.
         """
         prepared = [
             _Prepared(email, keys.new_id(), email.request_id or uuid4(), keys.storage_key()) for email in emails
@@ -82,15 +89,17 @@ class Sender:
             span.set_attribute("penguin.tenant_id", str(tenant_id))
             span.set_attribute("penguin.emails", len(emails))
             for batch in _batches(prepared):
-                results += await self._send_batch(tenant_id, batch, deadline_s)
+                results += await self._send_batch(tenant_id, batch, deadline_s, put_deadline_s)
         return results
 
-    async def _send_batch(self, tenant_id: UUID, batch: list[_Prepared], deadline_s: float) -> list[SendResult]:
+    async def _send_batch(
+        self, tenant_id: UUID, batch: list[_Prepared], deadline_s: float, put_deadline_s: float
+    ) -> list[SendResult]:
         claim_by = datetime.now(UTC) + CLAIM_WITHIN
         generation = keys.generation()
         refused: dict[UUID, Refusal] = {}
         try:
-            refused |= await self._put(tenant_id, batch, claim_by, generation)
+            refused |= await self._put(tenant_id, batch, claim_by, generation, put_deadline_s)
             stored = [each for each in batch if each.id not in refused]
             created = await self._pivot(tenant_id, stored, claim_by, generation, deadline_s) if stored else {}
         except OutcomeUnknownError:
@@ -102,7 +111,7 @@ class Sender:
         return [refused.get(p.id) or created[p.id] for p in batch]
 
     async def _put(
-        self, tenant_id: UUID, batch: Sequence[_Prepared], claim_by: datetime, generation: int
+        self, tenant_id: UUID, batch: Sequence[_Prepared], claim_by: datetime, generation: int, deadline_s: float
     ) -> dict[UUID, Refusal]:
         """Store the bodies; answers which were refused."""
         at = Timestamp()
@@ -118,7 +127,7 @@ class Sender:
             generation=generation,
         )
         method = self._content.stub(ContentServiceStub).BatchPutContents
-        reply = await self._content.insist(method, request, deadline_s=DEADLINE_S / 3)
+        reply = await self._content.insist(method, request, deadline_s=deadline_s)
         return {
             p.id: _refusal(result.error)
             for p, result in zip(batch, reply.results, strict=True)
