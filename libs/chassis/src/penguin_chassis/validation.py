@@ -60,7 +60,7 @@ def _refusal(violations: tuple[faults.Violation, ...]) -> faults.InvalidArgument
 def _with_nul(message: Message, prefix: str) -> Iterator[str]:
     for field, value in message.ListFields():
         path = f"{prefix}{field.name}"
-        if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.GetOptions().map_entry:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
             if any(isinstance(part, str) and "\0" in part for pair in value.items() for part in pair):
                 yield path
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
