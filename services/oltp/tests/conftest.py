@@ -50,3 +50,9 @@ async def oltp(oltp_urls: TierDatabase, tokens: TokenFactory) -> AsyncIterator[T
 async def tenant(db: Database) -> UUID:
     """A tenant of this test alone."""
     return await make_tenant(db)
+
+
+@pytest.fixture
+async def stranger(db: Database) -> UUID:
+    """Another tenant."""
+    return await make_tenant(db)

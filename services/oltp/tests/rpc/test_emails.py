@@ -8,13 +8,13 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from services.oltp.tests.rows import create_request, make_tenant, new_email, owed
 
 from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import email_service_pb2 as pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin_chassis.pool import Database
 from penguin_testkit.calling import Refused, TierClient
-from services.oltp.tests.rows import create_request, make_tenant, new_email
 
 
 @pytest.fixture
@@ -100,6 +100,17 @@ async def test_a_missing_lead_sinks_only_its_own_item(oltp: TierClient, stub: Em
     assert reply.results[0].error.reason == errors_pb2.ERROR_REASON_REFERENCE_MISSING
     assert reply.results[0].error.field == "lead_id"
     assert reply.results[1].email.id
+
+
+async def test_an_id_named_twice_is_created_once_and_one_job_is_owed(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, db: Database
+) -> None:
+    email = new_email()
+    reply = await oltp.call(stub.BatchCreateEmails, create_request(tenant, email, new_email(id=email.id)))
+    assert [r.WhichOneof("outcome") for r in reply.results] == ["email", "error"]
+    claims, jobs = await owed(db, tenant)
+    assert claims[2]["storage_keys"] == [email.content_storage_key]
+    assert [job["email_id"] for job in jobs[2]["jobs"]] == [email.id]
 
 
 async def test_the_pivot_is_refused_past_claim_by(oltp: TierClient, stub: EmailServiceStub, tenant: UUID) -> None:

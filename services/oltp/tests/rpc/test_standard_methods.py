@@ -33,7 +33,6 @@ from penguin.oltp.v1 import (
     user_service_pb2,
     user_service_pb2_grpc,
 )
-from penguin_chassis.pool import Database
 from penguin_testkit.calling import Refused, TierClient
 
 New = Callable[[TierClient, UUID], Awaitable[Any]]
@@ -340,9 +339,3 @@ async def test_undoing_what_never_happened_is_accepted_and_bars_it(noun: Noun, o
     with pytest.raises(Refused) as refused:
         await noun.call(oltp, "Create", tenant, **{noun.name: item, "saga_step": step})
     assert refused.value.answer.reason == "SAGA_COMPENSATED"
-
-
-@pytest.fixture
-async def stranger(db: Database) -> UUID:
-    """Another tenant."""
-    return await rows.make_tenant(db)

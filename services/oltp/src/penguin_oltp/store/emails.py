@@ -16,6 +16,7 @@ from penguin_chassis.barrier import Step
 from penguin_chassis.faults import AlreadyExists, FailedPrecondition, Fault, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
+from penguin_oltp.domain.campaigns import ENDED
 from penguin_oltp.domain.emails import Attempt, Created, CreatedEmail, Email, NewEmail, Tally, claimable
 from penguin_oltp.store import rows
 
@@ -104,14 +105,14 @@ async def _write(
     connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail], generation: int, at: datetime
 ) -> list[Created]:
     """Insert the emails that can be, and owe what follows from them."""
-    faulty = await _missing(connection, tenant_id, emails)
-    inserted = await _insert(connection, tenant_id, [e for e in emails if e.id not in faulty], generation, at)
-    written = [email for email in emails if email.id in inserted]
-    await outbox.append(connection, tenant_id, _owed(written), at)
+    named = rows.firsts(emails)
+    faulty = await _missing(connection, tenant_id, emails) | await _ended(connection, tenant_id, emails)
+    inserted = await _insert(connection, tenant_id, [e for e in named.values() if e.id not in faulty], generation, at)
+    await outbox.append(connection, tenant_id, _owed([e for e in named.values() if e.id in inserted]), at)
     taken = AlreadyExists("An email for this lead and step, or with this id or key, exists.", field="lead_id")
     return [
         CreatedEmail(email.id, email.message_id, email.content_storage_key)
-        if email.id in inserted
+        if email.id in inserted and named[email.id] is email
         else faulty.get(email.id, taken)
         for email in emails
     ]
@@ -132,6 +133,23 @@ async def _missing(connection: Connection, tenant_id: UUID, emails: Sequence[New
         for email in emails
         for field in fields
         if missing and (field, getattr(email, field)) in missing
+    }  # fmt: skip
+
+
+async def _ended(connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail]) -> dict[UUID, Fault]:
+    """Emails of campaigns that have ended. The others cannot end before this transaction does."""
+    wanted = sorted({email.campaign_id for email in emails if email.campaign_id is not None})
+    if not wanted:
+        return {}
+    found = await connection.fetch(sql.hold_campaigns, tenant_id, wanted)
+    ended = {row["id"]: row["status"] for row in found if row["status"] in ENDED}
+    return {
+        email.id: FailedPrecondition(
+            "The campaign has ended.", field="campaign_id",
+            metadata={"resource": "campaign", "state": ended[email.campaign_id]},
+        )
+        for email in emails
+        if email.campaign_id in ended
     }  # fmt: skip
 
 

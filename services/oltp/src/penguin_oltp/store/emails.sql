@@ -13,6 +13,10 @@ FROM unnest(
 ON CONFLICT DO NOTHING
 RETURNING id;
 
+-- name: hold_campaigns
+-- A campaign that is being cancelled or completed is waited for, and then seen as it is; meanwhile none can be.
+SELECT id, status FROM campaigns WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id FOR SHARE;
+
 -- name: missing_references
 -- By the list of ids, so that a tenant's leads are never read whole to look for a hundred of them.
 (SELECT 'campaign_id' AS field, wanted AS id FROM unnest($2::uuid[]) AS wanted

@@ -1,0 +1,132 @@
+"""TenantService: creating and listing for the platform, reading and changing for the tenant itself."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from services.oltp.tests.rows import new_tenant
+
+from penguin.oltp.v1 import tenant_service_pb2 as pb
+from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
+from penguin_testkit.calling import Refused, TierClient
+
+
+@pytest.fixture
+def stub(oltp: TierClient) -> TenantServiceStub:
+    return TenantServiceStub(oltp.channel)
+
+
+async def create(oltp: TierClient, stub: TenantServiceStub, item: pb.NewTenant, **how: Any) -> pb.Tenant:
+    """Create a tenant as the platform."""
+    reply = await oltp.call(stub.CreateTenant, pb.CreateTenantRequest(tenant=item), **how)
+    tenant: pb.Tenant = reply.tenant
+    return tenant
+
+
+def updating(tenant_id: str, **fields: Any) -> pb.UpdateTenantRequest:
+    """An update of the policy."""
+    update = pb.TenantUpdate(unknown_outcome_policy=pb.UNKNOWN_OUTCOME_POLICY_RESEND)
+    mask = FieldMask(paths=["unknown_outcome_policy"])
+    right = {"tenant_id": tenant_id, "request_id": str(uuid4()), "tenant": update, "update_mask": mask}
+    return pb.UpdateTenantRequest(**(right | fields))
+
+
+async def test_a_tenant_begins_active_and_holds_what_nobody_knows(oltp: TierClient, stub: TenantServiceStub) -> None:
+    item = new_tenant()
+    created = await create(oltp, stub, item)
+    assert (created.id, created.name, created.etag) == (item.id, "Acme", "1")
+    assert (created.status, created.unknown_outcome_policy) == (
+        pb.TENANT_STATUS_ACTIVE,
+        pb.UNKNOWN_OUTCOME_POLICY_HOLD,
+    )
+    assert (await oltp.call(stub.GetTenant, pb.GetTenantRequest(tenant_id=item.id))).tenant == created
+
+
+async def test_a_repeat_names_the_first_whatever_id_it_mints(oltp: TierClient, stub: TenantServiceStub) -> None:
+    item = new_tenant()
+    first = await create(oltp, stub, item)
+    again = new_tenant(request_id=item.request_id)
+    assert await create(oltp, stub, again) == first
+    with pytest.raises(Refused) as refused:
+        await oltp.call(stub.GetTenant, pb.GetTenantRequest(tenant_id=again.id))
+    assert refused.value.answer.code is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(Refused) as refused:
+        await create(oltp, stub, new_tenant(request_id=item.request_id, name="Other"))
+    assert refused.value.answer.reason == "REQUEST_ID_REUSED"
+    with pytest.raises(Refused) as refused:
+        await create(oltp, stub, new_tenant(id=item.id))
+    assert refused.value.answer.metadata == {"resource": "tenant", "field": "id"}
+
+
+async def test_the_platform_lists_all_in_pages(oltp: TierClient, stub: TenantServiceStub) -> None:
+    made = {(await create(oltp, stub, new_tenant())).id for _ in range(3)}
+    seen: list[str] = []
+    token = ""
+    while True:
+        page = await oltp.call(stub.ListTenants, pb.ListTenantsRequest(page_size=2, page_token=token))
+        seen += [each.id for each in page.tenants]
+        token = page.next_page_token
+        if not token:
+            break
+    assert made <= set(seen)
+    assert seen == sorted(set(seen))
+
+
+async def test_creating_and_listing_are_the_platforms(oltp: TierClient, stub: TenantServiceStub, tenant: UUID) -> None:
+    own = oltp.tokens.token("oltp", tenant=tenant, scopes=["tenants.write", "tenants.read"])
+    listing = oltp.tokens.token(
+        "oltp", scopes=["tenants.write"], platform=True, methods=["/penguin.oltp.v1.TenantService/ListTenants"]
+    )
+    for method, request, token, code in [
+        (stub.CreateTenant, pb.CreateTenantRequest(tenant=new_tenant()), own, grpc.StatusCode.PERMISSION_DENIED),
+        (stub.CreateTenant, pb.CreateTenantRequest(tenant=new_tenant()), listing, grpc.StatusCode.PERMISSION_DENIED),
+        (stub.ListTenants, pb.ListTenantsRequest(), own, grpc.StatusCode.PERMISSION_DENIED),
+        (stub.ListTenants, pb.ListTenantsRequest(), "", grpc.StatusCode.UNAUTHENTICATED),
+        (stub.CreateTenant, pb.CreateTenantRequest(tenant=new_tenant()), "", grpc.StatusCode.UNAUTHENTICATED),
+    ]:
+        with pytest.raises(Refused) as refused:
+            await oltp.call(method, request, token=token or None, anonymous=not token)
+        assert refused.value.answer.code is code
+
+
+async def test_a_tenant_changes_itself_and_nobody_else(
+    oltp: TierClient, stub: TenantServiceStub, tenant: UUID, stranger: UUID
+) -> None:
+    request = updating(str(tenant), etag="1")
+    updated = (await oltp.call(stub.UpdateTenant, request)).tenant
+    assert (updated.unknown_outcome_policy, updated.etag) == (pb.UNKNOWN_OUTCOME_POLICY_RESEND, "2")
+    assert (await oltp.call(stub.UpdateTenant, request)).tenant == updated
+    for asked, how, reason in [
+        (updating(str(tenant), etag="1"), {}, "ETAG_MISMATCH"),
+        (updating(str(tenant), update_mask=FieldMask(paths=["status"])), {}, "INVALID_UPDATE_MASK"),
+        (updating(str(tenant), update_mask=FieldMask(paths=["name"])), {}, "INVALID_FIELD"),
+        (updating(str(tenant)), {"tenant": stranger}, "TENANT_MISMATCH"),
+        (updating(str(tenant)), {"anonymous": True}, "TOKEN_MISSING"),
+        (updating(str(uuid4())), {}, "NOT_FOUND"),
+    ]:
+        with pytest.raises(Refused) as refused:
+            await oltp.call(stub.UpdateTenant, asked, **how)
+        assert refused.value.answer.reason == reason
+    for how, code in [
+        ({"tenant": stranger}, grpc.StatusCode.PERMISSION_DENIED),
+        ({"anonymous": True}, grpc.StatusCode.UNAUTHENTICATED),
+    ]:
+        with pytest.raises(Refused) as refused:
+            await oltp.call(stub.GetTenant, pb.GetTenantRequest(tenant_id=str(tenant)), **how)
+        assert refused.value.answer.code is code
+
+
+async def test_bad_fields_are_named(oltp: TierClient, stub: TenantServiceStub) -> None:
+    with pytest.raises(Refused) as refused:
+        await create(oltp, stub, new_tenant(name="", id="x"))
+    assert set(refused.value.answer.fields) == {"tenant.name", "tenant.id"}
+    with pytest.raises(Refused) as refused:
+        await oltp.call(stub.ListTenants, pb.ListTenantsRequest(page_size=-1))
+    assert refused.value.answer.fields == ["page_size"]
+    with pytest.raises(Refused) as refused:
+        await oltp.call(stub.GetTenant, pb.GetTenantRequest())
+    assert refused.value.answer.fields == ["tenant_id"]
