@@ -101,6 +101,9 @@ async def test_exchange_over_http(running: Any, tmp_path: Path) -> None:
             claims = verify(issuer, body["access_token"])
             assert (claims["sub"], claims["scope"], claims["tenant"]) == ("ann", "emails.read emails.send", TENANT)
 
+            _, body = await ask("relay", scope="tenants.write jobs.write", tenant=TENANT)
+            assert (body["scope"], verify(issuer, body["access_token"])["scope"]) == ("jobs.write", "jobs.write")
+
             _, body = await ask("relay", methods=method, scope="tier.outbox")
             claims = verify(issuer, body["access_token"])
             assert (claims["sub"], claims["platform"], claims["methods"]) == ("relay", True, [method])

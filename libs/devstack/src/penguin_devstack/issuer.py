@@ -161,14 +161,19 @@ class Exchange:
         methods = form.get("methods", "").split()
         if not scopes and not methods:
             raise TokenRequestError("invalid_scope", "scope or methods must be given")
-        _check_allowed("scope", scopes, policy.scopes)
-        _check_allowed("method", methods, policy.methods)
+        # Scopes are narrowed to what the workload may have, and the reply says which (RFC 6749, 3.3).
+        granted = [scope for scope in scopes if _allowed(scope, policy.scopes)]
+        if scopes and not granted:
+            raise TokenRequestError("invalid_scope", f"the workload may ask for none of scope {' '.join(scopes)[:200]}")
+        for method in methods:
+            if not _allowed(method, policy.methods):
+                raise TokenRequestError("invalid_scope", f"the workload may not ask for method {method[:200]}")
         try:
             token = self._issuer.mint(
                 audience,
                 form.get("tenant") or None,
                 actor=form.get("actor") or workload,
-                scopes=scopes,
+                scopes=granted,
                 platform=bool(methods),
                 methods=methods,
             )
@@ -179,7 +184,7 @@ class Exchange:
             "issued_token_type": TOKEN_TYPE,
             "token_type": "Bearer",
             "expires_in": MAX_TOKEN_LIFETIME_S,
-            "scope": " ".join(scopes),
+            "scope": " ".join(granted),
         }
 
     def _workload(self, credential: str) -> str:
@@ -203,10 +208,8 @@ class Exchange:
         return DEFAULT_POLICIES.get(workload, WorkloadPolicy())
 
 
-def _check_allowed(what: str, wanted: Iterable[str], patterns: Sequence[str]) -> None:
-    for name in wanted:
-        if not any(fnmatchcase(name, pattern) for pattern in patterns):
-            raise TokenRequestError("invalid_scope", f"the workload may not ask for {what} {name[:200]}")
+def _allowed(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def application(issuer: Issuer) -> web.Application:
