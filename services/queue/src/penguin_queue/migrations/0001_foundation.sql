@@ -135,16 +135,18 @@ BEGIN
             LOOP
                 turns := coalesce(turns, turn.turns::integer);
                 RETURN QUERY
-                    UPDATE jobs AS j
-                    SET state = 'leased', lease_token = token, leased_until = until, worker_id = worker
-                    FROM (
+                    -- Materialised: as a sub-select on the inner side of a join it would be run, and lock, again.
+                    WITH picked AS MATERIALIZED (
                         SELECT r.id FROM jobs r
                         WHERE r.state = 'ready' AND r.priority = level AND r.kind = turn.kind
                           AND r.tenant_id = turn.tenant_id
                         ORDER BY r.run_at
                         LIMIT CASE pass WHEN 1 THEN ceil(remaining::numeric / turns)::integer ELSE remaining END
                         FOR UPDATE SKIP LOCKED
-                    ) AS picked
+                    )
+                    UPDATE jobs AS j
+                    SET state = 'leased', lease_token = token, leased_until = until, worker_id = worker
+                    FROM picked
                     WHERE j.tenant_id = turn.tenant_id AND j.id = picked.id
                     RETURNING j.*;
                 GET DIAGNOSTICS taken = ROW_COUNT;
@@ -158,8 +160,5 @@ BEGIN
         END LOOP;
     END LOOP;
 END $$;
-REVOKE EXECUTE ON FUNCTION lease_ready FROM PUBLIC;
-DO $$
-BEGIN
-    EXECUTE format('GRANT EXECUTE ON FUNCTION lease_ready TO %I', tier_of('jobs') || '_maintenance');
-END $$;
+REVOKE EXECUTE ON FUNCTION lease_ready FROM PUBLIC, queue_app, queue_readonly;
+GRANT EXECUTE ON FUNCTION lease_ready TO queue_maintenance;

@@ -96,25 +96,27 @@ SELECT tenant_id, id, lease_token, run_at, created_at, $4, snoozes, priority, at
 FROM gone;
 
 -- name: promote
-UPDATE jobs AS j SET state = 'ready'
-FROM (
+WITH due AS MATERIALIZED (
     SELECT tenant_id, id FROM jobs
     WHERE state = 'scheduled' AND run_at <= $1
     ORDER BY run_at LIMIT $2
     FOR UPDATE SKIP LOCKED
-) AS due
+)
+UPDATE jobs AS j SET state = 'ready'
+FROM due
 WHERE j.tenant_id = due.tenant_id AND j.id = due.id
 RETURNING j.tenant_id, j.id, j.kind, j.priority, j.run_at;
 
 -- name: recover
 -- The token stays: until another lease is given, the late worker's word still counts.
-UPDATE jobs AS j SET state = 'ready', lost_leases = j.lost_leases + 1, leased_until = NULL
-FROM (
+WITH lost AS MATERIALIZED (
     SELECT tenant_id, id FROM jobs
     WHERE state = 'leased' AND leased_until <= $1 AND lost_leases < $3
     ORDER BY leased_until LIMIT $2
     FOR UPDATE SKIP LOCKED
-) AS lost
+)
+UPDATE jobs AS j SET state = 'ready', lost_leases = j.lost_leases + 1, leased_until = NULL
+FROM lost
 WHERE j.tenant_id = lost.tenant_id AND j.id = lost.id
 RETURNING j.tenant_id, j.id, j.kind, j.priority, j.run_at;
 

@@ -1,0 +1,67 @@
+"""The tier while its Valkey is flushed, killed, frozen or absent: slower perhaps, but no job is lost and leases go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+import redis
+from services.queue.tests.conftest import Serve
+from services.queue.tests.rows import enqueue_request, lease_request, new_job, ref_of
+
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_devstack.valkey import ValkeyServer, temporary_valkey
+from penguin_testkit.calling import TierClient
+from penguin_testkit.databases import Databases
+
+JOBS = 12
+# Ten calls and more, of which at most one in a second waits for the buffer's time-out.
+BOUND_S = 8.0
+
+
+def flush(server: ValkeyServer) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
+
+
+async def run_through(client: TierClient, tenant: UUID, kind: str, trouble: Callable[[], None]) -> None:
+    """Enqueue, bring the trouble about, enqueue again, and have every job leased one by one and completed once."""
+    stub = QueueServiceStub(client.channel)
+    jobs = [new_job(kind=kind) for _ in range(JOBS)]
+    await client.call(stub.EnqueueJobs, enqueue_request(tenant, *jobs[: JOBS // 2]))
+    trouble()
+    started = time.monotonic()
+    await client.call(stub.EnqueueJobs, enqueue_request(tenant, *jobs[JOBS // 2 :]))
+    seen: list[str] = []
+    while len(seen) < JOBS:
+        reply = await client.call(stub.LeaseJobs, lease_request(kind, max_jobs=1, wait_s=5))
+        assert reply.jobs, "a job was lost"
+        completed = await client.call(stub.CompleteJobs, pb.CompleteJobsRequest(leases=map(ref_of, reply.jobs)))
+        assert completed.completed == len(reply.jobs)
+        seen += [leased.job.id for leased in reply.jobs]
+    assert sorted(seen) == sorted(job.id for job in jobs)
+    assert time.monotonic() - started < BOUND_S
+
+
+@pytest.mark.parametrize("trouble", ["flush", "kill", "freeze"])
+async def test_no_trouble_of_the_buffer_loses_a_job(
+    serve: Serve, databases: Databases, tenant: UUID, kind: str, trouble: str
+) -> None:
+    urls = await databases.clone("queue")
+    with temporary_valkey() as server:
+        happens = {"flush": lambda: flush(server), "kill": server.kill, "freeze": server.freeze}[trouble]
+        async with serve(urls, server.url) as client:
+            await run_through(client, tenant, kind, happens)
+            if trouble == "freeze":
+                server.thaw()
+            elif trouble == "kill":
+                server.start()
+            await run_through(client, tenant, kind, lambda: None)
+
+
+async def test_no_buffer_at_all_is_no_trouble(serve: Serve, databases: Databases, tenant: UUID, kind: str) -> None:
+    async with serve(await databases.clone("queue"), "") as client:
+        await run_through(client, tenant, kind, lambda: None)

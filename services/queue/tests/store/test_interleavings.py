@@ -1,0 +1,197 @@
+"""Whatever workers, crashes and the clock do to each other: no stale token ends a job, and no job is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from penguin_chassis.barrier import Step
+from penguin_chassis.pool import Database
+from penguin_queue.domain.jobs import LOST_LEASE_LIMIT, Failure, Job, LeaseRef, NewJob, Snooze
+from penguin_queue.store.jobs import JobStore
+from penguin_queue.store.leases import Asked, LeaseStore
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LEASE_S = 10
+MAX_ATTEMPTS = 3
+
+which = st.integers(min_value=0, max_value=30)
+step = st.one_of(
+    st.tuples(st.just("enqueue"), st.integers(min_value=1, max_value=4)),
+    st.tuples(st.just("lease"), st.integers(min_value=1, max_value=4)),
+    st.tuples(st.just("wait"), st.sampled_from([1, LEASE_S // 2, LEASE_S, 4 * LEASE_S])),
+    st.tuples(st.just("sweep"), st.just(0)),
+    st.tuples(st.sampled_from(["complete", "fail", "kill", "snooze", "extend"]), which),
+)
+
+
+@dataclass
+class Expected:
+    """What the model knows of one job. `token` is the lease whose word counts, if any."""
+
+    state: str = "ready"
+    token: UUID | None = None
+    until: datetime = START
+    run_at: datetime = START
+    attempts: int = 0
+    lost_leases: int = 0
+    snoozes: int = 0
+
+
+@dataclass
+class Model:
+    """The queue as it should be, and the real one beside it."""
+
+    db: Database
+    tenant: UUID = field(default_factory=uuid4)
+    at: datetime = START
+    jobs: dict[UUID, Expected] = field(default_factory=dict)
+    # Every lease ever given, stale ones included: any of them may speak again.
+    tokens: list[LeaseRef] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store = LeaseStore(self.db)
+        self.reader = JobStore(self.db)
+
+    async def enqueue(self, count: int) -> None:
+        items = [
+            (Step(self.tenant, f"req:{uuid4()}", b"d", self.at), NewJob(uuid4(), "k", b"{}", 2, None, MAX_ATTEMPTS, ""))
+            for _ in range(count)
+        ]
+        await self.reader.enqueue(self.tenant, items, gate=None, at=self.at)
+        self.jobs |= {job.id: Expected(run_at=self.at) for _, job in items}
+
+    async def lease(self, count: int) -> None:
+        until = self.at + timedelta(seconds=LEASE_S)
+        ready = {job_id for job_id, job in self.jobs.items() if job.state == "ready"}
+        leased = await self.store.lease_ready(Asked((), count, until, "w"))
+        assert len(leased) == min(count, len(ready))
+        assert {job.id for job in leased} <= ready
+        for job in leased:
+            assert job.lease_token is not None
+            expected = self.jobs[job.id]
+            expected.state, expected.token, expected.until = "leased", job.lease_token, until
+            self.tokens.append(LeaseRef(self.tenant, job.id, job.lease_token))
+
+    async def wait(self, seconds: int) -> None:
+        self.at += timedelta(seconds=seconds)
+
+    async def sweep(self, _: int) -> None:
+        await self.store.sweep(self.at)
+        for job in self.jobs.values():
+            if job.state == "scheduled" and job.run_at <= self.at:
+                job.state = "ready"
+            elif job.state == "leased" and job.until <= self.at:
+                job.lost_leases += 1
+                job.state = "dead" if job.lost_leases > LOST_LEASE_LIMIT else "ready"
+
+    def speaker(self, number: int) -> tuple[LeaseRef, Expected, bool] | None:
+        """One of the leases given so far, its job, and whether its word counts."""
+        if not self.tokens:
+            return None
+        ref = self.tokens[number % len(self.tokens)]
+        job = self.jobs[ref.job_id]
+        return ref, job, job.token == ref.token and job.state in {"ready", "leased"}
+
+    async def complete(self, ref: LeaseRef, job: Expected, counts: bool) -> None:
+        repeated = job.state == "completed" and job.token == ref.token
+        assert (await self.store.complete([ref], self.at) == {ref}) == (counts or repeated)
+        if counts:
+            job.state = "completed"
+
+    async def fail(self, ref: LeaseRef, job: Expected, counts: bool, *, retryable: bool = True) -> None:
+        retried, dead = await self.store.fail([Failure(ref, "x", retryable, timedelta(seconds=5), 0.5)], self.at)
+        assert (ref in retried or ref in dead) == counts
+        if counts:
+            job.attempts += 1
+            job.state = "scheduled" if retryable and job.attempts < MAX_ATTEMPTS else "dead"
+            assert (ref in dead) == (job.state == "dead")
+            job.token, job.run_at = None, self.at + timedelta(seconds=5)
+
+    async def snooze(self, ref: LeaseRef, job: Expected, counts: bool) -> None:
+        off = await self.store.snooze([Snooze(ref, timedelta(seconds=20), "away")], self.at)
+        assert (ref in off) == counts
+        if counts:
+            job.state, job.token, job.run_at = "scheduled", None, self.at + timedelta(seconds=20)
+            job.snoozes += 1
+
+    async def extend(self, ref: LeaseRef, job: Expected, counts: bool) -> None:
+        until = self.at + timedelta(seconds=2 * LEASE_S)
+        assert (await self.store.extend([ref], until) == {ref}) == counts
+        if counts:
+            job.state, job.until = "leased", until
+
+    async def speak(self, word: str, number: int) -> None:
+        chosen = self.speaker(number)
+        if chosen is None:
+            return
+        if word == "kill":
+            await self.fail(*chosen, retryable=False)
+        else:
+            await getattr(self, word)(*chosen)
+
+    async def compare(self) -> None:
+        found = await self.reader.list_page(self.tenant, before=None, state="", kind="", limit=1000)
+        assert len(found) == len(self.jobs)
+        for job in found:
+            assert self.facts(job) == self.expected(self.jobs[job.id])
+
+    @staticmethod
+    def facts(job: Job) -> tuple[object, ...]:
+        return job.state, job.attempts, job.lost_leases, job.snoozes
+
+    @staticmethod
+    def expected(job: Expected) -> tuple[object, ...]:
+        return job.state, job.attempts, job.lost_leases, job.snoozes
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(step, min_size=5, max_size=40))
+async def test_any_interleaving_agrees_with_the_model(own_db: Database, steps: list[tuple[str, int]]) -> None:
+    async with own_db.maintenance() as connection:
+        await connection.execute("DELETE FROM jobs")
+    model = Model(own_db)
+    await model.enqueue(2)
+    for word, number in steps:
+        if word in {"complete", "fail", "kill", "snooze", "extend"}:
+            await model.speak(word, number)
+        else:
+            await getattr(model, word)(number)
+    await model.compare()
+
+
+async def test_crashing_workers_at_once_complete_each_job_once(own_db: Database) -> None:
+    model = Model(own_db)
+    await model.enqueue(200)
+    chance = random.Random(7)
+    won: Counter[UUID] = Counter()
+    buried = 0
+    clock = START
+
+    async def worker() -> None:
+        nonlocal buried, clock
+        store = LeaseStore(own_db)
+        while sum(won.values()) + buried < 200:
+            leased = await store.lease_ready(Asked((), chance.randint(1, 20), clock + timedelta(seconds=1), "w"))
+            refs = [LeaseRef(j.tenant_id, j.id, j.lease_token) for j in leased if j.lease_token]
+            await asyncio.sleep(chance.random() / 200)
+            if not refs or chance.random() < 0.2:  # died with its jobs in hand, or has nothing: time goes on
+                clock += timedelta(seconds=1)
+                buried += (await store.sweep(clock)).buried
+                refs = [ref for ref in refs if chance.random() < 0.3]  # and some of it comes back from the dead
+            if refs:
+                won.update(ref.job_id for ref in await store.complete(refs, clock))
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(worker() for _ in range(6)))
+    finished = await model.reader.list_page(model.tenant, before=None, state="", kind="", limit=1000)
+    assert len(finished) == 200
+    assert set(won.values()) == {1}
+    assert Counter(job.state for job in finished) == Counter(completed=len(won), dead=buried)
