@@ -34,6 +34,14 @@ async def db(content_urls: TierDatabase) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
+async def own_db(databases: Databases) -> AsyncIterator[Database]:
+    """A database that no server's duties touch, so that time can be passed in."""
+    urls = await databases.clone("content")
+    async with database(PoolSettings(urls.app_url, urls.maintenance_url, max_size=8)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
 async def content(content_urls: TierDatabase, tokens: TokenFactory) -> AsyncIterator[TierClient]:
     """A client of the running tier."""
     settings: dict[str, Any] = {
