@@ -176,7 +176,7 @@ class Worker:
 
     async def extend(self) -> None:
         """Keep every job in hand for another lease; drops those that are lost. Raises TierError."""
-        held = list(self._in_hand.values())
+        held = [job for job in self._in_hand.values() if not job.lost]
         for first in range(0, len(held), PER_CALL):
             jobs = held[first : first + PER_CALL]
             until = time.monotonic() + self._config.lease_s
