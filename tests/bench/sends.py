@@ -12,13 +12,13 @@ from pathlib import Path
 from uuid import UUID
 
 import asyncpg
+from tests.bench.monolith import Monolith
+from tests.bench.report import Report
 
 from penguin_devstack.stack import LocalStack
 from penguin_orchestrator.config import PlatformConfig
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
 from penguin_orchestrator.platform import Penguin
-from tests.bench.monolith import Monolith
-from tests.bench.report import Report
 
 ROUNDS = 3
 BATCH = 100
@@ -38,12 +38,21 @@ def emails(count: int, seed: int) -> list[OutgoingEmail]:
     made: list[OutgoingEmail] = []
     for n in range(count):
         text = " ".join(rng.choices(_WORDS, k=280))
-        html = "<html><body>" + "".join(f"<p>{' '.join(rng.choices(_WORDS, k=50))}</p>" for _ in range(8)) + "</body></html>"
+        html = (
+            "<html><body>"
+            + "".join(f"<p>{' '.join(rng.choices(_WORDS, k=50))}</p>" for _ in range(8))
+            + "</body></html>"
+        )
         made.append(
             OutgoingEmail(
-                recipient=f"lead-{seed}-{n}@example.com", recipient_name="A Lead", sender="us@sender.example",
-                sender_name="Us", subject=f"Hello {n}", text=text, html=html,
-            )  # fmt: skip
+                recipient=f"lead-{seed}-{n}@example.com",
+                recipient_name="A Lead",
+                sender="us@sender.example",
+                sender_name="Us",
+                subject=f"Hello {n}",
+                text=text,
+                html=html,
+            )
         )
     return made
 
@@ -56,7 +65,8 @@ async def rate(work: Callable[[int], Awaitable[int]], callers: int, seconds: flo
     async def caller(n: int) -> None:
         nonlocal total
         while time.perf_counter() < ends:
-            total += await work(n)
+            done = await work(n)  # not in the addition: that would read `total` before it waits
+            total += done
 
     started = time.perf_counter()
     await asyncio.gather(*(caller(n) for n in range(callers)))
@@ -120,7 +130,9 @@ async def _batches(penguin: Penguin, monolith: Monolith, tenant: UUID, report: R
     for index, name in ((0, "relay running"), (1, "relay stopped")):
         ours = statistics.median(p[index] for p in pairs)
         ratio = statistics.median(p[index] / p[2] for p in pairs)
-        report.add(f"send_emails of 100, 16 callers, {name}", ours, "emails/s", ratio=ratio, wanted=0.6 if index == 0 else None)
+        report.add(
+            f"send_emails of 100, 16 callers, {name}", ours, "emails/s", ratio=ratio, wanted=0.6 if index == 0 else None
+        )
     await stack.start("relay")
 
 

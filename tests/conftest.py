@@ -1,0 +1,35 @@
+"""The whole local stack, once per test process, for the tests that need several processes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from penguin_devstack.stack import LocalStack
+from penguin_orchestrator.config import PlatformConfig
+from penguin_orchestrator.platform import Penguin
+
+
+@pytest.fixture(scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
+    """Every tier, relay, worker and receiver, each its own process; gone at the end."""
+    root = Path(tmp_path_factory.mktemp("stack"))
+    local = LocalStack(root, tied_to_caller=True, environment={"worker": {"ETL_INTERVAL_S": "2"}})
+    try:
+        await local.up()
+        yield local
+    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await local.down()
+
+
+@pytest.fixture(scope="session")
+async def penguin(stack: LocalStack) -> AsyncIterator[Penguin]:
+    """The platform as a caller has it."""
+    config = PlatformConfig(**stack.environment("orchestrator"))  # type: ignore[arg-type]
+    async with Penguin.connect(config) as connected:
+        yield connected
