@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from penguin.common.v1 import options_pb2
-from penguin_orchestrator.errors import TierError, tier_error
+from penguin_orchestrator.errors import NO_TOKEN, TierError, tier_error
 from penguin_orchestrator.tokens import TokenError, TokenSource
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Tier:
                 token = await self._tokens.tenant_token(self.name, tenant_id, scope)
         except TokenError as error:
             # Without a token nothing was sent: the same call may be made again.
-            raise TierError(self.name, grpc.StatusCode.UNAVAILABLE, "NO_TOKEN", str(error)) from None
+            raise TierError(self.name, grpc.StatusCode.UNAVAILABLE, NO_TOKEN, str(error)) from None
         metadata = {"authorization": f"Bearer {token}"}
         _propagator.inject(metadata)
         return list(metadata.items())
@@ -136,15 +136,17 @@ class Tier:
     ) -> Any:
         """Call until the outcome is known or `deadline_s` seconds have passed; the request carries its own request_ids.
 
-        Raises the last TierError: where its outcome is unknown, the act may have been done.
+        Raises the last TierError: where its outcome is unknown, or that of any try before it, the act may have been done.
         """
         ends = time.monotonic() + deadline_s
         delay = RETRY_MIN_S
+        unknown = False
         while True:
             left = ends - time.monotonic()
             try:
                 return await self.call(method, request, timeout=max(0.05, min(timeout, left)), attributes=attributes)
             except TierError as error:
+                unknown = error.earlier_unknown = unknown or error.outcome_unknown
                 wait = max(error.retry_after_s or 0.0, delay * random.uniform(0.5, 1.0))
                 if not error.retryable or time.monotonic() + wait >= ends:
                     raise

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -16,8 +19,11 @@ UNKNOWN_OUTCOME = frozenset(
         grpc.StatusCode.INTERNAL,
     }
 )
-# Refused before anything was done, for now.
+# Refused before anything was done, for now; but not for its size, nor by a limit of gRPC's own (which gives no reason).
 LATER = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED})
+NEVER = frozenset({"", "TOO_LARGE"})
+# The reason of a call that was never made for want of a token.
+NO_TOKEN = "NO_TOKEN"  # noqa: S105 - a reason, no secret
 
 
 class TierError(Exception):
@@ -42,16 +48,23 @@ class TierError(Exception):
         self.field = field
         self.metadata = metadata or {}
         self.retry_after_s = retry_after_s
+        # An earlier try of the same call got no answer: whatever was said to this one, that one may have been carried out.
+        self.earlier_unknown = False
 
     @property
     def outcome_unknown(self) -> bool:
         """Whether the tier may have carried the call out all the same."""
-        return self.code in UNKNOWN_OUTCOME
+        return self.earlier_unknown or (self.code in UNKNOWN_OUTCOME and self.reason != NO_TOKEN)
 
     @property
     def retryable(self) -> bool:
         """Whether the same call may succeed later."""
-        return self.outcome_unknown or self.code in LATER
+        return self.code in UNKNOWN_OUTCOME or (self.code in LATER and self.reason not in NEVER)
+
+    @property
+    def away(self) -> bool:
+        """Whether the tier did not answer at all, or not in time: not the fault of what was asked."""
+        return self.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 def tier_error(tier: str, error: grpc.aio.AioRpcError) -> TierError:
@@ -74,3 +87,17 @@ def tier_error(tier: str, error: grpc.aio.AioRpcError) -> TierError:
     return TierError(
         tier, error.code(), reason, error.details() or "", field=field, metadata=metadata, retry_after_s=retry
     )
+
+
+@contextlib.asynccontextmanager
+async def first_failure() -> AsyncIterator[None]:
+    """Around a task group: raises the first thing that went wrong in it, as itself and not as a group."""
+    failure: BaseException | None = None
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        failure = group
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+    if failure is not None:
+        raise failure

@@ -83,7 +83,10 @@ class SendError(Exception):
 
 
 class OutcomeUnknownError(Exception):
-    """No answer at the pivot: the emails may stand. Ask again with the same request_ids; nothing was undone."""
+    """No answer at the pivot, or a part that stands: the emails may be sent. Nothing that may stand was undone.
+
+    Ask again with the same request_ids (in the order of the call's emails): what stands is answered, the rest is sent.
+    """
 
     def __init__(self, request_ids: tuple[UUID, ...], cause: TierError) -> None:
         super().__init__(f"the outcome of {len(request_ids)} emails is unknown: {cause}")

@@ -7,13 +7,12 @@ after it everything goes forward through the outbox. Batches are first-class: a 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry import trace
 
@@ -23,42 +22,20 @@ from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin.oltp.v1 import email_service_pb2 as oltp_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin_orchestrator import blobs, keys
+from penguin_orchestrator.batches import Preparation, Prepared, against_contract, batches, split_blobs
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.messages import (
-    Attachment,
-    OutcomeUnknownError,
-    OutgoingEmail,
-    Refusal,
-    SendResult,
-    Sent,
-    StoredAttachment,
-)
+from penguin_orchestrator.messages import OutcomeUnknownError, OutgoingEmail, Refusal, SendResult, Sent
 
 log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("penguin.orchestrator")
 
 # How long contents wait for their claim; the relay claims within seconds, or after an outage of this length.
 CLAIM_WITHIN = timedelta(hours=6)
-# A batch sent to Content stays below its message limit (bytes).
-BATCH_BYTES = 3 * 1024 * 1024
-BATCH_ITEMS = 500
-# Attachments above this go by stream, and the batch names them by hash (bytes).
-INLINE_BLOB = 512 * 1024
 DEADLINE_S = 30.0
 # How long Content is asked before a send is given up with nothing done; a launch is more patient (seconds).
 PUT_DEADLINE_S = 3.0
 COMPENSATE_S = 5.0
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """One email with what was minted for it."""
-
-    email: OutgoingEmail
-    id: UUID
-    request_id: UUID
-    key: str
 
 
 class Sender:
@@ -79,76 +56,120 @@ class Sender:
         """Send many; answers in order, one by one. Returns once they are durable.
 
         Raises TierError when nothing was done (Content gave no answer in `put_deadline_s` seconds, or a tier refused,
-        and what had been stored is undone) and OutcomeUnknownError when OLTP gave none in `deadline_s`.
+        and what had been stored is undone) and OutcomeUnknownError when OLTP gave none in `deadline_s`, or when a part
+        stands already: the same call with its request_ids completes it. Both times are for each batch of up to 500.
         """
-        prepared = [
-            _Prepared(email, keys.new_id(), email.request_id or uuid4(), keys.storage_key()) for email in emails
-        ]
-        results: list[SendResult] = []
+        request_ids = tuple(email.request_id or uuid4() for email in emails)
+        preparation = Preparation()
+        prepared = [preparation.prepare(*each) for each in zip(emails, request_ids, strict=True)]
+        answers: dict[UUID, SendResult] = {}
+        streamed: set[str] = set()
         with _tracer.start_as_current_span("send_emails", record_exception=False) as span:
             span.set_attribute("penguin.tenant_id", str(tenant_id))
             span.set_attribute("penguin.emails", len(emails))
-            for batch in _batches(prepared):
-                results += await self._send_batch(tenant_id, batch, deadline_s, put_deadline_s)
-        return results
+            for batch in batches([each for each in prepared if isinstance(each, Prepared)]):
+                try:
+                    answers |= await self._send_sound(tenant_id, batch, streamed, deadline_s, put_deadline_s)
+                except OutcomeUnknownError as error:
+                    raise OutcomeUnknownError(request_ids, error.cause) from error.cause
+                except TierError as error:
+                    if not answers:
+                        raise
+                    raise OutcomeUnknownError(request_ids, error) from error
+        return [answers[each.id] if isinstance(each, Prepared) else each for each in prepared]
+
+    async def _send_sound(
+        self, tenant_id: UUID, batch: list[Prepared], streamed: set[str], deadline_s: float, put_deadline_s: float
+    ) -> dict[UUID, SendResult]:
+        """Send a batch; where it is refused for what single items hold, send it again without them."""
+        try:
+            return await self._send_batch(tenant_id, batch, streamed, deadline_s, put_deadline_s)
+        except TierError as error:
+            if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            faulty = {each.id: refusal for each in batch if (refusal := against_contract(each)) is not None}
+            if not faulty:
+                raise
+        # Under new keys: a key is used once. The answers go by the ids that the caller's emails have.
+        renewed = [(each.id, each.renewed()) for each in batch if each.id not in faulty]
+        answers: dict[UUID, SendResult] = dict(faulty)
+        if renewed:
+            found = await self._send_batch(
+                tenant_id, [each for _, each in renewed], streamed, deadline_s, put_deadline_s
+            )
+            answers |= {first: found[each.id] for first, each in renewed}
+        return answers
 
     async def _send_batch(
-        self, tenant_id: UUID, batch: list[_Prepared], deadline_s: float, put_deadline_s: float
-    ) -> list[SendResult]:
+        self, tenant_id: UUID, batch: list[Prepared], streamed: set[str], deadline_s: float, put_deadline_s: float
+    ) -> dict[UUID, SendResult]:
         claim_by = datetime.now(UTC) + CLAIM_WITHIN
         generation = keys.generation()
-        refused: dict[UUID, Refusal] = {}
         try:
-            refused |= await self._put(tenant_id, batch, claim_by, generation, put_deadline_s)
-            stored = [each for each in batch if each.id not in refused]
-            created = await self._pivot(tenant_id, stored, claim_by, generation, deadline_s) if stored else {}
-        except OutcomeUnknownError:
-            raise  # never undone: the emails may stand
+            refused = await self._put(tenant_id, batch, streamed, claim_by, generation, put_deadline_s)
         except BaseException:
             await self._undo(tenant_id, [each.key for each in batch])
             raise
-        await self._undo(tenant_id, [p.key for p in stored if _lost(p, created[p.id])])
-        return [refused.get(p.id) or created[p.id] for p in batch]
+        stored = [each for each in batch if each.id not in refused]
+        answers: dict[UUID, SendResult] = dict(refused)
+        if stored:
+            try:
+                answers |= await self._pivot(tenant_id, stored, claim_by, generation, deadline_s)
+            except TierError:
+                # Refused for good. Whatever else may end the call here (no answer, a cancellation) leaves the emails
+                # where they may stand, and is never undone.
+                await self._undo(tenant_id, [each.key for each in stored])
+                raise
+        await self._undo(tenant_id, [each.key for each in stored if _lost(each, answers[each.id])])
+        return answers
 
     async def _put(
-        self, tenant_id: UUID, batch: Sequence[_Prepared], claim_by: datetime, generation: int, deadline_s: float
+        self,
+        tenant_id: UUID,
+        batch: Sequence[Prepared],
+        streamed: set[str],
+        claim_by: datetime,
+        generation: int,
+        deadline_s: float,
     ) -> dict[UUID, Refusal]:
         """Store the bodies; answers which were refused."""
         at = Timestamp()
         at.FromDatetime(claim_by)
-        shared, large = _attachments(batch)
-        for data in large.values():
-            await blobs.upload(self._content, tenant_id, data, at)
+        along, ahead = split_blobs(batch)
+        for sha256, data in ahead.items():
+            if sha256 not in streamed:
+                await blobs.upload(self._content, tenant_id, data, at)
+                streamed.add(sha256)
         request = content_pb.BatchPutContentsRequest(
             tenant_id=str(tenant_id),
-            contents=[_content(p) for p in batch],
-            blobs=shared.values(),
+            contents=[each.content for each in batch],
+            blobs=along.values(),
             claim_by=at,
             generation=generation,
         )
         method = self._content.stub(ContentServiceStub).BatchPutContents
         reply = await self._content.insist(method, request, deadline_s=deadline_s)
         return {
-            p.id: _refusal(result.error)
-            for p, result in zip(batch, reply.results, strict=True)
+            each.id: _refusal(result.error)
+            for each, result in zip(batch, reply.results, strict=True)
             if result.WhichOneof("outcome") == "error"
         }
 
     async def _pivot(
-        self, tenant_id: UUID, batch: Sequence[_Prepared], claim_by: datetime, generation: int, deadline_s: float
+        self, tenant_id: UUID, batch: Sequence[Prepared], claim_by: datetime, generation: int, deadline_s: float
     ) -> dict[UUID, SendResult]:
         request = oltp_pb.BatchCreateEmailsRequest(
-            tenant_id=str(tenant_id), emails=[_row(p) for p in batch], content_generation=generation
+            tenant_id=str(tenant_id), emails=[each.row for each in batch], content_generation=generation
         )
         request.content_claim_by.FromDatetime(claim_by)
         method = self._oltp.stub(EmailServiceStub).BatchCreateEmails
         try:
             reply = await self._oltp.insist(method, request, deadline_s=deadline_s)
         except TierError as error:
-            if error.outcome_unknown and not _never_arrived(error):
-                raise OutcomeUnknownError(tuple(p.request_id for p in batch), error) from error
+            if error.outcome_unknown:
+                raise OutcomeUnknownError(tuple(each.request_id for each in batch), error) from error
             raise
-        return {p.id: _result(result) for p, result in zip(batch, reply.results, strict=True)}
+        return {each.id: _result(result) for each, result in zip(batch, reply.results, strict=True)}
 
     async def _undo(self, tenant_id: UUID, storage_keys: Sequence[str]) -> None:
         """Delete what no email refers to. Best effort: what stays is unclaimed, and expires to quarantine."""
@@ -164,97 +185,9 @@ class Sender:
         log.warning("%d contents left to quarantine", len(storage_keys))
 
 
-def _never_arrived(error: TierError) -> bool:
-    """Whether the tier refused before it began: its database was known to be away, or no token was to be had."""
-    return error.reason in {"NO_TOKEN", "DRAINING"}
-
-
-def _lost(prepared: _Prepared, result: SendResult) -> bool:
+def _lost(prepared: Prepared, result: SendResult) -> bool:
     """Whether our key is not the one that stands: refused, or a repeat whose first key won."""
     return isinstance(result, Refusal) or result.storage_key != prepared.key
-
-
-def _size(email: OutgoingEmail) -> int:
-    inline = sum(len(a.data) for a in email.attachments if isinstance(a, Attachment) and len(a.data) <= INLINE_BLOB)
-    return len(email.text.encode()) + len(email.html.encode()) + inline + 1024
-
-
-def _batches(prepared: Sequence[_Prepared]) -> Iterator[list[_Prepared]]:
-    """Batches within the tiers' limits, in order."""
-    batch: list[_Prepared] = []
-    size = 0
-    for each in prepared:
-        grows = _size(each.email)
-        if batch and (len(batch) >= BATCH_ITEMS or size + grows > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(each)
-        size += grows
-    if batch:
-        yield batch
-
-
-def _attachments(batch: Sequence[_Prepared]) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The batch's distinct attachments by hash: those to send along, and those to stream first."""
-    shared: dict[str, bytes] = {}
-    large: dict[str, bytes] = {}
-    for prepared in batch:
-        for attachment in prepared.email.attachments:
-            if isinstance(attachment, Attachment):
-                target = large if len(attachment.data) > INLINE_BLOB else shared
-                target[hashlib.sha256(attachment.data).hexdigest()] = attachment.data
-    return shared, large
-
-
-def _content(prepared: _Prepared) -> content_pb.NewContent:
-    email = prepared.email
-    return content_pb.NewContent(
-        # An id of this try alone: OLTP decides which try stands, and the loser's content is deleted.
-        request_id=str(uuid4()),
-        storage_key=prepared.key,
-        composed=content_pb.ComposedBody(
-            text=email.text,
-            html=email.html,
-            headers=[content_pb.Header(name=name, value=value) for name, value in email.headers.items()],
-        ),
-        attachments=[_attachment(a) for a in email.attachments],
-    )
-
-
-def _attachment(attachment: Attachment | StoredAttachment) -> content_pb.NewAttachment:
-    sha256 = (
-        attachment.sha256 if isinstance(attachment, StoredAttachment) else hashlib.sha256(attachment.data).hexdigest()
-    )
-    inline = bool(attachment.content_id)
-    return content_pb.NewAttachment(
-        filename=attachment.filename,
-        mime_type=attachment.mime_type,
-        disposition=content_pb.DISPOSITION_INLINE if inline else content_pb.DISPOSITION_ATTACHMENT,
-        content_id=attachment.content_id,
-        blob_sha256=sha256,
-    )
-
-
-def _row(prepared: _Prepared) -> oltp_pb.NewEmail:
-    email = prepared.email
-    row = oltp_pb.NewEmail(
-        request_id=str(prepared.request_id),
-        id=str(prepared.id),
-        recipient=email.recipient,
-        recipient_name=email.recipient_name,
-        sender=email.sender,
-        sender_name=email.sender_name,
-        subject=email.subject,
-        content_storage_key=prepared.key,
-        campaign_id=str(email.campaign_id or ""),
-        step_id=str(email.step_id or ""),
-        lead_id=str(email.lead_id or ""),
-        email_account_id=str(email.email_account_id or ""),
-        priority=oltp_pb.SendPriority.Value(f"SEND_PRIORITY_{email.priority.upper()}"),
-    )
-    if email.send_at is not None:
-        row.send_at.FromDatetime(email.send_at)
-    return row
 
 
 def _refusal(error: errors_pb2.ItemError) -> Refusal:
