@@ -12,18 +12,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from penguin_orchestrator.messages import OutgoingEmail, Refusal, SendError, SendResult, Sent
+from penguin_orchestrator.messages import OutcomeUnknownError, OutgoingEmail, Refusal, SendError, SendResult, Sent
 
 SendBatch = Callable[[UUID, Sequence[OutgoingEmail]], Awaitable[list[SendResult]]]
 # The code of google.rpc.Code.RESOURCE_EXHAUSTED.
 _EXHAUSTED = 8
 
 
+_Waiting = tuple[OutgoingEmail, asyncio.Future[SendResult]]
+
+
 @dataclass
 class _Line:
     """One tenant's sends that wait for a batch, and how many batches of it are on their way."""
 
-    waiting: deque[tuple[OutgoingEmail, asyncio.Future[SendResult]]] = field(default_factory=deque)
+    waiting: deque[_Waiting] = field(default_factory=deque)
     on_the_way: int = 0
     scheduled: bool = False
 
@@ -69,29 +72,41 @@ class Coalescer:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._schedule(tenant_id, line)
+        self._drop_if_idle(tenant_id, line)
 
-    async def _carry(
-        self, tenant_id: UUID, line: _Line, batch: list[tuple[OutgoingEmail, asyncio.Future[SendResult]]]
-    ) -> None:
+    def _drop_if_idle(self, tenant_id: UUID, line: _Line) -> None:
+        if not line.waiting and not line.on_the_way and self._lines.get(tenant_id) is line:
+            del self._lines[tenant_id]
+
+    async def _carry(self, tenant_id: UUID, line: _Line, batch: list[_Waiting]) -> None:
         try:
             results = await self._send(tenant_id, [email for email, _ in batch])
             for (_, answer), result in zip(batch, results, strict=True):
                 if not answer.done():
                     answer.set_result(result)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is every waiting caller's answer
+            _fail(batch, error)
+        except BaseException:
             for _, answer in batch:
-                if not answer.done():
-                    answer.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-            if not isinstance(error, Exception):
-                raise
+                answer.cancel()
+            raise
         finally:
             line.on_the_way -= 1
-            if line.waiting:
-                self._schedule(tenant_id, line)
-            elif not line.on_the_way and self._lines.get(tenant_id) is line:
-                del self._lines[tenant_id]
+            self._schedule(tenant_id, line)
+            self._drop_if_idle(tenant_id, line)
 
     async def close(self) -> None:
-        """Wait for the batches on their way."""
-        if self._tasks:
+        """Wait for all that came until now: the batches on their way, and what waits to leave with the next."""
+        while self._lines or self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0)
+
+
+def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
+    errors: Sequence[Exception] = [error] * len(batch)
+    if isinstance(error, OutcomeUnknownError) and len(error.request_ids) == len(batch):
+        # To each its own id, to ask again with.
+        errors = [OutcomeUnknownError((request_id,), error.cause) for request_id in error.request_ids]
+    for (_, answer), each in zip(batch, errors, strict=True):
+        if not answer.done():
+            answer.set_exception(each)
