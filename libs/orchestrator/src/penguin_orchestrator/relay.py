@@ -26,12 +26,13 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from penguin.tier.v1 import tier_service_pb2 as pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
+from penguin_chassis.defects import places
 from penguin_chassis.signals import until_stopped
 from penguin_chassis.telemetry import telemetry
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.config import RelayConfig
 from penguin_orchestrator.deliveries import DELIVERIES, DESTINATIONS, Row, UndeliverableError
-from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.errors import LATER, TierError
 from penguin_orchestrator.platform import Penguin
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ _tracer = trace.get_tracer("penguin.relay")
 _propagator = TraceContextTextMapPropagator()
 
 LEASE_S = 30
+# How long the delivery of leased rows may take: less than the lease, for the settlement to come within it.
+DELIVERY_S = LEASE_S * 0.8
 MAX_TENANTS = 50
 IDLE_MIN_S = 0.02
 IDLE_MAX_S = 0.5
@@ -47,6 +50,8 @@ AWAY_MIN_S = 0.25
 AWAY_MAX_S = 5.0
 RETRY_MIN_S = 0.5
 RETRY_MAX_S = 300.0
+# Failures that say nothing about the row: they end with the outage.
+_PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "TimeoutError")
 
 
 @dataclass(frozen=True)
@@ -90,55 +95,103 @@ class Relay:
         self._tiers = tiers
         self._batch = batch
         self._away = _Away()
+        # Destinations with rows under way: a slow one is not leased for again, and the others do not wait for it.
+        self._busy: set[str] = set()
+        self._carried = asyncio.Event()
 
     async def run(self) -> None:
         """Relay until cancelled; backs off while there is nothing, or while the tier is away."""
         idle = IDLE_MIN_S
-        while True:
-            try:
-                moved = await self.turn()
-                idle = IDLE_MIN_S if moved else min(idle * 1.5, IDLE_MAX_S)
-            except TierError as error:
-                if not error.retryable:
-                    log.error("%s refuses the relay: %s", self._source.name, error.reason)
-                idle = min(max(idle, AWAY_MIN_S) * 2, AWAY_MAX_S)
-            await asyncio.sleep(idle * random.uniform(0.5, 1.0))
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._carried.clear()
+                try:
+                    leased = await self._lease()
+                    idle = IDLE_MIN_S if leased.rows else min(idle * 1.5, IDLE_MAX_S)
+                    for destination, rows in _by_destination(leased.rows):
+                        self._busy.add(destination)
+                        group.create_task(self._carry_aside(leased.lease_token, destination, rows))
+                except TierError as error:
+                    if not error.retryable:
+                        log.error("%s refuses the relay: %s", self._source.name, error.reason)
+                    idle = min(max(idle, AWAY_MIN_S) * 2, AWAY_MAX_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(idle * random.uniform(0.5, 1.0)):
+                        await self._carried.wait()
+                        idle = IDLE_MIN_S
 
     async def turn(self) -> int:
         """Lease once, deliver, settle; returns how many rows were leased."""
-        destinations = self._away.present()
-        if not destinations:
-            return 0
-        request = pb.LeaseOutboxRequest(max_rows=self._batch, max_tenants=MAX_TENANTS, destinations=destinations)
-        request.lease_duration.FromSeconds(LEASE_S)
-        service = self._source.stub(TierServiceStub)
-        leased = await self._source.call(service.LeaseOutbox, request)
-        if leased.rows:
-            outcomes = await asyncio.gather(*(self._deliver(*group) for group in _groups(leased.rows)))
-            await self._settle(leased.lease_token, outcomes)
+        leased = await self._lease()
+        await asyncio.gather(*(self._carry(leased.lease_token, rows) for _, rows in _by_destination(leased.rows)))
         return len(leased.rows)
 
-    async def _deliver(self, tenant_id: UUID, destination: str, kind: str, rows: Sequence[pb.OutboxRow]) -> _Outcome:
-        deliver = DELIVERIES.get((destination, kind))
-        if deliver is None:
-            return _Outcome(rows, f"nobody delivers {destination}/{kind}")
+    async def _lease(self) -> pb.LeaseOutboxResponse:
+        destinations = [each for each in self._away.present() if each not in self._busy]
+        if not destinations:
+            return pb.LeaseOutboxResponse()
+        request = pb.LeaseOutboxRequest(max_rows=self._batch, max_tenants=MAX_TENANTS, destinations=destinations)
+        request.lease_duration.FromSeconds(LEASE_S)
+        leased: pb.LeaseOutboxResponse = await self._source.call(
+            self._source.stub(TierServiceStub).LeaseOutbox, request
+        )
+        return leased
+
+    async def _carry_aside(self, token: str, destination: str, rows: Sequence[pb.OutboxRow]) -> None:
+        try:
+            await self._carry(token, rows)
+        finally:
+            self._busy.discard(destination)
+            self._carried.set()
+
+    async def _carry(self, token: str, rows: Sequence[pb.OutboxRow]) -> None:
+        outcomes = await asyncio.gather(*(self._deliver(*group) for group in _groups(rows)))
+        await self._settle(token, [outcome for each in outcomes for outcome in each])
+
+    async def _deliver(
+        self, tenant_id: UUID, destination: str, kind: str, rows: Sequence[pb.OutboxRow]
+    ) -> list[_Outcome]:
+        if (destination, kind) not in DELIVERIES:
+            return [_Outcome(rows, f"nobody delivers {destination}/{kind}")]
         parent, links = _origins(rows)
         with _tracer.start_as_current_span(
             f"relay {kind}", context=parent, links=links, kind=SpanKind.CONSUMER, record_exception=False
         ) as span:
             span.set_attribute("penguin.rows", len(rows))
-            try:
-                async with asyncio.timeout(LEASE_S * 0.8):
-                    await deliver(self._tiers, tenant_id, [Row.of(row) for row in rows])
-            except TierError as error:
-                if error.retryable:
-                    self._away.failed(destination)
-                return _Outcome(rows, f"{error.code.name} {error.reason}")
-            except (TimeoutError, UndeliverableError, KeyError, ValueError) as error:
-                words = str(error) if isinstance(error, UndeliverableError) else type(error).__name__
-                return _Outcome(rows, words)
-        self._away.answered(destination)
-        return _Outcome(rows)
+            ends = time.monotonic() + DELIVERY_S
+            outcomes = await self._deliver_within(ends, tenant_id, destination, kind, rows)
+        if any(not outcome.error for outcome in outcomes):
+            self._away.answered(destination)
+        return outcomes
+
+    async def _deliver_within(
+        self, ends: float, tenant_id: UUID, destination: str, kind: str, rows: Sequence[pb.OutboxRow]
+    ) -> list[_Outcome]:
+        """Deliver together; where rows are refused for what they ask, halve them until the refused one stands alone."""
+        try:
+            async with asyncio.timeout(max(0.0, ends - time.monotonic())):
+                await DELIVERIES[destination, kind](self._tiers, tenant_id, [Row.of(row) for row in rows])
+            return [_Outcome(rows)]
+        except TierError as error:
+            failure = f"{error.code.name} {error.reason}"
+            if error.away:
+                self._away.failed(destination)
+            if error.away or error.code in LATER:
+                return [_Outcome(rows, failure)]
+        except TimeoutError:
+            return [_Outcome(rows, "TimeoutError")]
+        except UndeliverableError as error:
+            failure = str(error)
+        except Exception as error:  # noqa: BLE001 - a row that nobody understands must not end the relay
+            log.error("rows for %s/%s: %s", destination, kind, type(error).__name__, extra={"places": places(error)})
+            failure = type(error).__name__
+        if len(rows) == 1:
+            return [_Outcome(rows, failure)]
+        half = len(rows) // 2
+        return [
+            *await self._deliver_within(ends, tenant_id, destination, kind, rows[:half]),
+            *await self._deliver_within(ends, tenant_id, destination, kind, rows[half:]),
+        ]
 
     async def _settle(self, token: str, outcomes: Sequence[_Outcome]) -> None:
         request = pb.SettleOutboxRequest(lease_token=token)
@@ -150,12 +203,19 @@ class Relay:
                 failure = request.failed.add(tenant_id=row.tenant_id, id=row.id, error=outcome.error[:200])
                 delay = min(RETRY_MIN_S * 2 ** min(row.attempt, 12), RETRY_MAX_S)
                 # An outage must not leave rows waiting for minutes after it has ended.
-                if outcome.error.startswith("UNAVAILABLE"):
+                if outcome.error.startswith(_PASSING):
                     delay = min(delay, AWAY_MAX_S)
                 failure.retry_delay.FromMilliseconds(int(delay * random.uniform(500, 1000)))
         with contextlib.suppress(TierError):  # unsettled rows come back when their lease runs out
             method = self._source.stub(TierServiceStub).SettleOutbox
             await self._source.insist(method, request, deadline_s=LEASE_S / 3)
+
+
+def _by_destination(rows: Sequence[pb.OutboxRow]) -> list[tuple[str, list[pb.OutboxRow]]]:
+    def key(row: pb.OutboxRow) -> str:
+        return row.destination
+
+    return [(destination, list(part)) for destination, part in itertools.groupby(sorted(rows, key=key), key)]
 
 
 def _groups(
