@@ -20,6 +20,7 @@ from penguin.oltp.v1.sequence_step_service_pb2_grpc import SequenceStepServiceSt
 from penguin.oltp.v1.template_service_pb2_grpc import TemplateServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.errors import first_failure
 from penguin_orchestrator.messages import OutgoingEmail, Refusal, StoredAttachment
 from penguin_orchestrator.rendering import Renderer
 from penguin_orchestrator.sending import Sender
@@ -144,7 +145,7 @@ class Campaigns:
 
         token = ""
         method = self._oltp.stub(CampaignServiceStub).ListPendingRecipients
-        async with asyncio.TaskGroup() as group:
+        async with first_failure(), asyncio.TaskGroup() as group:
             while True:
                 request = campaign_pb.ListPendingRecipientsRequest(
                     tenant_id=str(tenant_id), campaign_id=str(plan.campaign_id), step_id=str(plan.step_id),

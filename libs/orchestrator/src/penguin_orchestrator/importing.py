@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.message import Message
 from email.parser import BytesHeaderParser
@@ -23,6 +24,7 @@ from penguin.oltp.v1 import inbox_service_pb2 as inbox_pb
 from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.errors import first_failure
 from penguin_orchestrator.mailsources import Source
 
 BATCH_ITEMS = 100
@@ -32,6 +34,8 @@ PARALLEL = 3
 CLAIM_WITHIN = timedelta(hours=6)
 DEADLINE_S = 60.0
 HEADER_LIMIT = 990
+# A header is cut to this before it is decoded: decoding takes time that grows with the square of the length.
+RAW_HEADER_LIMIT = 8 * HEADER_LIMIT
 PROBLEMS_KEPT = 1000
 _MESSAGE_ID = re.compile(r"<[^<>\s]{1,900}>")
 _parser = BytesHeaderParser()
@@ -106,7 +110,7 @@ class Importer:
             if progress is not None:
                 progress(done)
 
-        async with asyncio.TaskGroup() as group:
+        async with first_failure(), asyncio.TaskGroup() as group:
             batches = _batches(sources, done)
             # Reading waits for the disk and unpacks: off the loop.
             while (batch := await asyncio.to_thread(next, batches, None)) is not None:
@@ -235,11 +239,12 @@ def _header(message: Message, name: str, defects: list[str]) -> str:
     value = message.get(name)
     if value is None:
         return ""
+    raw = str(value)[:RAW_HEADER_LIMIT]
     try:
-        decoded = str(make_header(decode_header(str(value))))
-    except (LookupError, UnicodeError, ValueError):
+        decoded = str(make_header(decode_header(raw)))
+    except (LookupError, ValueError, MessageError):
         defects.append(f"Undecodable{name}")
-        decoded = str(value)
+        decoded = raw
     clean = decoded.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return " ".join(clean.replace("\x00", "").split())[:HEADER_LIMIT]
 

@@ -5,8 +5,10 @@ What cannot be read is reported in its place and never stops the rest.
 
 from __future__ import annotations
 
+import lzma
 import mailbox
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +66,7 @@ def _archive(path: Path) -> Iterator[Source]:
                 file = archive.extractfile(member) if member.isfile() else None
                 if file is not None:
                     yield _limited(f"{path.name}:{member.name}", member.size, file.read)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         yield Source(str(path), problem=f"the archive is damaged: {type(error).__name__}")
 
 
