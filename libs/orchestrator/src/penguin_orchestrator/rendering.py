@@ -10,6 +10,9 @@ from jinja2 import Environment, Template, TemplateError, Undefined, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _FILTERS = frozenset({"default", "upper", "lower", "title", "capitalize", "trim"})
+_TESTS = frozenset({"defined", "undefined"})
+# Fields are texts: they are the same or not, and have no order.
+_COMPARISONS = frozenset({"eq", "ne"})
 _ALLOWED = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Filter, nodes.If, nodes.Not,
     nodes.And, nodes.Or, nodes.Test, nodes.Compare, nodes.Operand,
@@ -34,7 +37,10 @@ def _environment(*, escape: bool) -> Environment:
 
 
 class Renderer:
-    """A template compiled once: subject and text as they are, HTML with merge fields escaped. Unknown fields are empty."""
+    """A template compiled once: subject and text as they are, HTML with merge fields escaped.
+
+    A field that is unknown, or empty, is nothing: `default` stands in for it. Raises TemplateInvalidError.
+    """
 
     def __init__(self, subject: str, text: str, html: str) -> None:
         plain, escaped = _environment(escape=False), _environment(escape=True)
@@ -43,19 +49,40 @@ class Renderer:
         self._html = _compile(escaped, html, "html")
 
     def render(self, fields: Mapping[str, str]) -> Rendered:
-        """Fill in one lead's fields; line breaks never reach the subject."""
-        subject = " ".join(self._subject.render(fields).split())
-        return Rendered(subject, self._text.render(fields), self._html.render(fields))
+        """Fill in one lead's fields; line breaks never reach the subject. Raises TemplateInvalidError."""
+        known = {name: value for name, value in fields.items() if value}
+        subject = " ".join(_filled(self._subject, known, "subject").split())
+        return Rendered(subject, _filled(self._text, known, "text"), _filled(self._html, known, "html"))
+
+
+def _filled(template: Template, fields: Mapping[str, str], part: str) -> str:
+    try:
+        return template.render(fields)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise TemplateInvalidError(f"{part}: it cannot be filled in ({type(error).__name__}).") from None
 
 
 def _compile(environment: Environment, source: str, part: str) -> Template:
     try:
         tree = environment.parse(source)
         for node in tree.find_all(nodes.Node):
-            if not isinstance(node, _ALLOWED):
-                raise TemplateInvalidError(f"{part}, line {node.lineno}: {type(node).__name__} is not allowed.")
-            if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
-                raise TemplateInvalidError(f"{part}, line {node.lineno}: there is no filter {node.name!r}.")
+            if (refusal := _refusal(node)) is not None:
+                raise TemplateInvalidError(f"{part}, line {node.lineno}: {refusal}")
         return environment.from_string(source)
     except TemplateError as error:
         raise TemplateInvalidError(f"{part}, line {getattr(error, 'lineno', 1)}: {error.message}") from None
+    except (RecursionError, SyntaxError, MemoryError, ValueError):
+        raise TemplateInvalidError(f"{part}: it is nested too deeply, or cannot be read.") from None
+
+
+def _refusal(node: nodes.Node) -> str | None:
+    """Why this part of a template is not allowed."""
+    if not isinstance(node, _ALLOWED):
+        return f"{type(node).__name__} is not allowed."
+    if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
+        return f"there is no filter {node.name!r}."
+    if isinstance(node, nodes.Test) and node.name not in _TESTS:
+        return f"there is no test {node.name!r}."
+    if isinstance(node, nodes.Operand) and node.op not in _COMPARISONS:
+        return "fields can be compared with == and != only."
+    return None
