@@ -73,15 +73,15 @@ class ExchangedTokens:
         return cached[1]
 
     async def _exchange(self, form: dict[str, str]) -> tuple[float, str]:
-        credential = self._credential_path.read_text().strip()
-        body = form | {"grant_type": EXCHANGE, "subject_token": credential}
         timeout = aiohttp.ClientTimeout(total=EXCHANGE_TIMEOUT_S)
         try:
+            credential = self._credential_path.read_text().strip()
+            body = form | {"grant_type": EXCHANGE, "subject_token": credential}
             async with self._session.post(self._url, data=body, timeout=timeout) as reply:
                 answer = await reply.json()
                 if reply.status != 200:
                     raise TokenError(f"the issuer refused: {answer.get('error', reply.status)}")
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise TokenError(f"the issuer does not answer: {type(error).__name__}") from None
-        good_for = max(1.0, float(answer["expires_in"]) - RENEW_BEFORE_S)
-        return time.monotonic() + good_for, str(answer["access_token"])
+                good_for = max(1.0, float(answer["expires_in"]) - RENEW_BEFORE_S)
+                return time.monotonic() + good_for, str(answer["access_token"])
+        except (aiohttp.ClientError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise TokenError(f"no token was to be had: {type(error).__name__}") from None
