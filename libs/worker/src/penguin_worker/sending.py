@@ -91,6 +91,9 @@ class EmailSending:
     async def _prepare(self, tenant_id: UUID, jobs: Sequence[Job]) -> list[_Task]:
         """Read all that sending needs; settles the jobs that end here."""
         wanted = _by_email(jobs)
+        if (span := trace.get_current_span()).is_recording():
+            # Found by each of them, and told apart from the other batches of a trace.
+            span.set_attribute("penguin.email_id", [str(email_id) for email_id in wanted])
         emails = await self._ledger.read(tenant_id, list(wanted)) if wanted else {}
         open_emails: dict[UUID, pb.Email] = {}
         for email_id, job in wanted.items():
