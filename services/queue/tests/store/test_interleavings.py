@@ -184,7 +184,8 @@ async def test_crashing_workers_at_once_complete_each_job_once(own_db: Database)
             await asyncio.sleep(chance.random() / 200)
             if not refs or chance.random() < 0.2:  # died with its jobs in hand, or has nothing: time goes on
                 clock += timedelta(seconds=1)
-                buried += (await store.sweep(clock)).buried
+                swept = await store.sweep(clock)
+                buried += swept.buried
                 refs = [ref for ref in refs if chance.random() < 0.3]  # and some of it comes back from the dead
             if refs:
                 won.update(ref.job_id for ref in await store.complete(refs, clock))
