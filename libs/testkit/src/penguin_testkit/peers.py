@@ -125,7 +125,8 @@ class FakeQueue(queue_grpc.QueueServiceServicer):
             await asyncio.sleep(0.005)
 
     def _lease(self, request: queue_pb.LeaseJobsRequest) -> list[queue_pb.LeasedJob]:
-        now = time.monotonic()
+        # One token for all that one call leases, as the tier has it.
+        now, token = time.monotonic(), str(uuid4())
         leased: list[queue_pb.LeasedJob] = []
         for stored in self.jobs.values():
             job = stored.job
@@ -139,7 +140,7 @@ class FakeQueue(queue_grpc.QueueServiceServicer):
                 and len(leased) < request.max_jobs
             ):
                 job.state = queue_pb.JOB_STATE_LEASED
-                stored.lease_token = str(uuid4())
+                stored.lease_token = token
                 stored.leased_until = now + request.lease_duration.ToTimedelta().total_seconds()
                 leased.append(queue_pb.LeasedJob(job=job, lease_token=stored.lease_token))
         return leased

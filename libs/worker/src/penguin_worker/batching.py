@@ -1,8 +1,9 @@
-"""Gathers single items into batches: a batch leaves when it is full or a moment after its first item came."""
+"""Gathers single items into batches: the slower the receiver, the larger they become."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -13,9 +14,10 @@ DELAY_S = 0.01
 
 
 class MicroBatch(Generic[T]):
-    """Hands items to `flush` in batches; flushes may overlap, and `flush` must not raise.
+    """Hands items to `flush` in batches, one at a time; `flush` must not raise.
 
-    It sets no limit of its own: whoever adds holds a bounded number of items until they are flushed.
+    A batch leaves a moment after its first item came, or when the one before it has come back. It sets no limit of its
+    own: whoever adds holds a bounded number of items until they are flushed.
     """
 
     def __init__(
@@ -25,38 +27,42 @@ class MicroBatch(Generic[T]):
         self._size = size
         self._delay_s = delay_s
         self._items: list[T] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._flushes: set[asyncio.Task[None]] = set()
+        self._hurry = asyncio.Event()
+        self._flushing: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is waiting or on its way."""
+        return self._flushing is None
 
     def add(self, item: T) -> None:
         """Put an item into the next batch."""
         self._items.append(item)
         if len(self._items) >= self._size:
-            self._send()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._delay_s, self._send)
+            self._hurry.set()
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._run())
 
     async def drain(self) -> None:
         """Send what is waiting, and wait until all of it has been flushed."""
-        self._send()
-        while self._flushes:
-            await asyncio.wait(self._flushes)
+        self._hurry.set()
+        while self._flushing is not None:
+            await asyncio.wait([self._flushing])
 
     def cancel(self) -> None:
-        """Give up what is on its way."""
-        for task in self._flushes:
-            task.cancel()
+        """Give up what is waiting and what is on its way."""
+        self._items.clear()
+        if self._flushing is not None:
+            self._flushing.cancel()
 
-    def _send(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if not self._items:
-            return
-        items, self._items = self._items, []
-        task = asyncio.create_task(self._run(items))
-        self._flushes.add(task)
-        task.add_done_callback(self._flushes.discard)
-
-    async def _run(self, items: list[T]) -> None:
-        await self._flush(items)
+    async def _run(self) -> None:
+        try:
+            while self._items:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), self._delay_s)
+                items, self._items = self._items[: self._size], self._items[self._size :]
+                if len(self._items) < self._size:
+                    self._hurry.clear()
+                await self._flush(items)
+        finally:
+            self._flushing = None

@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
+from uuid import UUID
 
 import grpc
 
@@ -52,7 +53,8 @@ class Worker:
         self._queue = queue
         self._config = config
         self._kinds: Mapping[str, Kind] = {}
-        self._in_hand: dict[str, Job] = {}
+        # By job and lease: a job that was lost may be leased to us again before its first handler has ended.
+        self._in_hand: dict[tuple[UUID, str], Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._space = asyncio.Event()
         self._queue_standing = Standing("queue")
@@ -123,7 +125,7 @@ class Worker:
         jobs = [Job.of(each, until) for each in leased]
         for job in jobs:
             job.on_settled = self._settled
-            self._in_hand[job.lease_token] = job
+            self._in_hand[job.id, job.lease_token] = job
         jobs.sort(key=lambda job: (job.kind, job.tenant_id))
         for (name, _), group in itertools.groupby(jobs, lambda job: (job.kind, job.tenant_id)):
             kind, together = self._kinds[name], list(group)
@@ -160,7 +162,7 @@ class Worker:
             self._acknowledger.say(job, verdict)
 
     def _gone(self, job: Job) -> None:
-        self._in_hand.pop(job.lease_token, None)
+        self._in_hand.pop((job.id, job.lease_token), None)
         self._space.set()
 
     async def _heartbeats(self) -> None:

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import groupby
 from uuid import UUID
 
 from penguin.common.v1 import errors_pb2
@@ -26,7 +25,7 @@ from penguin_worker.standing import Standing
 
 # How long one round of asking lasts (seconds); rounds go on while the lease is ours.
 ROUND_S = 10.0
-PER_CALL = 500
+TENANTS = 1000
 _OUTCOMES = {
     Outcome.SENT: pb.ATTEMPT_OUTCOME_SENT,
     Outcome.DEFERRED: pb.ATTEMPT_OUTCOME_DEFERRED,
@@ -49,6 +48,15 @@ class _Record:
     outcome: pb.RecordOutcome
     stored: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
+    def end(self, error: Exception | None = None) -> None:
+        """Tell whoever still waits."""
+        if self.stored.done():
+            return
+        if error is None:
+            self.stored.set_result(None)
+        else:
+            self.stored.set_exception(error)
+
 
 class Ledger:
     """The ledger of one OLTP tier."""
@@ -56,7 +64,8 @@ class Ledger:
     def __init__(self, oltp: Tier) -> None:
         self._oltp = oltp
         self._standing = Standing("ledger")
-        self._records: MicroBatch[_Record] = MicroBatch(self._flush)
+        # One for each tenant that has something to record: a tenant that is slowed down slows no other.
+        self._records: dict[UUID, MicroBatch[_Record]] = {}
 
     async def read(self, tenant_id: UUID, email_ids: Sequence[UUID]) -> dict[UUID, pb.Email]:
         """Emails by id; those that the tenant does not have are left out. Raises TierError."""
@@ -105,22 +114,23 @@ class Ledger:
         )
         outcome.finished_at.FromDatetime(datetime.now(UTC))
         record = _Record(job, outcome)
-        self._records.add(record)
+        batch = self._records.setdefault(job.tenant_id, MicroBatch(self._flush))
+        batch.add(record)
+        if len(self._records) > TENANTS:
+            self._records = {tenant: batch for tenant, batch in self._records.items() if not batch.idle}
         await record.stored
 
     def cancel(self) -> None:
         """Give up what is not stored yet: its successors will find it unknown."""
-        self._records.cancel()
+        for batch in self._records.values():
+            batch.cancel()
 
     async def _flush(self, records: list[_Record]) -> None:
-        records.sort(key=lambda record: record.job.tenant_id)
-        groups = [(tenant, list(group)) for tenant, group in groupby(records, lambda record: record.job.tenant_id)]
         try:
-            await asyncio.gather(*(self._store(tenant, group) for tenant, group in groups))
+            await self._store(records[0].job.tenant_id, records)
         finally:
             for record in records:
-                if not record.stored.done():
-                    record.stored.set_exception(LeaseLost())
+                record.end(LeaseLost())
 
     async def _store(self, tenant_id: UUID, records: list[_Record]) -> None:
         method = self._oltp.stub(EmailServiceStub).BatchRecordOutcomes
@@ -141,7 +151,7 @@ class Ledger:
                 if result.WhichOneof("outcome") == "error":
                     _refuse([record], reason_of(result.error))
                 else:
-                    record.stored.set_result(None)
+                    record.end()
             return
 
 
@@ -156,4 +166,4 @@ def _still_true(record: _Record) -> bool:
 
 def _refuse(records: Sequence[_Record], reason: str) -> None:
     for record in records:
-        record.stored.set_exception(RefusedError(reason.lower()))
+        record.end(RefusedError(reason.lower()))
