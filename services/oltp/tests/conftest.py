@@ -9,7 +9,8 @@ import grpc
 import pytest
 from services.oltp.tests.rows import make_tenant
 
-from penguin_chassis.pool import Database, PoolSettings, database
+from penguin_chassis.pool import Database, database
+from penguin_chassis.settings import PoolSettings
 from penguin_devstack.roles import TierDatabase
 from penguin_oltp.app import serving
 from penguin_oltp.config import OltpConfig

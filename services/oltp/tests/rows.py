@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import grpc
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from penguin.oltp.v1 import campaign_service_pb2 as campaign_pb
@@ -29,7 +31,7 @@ from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin.oltp.v1.sequence_step_service_pb2_grpc import SequenceStepServiceStub
 from penguin.oltp.v1.template_service_pb2_grpc import TemplateServiceStub
 from penguin_chassis.pool import Database
-from penguin_testkit.calling import TierClient
+from penguin_testkit.calling import Refused, TierClient
 
 
 def ahead(seconds: float) -> Timestamp:
@@ -189,7 +191,8 @@ async def set_scene(oltp: TierClient, tenant: UUID, leads: int = 2, *, start: bo
     mailbox, template, campaign = new_account(), new_template(), new_campaign(audience_list=audience)
     step = new_step(campaign_id=campaign.id, email_account_id=mailbox.id, template_id=template.id)
     people = [new_lead(list=audience) for _ in range(leads)]
-    named, channel = {"tenant_id": str(tenant)}, oltp.channel
+    named: dict[str, Any] = {"tenant_id": str(tenant)}
+    channel = oltp.channel
     await oltp.call(
         EmailAccountServiceStub(channel).CreateEmailAccount,
         account_pb.CreateEmailAccountRequest(**named, email_account=mailbox),
@@ -242,3 +245,15 @@ async def tell(oltp: TierClient, tenant: UUID, email_id: str, *kinds: Any) -> No
     ]
     request = pb.BatchRecordEventsRequest(tenant_id=str(tenant), events=events)
     await oltp.call(EmailServiceStub(oltp.channel).BatchRecordEvents, request)
+
+
+async def refuse_others(oltp: TierClient, method: Any, request: Any, stranger: UUID) -> None:
+    """Assert that the call is refused without a token, and with another tenant's."""
+    ways: list[tuple[dict[str, Any], grpc.StatusCode]] = [
+        ({"anonymous": True}, grpc.StatusCode.UNAUTHENTICATED),
+        ({"tenant": stranger}, grpc.StatusCode.PERMISSION_DENIED),
+    ]
+    for how, code in ways:
+        with pytest.raises(Refused) as refused:
+            await oltp.call(method, request, **how)
+        assert refused.value.answer.code is code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
@@ -24,7 +25,8 @@ def stub(oltp: TierClient) -> EmailServiceStub:
 
 async def create(oltp: TierClient, stub: EmailServiceStub, tenant: UUID) -> pb.CreatedEmail:
     reply = await oltp.call(stub.BatchCreateEmails, create_request(tenant, new_email()))
-    return reply.results[0].email
+    email: pb.CreatedEmail = reply.results[0].email
+    return email
 
 
 async def start(
@@ -34,11 +36,12 @@ async def start(
         tenant_id=str(tenant),
         attempts=[pb.StartAttempt(request_id=request_id or str(uuid4()), email_id=email_id)],
     )
-    return (await oltp.call(stub.BatchStartAttempts, request)).results[0].started
+    started: pb.StartedAttempt = (await oltp.call(stub.BatchStartAttempts, request)).results[0].started
+    return started
 
 
 async def record(
-    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, email_id: str, outcome: int, attempt: int = 1
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, email_id: str, outcome: Any, attempt: int = 1
 ) -> pb.RecordOutcomeResult:
     at = Timestamp()
     at.FromDatetime(datetime.now(UTC))
@@ -47,10 +50,11 @@ async def record(
         email_id=email_id,
         attempt=attempt,
         outcome=outcome,
-        finished_at=at,  # type: ignore[arg-type]
+        finished_at=at,
     )
     request = pb.BatchRecordOutcomesRequest(tenant_id=str(tenant), outcomes=[item])
-    return (await oltp.call(stub.BatchRecordOutcomes, request)).results[0]
+    result: pb.RecordOutcomeResult = (await oltp.call(stub.BatchRecordOutcomes, request)).results[0]
+    return result
 
 
 async def test_created_emails_owe_their_claim_and_their_job(

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
-from services.oltp.tests.rows import inbox_request, new_message, owed
+from services.oltp.tests.rows import inbox_request, new_message, owed, refuse_others
 
 from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import inbox_service_pb2 as pb
@@ -104,13 +104,14 @@ async def test_lists_by_mailbox_and_thread_in_pages(oltp: TierClient, stub: Inbo
     alone = new_message()
     await create(oltp, stub, tenant, *thread, other, alone)
     everything = sorted(m.id for m in (*thread, other, alone))
-    for filters, expected in [
+    queries: list[tuple[dict[str, Any], list[str]]] = [
         ({}, everything),
         ({"mailbox": "us@SENDER.example"}, sorted(m.id for m in (*thread, alone))),
         ({"thread_id": "<t@b.example>"}, sorted(m.id for m in (*thread, other))),
         ({"thread_id": "<t@b.example>", "mailbox": "Other@sender.example"}, [other.id]),
         ({"thread_id": "<none@b.example>"}, []),
-    ]:
+    ]
+    for filters, expected in queries:
         seen: list[str] = []
         token = ""
         while True:
@@ -176,7 +177,7 @@ async def test_the_inbox_is_its_tenants_alone(
 ) -> None:
     item = new_message()
     await create(oltp, stub, tenant, item)
-    named = {"tenant_id": str(tenant)}
+    named: dict[str, Any] = {"tenant_id": str(tenant)}
     calls: list[tuple[Any, Any]] = [
         (stub.BatchCreateInboxMessages, inbox_request(tenant, new_message())),
         (stub.GetInboxMessage, pb.GetInboxMessageRequest(**named, inbox_message_id=item.id)),
@@ -187,13 +188,7 @@ async def test_the_inbox_is_its_tenants_alone(
          pb.DeleteInboxMessagesRequest(**named, request_id=str(uuid4()), inbox_message_ids=[item.id])),
     ]  # fmt: skip
     for method, request in calls:
-        for how, code in [
-            ({"anonymous": True}, grpc.StatusCode.UNAUTHENTICATED),
-            ({"tenant": stranger}, grpc.StatusCode.PERMISSION_DENIED),
-        ]:
-            with pytest.raises(Refused) as refused:
-                await oltp.call(method, request, **how)
-            assert refused.value.answer.code is code
+        await refuse_others(oltp, method, request, stranger)
     with pytest.raises(Refused) as refused:
         await get(oltp, stub, stranger, item.id)
     assert refused.value.answer.code is grpc.StatusCode.NOT_FOUND

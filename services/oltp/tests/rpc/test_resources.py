@@ -55,7 +55,8 @@ async def reason_of(oltp: TierClient, method: Any, request: Any) -> str:
 
 
 async def test_what_is_left_open_begins_as_the_contract_says(oltp: TierClient, tenant: UUID) -> None:
-    named, channel = {"tenant_id": str(tenant)}, oltp.channel
+    named: dict[str, Any] = {"tenant_id": str(tenant)}
+    channel = oltp.channel
     domain = await oltp.call(
         DomainServiceStub(channel).CreateDomain,
         domain_service_pb2.CreateDomainRequest(**named, domain=new_domain()),
@@ -94,7 +95,7 @@ async def test_a_templates_content_is_claimed_replaced_and_deleted_through_the_o
     for _ in range(2):
         created = (await oltp.call(stub.CreateTemplate, create)).template
     assert (created.content_storage_key, created.content_generation) == (item.content_storage_key, 3)
-    named = {"tenant_id": str(tenant), "template_id": item.id}
+    named: dict[str, Any] = {"tenant_id": str(tenant), "template_id": item.id}
     new_key = f"k/{uuid4()}"
     rename = pb.UpdateTemplateRequest(
         **named,
@@ -122,7 +123,8 @@ async def test_a_templates_content_is_claimed_replaced_and_deleted_through_the_o
 async def test_what_others_refer_to_stays(oltp: TierClient, tenant: UUID) -> None:
     scene = await set_scene(oltp, tenant, leads=1)
     await write_emails(oltp, tenant, scene, scene.leads)
-    named, channel = {"tenant_id": str(tenant), "request_id": str(uuid4())}, oltp.channel
+    named: dict[str, Any] = {"tenant_id": str(tenant), "request_id": str(uuid4())}
+    channel = oltp.channel
     for method, request in [
         (TemplateServiceStub(channel).DeleteTemplate,
          template_service_pb2.DeleteTemplateRequest(**named, template_id=scene.template)),
@@ -137,7 +139,8 @@ async def test_what_others_refer_to_stays(oltp: TierClient, tenant: UUID) -> Non
 
 
 async def test_a_company_stays_while_a_domain_is_its_own(oltp: TierClient, tenant: UUID) -> None:
-    named, channel = {"tenant_id": str(tenant)}, oltp.channel
+    named: dict[str, Any] = {"tenant_id": str(tenant)}
+    channel = oltp.channel
     company = new_company()
     companies = CompanyServiceStub(channel)
     await oltp.call(companies.CreateCompany, company_service_pb2.CreateCompanyRequest(**named, company=company))
@@ -159,7 +162,7 @@ async def test_a_mailbox_tells_what_it_sent_today(oltp: TierClient, tenant: UUID
     first, _ = await write_emails(oltp, tenant, scene, scene.leads)
     await send(oltp, tenant, first)
     pb, stub = email_account_service_pb2, EmailAccountServiceStub(oltp.channel)
-    named = {"tenant_id": str(tenant)}
+    named: dict[str, Any] = {"tenant_id": str(tenant)}
     got = await oltp.call(stub.GetEmailAccount, pb.GetEmailAccountRequest(**named, email_account_id=scene.mailbox))
     listed = await oltp.call(stub.ListEmailAccounts, pb.ListEmailAccountsRequest(**named))
     update = pb.UpdateEmailAccountRequest(

@@ -42,7 +42,8 @@ def outcome(word: str, attempt: int = 1, *, final: bool = False) -> Outcome:
     ],
 )
 def test_a_claim_is_decided_by_what_the_email_is(email: Email, how: dict[str, Any], decision: str, status: str) -> None:
-    started = ledger.start(email, at=AT, **({"suppressed": False, "policy": "hold"} | how))
+    known: dict[str, Any] = {"suppressed": False, "policy": "hold"} | how
+    started = ledger.start(email, at=AT, **known)
     assert (started.decision, started.email.status) == (decision, status)
     assert started.email.attempt == email.attempt + (decision == "send")
     assert started.email.message_id == email.message_id
