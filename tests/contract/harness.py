@@ -1,0 +1,320 @@
+"""How every method of every service is held to the same promises: a case says what a right request is, how to break it
+and what must come of it, and the contract below puts it through. It knows no service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+from tests.contract.wire import (
+    Change,
+    Refusal,
+    World,
+    changed,
+    copied,
+    for_stranger,
+    grant_of,
+    method_at,
+    names_tenant,
+    reminted,
+    right_token,
+    rule_of,
+)
+
+from penguin.common.v1 import errors_pb2
+
+Check = Callable[[Any, Any], None]
+# Batches answer per item here.
+RESULTS = "results"
+
+
+@dataclass(frozen=True)
+class Within:
+    """The call succeeds and says in its reply what it did not find."""
+
+    change: Change
+    check: Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A method that changes something: what to look at to see it, and another body under the same request_id.
+
+    `unkeyed` says, for a method without a request_id, what makes a repeat harmless; `repeats` what a repeat answers,
+    the first answer unless it says otherwise.
+    """
+
+    observe: Callable[[World, Any], Awaitable[Any]]
+    vary: Change | None = None
+    unkeyed: str = ""
+    repeats: Check | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A method that answers per item: how the second item is made one that cannot be carried out, and the error it gets."""
+
+    items: str
+    spoil: Callable[[Any], None]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A method that pages: the field its rows stand in, how many there are (at least), and another filter if it has one."""
+
+    rows: str
+    count: int
+    refilter: Change | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method: what a right request is, what to see in its reply, how to break it, and what it does not find.
+
+    `broken`: the field named by the refusal, and the change that breaks it. `absent`: the change after which it is
+    NOT_FOUND, or what it answers instead, or in words why there is no such thing. `stranger`: the reason by which another
+    tenant is refused that asks, by its own token, for what is this tenant's; or what its reply must show.
+    """
+
+    method: str
+    build: Callable[[World], Awaitable[Any]]
+    check: Check
+    broken: tuple[str, Change]
+    absent: Change | Within | str
+    stranger: str | Callable[[Any], None] = "NOT_FOUND"
+    mutation: Mutation | None = None
+    batch: Batch | None = None
+    listing: Listing | None = None
+
+
+class ServiceContract:
+    """What every method of a service keeps. A module subclasses it with its service, tiers and cases."""
+
+    service: ClassVar[str]
+    tiers: ClassVar[tuple[str, ...]]
+    cases: ClassVar[tuple[Case, ...]]
+
+    def __init_subclass__(cls) -> None:
+        for aspect, applies in APPLIES.items():
+            if not any(applies(cls(), case) for case in cls.cases):
+                setattr(cls, aspect, None)  # about none of its methods: not there, rather than skipped
+
+    def path(self, case: Case) -> str:
+        """The case's method in full."""
+        return f"{self.service}/{case.method}"
+
+    def descriptor(self, case: Case) -> MethodDescriptor:
+        """The case's method as declared."""
+        return method_at(self.path(case))
+
+    async def seen(self, case: Case, world: World, request: Any) -> Any:
+        """What there is to see of a mutation; nothing of a read."""
+        return None if case.mutation is None else await case.mutation.observe(world, request)
+
+    async def refuse(
+        self, case: Case, world: World, request: Any, token: str | None, expected: tuple[str, str]
+    ) -> Refusal:
+        """The call is refused so, and nothing came of it."""
+        before = await self.seen(case, world, request)
+        refusal = await world.refusal(self.path(case), request, token)
+        assert (refusal.code, refusal.reason) == expected, refusal
+        assert await self.seen(case, world, request) == before, "refused, and yet it had an effect"
+        return refusal
+
+    async def test_success(self, case: Case, world: World) -> None:
+        request = await case.build(world)
+        case.check(request, await world.call(self.path(case), request))
+
+    async def test_a_bad_field_is_named(self, case: Case, world: World) -> None:
+        request = await case.build(world)
+        field, breaking = case.broken
+        bad = changed(request, breaking)
+        before = await self.seen(case, world, request)
+        refusal = await world.refusal(self.path(case), bad, right_token(world, self.descriptor(case), request))
+        assert (refusal.code, refusal.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD"), refusal
+        assert field in refusal.fields
+        assert await self.seen(case, world, request) == before, "refused, and yet it had an effect"
+
+    async def test_nobody_vouches(self, case: Case, world: World) -> None:
+        method, request = self.descriptor(case), await case.build(world)
+        now = int(time.time())
+        grant: dict[str, Any] = grant_of(world, method)
+        other_tier = "content" if world.tier.tier != "content" else "oltp"
+        token = world.tier.tokens.token
+        for reason, presented in (
+            ("TOKEN_MISSING", None),
+            ("TOKEN_INVALID", "nonsense"),
+            ("TOKEN_EXPIRED", token(world.tier.tier, **grant, iat=now - 300, exp=now - 60)),
+            ("TOKEN_INVALID", token(other_tier, **grant)),
+        ):
+            await self.refuse(case, world, request, presented, ("UNAUTHENTICATED", reason))
+
+    async def test_the_token_does_not_permit(self, case: Case, world: World) -> None:
+        method, request = self.descriptor(case), await case.build(world)
+        rule, token, tier = rule_of(method), world.tier.tokens.token, world.tier.tier
+        tenant, platform = grant_of(world, method, platform=False), grant_of(world, method, platform=True)
+        elsewhere = platform | {"methods": [f"/{self.service}/Elsewhere"]}
+        denied = [
+            ("SCOPE_MISSING", (platform if rule.platform else tenant) | {"scopes": ["other.scope"]}),
+            ("PLATFORM_ONLY", elsewhere),
+        ]
+        if rule.platform:
+            denied.append(("PLATFORM_ONLY", tenant))
+        for reason, grant in denied:
+            await self.refuse(case, world, request, token(tier, **grant), ("PERMISSION_DENIED", reason))
+
+    async def test_another_tenant(self, case: Case, world: World) -> None:
+        method, request = self.descriptor(case), await case.build(world)
+        foreign = for_stranger(world, request)
+        strangers_token = right_token(world, method, foreign)
+        denied = ("PERMISSION_DENIED", "TENANT_MISMATCH")
+        await self.refuse(case, world, request, strangers_token, denied)
+        before = await self.seen(case, world, request)
+        if isinstance(case.stranger, str):
+            refusal = await world.refusal(self.path(case), foreign, strangers_token)
+            assert refusal.reason == case.stranger, refusal
+        else:
+            case.stranger(await world.call(self.path(case), foreign))
+        assert await self.seen(case, world, request) == before, "another tenant's call had an effect on this one"
+        case.check(request, await world.call(self.path(case), request))
+
+    async def test_not_found(self, case: Case, world: World) -> None:
+        request = await case.build(world)
+        if isinstance(case.absent, Within):
+            case.absent.check(await world.call(self.path(case), changed(request, case.absent.change)))
+            return
+        assert callable(case.absent)
+        bad = changed(request, case.absent)
+        token = right_token(world, self.descriptor(case), bad)
+        refusal = await self.refuse(case, world, bad, token, ("NOT_FOUND", "NOT_FOUND"))
+        assert set(refusal.metadata) >= {"resource", "id"}
+
+    async def test_a_replay_gives_the_first_answer_and_one_effect(self, case: Case, world: World) -> None:
+        assert case.mutation is not None
+        request = await case.build(world)
+        before = await self.seen(case, world, request)
+        first = await world.call(self.path(case), request)
+        after = await self.seen(case, world, request)
+        assert after != before, "nothing to see of the first call"
+        same = case.mutation.repeats or equal
+        same(first, await world.call(self.path(case), request))
+        if not isinstance(request, list):
+            same(first, await world.call(self.path(case), changed(request, reminted)))
+        assert await self.seen(case, world, request) == after, "the replay had an effect of its own"
+
+    async def test_another_body_under_the_same_request_id(self, case: Case, world: World) -> None:
+        assert case.mutation is not None
+        assert case.mutation.vary is not None
+        request = await case.build(world)
+        first = await world.call(self.path(case), request)
+        after = await self.seen(case, world, request)
+        other = changed(request, case.mutation.vary)
+        if case.batch is None:
+            token = right_token(world, self.descriptor(case), other)
+            await self.refuse(case, world, other, token, ("ALREADY_EXISTS", "REQUEST_ID_REUSED"))
+        else:
+            items = getattr(other, case.batch.items)
+            items.append(items[1])
+            results = list(getattr(await world.call(self.path(case), other), RESULTS))
+            assert [reason_of(result) for result in (results[0], results[-1])] == ["REQUEST_ID_REUSED"] * 2
+            assert results[1:-1] == list(first.results)[1:], "the other items of the batch were not replayed"
+        assert await self.seen(case, world, request) == after, "refused, and yet it had an effect"
+
+    async def test_one_bad_item_never_sinks_the_rest(self, case: Case, world: World) -> None:
+        assert case.batch is not None
+        request = await case.build(world)
+        case.batch.spoil(getattr(request, case.batch.items))
+        results = list(getattr(await world.call(self.path(case), request), RESULTS))
+        assert len(results) == len(getattr(request, case.batch.items)) >= 3
+        assert [reason_of(result) for result in results] == ["", case.batch.reason, *[""] * (len(results) - 2)]
+        assert results[1].error.code
+
+    async def test_pages_run_to_the_end(self, case: Case, world: World) -> None:
+        assert case.listing is not None
+        request = await case.build(world)
+        everything = await self.listed(case, world, request, 1000)
+        assert len(everything) >= case.listing.count
+        size = 2 if len(everything) < 20 else len(everything) // 5
+        assert await self.listed(case, world, request, size) == everything
+        assert len({row.SerializeToString() for row in everything}) == len(everything)
+
+    async def test_a_page_token_is_bound_to_its_query(self, case: Case, world: World) -> None:
+        assert case.listing is not None
+        request = await case.build(world)
+        request.page_size = 2
+        method = self.descriptor(case)
+        first = await world.call(self.path(case), request)
+        assert first.next_page_token
+        request.page_token = first.next_page_token
+        strange = [changed(request, lambda r: setattr(r, "page_token", "bm8" + r.page_token))]
+        if names_tenant(method):
+            strange.append(for_stranger(world, request))
+        if case.listing.refilter is not None:
+            strange.append(changed(request, case.listing.refilter))
+        expected = ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN")
+        for other in strange:
+            refusal = await self.refuse(case, world, other, right_token(world, method, other), expected)
+            assert refusal.fields == ("page_token",)
+        for size in (-1, 1001):
+            other = changed(request, lambda r, size=size: setattr(r, "page_size", size))  # type: ignore[misc]
+            token = right_token(world, method, other)
+            refusal = await self.refuse(case, world, other, token, ("INVALID_ARGUMENT", "INVALID_FIELD"))
+            assert refusal.fields == ("page_size",)
+
+    async def listed(self, case: Case, world: World, request: Any, size: int) -> list[Any]:
+        """Every row, `size` at a time."""
+        assert case.listing is not None
+        asked, rows = copied(request), []
+        asked.page_size, asked.page_token = size, ""
+        for _ in range(1000):
+            page = await world.call(self.path(case), asked)
+            found = list(getattr(page, case.listing.rows))
+            assert len(found) <= size
+            rows += found
+            if not page.next_page_token:
+                return rows
+            asked.page_token = page.next_page_token
+        raise AssertionError("the pages do not end")
+
+
+def reason_of(result: Any) -> str:
+    """Why a batch's item was refused, or nothing."""
+    if result.WhichOneof("outcome") != "error":
+        return ""
+    return errors_pb2.ErrorReason.Name(result.error.reason).removeprefix("ERROR_REASON_")
+
+
+def equal(first: Any, second: Any) -> None:
+    """The repeat answers what the first answered."""
+    assert second == first
+
+
+# Aspect -> the cases it is about. Whoever is left out is left out by the case's own words.
+APPLIES: dict[str, Callable[[ServiceContract, Case], bool]] = {
+    "test_another_tenant": lambda contract, case: names_tenant(contract.descriptor(case)),
+    "test_not_found": lambda _, case: not isinstance(case.absent, str),
+    "test_a_replay_gives_the_first_answer_and_one_effect": lambda _, case: case.mutation is not None,
+    "test_another_body_under_the_same_request_id": lambda _, case: (
+        case.mutation is not None and case.mutation.vary is not None
+    ),
+    "test_one_bad_item_never_sinks_the_rest": lambda _, case: case.batch is not None,
+    "test_pages_run_to_the_end": lambda _, case: case.listing is not None,
+    "test_a_page_token_is_bound_to_its_query": lambda _, case: case.listing is not None,
+}
+
+
+def parametrise(metafunc: pytest.Metafunc) -> None:
+    """One test per (aspect, tier, case it is about)."""
+    contract: Any = metafunc.cls
+    if not (isinstance(contract, type) and issubclass(contract, ServiceContract)):
+        return
+    metafunc.parametrize("tier", contract.tiers, scope="session")
+    if "case" in metafunc.fixturenames:
+        applies = APPLIES.get(metafunc.function.__name__)
+        about: Sequence[Case] = [c for c in contract.cases if applies is None or applies(contract(), c)]
+        metafunc.parametrize("case", about, ids=[case.method for case in about])
