@@ -82,7 +82,7 @@ class AdminEvent(_message.Message):
     resolution: _builtins.str
     @_builtins.property
     def details(self) -> _struct_pb2.Struct:
-        """Ids and counts; no personal data."""
+        """Ids and counts, at most 16 KiB; no personal data."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...

@@ -64,8 +64,8 @@ class AdminEventServiceServicer:
     """
 
     def CreateAdminEvent(self, request, context):
-        """CreateAdminEvent raises an event. While an unresolved event has the same dedupe_key, that one is counted up
-        instead.
+        """CreateAdminEvent raises an event. While an unresolved event of the same tenant (or of the platform) has the same
+        dedupe_key, that one is counted up instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,8 +36,8 @@ class AdminEventServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminEventServiceAsyncStub: ...
     CreateAdminEvent: _grpc.UnaryUnaryMultiCallable[_admin_event_service_pb2.CreateAdminEventRequest, _admin_event_service_pb2.CreateAdminEventResponse]
-    """CreateAdminEvent raises an event. While an unresolved event has the same dedupe_key, that one is counted up
-    instead.
+    """CreateAdminEvent raises an event. While an unresolved event of the same tenant (or of the platform) has the same
+    dedupe_key, that one is counted up instead.
     """
     GetAdminEvent: _grpc.UnaryUnaryMultiCallable[_admin_event_service_pb2.GetAdminEventRequest, _admin_event_service_pb2.GetAdminEventResponse]
     """GetAdminEvent reads one."""
@@ -54,8 +54,8 @@ class AdminEventServiceAsyncStub(AdminEventServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAdminEvent: _aio.UnaryUnaryMultiCallable[_admin_event_service_pb2.CreateAdminEventRequest, _admin_event_service_pb2.CreateAdminEventResponse]  # type: ignore[assignment]
-    """CreateAdminEvent raises an event. While an unresolved event has the same dedupe_key, that one is counted up
-    instead.
+    """CreateAdminEvent raises an event. While an unresolved event of the same tenant (or of the platform) has the same
+    dedupe_key, that one is counted up instead.
     """
     GetAdminEvent: _aio.UnaryUnaryMultiCallable[_admin_event_service_pb2.GetAdminEventRequest, _admin_event_service_pb2.GetAdminEventResponse]  # type: ignore[assignment]
     """GetAdminEvent reads one."""
@@ -75,8 +75,8 @@ class AdminEventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_event_service_pb2.CreateAdminEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_event_service_pb2.CreateAdminEventResponse, _abc.Awaitable[_admin_event_service_pb2.CreateAdminEventResponse]]:
-        """CreateAdminEvent raises an event. While an unresolved event has the same dedupe_key, that one is counted up
-        instead.
+        """CreateAdminEvent raises an event. While an unresolved event of the same tenant (or of the platform) has the same
+        dedupe_key, that one is counted up instead.
         """
 
     @_abc_1.abstractmethod

@@ -91,7 +91,8 @@ class NotificationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListNotifications(self, request, context):
-        """ListNotifications pages through a user's notifications, newest first; expired ones are left out.
+        """ListNotifications pages through a user's notifications, newest first; expired ones are left out. A page of long
+        texts is shorter than was asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,7 +106,8 @@ class NotificationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MarkRead(self, request, context):
-        """MarkRead marks notifications read; marking twice is marking once.
+        """MarkRead marks notifications read; marking twice is marking once. One for the whole tenant is then read for all of
+        its users.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +122,8 @@ class NotificationServiceServicer:
 
     def WatchNotifications(self, request, context):
         """WatchNotifications streams a user's new notifications, each with a token from which a later stream resumes with
-        none missed. Messages without a notification are keep-alives that carry the newest token.
+        none missed. Messages without a notification are keep-alives that carry the newest token; where there is no news
+        the stream begins with one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,16 +38,21 @@ class NotificationServiceStub:
     GetNotification: _grpc.UnaryUnaryMultiCallable[_notification_service_pb2.GetNotificationRequest, _notification_service_pb2.GetNotificationResponse]
     """GetNotification reads one."""
     ListNotifications: _grpc.UnaryUnaryMultiCallable[_notification_service_pb2.ListNotificationsRequest, _notification_service_pb2.ListNotificationsResponse]
-    """ListNotifications pages through a user's notifications, newest first; expired ones are left out."""
+    """ListNotifications pages through a user's notifications, newest first; expired ones are left out. A page of long
+    texts is shorter than was asked for.
+    """
     CountUnread: _grpc.UnaryUnaryMultiCallable[_notification_service_pb2.CountUnreadRequest, _notification_service_pb2.CountUnreadResponse]
     """CountUnread counts a user's unread notifications."""
     MarkRead: _grpc.UnaryUnaryMultiCallable[_notification_service_pb2.MarkReadRequest, _notification_service_pb2.MarkReadResponse]
-    """MarkRead marks notifications read; marking twice is marking once."""
+    """MarkRead marks notifications read; marking twice is marking once. One for the whole tenant is then read for all of
+    its users.
+    """
     DeleteNotification: _grpc.UnaryUnaryMultiCallable[_notification_service_pb2.DeleteNotificationRequest, _notification_service_pb2.DeleteNotificationResponse]
     """DeleteNotification takes one out of its user's sight."""
     WatchNotifications: _grpc.UnaryStreamMultiCallable[_notification_service_pb2.WatchNotificationsRequest, _notification_service_pb2.WatchNotificationsResponse]
     """WatchNotifications streams a user's new notifications, each with a token from which a later stream resumes with
-    none missed. Messages without a notification are keep-alives that carry the newest token.
+    none missed. Messages without a notification are keep-alives that carry the newest token; where there is no news
+    the stream begins with one.
     """
 
 @_typing.type_check_only
@@ -60,16 +65,21 @@ class NotificationServiceAsyncStub(NotificationServiceStub):
     GetNotification: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.GetNotificationRequest, _notification_service_pb2.GetNotificationResponse]  # type: ignore[assignment]
     """GetNotification reads one."""
     ListNotifications: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.ListNotificationsRequest, _notification_service_pb2.ListNotificationsResponse]  # type: ignore[assignment]
-    """ListNotifications pages through a user's notifications, newest first; expired ones are left out."""
+    """ListNotifications pages through a user's notifications, newest first; expired ones are left out. A page of long
+    texts is shorter than was asked for.
+    """
     CountUnread: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.CountUnreadRequest, _notification_service_pb2.CountUnreadResponse]  # type: ignore[assignment]
     """CountUnread counts a user's unread notifications."""
     MarkRead: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.MarkReadRequest, _notification_service_pb2.MarkReadResponse]  # type: ignore[assignment]
-    """MarkRead marks notifications read; marking twice is marking once."""
+    """MarkRead marks notifications read; marking twice is marking once. One for the whole tenant is then read for all of
+    its users.
+    """
     DeleteNotification: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.DeleteNotificationRequest, _notification_service_pb2.DeleteNotificationResponse]  # type: ignore[assignment]
     """DeleteNotification takes one out of its user's sight."""
     WatchNotifications: _aio.UnaryStreamMultiCallable[_notification_service_pb2.WatchNotificationsRequest, _notification_service_pb2.WatchNotificationsResponse]  # type: ignore[assignment]
     """WatchNotifications streams a user's new notifications, each with a token from which a later stream resumes with
-    none missed. Messages without a notification are keep-alives that carry the newest token.
+    none missed. Messages without a notification are keep-alives that carry the newest token; where there is no news
+    the stream begins with one.
     """
 
 class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -97,7 +107,9 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _notification_service_pb2.ListNotificationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_notification_service_pb2.ListNotificationsResponse, _abc.Awaitable[_notification_service_pb2.ListNotificationsResponse]]:
-        """ListNotifications pages through a user's notifications, newest first; expired ones are left out."""
+        """ListNotifications pages through a user's notifications, newest first; expired ones are left out. A page of long
+        texts is shorter than was asked for.
+        """
 
     @_abc_1.abstractmethod
     def CountUnread(
@@ -113,7 +125,9 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _notification_service_pb2.MarkReadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_notification_service_pb2.MarkReadResponse, _abc.Awaitable[_notification_service_pb2.MarkReadResponse]]:
-        """MarkRead marks notifications read; marking twice is marking once."""
+        """MarkRead marks notifications read; marking twice is marking once. One for the whole tenant is then read for all of
+        its users.
+        """
 
     @_abc_1.abstractmethod
     def DeleteNotification(
@@ -130,7 +144,8 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_notification_service_pb2.WatchNotificationsResponse], _abc.AsyncIterator[_notification_service_pb2.WatchNotificationsResponse]]:
         """WatchNotifications streams a user's new notifications, each with a token from which a later stream resumes with
-        none missed. Messages without a notification are keep-alives that carry the newest token.
+        none missed. Messages without a notification are keep-alives that carry the newest token; where there is no news
+        the stream begins with one.
         """
 
 def add_NotificationServiceServicer_to_server(servicer: NotificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
