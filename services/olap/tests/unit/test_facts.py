@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penguin.olap.v1 import facts_service_pb2 as pb
@@ -43,6 +43,7 @@ def test_measures_are_those_of_the_contract() -> None:
     assert tuple(field.name for field in pb.EmailMeasures.DESCRIPTOR.fields) == MEASURES
 
 
+@settings(deadline=None)
 @given(cells)
 def test_every_roll_up_sums_to_the_same(given_cells: list[Cell]) -> None:
     whole = total(cell.measures for cell in given_cells)
