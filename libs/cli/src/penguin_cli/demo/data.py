@@ -1,0 +1,57 @@
+"""The data the demo ships: leads, template, attachment, and the replies that some of the leads send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.message import EmailMessage
+from importlib import resources
+from itertools import islice
+from uuid import UUID
+
+from penguin_cli import leadfiles
+from penguin_orchestrator.messages import Attachment
+
+SUBJECT = "{{ first_name }}, a quarter of an hour for {{ company }}?"
+LEADS = 1000
+_PACKAGE = "penguin_cli.demo_data"
+
+
+@dataclass(frozen=True)
+class Template:
+    """What the campaign is rendered from."""
+
+    subject: str
+    text: str
+    html: str
+    attachment: Attachment
+
+
+def template() -> Template:
+    """The shipped template with its attachment."""
+    files = resources.files(_PACKAGE)
+    return Template(
+        SUBJECT,
+        (files / "template.txt").read_text(encoding="utf-8"),
+        (files / "template.html").read_text(encoding="utf-8"),
+        Attachment("how-we-work.pdf", "application/pdf", (files / "how-we-work.pdf").read_bytes()),
+    )
+
+
+def leads(tenant_id: UUID, audience: str, count: int, *, last: bool = False) -> list[leadfiles.Line]:
+    """The first (or last) so many of the shipped leads as a tenant's own."""
+    with (resources.files(_PACKAGE) / "leads.csv").open(encoding="utf-8") as file:
+        lines = list(islice(leadfiles.read_lines(file, tenant_id, audience), LEADS))
+    return lines[-count:] if last else lines[:count]
+
+
+def reply(to_message_id: str, sender: str, mailbox: str, number: int) -> bytes:
+    """The raw source of a lead's answer."""
+    message = EmailMessage()
+    message["From"] = sender
+    message["To"] = mailbox
+    message["Subject"] = "Re: a quarter of an hour"
+    message["Message-ID"] = f"<reply-{number}.{to_message_id.strip('<>')}>"
+    message["In-Reply-To"] = to_message_id
+    message["References"] = to_message_id
+    message.set_content(f"Gerne, Tuesday at {9 + number % 8} suits me.\n\n> How we work fits on one page\n")
+    return message.as_bytes()
