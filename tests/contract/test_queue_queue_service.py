@@ -1,0 +1,241 @@
+"""QueueService: every method, by its contract. Leases are fenced by their tokens, which stand in for request ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+from services.queue.tests.rows import enqueue_request, lease_request, new_job, ref_of, seconds
+from tests.contract.harness import Batch, Case, Listing, Mutation, ServiceContract, Within, equal
+from tests.contract.wire import World
+
+from penguin.queue.v1 import queue_service_pb2 as pb
+
+SERVICE = "penguin.queue.v1.QueueService"
+FENCED = "fenced by the lease's token: a lease that was spoken for is not there a second time"
+UNKNOWN = str(uuid4())
+
+
+def kind_of(world: World) -> str:
+    """A kind of this test alone: leases span tenants."""
+    return f"test.k{world.tenant.hex}"
+
+
+async def enqueue(world: World, count: int, **fields: Any) -> list[str]:
+    """Jobs that are due; their ids."""
+    jobs = [new_job(kind=kind_of(world), **fields) for _ in range(count)]
+    reply = await world.call(f"{SERVICE}/EnqueueJobs", enqueue_request(world.tenant, *jobs))
+    return [result.job_id for result in reply.results]
+
+
+async def lease(world: World, count: int) -> list[pb.LeaseRef]:
+    """Jobs in hand."""
+    await enqueue(world, count)
+    reply = await world.call(f"{SERVICE}/LeaseJobs", lease_request(kind_of(world)))
+    assert len(reply.jobs) == count
+    return [ref_of(each) for each in reply.jobs]
+
+
+async def bury(world: World, count: int) -> list[str]:
+    """Dead letters; their ids."""
+    leases = await lease(world, count)
+    failures = [pb.JobFailure(lease=ref, error="test.final") for ref in leases]
+    await world.call(f"{SERVICE}/FailJobs", pb.FailJobsRequest(failures=failures))
+    return [ref.job_id for ref in leases]
+
+
+async def jobs_of(world: World, request: Any) -> list[Any]:
+    """The tenant's jobs as they stand."""
+    reply = await world.call(f"{SERVICE}/ListJobs", pb.ListJobsRequest(tenant_id=str(world.tenant)))
+    return list(reply.jobs)
+
+
+async def enqueued_by(world: World, request: Any) -> list[Any]:
+    """The jobs of the tenant that is asked about."""
+    reply = await world.call(f"{SERVICE}/ListJobs", pb.ListJobsRequest(tenant_id=request.tenant_id))
+    return list(reply.jobs)
+
+
+def tell(request: Callable[[pb.LeaseRef], Any]) -> Callable[[World], Any]:
+    """A request that says one thing of one lease."""
+
+    async def build(world: World) -> Any:
+        (ref,) = await lease(world, 1)
+        return request(ref)
+
+    return build
+
+
+async def three_jobs(world: World) -> Any:
+    return enqueue_request(world.tenant, *(new_job(kind=kind_of(world)) for _ in range(3)))
+
+
+async def two_due(world: World) -> Any:
+    await enqueue(world, 2)
+    return lease_request(kind_of(world))
+
+
+async def get_one(world: World) -> Any:
+    (job_id,) = await enqueue(world, 1)
+    return pb.GetJobRequest(tenant_id=str(world.tenant), job_id=job_id)
+
+
+async def list_five(world: World) -> Any:
+    await enqueue(world, 5)
+    return pb.ListJobsRequest(tenant_id=str(world.tenant))
+
+
+async def redrive_two(world: World) -> Any:
+    return pb.RedriveJobsRequest(tenant_id=str(world.tenant), request_id=str(uuid4()), job_ids=await bury(world, 2))
+
+
+async def stats(world: World) -> Any:
+    await enqueue(world, 3)
+    return pb.GetQueueStatsRequest(tenant_id=str(world.tenant))
+
+
+def no_object(items: Any) -> None:
+    items[1].payload = b"[]"
+
+
+def unknown_lease(ref: pb.LeaseRef) -> None:
+    ref.job_id = UNKNOWN
+
+
+def lost(reply: Any) -> None:
+    assert list(reply.lost_job_ids) == [UNKNOWN]
+
+
+def again_lost(first: Any, second: Any) -> None:
+    assert not first.lost_job_ids
+    assert len(second.lost_job_ids) == 1
+
+
+def none_left(first: Any, second: Any) -> None:
+    assert len(first.jobs) == 2
+    assert not second.jobs
+
+
+def extended_again(first: Any, second: Any) -> None:
+    assert not second.lost_job_ids
+    assert second.leased_until.ToDatetime() >= first.leased_until.ToDatetime()
+
+
+async def lease_state(world: World, request: Any) -> Any:
+    """Whether the jobs' leases end soon or late: an extension that is repeated counts from its own time."""
+    return [job.leased_until.seconds - job.created_at.seconds > 1800 for job in await jobs_of(world, request)]
+
+
+def check_leased(request: Any, reply: Any) -> None:
+    assert len(reply.jobs) == 2
+    assert {leased.job.kind for leased in reply.jobs} == set(request.kinds)
+    assert all(UUID(leased.lease_token) for leased in reply.jobs)
+
+
+def check_extended(request: Any, reply: Any) -> None:
+    assert (reply.HasField("leased_until"), list(reply.lost_job_ids)) == (True, [])
+
+
+def only_unknown(request: Any) -> None:
+    del request.job_ids[:]
+    request.job_ids.append(UNKNOWN)
+
+
+def skipped(count: int) -> Callable[[Any], None]:
+    """Nothing was redriven; the ids are named."""
+
+    def check(reply: Any) -> None:
+        assert (reply.redriven, len(reply.skipped_job_ids)) == (0, count)
+
+    return check
+
+
+class TestQueueService(ServiceContract):
+    service = SERVICE
+    tiers = ("queue",)
+    cases = (
+        Case(
+            "EnqueueJobs",
+            three_jobs,
+            lambda request, reply: equal([r.job_id for r in reply.results], [job.id for job in request.jobs]),
+            ("jobs[1].kind", lambda r: setattr(r.jobs[1], "kind", "No Kind")),
+            "it names nothing that could be absent",
+            stranger=lambda reply: equal([r.WhichOneof("outcome") for r in reply.results], ["job_id"] * 3),
+            mutation=Mutation(enqueued_by, vary=lambda r: setattr(r.jobs[0], "payload", b'{"n":2}')),
+            batch=Batch("jobs", no_object, "INVALID_FIELD"),
+        ),
+        Case(
+            "LeaseJobs",
+            two_due,
+            check_leased,
+            ("max_jobs", lambda r: setattr(r, "max_jobs", 0)),
+            Within(lambda r: r.kinds.__setitem__(0, "test.nobody"), lambda reply: equal(list(reply.jobs), [])),
+            mutation=Mutation(jobs_of, unkeyed="a job that is leased is not leased again", repeats=none_left),
+        ),
+        Case(
+            "ExtendLeases",
+            tell(lambda ref: pb.ExtendLeasesRequest(leases=[ref], lease_duration=seconds(3600))),
+            check_extended,
+            ("leases[0].job_id", lambda r: setattr(r.leases[0], "job_id", "x")),
+            Within(lambda r: unknown_lease(r.leases[0]), lost),
+            mutation=Mutation(lease_state, unkeyed="it sets a time and adds nothing", repeats=extended_again),
+        ),
+        Case(
+            "CompleteJobs",
+            tell(lambda ref: pb.CompleteJobsRequest(leases=[ref])),
+            lambda request, reply: equal((reply.completed, list(reply.lost_job_ids)), (1, [])),
+            ("leases[0].lease_token", lambda r: setattr(r.leases[0], "lease_token", "x")),
+            Within(lambda r: unknown_lease(r.leases[0]), lost),
+            mutation=Mutation(jobs_of, unkeyed="done under the same lease is done"),
+        ),
+        Case(
+            "FailJobs",
+            tell(lambda ref: pb.FailJobsRequest(failures=[pb.JobFailure(lease=ref, error="test.x", retryable=True)])),
+            lambda request, reply: equal((reply.retried, reply.dead), (1, 0)),
+            ("failures[0].error", lambda r: r.failures[0].ClearField("error")),
+            Within(lambda r: unknown_lease(r.failures[0].lease), lost),
+            mutation=Mutation(jobs_of, unkeyed=FENCED, repeats=again_lost),
+        ),
+        Case(
+            "SnoozeJobs",
+            tell(lambda ref: pb.SnoozeJobsRequest(snoozes=[pb.JobSnooze(lease=ref, delay=seconds(3600))])),
+            lambda request, reply: equal((reply.snoozed, list(reply.lost_job_ids)), (1, [])),
+            ("snoozes[0].delay", lambda r: r.snoozes[0].ClearField("delay")),
+            Within(lambda r: unknown_lease(r.snoozes[0].lease), lost),
+            mutation=Mutation(jobs_of, unkeyed=FENCED, repeats=again_lost),
+        ),
+        Case(
+            "GetJob",
+            get_one,
+            lambda request, reply: equal(reply.job.id, request.job_id),
+            ("job_id", lambda r: setattr(r, "job_id", "x")),
+            lambda r: setattr(r, "job_id", UNKNOWN),
+        ),
+        Case(
+            "ListJobs",
+            list_five,
+            lambda request, reply: equal(len(reply.jobs), 5),
+            ("state", lambda r: setattr(r, "state", 99)),
+            "a list of nothing is empty",
+            stranger=lambda reply: equal(list(reply.jobs), []),
+            listing=Listing("jobs", 5, lambda r: setattr(r, "state", pb.JOB_STATE_READY)),
+        ),
+        Case(
+            "RedriveJobs",
+            redrive_two,
+            lambda request, reply: equal((reply.redriven, list(reply.skipped_job_ids)), (2, [])),
+            ("job_ids[0]", lambda r: r.job_ids.__setitem__(0, "x")),
+            Within(only_unknown, skipped(1)),
+            stranger=skipped(2),
+            mutation=Mutation(enqueued_by, vary=lambda r: r.job_ids.append(UNKNOWN)),
+        ),
+        Case(
+            "GetQueueStats",
+            stats,
+            lambda request, reply: equal([(c.state, c.count) for c in reply.counts], [(pb.JOB_STATE_READY, 3)]),
+            ("tenant_id", lambda r: setattr(r, "tenant_id", "x")),
+            "a tenant without jobs has none to count",
+            stranger=lambda reply: equal(list(reply.counts), []),
+        ),
+    )
