@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from tests.contract.wire import (
     Change,
+    Enough,
     Refusal,
     World,
     changed,
@@ -78,7 +79,8 @@ class Case:
 
     `broken`: the field named by the refusal, and the change that breaks it. `absent`: the change after which it is
     NOT_FOUND, or what it answers instead, or in words why there is no such thing. `stranger`: the reason by which another
-    tenant is refused that asks, by its own token, for what is this tenant's; or what its reply must show.
+    tenant is refused that asks, by its own token, for what is this tenant's; or what its reply must show. `enough`: when
+    to leave a stream that never ends.
     """
 
     method: str
@@ -90,6 +92,7 @@ class Case:
     mutation: Mutation | None = None
     batch: Batch | None = None
     listing: Listing | None = None
+    enough: Enough | None = None
 
 
 class ServiceContract:
@@ -112,6 +115,10 @@ class ServiceContract:
         """The case's method as declared."""
         return method_at(self.path(case))
 
+    async def ask(self, case: Case, world: World, request: Any) -> Any:
+        """Call the case's method with a right token."""
+        return await world.call(self.path(case), request, case.enough)
+
     async def seen(self, case: Case, world: World, request: Any) -> Any:
         """What there is to see of a mutation; nothing of a read."""
         return None if case.mutation is None else await case.mutation.observe(world, request)
@@ -128,7 +135,7 @@ class ServiceContract:
 
     async def test_success(self, case: Case, world: World) -> None:
         request = await case.build(world)
-        case.check(request, await world.call(self.path(case), request))
+        case.check(request, await self.ask(case, world, request))
 
     async def test_a_bad_field_is_named(self, case: Case, world: World) -> None:
         request = await case.build(world)
@@ -179,14 +186,14 @@ class ServiceContract:
             refusal = await world.refusal(self.path(case), foreign, strangers_token)
             assert refusal.reason == case.stranger, refusal
         else:
-            case.stranger(await world.call(self.path(case), foreign))
+            case.stranger(await self.ask(case, world, foreign))
         assert await self.seen(case, world, request) == before, "another tenant's call had an effect on this one"
-        case.check(request, await world.call(self.path(case), request))
+        case.check(request, await self.ask(case, world, request))
 
     async def test_not_found(self, case: Case, world: World) -> None:
         request = await case.build(world)
         if isinstance(case.absent, Within):
-            case.absent.check(await world.call(self.path(case), changed(request, case.absent.change)))
+            case.absent.check(await self.ask(case, world, changed(request, case.absent.change)))
             return
         assert callable(case.absent)
         bad = changed(request, case.absent)
@@ -198,20 +205,20 @@ class ServiceContract:
         assert case.mutation is not None
         request = await case.build(world)
         before = await self.seen(case, world, request)
-        first = await world.call(self.path(case), request)
+        first = await self.ask(case, world, request)
         after = await self.seen(case, world, request)
         assert after != before, "nothing to see of the first call"
         same = case.mutation.repeats or equal
-        same(first, await world.call(self.path(case), request))
+        same(first, await self.ask(case, world, request))
         if not isinstance(request, list):
-            same(first, await world.call(self.path(case), changed(request, reminted)))
+            same(first, await self.ask(case, world, changed(request, reminted)))
         assert await self.seen(case, world, request) == after, "the replay had an effect of its own"
 
     async def test_another_body_under_the_same_request_id(self, case: Case, world: World) -> None:
         assert case.mutation is not None
         assert case.mutation.vary is not None
         request = await case.build(world)
-        first = await world.call(self.path(case), request)
+        first = await self.ask(case, world, request)
         after = await self.seen(case, world, request)
         other = changed(request, case.mutation.vary)
         if case.batch is None:
@@ -220,7 +227,7 @@ class ServiceContract:
         else:
             items = getattr(other, case.batch.items)
             items.append(items[1])
-            results = list(getattr(await world.call(self.path(case), other), RESULTS))
+            results = list(getattr(await self.ask(case, world, other), RESULTS))
             assert [reason_of(result) for result in (results[0], results[-1])] == ["REQUEST_ID_REUSED"] * 2
             assert results[1:-1] == list(first.results)[1:], "the other items of the batch were not replayed"
         assert await self.seen(case, world, request) == after, "refused, and yet it had an effect"
@@ -229,7 +236,7 @@ class ServiceContract:
         assert case.batch is not None
         request = await case.build(world)
         case.batch.spoil(getattr(request, case.batch.items))
-        results = list(getattr(await world.call(self.path(case), request), RESULTS))
+        results = list(getattr(await self.ask(case, world, request), RESULTS))
         assert len(results) == len(getattr(request, case.batch.items)) >= 3
         assert [reason_of(result) for result in results] == ["", case.batch.reason, *[""] * (len(results) - 2)]
         assert results[1].error.code
@@ -248,7 +255,7 @@ class ServiceContract:
         request = await case.build(world)
         request.page_size = 2
         method = self.descriptor(case)
-        first = await world.call(self.path(case), request)
+        first = await self.ask(case, world, request)
         assert first.next_page_token
         request.page_token = first.next_page_token
         strange = [changed(request, lambda r: setattr(r, "page_token", "bm8" + r.page_token))]
@@ -272,7 +279,7 @@ class ServiceContract:
         asked, rows = copied(request), []
         asked.page_size, asked.page_token = size, ""
         for _ in range(1000):
-            page = await world.call(self.path(case), asked)
+            page = await self.ask(case, world, asked)
             found = list(getattr(page, case.listing.rows))
             assert len(found) <= size
             rows += found

@@ -18,6 +18,8 @@ from penguin_testkit.calling import TierClient
 
 DEADLINE_S = 20.0
 Change = Callable[[Any], None]
+# Whether a stream that never ends has given all that was asked for: (request, message).
+Enough = Callable[[Any, Any], bool]
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ class World:
     tenant: UUID
     stranger: UUID
 
-    async def call(self, path: str, request: Any) -> Any:
+    async def call(self, path: str, request: Any, enough: Enough | None = None) -> Any:
         """Call `package.v1.Service/Method` with a right token."""
-        return await perform(self.tier, method_at(path), request, right_token(self, method_at(path), request))
+        token = right_token(self, method_at(path), request)
+        return await perform(self.tier, method_at(path), request, token, enough)
 
     async def refusal(self, path: str, request: Any, token: str | None) -> Refusal:
         """How that call is refused; fails where it is not."""
@@ -90,8 +93,10 @@ def right_token(world: World, method: MethodDescriptor, request: Any) -> str:
     return bearer.removeprefix("Bearer ")
 
 
-async def perform(tier: TierClient, method: MethodDescriptor, request: Any, token: str | None) -> Any:
-    """Call a method of any shape. A stream's reply is the list of its messages, all of them, or the first where it never ends."""
+async def perform(
+    tier: TierClient, method: MethodDescriptor, request: Any, token: str | None, enough: Enough | None = None
+) -> Any:
+    """Call a method of any shape. A stream's reply is the list of its messages, up to the one that is `enough`."""
     channel: Any = tier.channel
     multi = {
         (False, False): channel.unary_unary,
@@ -99,23 +104,26 @@ async def perform(tier: TierClient, method: MethodDescriptor, request: Any, toke
         (False, True): channel.unary_stream,
     }[method.client_streaming, method.server_streaming]
     reply_type = message_factory.GetMessageClass(method.output_type)
-    serialise: Callable[[Any], bytes] = lambda message: message.SerializeToString()  # noqa: E731
-    call = multi(path_of(method), request_serializer=serialise, response_deserializer=reply_type.FromString)
+    call = multi(path_of(method), request_serializer=_serialised, response_deserializer=reply_type.FromString)
     metadata = () if token is None else (("authorization", f"Bearer {token}"),)
     if not method.server_streaming:
         sent = iter(request) if method.client_streaming else request
         return await call(sent, metadata=metadata, timeout=DEADLINE_S)
     stream = call(request, metadata=metadata, timeout=DEADLINE_S)
     taken: list[Any] = []
-    endless = method.name.startswith("Watch")
     try:
         async for message in stream:
             taken.append(message)
-            if endless:
-                break
+            if enough is not None and enough(request, message):
+                return taken
     finally:
         stream.cancel()
+    assert enough is None, f"{path_of(method)} ended before it had given enough: {taken}"
     return taken
+
+
+def _serialised(message: Any) -> Any:
+    return message.SerializeToString()
 
 
 def refusal_of(error: grpc.aio.AioRpcError, tier: str) -> Refusal:
