@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 from uuid import UUID
 
 from penguin.olap.v1 import facts_service_pb2 as pb
 from penguin_chassis.wire import stamp, when
 from penguin_olap.domain.days import day_of
-from penguin_olap.domain.facts import MEASURES, NOBODY, Cell, DayLoad, Measures, Watermark, day_load, not_ahead
+from penguin_olap.domain.facts import (
+    MEASURES,
+    NOBODY,
+    Cell,
+    DayLoad,
+    Measures,
+    Watermark,
+    counts_of,
+    day_load,
+    not_ahead,
+)
 
 
 def loading(request: pb.LoadDayRequest, at: datetime) -> DayLoad:
@@ -37,7 +46,7 @@ def watermark(row: Watermark) -> pb.Watermark:
 
 def measures(counts: Measures) -> pb.EmailMeasures:
     """Counts as the wire has them."""
-    return pb.EmailMeasures(**asdict(counts))
+    return pb.EmailMeasures(**dict(zip(MEASURES, counts_of(counts), strict=True)))
 
 
 def _cell(item: pb.EmailCell) -> Cell:

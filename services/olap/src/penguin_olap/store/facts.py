@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -18,6 +17,7 @@ from penguin_olap.domain.facts import (
     Loaded,
     Measures,
     Watermark,
+    counts_of,
     estimated_cost_usd_micros,
     rolled_up,
     total,
@@ -74,7 +74,7 @@ class _Rows:
 
 
 def _columns(groups: Mapping[tuple[UUID, ...], Measures], ids: int) -> list[list[Any]]:
-    rows = [(*key, *astuple(measures)) for key, measures in groups.items()]
+    rows = [(*key, *counts_of(measures)) for key, measures in groups.items()]
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(ids + len(MEASURES))]
 
 
