@@ -66,8 +66,12 @@ def _codec(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-async def claim_all(connection: Connection, steps: Sequence[Step], kind: type[T]) -> list[Claim[T]]:
+async def claim_all(
+    connection: Connection, steps: Sequence[Step], kind: type[T], foreseen: Sequence[T | None] | None = None
+) -> list[Claim[T]]:
     """Claim the items of one batch (one tenant, one operation); answers in the order of `steps`.
+
+    `foreseen` are the replies, where they are known before the act: stored with the claim, they need not be recorded.
 
     An item is fresh, a replay, or a fault: REQUEST_ID_REUSED for another body or for a key that stands twice in the
     batch, SAGA_COMPENSATED, STEP_EXPIRED (for an action that had not been carried out by its not_after).
@@ -84,8 +88,9 @@ async def claim_all(connection: Connection, steps: Sequence[Step], kind: type[T]
         if step.operation == ACTION and step.not_after is not None and step.at > step.not_after:
             late.add(step.key)
     keys = [key for key in index if key not in late]
+    replies = [_stored(foreseen[index[key]], kind) if foreseen else None for key in keys]
     rows = await connection.fetch(
-        sql.claim, first.tenant_id, first.operation, keys, [steps[index[key]].digest for key in keys], first.at
+        sql.claim, first.tenant_id, first.operation, keys, [steps[index[key]].digest for key in keys], replies, first.at
     )
     repeated = set(index).difference(row["key"] for row in rows)
     if repeated:
@@ -97,6 +102,10 @@ async def claim_all(connection: Connection, steps: Sequence[Step], kind: type[T]
             i = index[key]
             claims[i] = _recalled(stored[key], steps[i], kind) if key in stored else _unclaimed(late=key in late)
     return claims
+
+
+def _stored(reply: T | None, kind: type[T]) -> bytes | None:
+    return None if reply is None else _codec(cast("Any", kind)).dump_json(reply)
 
 
 def _unclaimed(*, late: bool) -> faults.Fault:
@@ -158,18 +167,27 @@ async def once_each(
     items: Sequence[tuple[Step, X]],
     kind: type[T],
     act: Callable[[list[tuple[Step, X]]], Awaitable[Sequence[T | faults.Fault]]],
+    *,
+    foresee: Callable[[X], T | None] | None = None,
 ) -> list[T | faults.Fault]:
     """Carry out a batch's items once each: `act` gets the fresh ones and answers them in order.
 
     Replies are stored; items answered with a fault are released, to be tried again. Repeats get their first answer.
-    Answers come in the order of `items`.
+    Answers come in the order of `items`. `foresee` tells an item's reply beforehand, or None where it cannot:
+    stored with the claim, it saves a second write.
     """
-    claims = await claim_all(connection, [step for step, _ in items], kind)
-    fresh = [item for item, claimed in zip(items, claims, strict=True) if isinstance(claimed, Fresh)]
+    foreseen = [foresee(item) for _, item in items] if foresee else None
+    claims = await claim_all(connection, [step for step, _ in items], kind, foreseen)
+    places = [n for n, claimed in enumerate(claims) if isinstance(claimed, Fresh)]
+    fresh = [items[n] for n in places]
     acted = list(await act(fresh)) if fresh else []
-    done = [(step, answer) for (step, _), answer in zip(fresh, acted, strict=True)]
-    await release_all(connection, [step for step, answer in done if isinstance(answer, faults.Fault)])
-    kept = [(step, answer) for step, answer in done if not isinstance(answer, faults.Fault)]
+    done = [(n, items[n][0], answer) for n, answer in zip(places, acted, strict=True)]
+    await release_all(connection, [step for _, step, answer in done if isinstance(answer, faults.Fault)])
+    kept = [
+        (step, answer)
+        for n, step, answer in done
+        if not isinstance(answer, faults.Fault) and not (foreseen and foreseen[n] == answer)
+    ]
     await record_all(connection, [step for step, _ in kept], [answer for _, answer in kept], kind)
     following = iter(acted)
     answers: list[T | faults.Fault] = []

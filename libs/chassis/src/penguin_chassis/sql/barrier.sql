@@ -1,7 +1,7 @@
 -- name: claim
 -- Waits for a concurrent claim of the same key to commit or roll back; the keys that come back are this transaction's.
-INSERT INTO step_barrier (tenant_id, key, operation, digest, created_at)
-SELECT $1, key, $2, digest, $5 FROM unnest($3::text[], $4::bytea[]) AS claimed (key, digest)
+INSERT INTO step_barrier (tenant_id, key, operation, digest, reply, created_at)
+SELECT $1, key, $2, digest, reply, $6 FROM unnest($3::text[], $4::bytea[], $5::bytea[]) AS claimed (key, digest, reply)
 ORDER BY key
 ON CONFLICT DO NOTHING
 RETURNING key;

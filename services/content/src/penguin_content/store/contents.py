@@ -65,10 +65,13 @@ class ContentStore:
         async def write(fresh: list[tuple[Step, Asked]]) -> list[Put]:
             return await _write(connection, tenant_id, [asked for _, asked in fresh], given, terms)
 
+        def foresee(asked: Asked) -> Metadata | None:
+            return None if isinstance(asked, Fault) else _metadata(asked, terms)
+
         async with self._db.tenant(tenant_id) as connection:
             if gate is not None:
                 await barrier.claim(connection, gate, object)
-            return await barrier.once_each(connection, items, Metadata, write)
+            return await barrier.once_each(connection, items, Metadata, write, foresee=foresee)
 
     async def claim(self, step: Step, keys: Sequence[str]) -> Claimed:
         """Make contents permanent; a quarantined one is revived."""
@@ -178,6 +181,10 @@ def _answer(content: Asked, inserted: set[str], terms: Terms) -> Put:
         return content
     if content.storage_key not in inserted:
         return _taken()
+    return _metadata(content, terms)
+
+
+def _metadata(content: NewContent, terms: Terms) -> Metadata:
     return Metadata(
         storage_key=content.storage_key, state=UNCLAIMED, content_hash=content.content_hash,
         raw_size=content.raw_size, stored_size=len(content.body.data), codec=content.body.codec, created_at=terms.at,

@@ -63,7 +63,7 @@ class EmailStore:
             async with self._db.tenant(tenant_id) as connection:
                 if gate is not None:
                     await barrier.claim(connection, gate, bool)
-                return await barrier.once_each(connection, items, CreatedEmail, write)
+                return await barrier.once_each(connection, items, CreatedEmail, write, foresee=_created)
         except asyncpg.ForeignKeyViolationError:
             raise NotFound("tenant", tenant_id, field="tenant_id") from None
 
@@ -111,11 +111,13 @@ async def _write(
     await outbox.append(connection, tenant_id, _owed([e for e in named.values() if e.id in inserted]), at)
     taken = AlreadyExists("An email for this lead and step, or with this id or key, exists.", field="lead_id")
     return [
-        CreatedEmail(email.id, email.message_id, email.content_storage_key)
-        if email.id in inserted and named[email.id] is email
-        else faulty.get(email.id, taken)
+        _created(email) if email.id in inserted and named[email.id] is email else faulty.get(email.id, taken)
         for email in emails
     ]
+
+
+def _created(email: NewEmail) -> CreatedEmail:
+    return CreatedEmail(email.id, email.message_id, email.content_storage_key)
 
 
 async def _missing(connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail]) -> dict[UUID, Fault]:
