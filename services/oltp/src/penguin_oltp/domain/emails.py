@@ -144,9 +144,10 @@ def claimable(claim_by: datetime, at: datetime) -> None:
         )
 
 
-def start(email: Email, *, at: datetime, suppressed: bool, policy: str) -> Started:
+def start(email: Email, *, at: datetime, suppressed: bool, policy: str, cancelled: bool = False) -> Started:
     """Decide on a claim. SEND moves the email to sending under a new attempt number.
 
+    `suppressed`: the recipient must not be written to. `cancelled`: the email's campaign was, and this one with it.
     An email found in sending belongs to a worker that went silent: its outcome is unknown, and only a tenant who chose
     so has it sent again.
     """
@@ -156,6 +157,8 @@ def start(email: Email, *, at: datetime, suppressed: bool, policy: str) -> Start
         return Started("held", email)
     if email.status == SENDING and policy != RESEND:
         return Started("held", replace(email, status=OUTCOME_UNKNOWN, version=email.version + 1))
+    if cancelled and email.status == QUEUED:
+        return Started("done", replace(email, status=CANCELLED, finished_at=at, version=email.version + 1))
     if email.send_at is not None and email.send_at > at:
         return Started("early", email)
     if suppressed and email.status == QUEUED:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from penguin.oltp.v1 import campaign_service_pb2 as pb
 from penguin.oltp.v1 import campaign_service_pb2_grpc
+from penguin_chassis import calls
 from penguin_chassis.mutations import now, step_of
 from penguin_chassis.pool import Database
 from penguin_chassis.wire import word
@@ -17,6 +18,8 @@ from penguin_oltp.servicers.pages import Page
 from penguin_oltp.store.campaigns import CampaignStore
 
 PENDING_PAGE = 500
+# Left of the call once no further emails are taken back (seconds).
+RESERVE_S = 3.0
 
 
 class CampaignServicer(campaign_service_pb2_grpc.CampaignServiceServicer):
@@ -66,7 +69,11 @@ class CampaignServicer(campaign_service_pb2_grpc.CampaignServiceServicer):
         return pb.SealCampaignResponse(campaign=wire.campaign(moved))
 
     async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: Any) -> pb.CancelCampaignResponse:
-        moved = await self._campaigns.cancel(step_of(request), UUID(request.campaign_id))
+        at, tenant_id, campaign_id = now(), UUID(request.tenant_id), UUID(request.campaign_id)
+        moved = await self._campaigns.cancel(step_of(request, at=at), campaign_id)
+        # It has ended, and no email of it is claimed any more; how many say so already is a matter of the call's time.
+        while calls.remaining() > RESERVE_S and await self._campaigns.take_back(tenant_id, campaign_id, at):
+            pass
         return pb.CancelCampaignResponse(campaign=wire.campaign(moved))
 
     async def CompleteCampaign(self, request: pb.CompleteCampaignRequest, context: Any) -> pb.CompleteCampaignResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -67,6 +67,7 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
     policy = await connection.fetchval(sql.policy, tenant_id) or ledger.HOLD
     addresses = sorted({email.recipient.lower() for email in held.values()})
     suppressed = {row["address_key"] for row in await connection.fetch(sql.suppressed, tenant_id, addresses)}
+    cancelled = await _cancelled_campaigns(connection, tenant_id, held.values())
     answers: list[Started | Fault] = []
     moves: list[tuple[Email, Email]] = []
     for email_id in ids:
@@ -74,7 +75,10 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
         if email is None:
             answers.append(NotFound("email", email_id, field="email_id"))
             continue
-        started = ledger.start(email, at=at, suppressed=email.recipient.lower() in suppressed, policy=policy)
+        started = ledger.start(
+            email, at=at, suppressed=email.recipient.lower() in suppressed, policy=policy,
+            cancelled=email.campaign_id in cancelled,
+        )  # fmt: skip
         held[email_id] = started.email
         moves.append((email, started.email))
         answers.append(started)
@@ -84,6 +88,13 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
     begun = [a.email for a in answers if isinstance(a, Started) and a.decision == "send"]
     await connection.execute(sql.begin, tenant_id, [e.id for e in begun], [e.attempt for e in begun], at)
     return answers
+
+
+async def _cancelled_campaigns(connection: Connection, tenant_id: UUID, emails: Iterable[Email]) -> set[UUID | None]:
+    campaigns = sorted({email.campaign_id for email in emails if email.campaign_id is not None})
+    if not campaigns:
+        return set()
+    return {row["id"] for row in await connection.fetch(sql.cancelled_campaigns, tenant_id, campaigns)}
 
 
 async def _give_up(connection: Connection, tenant_id: UUID, emails: Sequence[Email], at: datetime) -> None:

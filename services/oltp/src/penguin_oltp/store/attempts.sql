@@ -8,6 +8,9 @@ SELECT unknown_outcome_policy FROM tenants WHERE tenant_id = $1;
 -- name: suppressed
 SELECT address_key FROM suppressions WHERE tenant_id = $1 AND address_key = ANY ($2::text[]);
 
+-- name: cancelled_campaigns
+SELECT id FROM campaigns WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'cancelled';
+
 -- name: move
 -- The ids stand twice: as a list they lead through the primary key whatever the planner knows of the table; joined alone,
 -- a table not yet analysed would be read whole.

@@ -23,6 +23,8 @@ sql = load("penguin_oltp.store", "campaigns.sql")
 COMPLETE_JOB = "campaign.complete"
 # Open emails are counted exactly up to here.
 COUNT_LIMIT = 10_000
+# Emails taken back in one transaction.
+TAKEN_BACK = 5_000
 # Leads that one page of pending recipients looks at, at most.
 STRETCH = 10_000
 
@@ -113,15 +115,14 @@ class CampaignStore:
         return await rows.once(self._db.tenant(step.tenant_id), step, Campaign, act)
 
     async def cancel(self, step: Step, campaign_id: UUID) -> Campaign:
-        """End it for good, and take back its queued emails with it; raises NotFound, FailedPrecondition."""
+        """End it for good: none of its emails is claimed from now on. Raises NotFound, FailedPrecondition."""
+        return await self.move(step, campaign_id, campaigns.cancel)
 
-        async def act(connection: Connection) -> Campaign:
-            held = await _hold(connection, step.tenant_id, campaign_id)
-            cancelled = await _write(connection, held, campaigns.cancel(held, step.at))
-            await connection.execute(sql.cancel_queued, step.tenant_id, campaign_id, step.at)
-            return cancelled
-
-        return await rows.once(self._db.tenant(step.tenant_id), step, Campaign, act)
+    async def take_back(self, tenant_id: UUID, campaign_id: UUID, at: datetime) -> bool:
+        """Cancel some of a cancelled campaign's queued emails (at most 5,000); whether there may be more."""
+        async with self._db.tenant(tenant_id) as connection:
+            tag = await connection.execute(sql.take_back, tenant_id, campaign_id, at, TAKEN_BACK)
+        return tag == f"UPDATE {TAKEN_BACK}"
 
     async def complete(self, step: Step, campaign_id: UUID) -> Campaign:
         """End it if nothing of it is on its way, and owe the notification with it.

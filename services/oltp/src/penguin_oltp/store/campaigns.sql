@@ -26,13 +26,13 @@ WHERE tenant_id = $1 AND id = $2;
 -- name: delete
 DELETE FROM campaigns WHERE tenant_id = $1 AND id = $2;
 
--- name: cancel_queued
--- In the order of ids, as every batch that locks emails.
+-- name: take_back
+-- Some at a time, and none that is being claimed: it never waits, so its order does not matter.
 UPDATE emails AS e SET status = 'cancelled', finished_at = $3, version = e.version + 1
 FROM (
     SELECT id FROM emails
     WHERE tenant_id = $1 AND campaign_id = $2 AND status = 'queued'
-    ORDER BY id FOR NO KEY UPDATE
+    LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED
 ) AS queued
 WHERE e.tenant_id = $1 AND e.id = queued.id;
 

@@ -41,7 +41,7 @@ class LeadStore:
         async with self._db.tenant(tenant_id) as connection:
             if gate is not None:
                 await barrier.claim(connection, gate, bool)
-            return await barrier.once_each(connection, items, Lead, write)
+            return await barrier.once_each(connection, items, Lead, write, foresee=lambda lead: lead)
 
     async def create(self, step: Step, lead: Lead) -> Lead:
         """Add one: a batch of one, whose fault is raised."""

@@ -67,7 +67,9 @@ class JobStore:
             if gate is not None and gate.operation == COMPENSATION:
                 await connection.execute(sql.withdraw, tenant_id, [job.id for _, job in items])
                 return [job.id for _, job in items], []
-            done = iter(await barrier.once_each(connection, right, UUID, write) if right else [])
+            done = iter(
+                await barrier.once_each(connection, right, UUID, write, foresee=lambda job: job.id) if right else []
+            )
         return [faulty[i] if i in faulty else next(done) for i in range(len(items))], stored
 
     async def get(self, tenant_id: UUID, job_id: UUID) -> Job:
