@@ -169,6 +169,28 @@ async def test_cancelling_takes_back_what_is_queued(oltp: TierClient, tenant: UU
     assert counts == {email_pb.EMAIL_STATUS_SENT: 1, email_pb.EMAIL_STATUS_CANCELLED: 1}
 
 
+async def test_very_many_are_taken_back_in_turns_and_none_is_sent_meanwhile(
+    oltp: TierClient, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penguin_oltp.store.campaigns.TAKEN_BACK", 2)
+    scene = await set_scene(oltp, tenant, leads=5)
+    emails = await write_emails(oltp, tenant, scene, scene.leads)
+    monkeypatch.setattr("penguin_oltp.servicers.campaigns.RESERVE_S", 1000.0)
+    await move(oltp, tenant, "Cancel", scene.campaign)
+    await send(oltp, tenant, emails[0])
+    stub = CampaignServiceStub(oltp.channel)
+    request = pb.GetCampaignProgressRequest(tenant_id=str(tenant), campaign_id=scene.campaign)
+    counts = (await oltp.call(stub.GetCampaignProgress, request)).counts
+    assert {c.status: c.count for c in counts} == {
+        email_pb.EMAIL_STATUS_CANCELLED: 1,
+        email_pb.EMAIL_STATUS_QUEUED: 4,
+    }
+    monkeypatch.setattr("penguin_oltp.servicers.campaigns.RESERVE_S", 1.0)
+    await move(oltp, tenant, "Cancel", scene.campaign)
+    counts = (await oltp.call(stub.GetCampaignProgress, request)).counts
+    assert {c.status: c.count for c in counts} == {email_pb.EMAIL_STATUS_CANCELLED: 5}
+
+
 @pytest.mark.parametrize("verb", ["Cancel", "Complete"])
 async def test_a_campaign_that_has_ended_gets_no_more_emails(verb: str, oltp: TierClient, tenant: UUID) -> None:
     scene = await set_scene(oltp, tenant)

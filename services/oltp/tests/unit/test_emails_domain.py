@@ -33,6 +33,8 @@ def outcome(word: str, attempt: int = 1, *, final: bool = False) -> Outcome:
     [
         (QUEUED, {}, "send", "sending"),
         (QUEUED, {"suppressed": True}, "done", "suppressed"),
+        (QUEUED, {"cancelled": True}, "done", "cancelled"),
+        (SENDING, {"cancelled": True}, "held", "outcome_unknown"),
         (replace(QUEUED, send_at=AT + timedelta(hours=1)), {}, "early", "queued"),
         (SENDING, {}, "held", "outcome_unknown"),
         (SENDING, {"policy": "resend"}, "send", "sending"),

@@ -27,14 +27,13 @@ WHERE tenant_id = $1 AND id = $2;
 DELETE FROM campaigns WHERE tenant_id = $1 AND id = $2;
 
 -- name: take_back
--- Some at a time, and none that is being claimed: it never waits, so its order does not matter.
-UPDATE emails AS e SET status = 'cancelled', finished_at = $3, version = e.version + 1
-FROM (
+-- Some at a time, and none that is being claimed: it never waits, so its order does not matter. As an array they are
+-- picked once, and lead through the primary key; as a sub-select they may be picked again for each row.
+UPDATE emails SET status = 'cancelled', finished_at = $3, version = version + 1
+WHERE tenant_id = $1 AND id = ANY (ARRAY(
     SELECT id FROM emails
     WHERE tenant_id = $1 AND campaign_id = $2 AND status = 'queued'
-    LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED
-) AS queued
-WHERE e.tenant_id = $1 AND e.id = queued.id;
+    LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED));
 
 -- name: open_emails
 -- Counts no further than the limit: whether any is open is what matters.

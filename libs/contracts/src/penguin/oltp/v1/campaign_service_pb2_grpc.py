@@ -152,7 +152,8 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelCampaign(self, request, context):
-        """CancelCampaign ends it for good and cancels its queued emails.
+        """CancelCampaign ends it for good and cancels its queued emails. None of them is sent from then on; of very many, those
+        that the call's time does not reach are cancelled when their turn comes, or when it is called again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

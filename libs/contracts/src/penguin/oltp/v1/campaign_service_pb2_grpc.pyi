@@ -50,7 +50,9 @@ class CampaignServiceStub:
     PauseCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]
     """PauseCampaign stops further steps; emails already queued are still sent."""
     CancelCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.CancelCampaignRequest, _campaign_service_pb2.CancelCampaignResponse]
-    """CancelCampaign ends it for good and cancels its queued emails."""
+    """CancelCampaign ends it for good and cancels its queued emails. None of them is sent from then on; of very many, those
+    that the call's time does not reach are cancelled when their turn comes, or when it is called again.
+    """
     CompleteCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.CompleteCampaignRequest, _campaign_service_pb2.CompleteCampaignResponse]
     """CompleteCampaign ends a running campaign if every step is sent out and no email of it is still on its way; otherwise STATE_CONFLICT with
     the number that are. The notification is owed to the outbox in the same transaction.
@@ -87,7 +89,9 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     PauseCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]  # type: ignore[assignment]
     """PauseCampaign stops further steps; emails already queued are still sent."""
     CancelCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CancelCampaignRequest, _campaign_service_pb2.CancelCampaignResponse]  # type: ignore[assignment]
-    """CancelCampaign ends it for good and cancels its queued emails."""
+    """CancelCampaign ends it for good and cancels its queued emails. None of them is sent from then on; of very many, those
+    that the call's time does not reach are cancelled when their turn comes, or when it is called again.
+    """
     CompleteCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CompleteCampaignRequest, _campaign_service_pb2.CompleteCampaignResponse]  # type: ignore[assignment]
     """CompleteCampaign ends a running campaign if every step is sent out and no email of it is still on its way; otherwise STATE_CONFLICT with
     the number that are. The notification is owed to the outbox in the same transaction.
@@ -169,7 +173,9 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.CancelCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.CancelCampaignResponse, _abc.Awaitable[_campaign_service_pb2.CancelCampaignResponse]]:
-        """CancelCampaign ends it for good and cancels its queued emails."""
+        """CancelCampaign ends it for good and cancels its queued emails. None of them is sent from then on; of very many, those
+        that the call's time does not reach are cancelled when their turn comes, or when it is called again.
+        """
 
     @_abc_1.abstractmethod
     def CompleteCampaign(
