@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from penguin.common.v1 import mutation_pb2, options_pb2
 from penguin_chassis.barrier import ACTION, COMPENSATION, REQUEST, Step
 from penguin_chassis.clock import now
+from penguin_chassis.faults import InvalidArgument
 
 # How the request is known, and by which attempt: not what it asks for.
 _IDENTITY = frozenset({"request_id", "saga_step"})
@@ -92,10 +93,15 @@ def item_steps(request: Any, items: Any, *, at: datetime | None = None) -> list[
     return [Step(tenant, f"req:{item.request_id.lower()}", request_digest(item), at) for item in items]
 
 
-def gate_of(request: Any, *, at: datetime | None = None) -> Step | None:
-    """The step of a whole batch, where its request names a saga step: it bars the batch once that is compensated."""
+def gate_of(request: Any, *, at: datetime | None = None, undoes: bool = False) -> Step | None:
+    """The step of a whole batch, where its request names a saga step: it bars the batch once that is compensated.
+
+    A method that cannot undo itself (`undoes`) is never a compensation: raises InvalidArgument.
+    """
     if not _has(request, "saga_step"):
         return None
+    if request.saga_step.operation == mutation_pb2.STEP_OPERATION_COMPENSATION and not undoes:
+        raise InvalidArgument("This method only acts; its compensation is another.", field="saga_step.operation")
     return _saga_step(UUID(request.tenant_id), request.saga_step, request_digest(request), at or now())
 
 

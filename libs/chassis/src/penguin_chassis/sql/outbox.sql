@@ -33,9 +33,8 @@ WHERE EXISTS (
 LIMIT $4;
 
 -- name: lease
-UPDATE outbox AS o
-SET lease_token = $3, available_at = $4, attempt = o.attempt + 1
-FROM (
+-- Picked once: as a plain sub-select the planner may run it again for each row, and lease more than was asked for.
+WITH picked AS MATERIALIZED (
     SELECT due.id
     FROM unnest($6::text[]) AS wanted (destination),
         LATERAL (
@@ -47,7 +46,10 @@ FROM (
         ) AS due
     ORDER BY due.available_at, due.id
     LIMIT $5
-) AS picked
+)
+UPDATE outbox AS o
+SET lease_token = $3, available_at = $4, attempt = o.attempt + 1
+FROM picked
 WHERE o.tenant_id = $1 AND o.id = picked.id
 RETURNING o.tenant_id, o.id, o.destination, o.kind, o.payload, o.traceparent, o.attempt, o.created_at;
 

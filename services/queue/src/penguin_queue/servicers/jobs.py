@@ -24,7 +24,7 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
 
     async def EnqueueJobs(self, request: pb.EnqueueJobsRequest, context: Any) -> pb.EnqueueJobsResponse:
         items = list(zip(item_steps(request, request.jobs), map(wire.new_job, request.jobs), strict=True))
-        answers = await self._work.enqueue(UUID(request.tenant_id), items, gate_of(request))
+        answers = await self._work.enqueue(UUID(request.tenant_id), items, gate_of(request, undoes=True))
         return pb.EnqueueJobsResponse(results=map(wire.enqueued, answers))
 
     async def LeaseJobs(self, request: pb.LeaseJobsRequest, context: Any) -> pb.LeaseJobsResponse:
