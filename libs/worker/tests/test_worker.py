@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from uuid import UUID, uuid4
@@ -14,34 +13,16 @@ from uuid import UUID, uuid4
 import pytest
 from libs.worker.tests.conftest import Configure
 from libs.worker.tests.receivers import Mailbox, ScriptedSmtp
+from libs.worker.tests.waiting import eventually, working
 
 from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin_devstack.ports import free_port
 from penguin_orchestrator.clients import Tier
 from penguin_testkit.peers import Peers
-from penguin_worker.config import WorkerConfig
-from penguin_worker.process import work
 from penguin_worker.refreshing import RefreshTicker
 
 TENANT = UUID("0190a000-0000-7000-8000-00000000000a")
-
-
-@contextlib.asynccontextmanager
-async def working(tiers: dict[str, Tier], config: WorkerConfig) -> AsyncIterator[asyncio.Event]:
-    stopped = asyncio.Event()
-    task = asyncio.create_task(work(tiers, config, stopped))
-    try:
-        yield stopped
-    finally:
-        stopped.set()
-        await asyncio.wait_for(task, config.drain_s + 10)
-
-
-async def eventually(holds: Callable[[], bool], within_s: float = 20.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not holds():  # noqa: ASYNC110 - what is waited for lies in a server that knows no event of ours
-            await asyncio.sleep(0.01)
 
 
 def queued(peers: Peers, n: int = 1, *, tenant: UUID = TENANT, **fields: object) -> list[tuple[str, str]]:

@@ -397,6 +397,8 @@ class Peers:
     contents: FakeContents = field(default_factory=FakeContents)
     campaigns: FakeCampaigns = field(default_factory=FakeCampaigns)
     tenants: FakeTenants = field(default_factory=FakeTenants)
+    # Where they serve, once they do.
+    port: int = 0
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[dict[str, Tier]]:
@@ -408,12 +410,12 @@ class Peers:
             content_grpc.add_ContentServiceServicer_to_server(self.contents, server)
             campaign_grpc.add_CampaignServiceServicer_to_server(self.campaigns, server)
             tenant_grpc.add_TenantServiceServicer_to_server(self.tenants, server)
-            port = server.add_insecure_port("127.0.0.1:0")
+            self.port = server.add_insecure_port("127.0.0.1:0")
             await server.start()
             stack.push_async_callback(server.stop, None)
             tiers = {}
             for name in ("oltp", "content", "queue", "olap"):
-                channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS)
+                channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=OPTIONS)
                 stack.push_async_callback(channel.close, None)
                 tiers[name] = Tier(name, channel, NoTokens())
             yield tiers

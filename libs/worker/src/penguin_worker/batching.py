@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 SIZE = 100
-DELAY_S = 0.01
+DELAY_S = 0.025
 
 
 class MicroBatch(Generic[T]):

@@ -28,7 +28,7 @@ from penguin_worker.standing import Standing
 log = logging.getLogger(__name__)
 
 # How long places are gathered for a bigger lease, and how long a call may outlast its wait (seconds).
-GATHER_S = 0.02
+GATHER_S = 0.25
 GRACE_S = 5.0
 PER_CALL = 1000
 SNOOZE_MIN_S = 0.5

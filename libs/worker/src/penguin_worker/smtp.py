@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import cast
 
 import aiosmtplib
 from aiosmtplib.response import SMTPResponse
@@ -166,9 +167,8 @@ class _Connection:
     async def open(self) -> None:
         await self._client.connect()
         await self._client.ehlo()
-        # So that a drained buffer means: the system has all of it.
-        if isinstance(transport := self._client.transport, asyncio.WriteTransport):
-            transport.set_write_buffer_limits(high=0)
+        # So that a drained buffer means: the system has all of it. (uvloop's transports are of no asyncio class.)
+        cast(asyncio.WriteTransport, self._client.transport).set_write_buffer_limits(high=0)
         self._sound = True
 
     def close(self) -> None:

@@ -1,0 +1,58 @@
+"""A leased job: its trace, its lease, and what is said of it once."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+from opentelemetry import trace
+
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin_worker.jobs import Job, Reject, Retry, Verdict
+
+PRODUCER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def job(**fields: object) -> Job:
+    usual = Job(uuid4(), uuid4(), "email.send", {}, "token", time.monotonic() + 30, traceparent=PRODUCER)
+    return replace(usual, **fields)  # type: ignore[arg-type]
+
+
+def test_the_first_try_continues_its_producers_trace() -> None:
+    context, links = job().origin()
+    assert f"{trace.get_current_span(context).get_span_context().trace_id:032x}" == PRODUCER[3:35]
+    assert links == []
+
+
+@pytest.mark.parametrize("before", ["attempts", "lost_leases", "snoozes"])
+def test_a_later_try_begins_a_trace_that_is_linked(before: str) -> None:
+    context, links = job(**{before: 1}).origin()
+    assert not trace.get_current_span(context).get_span_context().is_valid
+    assert [f"{link.context.trace_id:032x}" for link in links] == [PRODUCER[3:35]]
+
+
+def test_a_job_without_a_producer_begins_its_own() -> None:
+    assert job(traceparent="").origin() == (None, [])
+
+
+def test_a_lease_is_held_until_it_runs_out_or_is_lost() -> None:
+    assert job().held
+    assert not job(lost=True).held
+    assert not job(lease_until=time.monotonic() - 0.01).held
+
+
+def test_the_first_verdict_stands() -> None:
+    said: list[Verdict] = []
+    one = job(on_settled=lambda _, verdict: said.append(verdict))
+    one.settle(Retry("smtp.451"))
+    one.settle()
+    assert [verdict and verdict.error for verdict in said] == ["smtp.451"]
+
+
+@pytest.mark.parametrize("payload", [b"", b"not json", b"[1]", b'{"email_id": 7}'])
+def test_a_payload_that_says_nothing_is_refused_by_its_handler(payload: bytes) -> None:
+    wire = pb.LeasedJob(job=pb.Job(id=str(uuid4()), tenant_id=str(uuid4()), payload=payload), lease_token="t")
+    with pytest.raises(Reject):
+        Job.of(wire, 0.0).uuid("email_id")

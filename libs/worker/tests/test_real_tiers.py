@@ -1,0 +1,202 @@
+"""The worker against the real OLTP, Content and Queue: the whole send, a worker that died, and refusals on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from email import message_from_bytes
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from libs.worker.tests.conftest import Configure
+from libs.worker.tests.receivers import Mailbox
+from libs.worker.tests.waiting import eventually, until, working
+
+from penguin.oltp.v1 import email_service_pb2 as email_pb
+from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
+from penguin.queue.v1 import queue_service_pb2 as queue_pb
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_content.app import serving as serving_content
+from penguin_content.config import ContentConfig
+from penguin_devstack.valkey import ValkeyServer
+from penguin_oltp.app import serving as serving_oltp
+from penguin_oltp.config import OltpConfig
+from penguin_orchestrator.clients import Tier, connect
+from penguin_orchestrator.messages import Attachment, OutgoingEmail, Sent
+from penguin_orchestrator.platform import Penguin
+from penguin_orchestrator.relay import Relay
+from penguin_queue.app import serving as serving_queue
+from penguin_queue.config import QueueConfig
+from penguin_testkit.databases import Databases
+from penguin_testkit.tokens import TokenFactory
+
+TIERS = ("oltp", "content", "queue")
+SCOPES = (
+    "contents.read", "contents.write", "emails.read", "emails.write", "emails.send", "campaigns.write", "jobs.read",
+    "jobs.write", "tenants.write",
+)  # fmt: skip
+
+
+class SignedTokens:
+    """What an issuer would give."""
+
+    def __init__(self, factory: TokenFactory) -> None:
+        self._factory = factory
+
+    async def tenant_token(self, tier: str, tenant_id: UUID, scope: str) -> str:
+        return self._factory.token(tier, tenant=tenant_id, scopes=SCOPES)
+
+    async def platform_token(self, tier: str, method: str, scope: str) -> str:
+        return self._factory.token(tier, scopes=[scope], platform=True, methods=[method])
+
+
+@pytest.fixture(scope="module")
+async def real(databases: Databases, valkey: ValkeyServer, tokens: TokenFactory) -> AsyncIterator[dict[str, Tier]]:
+    """The three tiers as a caller has them."""
+    kinds: dict[str, tuple[Any, Any]] = {
+        "oltp": (OltpConfig, serving_oltp),
+        "content": (ContentConfig, serving_content),
+        "queue": (QueueConfig, serving_queue),
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = {}
+        for name, (config, serving) in kinds.items():
+            database = await databases.clone(name)
+            settings = {
+                f"{name.upper()}_DB_URL": database.app_url,
+                f"{name.upper()}_MAINTENANCE_DB_URL": database.maintenance_url,
+                f"{name.upper()}_LISTEN": "127.0.0.1:0",
+                f"{name.upper()}_POOL_MAX": 8,
+                "QUEUE_REDIS_URL": valkey.url,
+                "PENGUIN_JWKS_PATH": tokens.jwks_path,
+                "PENGUIN_DRAIN_SECONDS": 0.1,
+            }
+            wanted = {str(field.validation_alias) for field in config.model_fields.values()}
+            given = {key: value for key, value in settings.items() if key in wanted}
+            running = await stack.enter_async_context(serving(config(**given)))
+            addresses[name] = f"127.0.0.1:{running.port}"
+        yield await stack.enter_async_context(connect(addresses, SignedTokens(tokens)))
+
+
+@pytest.fixture
+async def penguin(real: dict[str, Tier]) -> AsyncIterator[Penguin]:
+    opened = Penguin(real)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def tenant(penguin: Penguin) -> UUID:
+    return await penguin.tenants.onboard("Test")
+
+
+@pytest.fixture
+async def relayed(real: dict[str, Tier]) -> AsyncIterator[None]:
+    """OLTP's outbox moves by itself."""
+    task = asyncio.create_task(Relay(real["oltp"], real, 200).run())
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def mails(recipients: Iterable[str]) -> list[OutgoingEmail]:
+    offer = Attachment("Angebot für Ada.pdf", "application/pdf", b"%PDF\r\n.\n" * 1000)
+    return [
+        OutgoingEmail(
+            recipient=recipient,
+            sender="us@sender.example",
+            sender_name="Üs & Co",
+            subject=f"Hello {n} ✓",
+            text=f"Hello {n}\nlone\rends \r\n.\r\n",
+            html=f"<p>Héllo {n}</p>\n" * 50,
+            headers={"X-Campaign": "spring"},
+            attachments=(offer,),
+        )
+        for n, recipient in enumerate(recipients)
+    ]
+
+
+async def statuses(real: dict[str, Tier], tenant: UUID, ids: Iterable[UUID]) -> list[str]:
+    request = email_pb.BatchGetEmailsRequest(tenant_id=str(tenant), email_ids=map(str, ids))
+    reply = await real["oltp"].call(real["oltp"].stub(EmailServiceStub).BatchGetEmails, request)
+    return [email_pb.EmailStatus.Name(e.status).removeprefix("EMAIL_STATUS_").lower() for e in reply.emails]
+
+
+async def jobs(real: dict[str, Tier], tenant: UUID) -> list[queue_pb.Job]:
+    request = queue_pb.ListJobsRequest(tenant_id=str(tenant), page_size=1000)
+    reply = await real["queue"].call(real["queue"].stub(QueueServiceStub).ListJobs, request)
+    return list(reply.jobs)
+
+
+async def all_completed(real: dict[str, Tier], tenant: UUID) -> bool:
+    return {job.state for job in await jobs(real, tenant)} == {queue_pb.JOB_STATE_COMPLETED}
+
+
+async def sent(penguin: Penguin, tenant: UUID, recipients: Iterable[str]) -> list[UUID]:
+    results = await penguin.send_emails(tenant, mails(recipients))
+    assert all(isinstance(result, Sent) for result in results), results
+    return [result.email_id for result in results if isinstance(result, Sent)]
+
+
+@pytest.mark.usefixtures("relayed")
+async def test_what_is_sent_is_received_once_and_stands_in_the_ledger(
+    real: dict[str, Tier], penguin: Penguin, tenant: UUID, mailbox: Mailbox, configure: Configure
+) -> None:
+    ids = await sent(penguin, tenant, [f"lead-{n}@example.com" for n in range(80)])
+    async with working(real, configure(smtp_port=mailbox.port)):
+        await eventually(lambda: len(mailbox.messages()) >= 80)
+        await until(lambda: all_completed(real, tenant))
+    assert await statuses(real, tenant, ids) == ["sent"] * 80
+    received = mailbox.messages()
+    assert sorted(r for m in received for r in m.recipients) == sorted(f"lead-{n}@example.com" for n in range(80))
+    for message in received:
+        parsed = message_from_bytes(message.content)
+        n = int(message.recipients[0].removeprefix("lead-").partition("@")[0])
+        parts = [part.get_payload(decode=True) for part in parsed.walk() if not part.is_multipart()]
+        assert parts == [
+            f"Hello {n}\nlone\rends \r\n.\r\n".encode(),
+            (f"<p>Héllo {n}</p>\n" * 50).encode(),
+            b"%PDF\r\n.\n" * 1000,
+        ]
+        assert parsed["X-Campaign"] == "spring"
+
+
+@pytest.mark.usefixtures("relayed")
+async def test_a_worker_that_died_after_its_claim_leaves_the_email_held(
+    real: dict[str, Tier], penguin: Penguin, tenant: UUID, mailbox: Mailbox, configure: Configure
+) -> None:
+    (email_id,) = await sent(penguin, tenant, ["ada@example.com"])
+    lease = queue_pb.LeaseJobsRequest(kinds=["email.send"], max_jobs=1, worker_id="dead")
+    lease.lease_duration.FromSeconds(1)
+    lease.wait.FromSeconds(10)
+    queue, oltp = real["queue"], real["oltp"]
+    leased = await queue.call(queue.stub(QueueServiceStub).LeaseJobs, lease, timeout=15)
+    assert len(leased.jobs) == 1
+    claim = email_pb.BatchStartAttemptsRequest(
+        tenant_id=str(tenant), attempts=[email_pb.StartAttempt(request_id=str(uuid4()), email_id=str(email_id))]
+    )
+    await oltp.call(oltp.stub(EmailServiceStub).BatchStartAttempts, claim)
+    async with working(real, configure(smtp_port=mailbox.port)):
+        await until(lambda: all_completed(real, tenant))
+    assert await statuses(real, tenant, [email_id]) == ["outcome_unknown"]
+    assert mailbox.messages() == []
+
+
+@pytest.mark.usefixtures("relayed")
+async def test_refusals_and_lost_answers_end_as_they_should(
+    real: dict[str, Tier], penguin: Penguin, tenant: UUID, mailbox: Mailbox, configure: Configure
+) -> None:
+    ids = await sent(penguin, tenant, ["reject-550@example.com", "drop@example.com", "tempfail-451@example.com"])
+
+    async def said() -> bool:
+        seen = await jobs(real, tenant)
+        completed = [job for job in seen if job.state == queue_pb.JOB_STATE_COMPLETED]
+        return len(completed) == 2 and any(job.attempts and job.last_error == "smtp.451" for job in seen)
+
+    async with working(real, configure(smtp_port=mailbox.port)):
+        await until(said)
+    assert await statuses(real, tenant, ids[:2]) == ["failed", "outcome_unknown"]
+    assert await statuses(real, tenant, ids[2:]) == ["queued"]
+    assert [message.recipients for message in mailbox.messages()] == [("drop@example.com",)]
