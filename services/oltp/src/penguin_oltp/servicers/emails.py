@@ -8,10 +8,10 @@ from uuid import UUID
 from penguin.oltp.v1 import email_service_pb2 as pb
 from penguin.oltp.v1 import email_service_pb2_grpc
 from penguin_chassis.mutations import gate_of, item_steps, now, step_of
-from penguin_chassis.paging import next_token, page_key, page_size
 from penguin_chassis.pool import Database
 from penguin_chassis.wire import uuid_or_none, when, word
 from penguin_oltp.servicers import emails_wire as wire
+from penguin_oltp.servicers.pages import Page
 from penguin_oltp.store.attempts import AttemptStore
 from penguin_oltp.store.emails import EmailStore
 from penguin_oltp.store.events import EventStore
@@ -51,17 +51,16 @@ class EmailServicer(email_service_pb2_grpc.EmailServiceServicer):
         return pb.BatchGetEmailsResponse(emails=map(wire.email, found), missing_ids=sorted(map(str, missing)))
 
     async def ListEmails(self, request: pb.ListEmailsRequest, context: Any) -> pb.ListEmailsResponse:
-        key, size = page_key(request), page_size(request.page_size)
+        page = Page(request)
         found = await self._emails.list_page(
             UUID(request.tenant_id),
-            after=UUID(key[0]) if key else None,
-            limit=size + 1,
+            after=page.after,
+            limit=page.limit,
             campaign_id=uuid_or_none(request.campaign_id),
             status=word(pb.EmailStatus, request.status),
             recipient=request.recipient,
         )
-        token = next_token(request, [str(found[size - 1].id)]) if len(found) > size else ""
-        return pb.ListEmailsResponse(emails=map(wire.email, found[:size]), next_page_token=token)
+        return pb.ListEmailsResponse(emails=map(wire.email, page.shown(found)), next_page_token=page.next(found))
 
     async def BatchStartAttempts(
         self, request: pb.BatchStartAttemptsRequest, context: Any

@@ -69,8 +69,13 @@ SELECT id FROM campaign_sequence_steps WHERE tenant_id = $1 AND campaign_id = $2
 SELECT status, count(*) AS count FROM emails WHERE tenant_id = $1 AND campaign_id = $2 GROUP BY status ORDER BY status;
 
 -- name: count_events
+-- One probe per email; OFFSET 0 keeps it so.
 SELECT t.kind, count(*) AS count
-FROM emails AS e JOIN email_event_tallies AS t ON t.tenant_id = e.tenant_id AND t.email_id = e.id
-WHERE e.tenant_id = $1 AND t.tenant_id = $1 AND e.campaign_id = $2 AND t.count > 0
-  AND t.kind NOT IN ('sent', 'failed', 'outcome_unknown')
+FROM emails AS e
+CROSS JOIN LATERAL (
+    SELECT kind FROM email_event_tallies
+    WHERE tenant_id = $1 AND email_id = e.id AND count > 0 AND kind NOT IN ('sent', 'failed', 'outcome_unknown')
+    OFFSET 0
+) AS t
+WHERE e.tenant_id = $1 AND e.campaign_id = $2
 GROUP BY t.kind ORDER BY t.kind;

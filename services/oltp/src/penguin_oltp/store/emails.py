@@ -25,7 +25,6 @@ sql = load("penguin_oltp.store", "emails.sql")
 SEND_JOB = "email.send"
 _TALLIES = TypeAdapter(tuple[Tally, ...])
 _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
-_ZERO = UUID(int=0)
 
 
 def email_of(row: Any) -> Email:
@@ -85,11 +84,11 @@ class EmailStore:
             return [email_of(row) for row in await connection.fetch(sql.get_many, tenant_id, list(ids))]
 
     async def list_page(
-        self, tenant_id: UUID, *, after: UUID | None, limit: int, campaign_id: UUID | None, status: str, recipient: str
+        self, tenant_id: UUID, *, after: UUID, limit: int, campaign_id: UUID | None, status: str, recipient: str
     ) -> list[Email]:
         """Up to `limit` emails after an id, in the order of their ids."""
         async with self._db.tenant(tenant_id) as connection:
-            rows = await connection.fetch(sql.list, tenant_id, after or _ZERO, campaign_id, status, recipient, limit)
+            rows = await connection.fetch(sql.list, tenant_id, after, campaign_id, status, recipient, limit)
         return [email_of(row) for row in rows]
 
     async def cancel(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
