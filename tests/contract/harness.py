@@ -103,6 +103,8 @@ class ServiceContract:
     cases: ClassVar[tuple[Case, ...]]
 
     def __init_subclass__(cls) -> None:
+        if "service" not in vars(cls):
+            return  # a kind of contract, and not yet a service's
         for aspect, applies in APPLIES.items():
             if not any(applies(cls(), case) for case in cls.cases):
                 setattr(cls, aspect, None)  # about none of its methods: not there, rather than skipped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -141,6 +142,11 @@ def refusal_of(error: grpc.aio.AioRpcError, tier: str) -> Refusal:
     assert infos[0].domain == f"{tier}.penguinmails"
     assert f"ERROR_REASON_{infos[0].reason}" in errors_pb2.ErrorReason.keys(), infos[0].reason  # noqa: SIM118
     return Refusal(error.code().name, infos[0].reason, tuple(fields), dict(infos[0].metadata))
+
+
+def snake(name: str) -> str:
+    """EmailAccount as fields have it: email_account."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def copied(request: Any) -> Any:
