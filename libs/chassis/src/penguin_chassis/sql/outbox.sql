@@ -35,7 +35,7 @@ LIMIT $4;
 -- name: lease
 -- Picked once: as a plain sub-select the planner may run it again for each row, and lease more than was asked for.
 WITH picked AS MATERIALIZED (
-    SELECT due.id
+    SELECT due.id, due.available_at
     FROM unnest($6::text[]) AS wanted (destination),
         LATERAL (
             SELECT d.id, d.available_at FROM outbox AS d
@@ -46,12 +46,17 @@ WITH picked AS MATERIALIZED (
         ) AS due
     ORDER BY due.available_at, due.id
     LIMIT $5
+), leased AS (
+    UPDATE outbox AS o
+    SET lease_token = $3, available_at = $4, attempt = o.attempt + 1
+    FROM picked
+    WHERE o.tenant_id = $1 AND o.id = picked.id
+    RETURNING o.tenant_id, o.id, o.destination, o.kind, o.payload, o.traceparent, o.attempt, o.created_at,
+        picked.available_at AS due_at
 )
-UPDATE outbox AS o
-SET lease_token = $3, available_at = $4, attempt = o.attempt + 1
-FROM picked
-WHERE o.tenant_id = $1 AND o.id = picked.id
-RETURNING o.tenant_id, o.id, o.destination, o.kind, o.payload, o.traceparent, o.attempt, o.created_at;
+-- An UPDATE returns its rows in any order.
+SELECT tenant_id, id, destination, kind, payload, traceparent, attempt, created_at
+FROM leased ORDER BY due_at, id;
 
 -- name: settle_delivered
 DELETE FROM outbox AS o
