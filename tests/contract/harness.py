@@ -77,7 +77,7 @@ class Listing:
 class Case:
     """One method: what a right request is, what to see in its reply, how to break it, and what it does not find.
 
-    `broken`: the field named by the refusal, and the change that breaks it. `absent`: the change after which it is
+    `broken`: the field named by the refusal, and the change that breaks it, or in words why nothing can. `absent`: the change after which it is
     NOT_FOUND, or what it answers instead, or in words why there is no such thing. `stranger`: the reason by which another
     tenant is refused that asks, by its own token, for what is this tenant's; or what its reply must show. `enough`: when
     to leave a stream that never ends.
@@ -86,7 +86,7 @@ class Case:
     method: str
     build: Callable[[World], Awaitable[Any]]
     check: Check
-    broken: tuple[str, Change]
+    broken: tuple[str, Change] | str
     absent: Change | Within | str
     stranger: str | Callable[[Any], None] = "NOT_FOUND"
     mutation: Mutation | None = None
@@ -141,6 +141,7 @@ class ServiceContract:
 
     async def test_a_bad_field_is_named(self, case: Case, world: World) -> None:
         request = await case.build(world)
+        assert not isinstance(case.broken, str)
         field, breaking = case.broken
         bad = changed(request, breaking)
         before = await self.seen(case, world, request)
@@ -305,6 +306,7 @@ def equal(first: Any, second: Any) -> None:
 
 # Aspect -> the cases it is about. Whoever is left out is left out by the case's own words.
 APPLIES: dict[str, Callable[[ServiceContract, Case], bool]] = {
+    "test_a_bad_field_is_named": lambda _, case: not isinstance(case.broken, str),
     "test_another_tenant": lambda contract, case: names_tenant(contract.descriptor(case)),
     "test_not_found": lambda _, case: not isinstance(case.absent, str),
     "test_a_replay_gives_the_first_answer_and_one_effect": lambda _, case: case.mutation is not None,

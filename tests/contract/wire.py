@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from penguin.common.v1 import errors_pb2, options_pb2
+from penguin_chassis.pool import Database
 from penguin_testkit.calling import TierClient
 
 DEADLINE_S = 20.0
@@ -35,11 +36,15 @@ class Refusal:
 
 @dataclass(frozen=True)
 class World:
-    """A tier as a case sees it: its client, a tenant of this test alone, and another one."""
+    """A tier as a case sees it: its client, a tenant of this test alone, and another one.
+
+    `database` is for what no method can bring about or show, and for nothing else.
+    """
 
     tier: TierClient
     tenant: UUID
     stranger: UUID
+    database: Callable[[], Awaitable[Database]]
 
     async def call(self, path: str, request: Any, enough: Enough | None = None) -> Any:
         """Call `package.v1.Service/Method` with a right token."""

@@ -1,0 +1,138 @@
+"""TierService: every method, by its contract, against all five tiers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from tests.contract.harness import Case, Mutation, ServiceContract, Within, equal
+from tests.contract.tiers import POOL_MAX, TIERS
+from tests.contract.wire import World
+
+from penguin.tier.v1 import tier_service_pb2 as pb
+from penguin_chassis.mutations import now
+from penguin_chassis.outbox import Owed, append
+
+SERVICE = "penguin.tier.v1.TierService"
+FENCED = "fenced by the lease's token: a row that was settled is not there a second time"
+OWED = "SELECT id, attempt, last_error, lease_token FROM outbox WHERE tenant_id = $1 ORDER BY id"
+LEASE = Duration(seconds=60)
+
+
+def destination_of(world: World) -> str:
+    """Where the rows of this test alone go: leases span tenants."""
+    return f"test-{world.tenant.hex}"
+
+
+def lease_request(world: World) -> pb.LeaseOutboxRequest:
+    """A lease of this test's rows."""
+    return pb.LeaseOutboxRequest(
+        max_rows=10, max_tenants=10, lease_duration=LEASE, destinations=[destination_of(world)]
+    )
+
+
+async def leased(world: World) -> pb.LeaseOutboxResponse:
+    """This test's rows in hand."""
+    reply: pb.LeaseOutboxResponse = await world.call(f"{SERVICE}/LeaseOutbox", lease_request(world))
+    assert len(reply.rows) == 2
+    return reply
+
+
+async def status(world: World) -> Any:
+    return pb.GetStatusRequest()
+
+
+def check_status(request: Any, reply: Any) -> None:
+    assert reply.tier in TIERS
+    assert reply.database == pb.DATABASE_STATE_UP
+    assert reply.applied_schema_version == reply.schema_version > 0
+    assert 0 <= reply.pool_idle <= reply.pool_size <= reply.pool_max == POOL_MAX
+    assert not reply.draining
+    assert reply.outbox_depth >= 2
+    assert reply.HasField("outbox_oldest_age")
+
+
+async def lease(world: World) -> Any:
+    return lease_request(world)
+
+
+def check_leased(request: Any, reply: Any) -> None:
+    assert {row.destination for row in reply.rows} == set(request.destinations)
+    assert [row.payload for row in reply.rows] == [b'{"n":0}', b'{"n":1}']
+    assert {row.attempt for row in reply.rows} == {1}
+    assert UUID(reply.lease_token)
+
+
+def leased_no_more(first: Any, second: Any) -> None:
+    assert (len(first.rows), list(second.rows)) == (2, [])
+
+
+async def settle(world: World) -> Any:
+    lease = await leased(world)
+    done, later = lease.rows
+    return pb.SettleOutboxRequest(
+        lease_token=lease.lease_token,
+        delivered=[pb.OutboxRowRef(tenant_id=done.tenant_id, id=done.id)],
+        failed=[pb.OutboxRowFailure(tenant_id=later.tenant_id, id=later.id, retry_delay=Duration(), error="test.down")],
+    )
+
+
+def settled(reply: Any) -> tuple[int, int, int]:
+    """Delivered, failed, stale."""
+    return reply.delivered, reply.failed, reply.stale
+
+
+def stale_now(first: Any, second: Any) -> None:
+    assert settled(first) == (1, 1, 0)
+    assert settled(second) == (0, 0, 2)
+
+
+async def waiting(world: World, request: Any) -> Any:
+    """How often each of this test's rows was leased, and how it last failed: nothing the service itself would tell."""
+    async with (await world.database()).tenant(world.tenant) as connection:
+        rows = await connection.fetch(OWED, world.tenant)
+    return [dict(row) for row in rows]
+
+
+class TestTierService(ServiceContract):
+    service = SERVICE
+    tiers = TIERS
+
+    @pytest.fixture
+    async def world(self, world: World) -> World:
+        """A tier that owes two things; few methods of few tiers would make it owe any."""
+        owed = [
+            Owed(uuid4(), destination_of(world), "test", {"n": n}, now() - timedelta(seconds=2 - n)) for n in (0, 1)
+        ]
+        async with (await world.database()).tenant(world.tenant) as connection:
+            await append(connection, world.tenant, owed, now())
+        return world
+
+    cases = (
+        Case(
+            "GetStatus",
+            status,
+            check_status,
+            "its request has no fields",
+            "a tier has one status",
+        ),
+        Case(
+            "LeaseOutbox",
+            lease,
+            check_leased,
+            ("lease_duration", lambda r: r.ClearField("lease_duration")),
+            Within(lambda r: r.destinations.__setitem__(0, "nobody"), lambda reply: equal(list(reply.rows), [])),
+            mutation=Mutation(waiting, unkeyed="a row that is leased is not leased again", repeats=leased_no_more),
+        ),
+        Case(
+            "SettleOutbox",
+            settle,
+            lambda request, reply: equal(settled(reply), (1, 1, 0)),
+            ("delivered[0].id", lambda r: setattr(r.delivered[0], "id", "x")),
+            Within(lambda r: setattr(r, "lease_token", str(uuid4())), lambda reply: equal(settled(reply), (0, 0, 2))),
+            mutation=Mutation(waiting, unkeyed=FENCED, repeats=stale_now),
+        ),
+    )
