@@ -6,7 +6,6 @@ or by saga step where the request names one; a compensation that arrives first b
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,7 +32,7 @@ COMPENSATION = "compensation"
 
 @dataclass(frozen=True)
 class Step:
-    """One mutation's identity: its key, what kind of step it is, the digest of its request (SHA-256), its time.
+    """One mutation's identity: its key, what kind of step it is, the digest of its request, its time.
 
     `at` is the tier's clock when the request arrived; an action past `not_after` is refused.
     """
@@ -197,12 +196,3 @@ async def once_each(
         else:
             answers.append(claimed.reply if isinstance(claimed, Replay) else claimed)
     return answers
-
-
-def digest(parts: Sequence[bytes]) -> bytes:
-    """SHA-256 over length-prefixed parts."""
-    state = hashlib.sha256()
-    for part in parts:
-        state.update(len(part).to_bytes(8, "big"))
-        state.update(part)
-    return state.digest()

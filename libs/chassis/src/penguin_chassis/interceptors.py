@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import time
 from collections import Counter
@@ -80,7 +81,11 @@ class Sanitiser(grpc.aio.ServerInterceptor):
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
-                async for reply in behavior(request, context):
+                replies = behavior(request, context)
+                if inspect.isawaitable(replies):
+                    await replies  # it writes its replies itself, as Health does
+                    return
+                async for reply in replies:
                     yield reply
             except grpc.aio.AbortError:
                 raise

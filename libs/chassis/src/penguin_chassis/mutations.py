@@ -49,7 +49,7 @@ def _below(descriptor: Descriptor) -> list[Descriptor]:
 
 
 def request_digest(message: Message) -> bytes:
-    """SHA-256 of what the message asks for: minted ids and keys, request_id and saga step are left out.
+    """BLAKE2b-256 of what the message asks for: minted ids and keys, request_id and saga step are left out.
 
     Messages of two types never have the same digest, though their bytes may be the same.
     """
@@ -59,7 +59,8 @@ def request_digest(message: Message) -> bytes:
         bare = type(message)()
         bare.CopyFrom(message)
         _strip(bare)
-    state = hashlib.sha256(descriptor.full_name.encode() + b"\0")
+    # It tells bodies apart and guards nothing: the faster hash, as bodies are hashed on every send.
+    state = hashlib.blake2b(descriptor.full_name.encode() + b"\0", digest_size=32)
     state.update(bare.SerializeToString(deterministic=True))
     return state.digest()
 

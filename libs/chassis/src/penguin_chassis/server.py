@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.grpc import aio_server_interceptor
 
 from penguin_chassis.auth import Verifier
 from penguin_chassis.interceptors import Gate, Sanitiser
-from penguin_chassis.methods import declared
+from penguin_chassis.methods import EXEMPT_SERVICES, declared
 from penguin_chassis.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,11 @@ def _options(settings: ServerSettings) -> list[tuple[str, Any]]:
     ]
 
 
+def _is_traced(call: grpc.HandlerCallDetails) -> bool:
+    """Probes and reflection are not: nobody asks what became of them."""
+    return call.method.lstrip("/").partition("/")[0] not in EXEMPT_SERVICES
+
+
 @contextlib.asynccontextmanager
 async def serve(
     settings: ServerSettings, registrations: Sequence[Registration], state: State | None = None
@@ -78,7 +83,7 @@ async def serve(
     """
     names = tuple(r.service for r in registrations)
     gate = Gate(settings.tier, declared(names), Verifier(settings.jwks_path, settings.tier, settings.issuers))
-    tracing = aio_server_interceptor()  # type: ignore[no-untyped-call]
+    tracing = aio_server_interceptor(filter_=_is_traced)  # type: ignore[no-untyped-call]
     server = grpc.aio.server(interceptors=[Sanitiser(settings.tier), tracing, gate], options=_options(settings))
     for registration in registrations:
         registration.add(registration.servicer, server)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.oltp.v1 import email_service_pb2 as oltp_pb
@@ -51,7 +51,7 @@ class Prepared:
         content, row = content_pb.NewContent(), oltp_pb.NewEmail()
         content.CopyFrom(self.content)
         row.CopyFrom(self.row)
-        content.request_id, content.storage_key = str(uuid4()), key
+        content.request_id, content.storage_key = str(keys.new_id()), key
         row.id, row.content_storage_key = str(identifier), key
         return replace(self, id=identifier, key=key, content=content, row=row)
 
@@ -84,7 +84,7 @@ class Preparation:
     def _content(self, email: OutgoingEmail, key: str) -> content_pb.NewContent:
         return content_pb.NewContent(
             # An id of this try alone: OLTP decides which try stands, and the loser's content is deleted.
-            request_id=str(uuid4()),
+            request_id=str(keys.new_id()),
             storage_key=key,
             composed=content_pb.ComposedBody(
                 text=email.text,

@@ -16,7 +16,7 @@ from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.message import Message
 from email.parser import BytesHeaderParser
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
@@ -140,7 +140,7 @@ class Importer:
             tenant_id=str(tenant_id),
             generation=keys.generation(),
             contents=[
-                content_pb.NewContent(request_id=str(uuid4()), storage_key=item.key, raw=item.source.raw)
+                content_pb.NewContent(request_id=str(keys.new_id()), storage_key=item.key, raw=item.source.raw)
                 for item in items
             ],
         )
@@ -179,7 +179,7 @@ class Importer:
                 done.keep(item.source.name, len(item.source.raw), message.defects)
         if unused:
             undo = content_pb.DeleteContentsRequest(
-                tenant_id=str(tenant_id), request_id=str(uuid4()), storage_keys=unused, unclaimed_only=True
+                tenant_id=str(tenant_id), request_id=str(keys.new_id()), storage_keys=unused, unclaimed_only=True
             )
             await self._content.insist(
                 self._content.stub(ContentServiceStub).DeleteContents, undo, deadline_s=DEADLINE_S
@@ -214,7 +214,7 @@ def reference(
     references = _MESSAGE_ID.findall(_header(message, "References", defects))
     thread = (references[0] if references else "") or in_reply_to or message_id or f"sha256:{fingerprint}"
     wire = inbox_pb.NewInboxMessage(
-        request_id=str(uuid4()),
+        request_id=str(keys.new_id()),
         id=str(identifier),
         mailbox=mailbox,
         direction=inbox_pb.MESSAGE_DIRECTION_INBOUND,

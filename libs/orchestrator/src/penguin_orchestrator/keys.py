@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from uuid import UUID, uuid5
 
@@ -14,13 +13,13 @@ _REQUESTS = UUID("5b0a2c1e-6f5d-5b52-9c57-8a1f4a3f7d10")
 
 
 def new_id() -> UUID:
-    """A UUIDv7: unique, and in the order of creation."""
+    """A UUIDv7: unique, and in the order of creation, so that indexes of it grow at one end."""
     return uuids.uuid7()
 
 
 def storage_key() -> str:
     """A fresh storage key; at most 500 characters, used once."""
-    return f"{uuids.uuid7().hex}{secrets.token_hex(8)}"
+    return uuids.uuid7().hex
 
 
 def generation(now_s: float | None = None) -> int:

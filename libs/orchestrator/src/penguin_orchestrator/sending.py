@@ -59,7 +59,7 @@ class Sender:
         and what had been stored is undone) and OutcomeUnknownError when OLTP gave none in `deadline_s`, or when a part
         stands already: the same call with its request_ids completes it. Both times are for each batch of up to 500.
         """
-        request_ids = tuple(email.request_id or uuid4() for email in emails)
+        request_ids = tuple(email.request_id or keys.new_id() for email in emails)
         preparation = Preparation()
         prepared = [preparation.prepare(*each) for each in zip(emails, request_ids, strict=True)]
         answers: dict[UUID, SendResult] = {}

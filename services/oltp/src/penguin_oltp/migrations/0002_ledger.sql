@@ -1,6 +1,7 @@
 -- The per-recipient ledger: one row per email, its attempts, and what happened to it.
 CREATE TABLE emails (
-    tenant_id uuid NOT NULL REFERENCES tenants,
+    -- No foreign key: tenants are never deleted, and its check would lock one row for every email of a tenant at once.
+    tenant_id uuid NOT NULL,
     id uuid NOT NULL,
     recipient text NOT NULL,
     recipient_key text NOT NULL GENERATED ALWAYS AS (lower(recipient)) STORED,

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 from pydantic import TypeAdapter
 
 from penguin_chassis import barrier, outbox
@@ -58,13 +57,10 @@ class EmailStore:
         async def write(fresh: list[tuple[Step, NewEmail]]) -> list[Created]:
             return await _write(connection, tenant_id, [email for _, email in fresh], generation, at)
 
-        try:
-            async with self._db.tenant(tenant_id) as connection:
-                if gate is not None:
-                    await barrier.claim(connection, gate, bool)
-                return await barrier.once_each(connection, items, CreatedEmail, write, foresee=_created)
-        except asyncpg.ForeignKeyViolationError:
-            raise NotFound("tenant", tenant_id, field="tenant_id") from None
+        async with self._db.tenant(tenant_id) as connection:
+            if gate is not None:
+                await barrier.claim(connection, gate, bool)
+            return await barrier.once_each(connection, items, CreatedEmail, write, foresee=_created)
 
     async def get(self, tenant_id: UUID, email_id: UUID) -> Email:
         """One email with its tallies and attempts; raises NotFound."""
@@ -164,7 +160,10 @@ async def _insert(
         "campaign_id", "step_id", "lead_id", "email_account_id", "message_id", "send_at",
     )  # fmt: skip
     values = [[getattr(email, column) for email in emails] for column in columns]
-    return {row["id"] for row in await connection.fetch(sql.insert, tenant_id, generation, at, *values)}
+    inserted = {row["id"] for row in await connection.fetch(sql.insert, tenant_id, generation, at, *values)}
+    if not inserted and await connection.fetchval(sql.tenant, tenant_id) is None:
+        raise NotFound("tenant", tenant_id, field="tenant_id")
+    return inserted
 
 
 def _owed(emails: Sequence[NewEmail]) -> list[outbox.Owed]:

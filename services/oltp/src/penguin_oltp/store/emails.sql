@@ -10,8 +10,12 @@ FROM unnest(
     $13::uuid[], $14::uuid[], $15::uuid[], $16::text[], $17::timestamptz[])
     AS e (id, recipient, recipient_name, sender, sender_name, subject, priority, storage_key, campaign_id,
           step_id, lead_id, email_account_id, message_id, send_at)
+WHERE EXISTS (SELECT FROM tenants WHERE tenant_id = $1)
 ON CONFLICT DO NOTHING
 RETURNING id;
+
+-- name: tenant
+SELECT tenant_id FROM tenants WHERE tenant_id = $1;
 
 -- name: hold_campaigns
 -- A campaign that is being cancelled or completed is waited for, and then seen as it is; meanwhile none can be.
