@@ -30,5 +30,5 @@ async def eventually(holds: Callable[[], bool], within_s: float = 20.0) -> None:
 
 async def until(holds: Callable[[], Awaitable[bool]], within_s: float = 20.0) -> None:
     async with asyncio.timeout(within_s):
-        while not await holds():
+        while not await holds():  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)

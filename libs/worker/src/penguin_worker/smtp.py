@@ -182,9 +182,9 @@ class _Connection:
     async def hand_over(self, sender: str, recipient: str, message: bytes) -> Handover:
         self._ended, self.untouched = False, True
         try:
-            await self._client.mail(sender)
+            await self._command(b"MAIL", f"FROM:<{sender}>".encode("ascii"))
             self.untouched = False
-            await self._client.rcpt(recipient)
+            await self._command(b"RCPT", f"TO:<{recipient}>".encode("ascii"))
             reply = await self._data(message)
         except aiosmtplib.SMTPResponseException as error:
             handover = self._refusal(error.code, error.message)
@@ -200,6 +200,11 @@ class _Connection:
                 self._sound = self._sound and 400 <= reply.code < 600 and reply.code != _CLOSING
         self.idle_since = time.monotonic()
         return handover
+
+    async def _command(self, *words: bytes) -> None:
+        reply = await self._client.execute_command(*words)
+        if not 200 <= reply.code < 300:
+            raise aiosmtplib.SMTPResponseException(reply.code, reply.message)
 
     async def _data(self, message: bytes) -> SMTPResponse:
         protocol = self._client.protocol
