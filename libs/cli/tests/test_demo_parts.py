@@ -124,6 +124,13 @@ def test_the_same_seed_simulates_the_same_events_and_repeats_are_counted() -> No
     assert all(SINCE < event.occurred_at.ToDatetime(UTC) < ends for event in once.events)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_even_one_recipient_answers(count: int) -> None:
+    few = events.simulate(ledger(count), 1)
+    assert [email.recipient for email in few.replied] == ["r0@b.example"]
+    assert (few.emails["unsubscribed"], few.emails["bounced"]) == (1, count - 1)
+
+
 def test_counts_that_differ_are_named() -> None:
     facts, counted = Counter(sent=10, opened=4), Counter(sent=10, opened=5)
     assert checks.counted_like_ledger(facts, counted) == ["opened: OLAP 4, ledger 5"]

@@ -70,7 +70,7 @@ async def _launch(root: Path, tenant: str, campaign: str) -> None:
         tenant_id = await tenant_of(penguin, tenant)
         campaign_id = id_of(campaign, "campaign")
         columns = (TextColumn("{task.completed:.0f} emails created"), TimeElapsedColumn())
-        with Progress(*columns, console=out, transient=True) as progress:
+        with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
             task = progress.add_task("", total=None)
             done = await penguin.campaigns.launch(
                 tenant_id, campaign_id, progress=lambda count: progress.update(task, completed=count)

@@ -42,7 +42,7 @@ async def _import(root: Path, tenant: str, mailbox: str, path: Path) -> None:
         columns = (
             TextColumn("mail"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"),
         )  # fmt: skip
-        with Progress(*columns, console=out, transient=True) as progress:
+        with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
             task = progress.add_task("", total=None)
 
             def show(done: Imported) -> None:

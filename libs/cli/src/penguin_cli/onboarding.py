@@ -126,7 +126,7 @@ async def _import_leads(root: Path, tenant: str, csv: Path, audience: str) -> No
     async with connected(root, traced=True) as penguin:
         tenant_id = await tenant_of(penguin, tenant)
         lines = leadfiles.read(csv, tenant_id, audience)
-        with Progress(console=out, transient=True) as progress:
+        with Progress(console=out, transient=True, disable=not out.is_terminal) as progress:
             task = progress.add_task("leads", total=len(lines))
             done = await add_lines(penguin, tenant_id, lines, lambda count: progress.update(task, completed=count))
     out.print(
@@ -149,22 +149,26 @@ async def add_lines(
     for first in range(0, len(good), LEADS_PER_CALL):
         part = good[first : first + LEADS_PER_CALL]
         results = await penguin.tenants.add_leads(tenant_id, [lead for _, lead in part])
-        for (number, _), result in zip(part, results, strict=True):
-            _count(done, number, result)
+        for (number, lead), result in zip(part, results, strict=True):
+            _count(done, number, lead, result)
         if callable(progress):
             progress(len(done.problems) + done.created + done.existed)
     done.problems.sort()
     return done
 
 
-def _count(done: LeadImport, number: int, result: lead_pb.CreateLeadResult) -> None:
+def _count(done: LeadImport, number: int, lead: lead_pb.NewLead, result: lead_pb.CreateLeadResult) -> None:
     if result.WhichOneof("outcome") == "lead":
-        done.created += 1
+        # A line imported before is answered with the lead it made then.
+        done.created += result.lead.id == lead.id
+        done.existed += result.lead.id != lead.id
     elif result.error.reason == _EXISTS:
         done.existed += 1
     else:
-        field_name = f"{result.error.field}: " if result.error.field else ""
-        done.problems.append((number, f"{field_name}{result.error.message}"))
+        named = result.error.field and not result.error.message.startswith(result.error.field)
+        done.problems.append(
+            (number, f"{result.error.field}: {result.error.message}" if named else result.error.message)
+        )
 
 
 def templates() -> typer.Typer:

@@ -87,7 +87,7 @@ async def bring_up(stack: LocalStack, out: Console) -> StackState:
     statuses: dict[str, str] = {}
     with Progress(
         SpinnerColumn(), TextColumn("[bold]stack"), BarColumn(24), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(), TextColumn("{task.description}"), console=out, transient=True,
+        TimeElapsedColumn(), TextColumn("{task.description}"), console=out, transient=True, disable=not out.is_terminal,
     ) as progress:  # fmt: skip
         task = progress.add_task("", total=1)
 

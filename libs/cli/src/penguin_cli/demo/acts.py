@@ -44,7 +44,7 @@ async def deliver(penguin: Penguin, setting: Setting, count: int, out: Console, 
     begun = time.monotonic()
     ends = begun + _DELIVERY_S + count * _DELIVERY_PER_EMAIL_S
     columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True) as progress:
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
         created = progress.add_task("created", total=count)
         handed = progress.add_task("handed over", total=count)
         launching = asyncio.create_task(

@@ -22,6 +22,18 @@ UNSUBSCRIBED_OF_OPENED = 0.03
 COMPLAINED_OF_OPENED = 0.01
 REPORTED_TWICE = 0.1
 
+# Whatever chance decides, somebody answers and unsubscribes, and of two one bounces: what follows from these is checked.
+_CERTAIN: tuple[dict[pb.EmailEventKind.ValueType, int], ...] = (
+    {
+        pb.EMAIL_EVENT_KIND_DELIVERED: 1,
+        pb.EMAIL_EVENT_KIND_OPENED: 2,
+        pb.EMAIL_EVENT_KIND_CLICKED: 1,
+        pb.EMAIL_EVENT_KIND_REPLIED: 1,
+        pb.EMAIL_EVENT_KIND_UNSUBSCRIBED: 1,
+    },
+    {pb.EMAIL_EVENT_KIND_BOUNCED: 1},
+)
+
 _MEASURES = {
     pb.EMAIL_EVENT_KIND_DELIVERED: "delivered",
     pb.EMAIL_EVENT_KIND_OPENED: "opened",
@@ -54,7 +66,8 @@ def simulate(emails: Sequence[pb.Email], seed: int) -> Simulation:
     """What happens to these emails; they must have been sent. Events follow the sending within a second."""
     chance, simulation = random.Random(seed), Simulation()
     for number, email in enumerate(sorted(emails, key=lambda each: each.recipient)):
-        for kind, times in _behaviour(chance).items():
+        certain = _CERTAIN[number] if number < len(_CERTAIN) else None
+        for kind, times in (certain or _behaviour(chance)).items():
             simulation.emails[measure_of(kind)] += 1
             if kind == pb.EMAIL_EVENT_KIND_REPLIED:
                 simulation.replied.append(email)
