@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +20,7 @@ COUNT = "SELECT count(*) FROM outbox WHERE tenant_id = $1"
 
 def step(tenant: UUID, key: str = "", *, body: bytes = b"body", **more: Any) -> Step:
     at = more.pop("at", None) or datetime.now(UTC)
-    return Step(tenant, key or f"req:{uuid4()}", barrier.digest([body]), at, **more)
+    return Step(tenant, key or f"req:{uuid4()}", hashlib.sha256(body).digest(), at, **more)
 
 
 async def carry_out(db: Database, one: Step, *, pause: float = 0.0) -> str:

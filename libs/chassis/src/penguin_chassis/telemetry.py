@@ -89,13 +89,24 @@ class _CorrelatedQueueHandler(logging.handlers.QueueHandler):
             type(self).dropped += 1
 
 
+class _Listener(logging.handlers.QueueListener):
+    """Ends behind the lines that stand before its end; who ends it waits no longer than its limit."""
+
+    def __init__(self, lines: queue.Queue[Any], writer: logging.Handler) -> None:
+        super().__init__(lines, writer)
+        self._lines = lines
+
+    def enqueue_sentinel(self) -> None:
+        self._lines.put(None)
+
+
 @contextlib.contextmanager
 def logs(settings: TelemetrySettings) -> Iterator[None]:
     """JSON logs on stderr, written by a thread of their own."""
     writer = logging.StreamHandler(sys.stderr)
     writer.setFormatter(JsonFormatter(settings.service_name))
     lines: queue.Queue[logging.LogRecord] = queue.Queue(LOG_QUEUE)
-    listener = logging.handlers.QueueListener(lines, writer)
+    listener = _Listener(lines, writer)
     handler = _CorrelatedQueueHandler(lines)
     root = logging.getLogger()
     previous, level = root.handlers[:], root.level
