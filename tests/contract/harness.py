@@ -4,7 +4,7 @@ and what must come of it, and the contract below puts it through. It knows no se
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -105,8 +105,8 @@ class ServiceContract:
     def __init_subclass__(cls) -> None:
         if "service" not in vars(cls):
             return  # a kind of contract, and not yet a service's
-        for aspect, applies in APPLIES.items():
-            if not any(applies(cls(), case) for case in cls.cases):
+        for aspect in APPLIES:
+            if not about(cls, aspect):
                 setattr(cls, aspect, None)  # about none of its methods: not there, rather than skipped
 
     def path(self, case: Case) -> str:
@@ -319,6 +319,12 @@ APPLIES: dict[str, Callable[[ServiceContract, Case], bool]] = {
 }
 
 
+def about(contract: type[ServiceContract], aspect: str) -> list[Case]:
+    """The contract's cases that the aspect is about."""
+    applies = APPLIES.get(aspect)
+    return [case for case in contract.cases if applies is None or applies(contract(), case)]
+
+
 def parametrise(metafunc: pytest.Metafunc) -> None:
     """One test per (aspect, tier, case it is about)."""
     contract: Any = metafunc.cls
@@ -326,6 +332,5 @@ def parametrise(metafunc: pytest.Metafunc) -> None:
         return
     metafunc.parametrize("tier", contract.tiers, scope="session")
     if "case" in metafunc.fixturenames:
-        applies = APPLIES.get(metafunc.function.__name__)
-        about: Sequence[Case] = [c for c in contract.cases if applies is None or applies(contract(), c)]
-        metafunc.parametrize("case", about, ids=[case.method for case in about])
+        cases = about(contract, metafunc.function.__name__)
+        metafunc.parametrize("case", cases, ids=[case.method for case in cases])
