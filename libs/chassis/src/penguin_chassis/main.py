@@ -13,6 +13,7 @@ from typing import Any
 
 import uvloop
 
+from penguin_chassis import memory
 from penguin_chassis import migrate as migrations
 from penguin_chassis.settings import TelemetrySettings
 from penguin_chassis.signals import until_stopped
@@ -47,6 +48,7 @@ def run(
 async def _serve(serving: Serving) -> int:
     stopped = asyncio.create_task(until_stopped(signal.SIGTERM, signal.SIGINT))
     async with serving():
+        memory.settle()
         await stopped
     return 0
 

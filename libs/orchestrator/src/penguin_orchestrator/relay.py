@@ -26,6 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from penguin.tier.v1 import tier_service_pb2 as pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
+from penguin_chassis import memory
 from penguin_chassis.defects import places
 from penguin_chassis.signals import until_stopped
 from penguin_chassis.telemetry import telemetry
@@ -245,6 +246,7 @@ async def _main(config: RelayConfig) -> None:
     async with Penguin.connect() as penguin:
         relays = [Relay(penguin.tiers[name], penguin.tiers, config.batch) for name in config.tiers.split(",")]
         tasks = [asyncio.create_task(relay.run()) for relay in relays]
+        memory.settle()
         log.info("relaying for %s", config.tiers)
         await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Mapping
 
+from penguin_chassis import memory
 from penguin_orchestrator.clients import Tier
 from penguin_worker.bodies import Bodies
 from penguin_worker.campaigns import CampaignCompletion
@@ -47,6 +48,7 @@ async def work(tiers: Mapping[str, Tier], config: WorkerConfig, stopped: asyncio
             ticking = asyncio.create_task(RefreshTicker(tiers["oltp"], tiers["queue"], config.etl_interval_s).run())
             stack.push_async_callback(_ended, ticking)
         log.info("working on %s", ", ".join(kinds))
+        memory.settle()
         await worker.run(kinds, stopped)
 
 
