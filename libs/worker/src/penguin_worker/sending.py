@@ -30,7 +30,7 @@ T = TypeVar("T")
 _tracer = trace.get_tracer("penguin.worker")
 
 # Emails claimed together, and how many such claims are on their way to SMTP at once: what a crash may leave unknown.
-CLAIM = 32
+CLAIM = 16
 CLAIMS = 3
 AGAIN_S = 1.0
 MAX_EARLY_S = 7 * 24 * 3600.0
