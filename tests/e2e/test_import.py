@@ -86,7 +86,7 @@ def leaves(raw: bytes) -> Iterator[tuple[bytes, str]]:
     while pending:
         part = pending.pop(0)
         if part.is_multipart() and part.get_content_maintype() == "multipart":
-            pending = [*part.get_payload(), *pending]  # type: ignore[list-item, misc]
+            pending = [*part.get_payload(), *pending]
         elif part.is_multipart():
             yield b"".join(_written(m) for m in part.get_payload()), ""  # type: ignore[arg-type]
         else:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from tests import scenes
 
+from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin_devstack.stack import LocalStack
 from penguin_orchestrator.platform import Penguin
 
@@ -77,9 +78,7 @@ async def test_a_worker_is_killed(stack: LocalStack, penguin: Penguin) -> None:
     received = scenes.received(stack, scene)
     assert max(received.values()) == 1, "an email was delivered twice"
     unknown = {
-        e.recipient
-        for e in await scenes.emails_of(penguin, scene)
-        if e.status == scenes.email_pb.EMAIL_STATUS_OUTCOME_UNKNOWN
+        e.recipient for e in await scenes.emails_of(penguin, scene) if e.status == email_pb.EMAIL_STATUS_OUTCOME_UNKNOWN
     }
     assert scene.recipients - unknown <= set(received), "an email that counts as sent was not delivered"
     assert await scenes.unclaimed(penguin, scene) == []
