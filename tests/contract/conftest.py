@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,6 +12,8 @@ from tests.contract.tiers import Tiers
 from tests.contract.wire import World
 
 from penguin.oltp.v1 import tenant_service_pb2
+from penguin_devstack.signing_keys import KeyDirectory
+from penguin_devstack.stack import LocalStack
 from penguin_devstack.valkey import ValkeyServer
 from penguin_testkit.databases import Databases
 from penguin_testkit.tokens import TokenFactory
@@ -22,7 +25,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-async def tiers(databases: Databases, tokens: TokenFactory, request: pytest.FixtureRequest) -> AsyncIterator[Tiers]:
+def issuer_root(tokens: TokenFactory, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose development keys `penguin token` signs with; the tiers trust them beside the tests' own."""
+    root = Path(tmp_path_factory.mktemp("root"))
+    keys = KeyDirectory(LocalStack(root).issuer_dir)
+    keys.ensure()
+    kid, key = keys.signing_key()
+    tokens.keys = {kid: key, **tokens.keys}
+    tokens.publish(tokens.keys)
+    return root
+
+
+@pytest.fixture(scope="session")
+async def tiers(
+    databases: Databases, tokens: TokenFactory, issuer_root: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Tiers]:
     """The tiers of this test process."""
 
     def redis_url() -> str:
