@@ -8,12 +8,14 @@ from uuid import uuid4
 import grpc
 import jwt
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from penguin_cli import contract, surroundings
-from penguin_cli.app import build
+from penguin_cli.app import MODULES, build
+from penguin_cli.failures import described, exit_code, first_of
 from penguin_cli.logfiles import Followed, last_lines
-from penguin_cli.surroundings import CommandError, described, exit_code, first_of, nearest_root
+from penguin_cli.surroundings import CommandError, nearest_root
 from penguin_devstack.issuer import Issuer
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import Refusal, SendError
@@ -151,6 +153,12 @@ def test_the_nearest_root_is_that_of_the_repository(tmp_path: Path) -> None:
     assert nearest_root(deep) == tmp_path / ".local"
     (tmp_path / "a" / ".local").mkdir()
     assert nearest_root(deep) == tmp_path / "a" / ".local"
+
+
+def test_every_module_of_the_registry_adds_its_commands() -> None:
+    group = typer.main.get_group(build())
+    context = typer.Context(group)
+    assert [name for name in MODULES if group.get_command(context, name) is None] == []
 
 
 def test_contracts_know_their_methods() -> None:

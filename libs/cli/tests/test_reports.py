@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from penguin.olap.v1 import facts_service_pb2 as facts_pb
 from penguin.olap.v1 import report_service_pb2 as report_pb
 from penguin_cli import reports
+from penguin_cli.charts import bar as bar_of
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ from penguin_cli import reports
     [(0, 10, ""), (10, 10, "████"), (5, 10, "██"), (1, 1000, "▏"), (20, 10, "████"), (3, 0, ""), (9, 16, "██▎")],
 )
 def test_bars_are_to_scale_and_nothing_is_lost(value: float, whole: float, bar: str) -> None:
-    assert reports.bar(value, whole, 4) == bar
+    assert bar_of(value, whole, 4) == bar
 
 
 def test_a_report_shows_funnel_days_steps_and_freshness(text_of: Callable[[RenderableType], str]) -> None:

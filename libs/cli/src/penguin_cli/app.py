@@ -1,20 +1,14 @@
-"""Puts the commands together into one `penguin`. It holds no command itself."""
+"""Puts the commands together into one `penguin`. A command's module is imported when the command is asked for, so that
+`penguin token` does not wait for what only a campaign needs."""
 
 from __future__ import annotations
 
-import typer
+import importlib
+from typing import Any
 
-from penguin_cli import (
-    campaigns,
-    demo_commands,
-    mail,
-    onboarding,
-    sending,
-    stack_commands,
-    token_commands,
-    tracing,
-    why,
-)
+import typer
+from typer.core import TyperGroup
+
 from penguin_cli.surroundings import root_callback
 
 HELP = """PenguinMails' data platform from a shell: the local stack, the main job, and what became of it.
@@ -22,23 +16,35 @@ HELP = """PenguinMails' data platform from a shell: the local stack, the main jo
 Ends with 0 when done, 1 when refused or failed, 2 for wrong usage, 3 when a tier cannot be reached (try again),
 130 when interrupted.
 """
+# Each command and the module whose `add_to` adds it, in the order of the help.
+MODULES = {
+    "up": "stack_commands", "status": "status_commands", "logs": "stack_commands", "down": "stack_commands",
+    "env": "stack_commands", "token": "token_commands", "demo": "demo_commands", "send": "sending",
+    "import-mail": "mail", "tenant": "onboarding", "mailbox": "onboarding", "leads": "onboarding",
+    "template": "onboarding", "campaign": "campaigns", "etl": "campaigns", "trace": "tracing", "why": "why",
+}  # fmt: skip
+
+
+class Commands(TyperGroup):
+    """Finds commands by name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every command, in the order of the help."""
+        return list(MODULES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None."""
+        if cmd_name not in MODULES:
+            return None
+        part = typer.Typer()
+        importlib.import_module(f"penguin_cli.{MODULES[cmd_name]}").add_to(part)
+        return typer.main.get_group(part).get_command(ctx, cmd_name)
 
 
 def build() -> typer.Typer:
     """The whole command line, made anew."""
-    app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        cls=Commands, help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
     app.callback()(root_callback)
-    stack_commands.add_to(app)
-    token_commands.add_to(app)
-    demo_commands.add_to(app)
-    sending.add_to(app)
-    app.add_typer(onboarding.tenants(), name="tenant")
-    app.add_typer(onboarding.mailboxes(), name="mailbox")
-    app.add_typer(onboarding.leads(), name="leads")
-    app.add_typer(onboarding.templates(), name="template")
-    app.add_typer(campaigns.campaigns(), name="campaign")
-    app.add_typer(campaigns.etl_commands(), name="etl")
-    mail.add_to(app)
-    tracing.add_to(app)
-    why.add_to(app)
     return app

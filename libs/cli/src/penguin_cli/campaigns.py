@@ -17,11 +17,18 @@ from penguin.oltp.v1 import campaign_service_pb2 as campaign_pb
 from penguin.oltp.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from penguin_cli import reports
 from penguin_cli.lookups import DEADLINE_S, TenantName, id_of, mailbox_of, template_of, tenant_of
-from penguin_cli.surroundings import CommandError, act, connected, root_of, screen
+from penguin_cli.session import connected
+from penguin_cli.surroundings import CommandError, act, root_of, screen
 from penguin_orchestrator import etl
 from penguin_orchestrator.platform import Penguin
 
 _REFUSALS_SHOWN = 20
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.add_typer(campaigns(), name="campaign", rich_help_panel="The main job")
+    app.add_typer(etl_commands(), name="etl", rich_help_panel="The main job")
 
 
 def campaigns() -> typer.Typer:

@@ -1,16 +1,24 @@
-"""`demo`: the main job end to end, with what it found in `.local/demo/summary.json`."""
+"""`demo`: the main job end to end, with what it found in `.local/demo/summary.json`. Here the stack is brought up and taken
+down around it, and meanwhile the demo itself is imported."""
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from penguin_cli.demo import data
-from penguin_cli.demo.run import run
 from penguin_cli.demo.summary import Summary
-from penguin_cli.surroundings import FAILED, act, first_of, root_of, screen
+from penguin_cli.stack_commands import bring_up
+from penguin_cli.surroundings import FAILED, act, root_of, screen
+from penguin_devstack.stack import LocalStack
+
+# As many leads as are shipped.
+LEADS = 1000
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     context: typer.Context,
-    emails: Annotated[int, typer.Option(min=1, max=data.LEADS, help="How many to send.")] = data.LEADS,
+    emails: Annotated[int, typer.Option(min=1, max=LEADS, help="How many to send.")] = LEADS,
     seed: Annotated[int, typer.Option(help="The same seed simulates the same events.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up afterwards.")] = False,
 ) -> None:
@@ -36,15 +44,36 @@ def demo(
 async def _demo(root: Path, emails: int, seed: int, keep: bool) -> None:
     out, summary = screen(), Summary()
     path = root / "demo" / "summary.json"
+    begun = time.monotonic()
     try:
-        await run(root, emails, seed, summary, out, keep=keep)
+        await _on_a_stack(root, emails, seed, keep, summary, out)
     except BaseException as error:
-        cause = first_of(error)
-        summary.error = str(cause) or type(cause).__name__
+        # A group's own words say nothing.
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        summary.error = str(error) or type(error).__name__
         raise
     finally:
+        summary.figures["total_s"] = round(time.monotonic() - begun, 2)
         summary.write(path)
         summary.show(out)
         out.print(f"[dim]{path}[/]")
     if not summary.ok:
         raise typer.Exit(FAILED)
+
+
+async def _on_a_stack(root: Path, emails: int, seed: int, keep: bool, summary: Summary, out: Console) -> None:
+    was_up = LocalStack(root).status().status == "ready"
+    stack = LocalStack(root, tied_to_caller=not keep)
+    importing = asyncio.create_task(asyncio.to_thread(importlib.import_module, "penguin_cli.demo.run"))
+    try:
+        with summary.phase("stack up"):
+            if not was_up:
+                await bring_up(stack, out)
+        summary.figures["stack_up_s"] = summary.phases["stack up"]
+        out.print("the stack was up" if was_up else f"stack up after {summary.phases['stack up']:.1f} s")
+        await (await importing).run(stack, emails, seed, summary, out)
+    finally:
+        if not was_up and not keep:
+            with summary.phase("stack down"):
+                await stack.down()

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from penguin_cli.lookups import TenantName, tenant_of
-from penguin_cli.surroundings import CommandError, act, connected, root_of, screen
+from penguin_cli.session import connected
+from penguin_cli.surroundings import CommandError, act, root_of, screen
 from penguin_orchestrator import mailsources
 from penguin_orchestrator.importing import Imported
 

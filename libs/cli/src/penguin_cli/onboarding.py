@@ -19,13 +19,20 @@ from penguin.oltp.v1 import tenant_service_pb2 as tenant_pb
 from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
 from penguin_cli import leadfiles
 from penguin_cli.lookups import PAGE, TenantName, each, tenant_of
-from penguin_cli.surroundings import CommandError, act, connected, root_of, screen
+from penguin_cli.session import connected
+from penguin_cli.surroundings import CommandError, act, root_of, screen
 from penguin_orchestrator.messages import Attachment
 from penguin_orchestrator.platform import Penguin
 from penguin_orchestrator.tenants import LEADS_PER_CALL
 
 _ERRORS_SHOWN = 50
 _EXISTS = errors_pb2.ERROR_REASON_ALREADY_EXISTS
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    for name, commands in (("tenant", tenants), ("mailbox", mailboxes), ("leads", leads), ("template", templates)):
+        app.add_typer(commands(), name=name, rich_help_panel="The main job")
 
 
 def tenants() -> typer.Typer:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from penguin.olap.v1 import facts_service_pb2 as facts_pb
 from penguin.olap.v1 import report_service_pb2 as report_pb
+from penguin_cli.charts import bar, share
 
 # (measure, its name, its colour) in the order of the funnel, then what went wrong.
 FUNNEL = (
@@ -28,20 +29,6 @@ FUNNEL = (
 )
 _BAR = 40
 _DAY_BAR = 24
-_EIGHTHS = " ▏▎▍▌▋▊▉"
-
-
-def bar(value: float, whole: float, width: int) -> str:
-    """A bar of at most `width` cells, to an eighth of a cell; anything above nothing shows."""
-    if whole <= 0 or value <= 0:
-        return ""
-    eighths = max(1, round(min(1.0, value / whole) * width * 8))
-    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
-
-
-def share(value: int, whole: int) -> str:
-    """A share in per cent; nothing of nothing is no share."""
-    return f"{100 * value / whole:.1f} %" if whole else ""
 
 
 def campaign(name: str, report: report_pb.GetCampaignReportResponse) -> RenderableType:

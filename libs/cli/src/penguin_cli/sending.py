@@ -14,7 +14,8 @@ from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin_cli.lookups import TenantName, tenant_of
 from penguin_cli.onboarding import attachment
-from penguin_cli.surroundings import CommandError, act, connected, root_of, screen
+from penguin_cli.session import connected
+from penguin_cli.surroundings import CommandError, act, root_of, screen
 from penguin_orchestrator.messages import OutgoingEmail
 from penguin_orchestrator.platform import Penguin
 

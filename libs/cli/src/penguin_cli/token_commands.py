@@ -1,9 +1,8 @@
-"""`env` and `token`: what a shell or another client needs to call the local stack. Tokens are signed with the development
-issuer's own keys; nothing here works against any other issuer."""
+"""`token`: what another client needs to call the local stack. Signed with the development issuer's own keys; nothing here
+works against any other issuer."""
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated
 from uuid import UUID
 
@@ -12,7 +11,6 @@ import typer
 from penguin_cli import contract
 from penguin_cli.surroundings import USAGE, CommandError, root_of, told
 from penguin_devstack.issuer import Issuer
-from penguin_devstack.layout import WORKLOADS
 from penguin_devstack.stack import LocalStack, NeverUpError
 
 TenantOption = Annotated[
@@ -22,22 +20,7 @@ TenantOption = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command(rich_help_panel="Local stack")(env)
     app.command(rich_help_panel="Local stack")(token)
-
-
-def env(
-    context: typer.Context,
-    workload: Annotated[str, typer.Option(help=f"As whom to call: {', '.join(WORKLOADS)}.")] = "cli",
-) -> None:
-    """Print what a client of the local stack needs in its environment: eval "$(penguin env)"."""
-    root = root_of(context)
-    with told():
-        if workload not in WORKLOADS:
-            raise CommandError(f"there is no workload {workload}; there are {', '.join(WORKLOADS)}", USAGE)
-        variables = LocalStack(root).environment(workload)
-    for name, value in sorted({**variables, "PENGUIN_ROOT": str(root)}.items()):
-        typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 def token(

@@ -19,7 +19,8 @@ from penguin.tier.v1 import tier_service_pb2 as tier_pb
 from penguin_cli import knowledge
 from penguin_cli.knowledge import Away, Known, NotAsked
 from penguin_cli.lookups import TenantName, id_of, tenant_of
-from penguin_cli.surroundings import UNREACHABLE, act, connected, root_of, screen
+from penguin_cli.session import connected
+from penguin_cli.surroundings import UNREACHABLE, act, root_of, screen
 from penguin_cli.verdict import verdict
 from penguin_orchestrator.platform import Penguin
 

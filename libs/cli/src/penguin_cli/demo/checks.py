@@ -20,7 +20,7 @@ from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_cli.demo.events import MEASURES, measure_of
 from penguin_cli.knowledge import word_of_job
 from penguin_cli.lookups import DEADLINE_S, each
-from penguin_cli.stack_commands import ask
+from penguin_cli.status_commands import ask
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.platform import Penguin
 

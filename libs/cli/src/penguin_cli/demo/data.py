@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from email.message import EmailMessage
 from importlib import resources
-from itertools import islice
 from uuid import UUID
 
 from penguin_cli import leadfiles
 from penguin_orchestrator.messages import Attachment
 
 SUBJECT = "{{ first_name }}, a quarter of an hour for {{ company }}?"
-LEADS = 1000
 _PACKAGE = "penguin_cli.demo_data"
 
 
@@ -40,7 +38,7 @@ def template() -> Template:
 def leads(tenant_id: UUID, audience: str, count: int, *, last: bool = False) -> list[leadfiles.Line]:
     """The first (or last) so many of the shipped leads as a tenant's own."""
     with (resources.files(_PACKAGE) / "leads.csv").open(encoding="utf-8") as file:
-        lines = list(islice(leadfiles.read_lines(file, tenant_id, audience), LEADS))
+        lines = list(leadfiles.read_lines(file, tenant_id, audience))
     return lines[-count:] if last else lines[:count]
 
 

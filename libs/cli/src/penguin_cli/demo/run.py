@@ -6,7 +6,6 @@ import secrets
 import time
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import UUID
 
 from rich.console import Console
@@ -17,8 +16,7 @@ from penguin_cli.demo import acts, checks, isolation, received, setting
 from penguin_cli.demo.events import Simulation, simulate
 from penguin_cli.demo.setting import Setting
 from penguin_cli.demo.summary import Summary
-from penguin_cli.stack_commands import bring_up
-from penguin_cli.surroundings import connected
+from penguin_cli.session import connected
 from penguin_devstack.issuer import Issuer
 from penguin_devstack.stack import LocalStack
 from penguin_orchestrator.platform import Penguin
@@ -28,24 +26,11 @@ TRACED = ("penguin-cli", "penguin-content", "penguin-oltp", "penguin-relay", "pe
 _TRACE_WAIT_S = 5.0
 
 
-async def run(root: Path, count: int, seed: int, summary: Summary, out: Console, *, keep: bool) -> None:
-    """The whole demo. Raises what ends it early; what was found until then is in the summary."""
-    begun = time.monotonic()
-    was_up = LocalStack(root).status().status == "ready"
-    stack = LocalStack(root, tied_to_caller=not keep)
-    try:
-        with summary.phase("stack up"):
-            if not was_up:
-                await bring_up(stack, out)
-        summary.figures["stack_up_s"] = summary.phases["stack up"]
-        out.print("the stack was up" if was_up else f"stack up after {summary.phases['stack up']:.1f} s")
-        async with connected(root, traced=True, local=True) as penguin:
-            await _campaign(penguin, stack, count, seed, summary, out)
-    finally:
-        if not was_up and not keep:
-            with summary.phase("stack down"):
-                await stack.down()
-        summary.figures["total_s"] = round(time.monotonic() - begun, 2)
+async def run(stack: LocalStack, count: int, seed: int, summary: Summary, out: Console) -> None:
+    """Everything that the demo does on a stack that is up. Raises what ends it early; what was found until then is in the
+    summary."""
+    async with connected(stack.root, traced=True, local=True) as penguin:
+        await _campaign(penguin, stack, count, seed, summary, out)
 
 
 async def _campaign(penguin: Penguin, stack: LocalStack, count: int, seed: int, summary: Summary, out: Console) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from penguin_cli.reports import bar
+from penguin_cli.charts import bar
 
 _PROBLEMS_KEPT = 10
 _BAR = 30
