@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from penguin_cli import session
+from penguin_cli.app import build
 from penguin_devstack import orphans
 from penguin_devstack.guardian import guarded_directory
 from penguin_devstack.spool import read_messages
@@ -24,21 +28,32 @@ EMAILS = 50
 
 
 class Shell:
-    """Runs `penguin` in a folder of its own."""
+    """`penguin` in a folder of its own: as a process, or, where that makes no difference, within this one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("PENGUIN_")}
 
-    def __call__(self, *words: str, code: int = 0) -> str:
+    def process(self, *words: str, code: int = 0) -> str:
         """Run a command; its standard output. Fails unless it ends with `code`."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PENGUIN_")}
         done = subprocess.run(
             [sys.executable, "-m", "penguin_cli", "--root", str(self.root), *words],
-            env=self._environment, capture_output=True, text=True, timeout=LIMIT_S, check=False,
+            env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False,
         )  # fmt: skip
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
-        return done.stdout if code == 0 else done.stdout + done.stderr
+        return done.stdout
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        """Run a command here; its standard output, and where it should fail also what it says."""
+        with pytest.MonkeyPatch.context() as patch:
+            # A process has one tracer provider, and this one is pytest's.
+            patch.setattr(session, "telemetry", lambda settings: contextlib.nullcontext())
+            done = CliRunner().invoke(
+                build(), ["--root", str(self.root), *words], env={"PENGUIN_TOKEN_URL": "", "PENGUIN_TENANT": ""}
+            )
+        assert done.exit_code == code, f"{words}: {done.exit_code}\n{done.output}\n{done.exception!r}"
+        return done.stdout if code == 0 else done.output
 
     def summary(self) -> Any:
         """What the last demo wrote."""
@@ -51,10 +66,10 @@ def penguin() -> Iterator[Shell]:
     with guarded_directory("penguin-demo-") as folder:
         shell = Shell(folder / "local")
         try:
-            shell("demo", "--emails", str(EMAILS), "--keep")
+            shell.process("demo", "--emails", str(EMAILS), "--keep")
             yield shell
         finally:
-            shell("down")
+            shell.process("down")
             assert orphans.marked(shell.root) == []
 
 
@@ -72,7 +87,7 @@ def test_the_demo_holds_all_its_checks_and_says_what_it_measured(penguin: Shell)
 
 def test_a_second_demo_works_on_the_running_stack_and_leaves_it_up(penguin: Shell) -> None:
     first = penguin.summary()["ids"]
-    printed = penguin("demo", "--emails", "5", "--seed", "2")
+    printed = penguin.process("demo", "--emails", "5", "--seed", "2")
     second = penguin.summary()
     assert second["ok"]
     assert second["ids"]["tenant_a"] != first["tenant_a"]
@@ -87,12 +102,12 @@ def test_one_email_from_sending_to_its_trace(penguin: Shell) -> None:
     assert "Ann & Co" in penguin("tenant", "list")
     named = ("-t", "Ann & Co")
     words = ("--from", "ann@ann.example", "--to", "bo@bo.example", "--subject", "Hej", "--html", "<p>hej</p>")
-    email = penguin("send", *named, *words, "--attach", __file__, "--wait", "30").strip()
+    email = penguin.process("send", *named, *words, "--attach", __file__, "--wait", "30").strip()
     why = penguin("why", email, *named)
     for said in ("sent at", "claimed", "completed", "received once"):
         assert said in why
     trace = penguin("trace", email, "--wait", "10")
-    for process in ("content", "oltp", "queue", "worker"):
+    for process in ("cli send_emails", "content", "oltp", "relay", "queue", "worker"):
         assert process in trace
     # The same request is the same email.
     again = (*words, "--request-id", "0195d7f0-0000-4000-8000-000000000001")
