@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
@@ -21,12 +22,13 @@ from tests.contract.wire import (
     grant_of,
     method_at,
     names_tenant,
+    rekeyed,
     reminted,
     right_token,
     rule_of,
 )
 
-from penguin.common.v1 import errors_pb2
+from penguin.common.v1 import errors_pb2, mutation_pb2
 
 Check = Callable[[Any, Any], None]
 # Batches answer per item here.
@@ -235,6 +237,27 @@ class ServiceContract:
             assert results[1:-1] == list(first.results)[1:], "the other items of the batch were not replayed"
         assert await self.seen(case, world, request) == after, "refused, and yet it had an effect"
 
+    async def test_a_saga_step_that_comes_too_late_is_refused(self, case: Case, world: World) -> None:
+        request = await case.build(world)
+        request.saga_step.CopyFrom(saga_step(not_after_s=-60))
+        token = right_token(world, self.descriptor(case), request)
+        await self.refuse(case, world, request, token, ("FAILED_PRECONDITION", "STEP_EXPIRED"))
+        request.saga_step.not_after.FromSeconds(int(time.time()) + 60)
+        case.check(request, await self.ask(case, world, request))
+
+    async def test_a_saga_step_is_known_by_its_name(self, case: Case, world: World) -> None:
+        assert case.mutation is not None
+        request = await case.build(world)
+        request.saga_step.CopyFrom(saga_step())
+        first = await self.ask(case, world, request)
+        after = await self.seen(case, world, request)
+        assert await self.ask(case, world, changed(request, rekeyed)) == first
+        assert case.mutation.vary is not None
+        other = changed(request, case.mutation.vary)
+        token = right_token(world, self.descriptor(case), other)
+        await self.refuse(case, world, other, token, ("ALREADY_EXISTS", "REQUEST_ID_REUSED"))
+        assert await self.seen(case, world, request) == after, "the repeat had an effect of its own"
+
     async def test_one_bad_item_never_sinks_the_rest(self, case: Case, world: World) -> None:
         assert case.batch is not None
         request = await case.build(world)
@@ -299,6 +322,18 @@ def reason_of(result: Any) -> str:
     return errors_pb2.ErrorReason.Name(result.error.reason).removeprefix("ERROR_REASON_")
 
 
+def saga_step(*, not_after_s: float = 60) -> mutation_pb2.SagaStep:
+    """An action of a saga of this call alone, good for so many seconds from now."""
+    step = mutation_pb2.SagaStep(saga_id=str(uuid4()), step="contract", operation=mutation_pb2.STEP_OPERATION_ACTION)
+    step.not_after.FromSeconds(int(time.time() + not_after_s))
+    return step
+
+
+def carries_saga_step(contract: ServiceContract, case: Case) -> bool:
+    """Whether the request may name a saga's step."""
+    return "saga_step" in contract.descriptor(case).input_type.fields_by_name
+
+
 def equal(first: Any, second: Any) -> None:
     """The repeat answers what the first answered."""
     assert second == first
@@ -312,6 +347,11 @@ APPLIES: dict[str, Callable[[ServiceContract, Case], bool]] = {
     "test_a_replay_gives_the_first_answer_and_one_effect": lambda _, case: case.mutation is not None,
     "test_another_body_under_the_same_request_id": lambda _, case: (
         case.mutation is not None and case.mutation.vary is not None
+    ),
+    "test_a_saga_step_that_comes_too_late_is_refused": carries_saga_step,
+    # A batch's items are known by their own request ids, whatever step the batch is.
+    "test_a_saga_step_is_known_by_its_name": lambda contract, case: (
+        carries_saga_step(contract, case) and case.batch is None
     ),
     "test_one_bad_item_never_sinks_the_rest": lambda _, case: case.batch is not None,
     "test_pages_run_to_the_end": lambda _, case: case.listing is not None,

@@ -1,4 +1,5 @@
-"""The standard methods of a resource (create, get, list, update, delete) as cases, and what etags and update masks owe.
+"""The standard methods of a resource (create, get, list, update, delete) as cases, and what etags, update masks and
+compensations owe.
 It knows no resource: each module hands in its own."""
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from tests.contract.harness import Case, Listing, Mutation, ServiceContract
+from tests.contract.harness import Case, Listing, Mutation, ServiceContract, saga_step
 from tests.contract.wire import Change, World, changed, method_at, right_token, snake
+
+from penguin.common.v1 import mutation_pb2
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,21 @@ class ResourceContract(ServiceContract):
             etags = {row.id: row.etag for row in before}
             request.etag = etags[getattr(request, self.resource.id_field)]
             await world.call(path, request)
+
+    async def test_a_compensation_that_comes_first_bars_its_action(self, world: World) -> None:
+        resource, step = self.resource, saga_step()
+        create = await resource.create_request(world)
+        create.saga_step.CopyFrom(step)
+        undone = {resource.id_field: getattr(create, resource.field).id}
+        delete = resource.message(f"Delete{resource.name}Request", world, request_id=str(uuid4()), **undone)
+        delete.saga_step.CopyFrom(step)
+        delete.saga_step.operation = mutation_pb2.STEP_OPERATION_COMPENSATION
+        for _ in range(2):
+            await world.call(f"{resource.service}/Delete{resource.name}", delete)
+        path = f"{resource.service}/Create{resource.name}"
+        refusal = await world.refusal(path, create, right_token(world, method_at(path), create))
+        assert (refusal.code, refusal.reason) == ("ABORTED", "SAGA_COMPENSATED")
+        assert await resource.listed(world, create) == []
 
     async def test_a_mask_names_fields_that_can_be_changed(self, world: World) -> None:
         path = f"{self.resource.service}/Update{self.resource.name}"

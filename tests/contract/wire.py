@@ -182,6 +182,15 @@ def reminted(message: Any) -> None:
                 reminted(each)
 
 
+def rekeyed(message: Any) -> None:
+    """Another try of another caller: the request, and the one resource in it, with other minted ids and request_ids."""
+    reminted(message)
+    nested = [f.name for f in message.DESCRIPTOR.fields if f.message_type is not None and not f.is_repeated]
+    for each in [message, *(getattr(message, name) for name in nested if message.HasField(name))]:
+        if "request_id" in each.DESCRIPTOR.fields_by_name:
+            each.request_id = str(uuid4())
+
+
 def _present(message: Any, name: str) -> list[Any]:
     return [getattr(message, name)] if message.HasField(name) else []
 
