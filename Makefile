@@ -26,8 +26,9 @@ setup: .venv/.installed ## fetch tools and dependencies into the checkout
 
 .venv/.installed: .tools/bin/uv-$(UV_VERSION) requirements.lock $(DISTS)
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) .venv
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps $(foreach d,$(DISTS),-e $(dir $(d)))
+	$(BIN)/python -m compileall -q $(wildcard libs/*/src services/*/src)
 	@touch $@
 
 demo: setup ## the main job end to end on a real local stack

@@ -6,7 +6,7 @@ idempotency record: bodies, ledger rows and jobs, with the same columns and inde
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -73,8 +73,6 @@ class Monolith:
 
     async def send_emails(self, tenant_id: UUID, emails: Sequence[OutgoingEmail]) -> None:
         """Write bodies, rows and jobs of a batch in one transaction."""
-        import hashlib
-
         at = datetime.now(UTC)
         ids = [keys.new_id() for _ in emails]
         storage = [keys.storage_key() for _ in emails]
@@ -90,8 +88,3 @@ class Monolith:
                 [f"<{i}@sender.example>" for i in ids],
             )  # fmt: skip
             await connection.execute(JOBS, tenant_id, [uuid4() for _ in emails], ids, at)
-
-
-async def drain(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for all, raising what any raised."""
-    await asyncio.gather(*tasks)

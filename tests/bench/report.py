@@ -18,6 +18,8 @@ class Figure:
     wanted: float | None = None
     extra: float | None = None
     wanted_extra: float | None = None
+    # The value itself is to stay within this.
+    limit: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -26,6 +28,8 @@ class Figure:
             return "holds" if self.ratio >= self.wanted else "FALLS SHORT"
         if self.wanted_extra is not None and self.extra is not None:
             return "holds" if self.extra <= self.wanted_extra else "FALLS SHORT"
+        if self.limit is not None:
+            return "holds" if self.value <= self.limit else "FALLS SHORT"
         return ""
 
 
@@ -45,9 +49,10 @@ class Report:
         wanted: float | None = None,
         extra: float | None = None,
         wanted_extra: float | None = None,
+        limit: float | None = None,
     ) -> None:
         """Keep a figure and show it at once."""
-        figure = Figure(name, value, unit, ratio, wanted, extra, wanted_extra)
+        figure = Figure(name, value, unit, ratio, wanted, extra, wanted_extra, limit)
         self.figures.append(figure)
         print(line(figure), flush=True)
 
@@ -68,4 +73,6 @@ def line(figure: Figure) -> str:
         text += f" {figure.extra:+.2f}"
         if figure.wanted_extra is not None:
             text += f" (at most +{figure.wanted_extra:g})"
+    if figure.limit is not None:
+        text += f" (at most {figure.limit:g})"
     return f"{text} {figure.verdict}".rstrip()

@@ -76,10 +76,7 @@ async def rate(work: Callable[[int], Awaitable[int]], callers: int, seconds: flo
 async def run(report: Report) -> None:
     """Measure and report; starts and removes private servers."""
     with tempfile.TemporaryDirectory(prefix="pb-") as folder:
-        stack = LocalStack(
-            Path(folder), tied_to_caller=True, tiers=("oltp", "content", "queue"), workers=1,
-            environment={"relay": {"RELAY_TIERS": "oltp,content,queue"}},
-        )  # fmt: skip
+        stack = LocalStack(Path(folder), tied_to_caller=True)
         try:
             await stack.up()
             await _measure(stack, report)

@@ -163,7 +163,8 @@ async def test_early_missing_done_and_damaged_jobs(
         assert mailbox.messages() == []
         await eventually(settled(peers, [early], "completed", "sent"))
     assert {job_id: peers.queue.jobs[job_id].job.last_error for job_id in dead} == dead
-    assert peers.emails.emails[bodiless.id].attempt == 0
+    # Given up in the ledger too: queued for good, it would keep its campaign open for good.
+    assert peers.emails.emails[bodiless.id].status == email_pb.EMAIL_STATUS_FAILED
     assert len(mailbox.messages()) == 1
 
 

@@ -48,10 +48,12 @@ AT_REST = frozenset(
 
 @dataclass(frozen=True)
 class _Task:
-    """A job with the email it asks for, ready to be claimed."""
+    """A job with the email it asks for, ready to be claimed: its letter, or why there can never be one."""
 
     job: Job
-    letter: Letter
+    email_id: str
+    letter: Letter | None
+    fault: str = ""
 
 
 class EmailSending:
@@ -112,8 +114,7 @@ class EmailSending:
 
     async def _ready(self, job: Job, email: pb.Email, content: content_pb.Content | None) -> _Task | None:
         if content is None:
-            job.settle(Reject("content_missing"))
-            return None
+            return _Task(job, email.id, None, "content_missing")
         try:
             letter = Letter(
                 email_id=email.id,
@@ -131,12 +132,11 @@ class EmailSending:
             )
             check(letter)
         except UnsendableError as error:
-            job.settle(Reject(f"unsendable.{error}"))
-            return None
+            return _Task(job, email.id, None, f"unsendable.{error}")
         except NotDone as error:
             job.settle(error)
             return None
-        return _Task(job, letter)
+        return _Task(job, email.id, letter)
 
     async def _claim_and_send(self, tasks: Sequence[_Task]) -> None:
         async with self._claims:
@@ -151,7 +151,7 @@ class EmailSending:
                 task.job.committed = True
             try:
                 results = await self._ledger.claim(
-                    tasks[0].job.tenant_id, [(task.job, UUID(task.letter.email_id)) for task in tasks]
+                    tasks[0].job.tenant_id, [(task.job, UUID(task.email_id)) for task in tasks]
                 )
             except LeaseLost:
                 for task in tasks:
@@ -176,6 +176,10 @@ class EmailSending:
 
     async def _send(self, task: _Task, email: pb.Email) -> None:
         job, letter = task.job, task.letter
+        if letter is None:
+            # Claimed only to be given up: an email left queued for good would keep its campaign open for good.
+            await self._record(job, email, Handover(Outcome.REJECTED), Reject(task.fault))
+            return
         parent, links = job.origin()
         with _tracer.start_as_current_span(
             "send email", context=parent, links=links, kind=SpanKind.CONSUMER, record_exception=False
@@ -195,13 +199,16 @@ class EmailSending:
             span.set_attribute("penguin.outcome", handover.outcome.value)
             if handover.outcome is not Outcome.SENT:
                 span.set_status(StatusCode.ERROR, handover.outcome.value)
-            verdict = self._verdict(job, handover)
-            try:
-                await self._ledger.record(job, email, handover, final=isinstance(verdict, Reject))
-            except LeaseLost:
-                verdict = Snooze("lease_lost", 0)
-            except RefusedError as error:
-                verdict = Reject(f"record.{error}")
+            await self._record(job, email, handover, self._verdict(job, handover))
+
+    async def _record(self, job: Job, email: pb.Email, handover: Handover, verdict: NotDone | None) -> None:
+        """Store what became of the attempt, and only then settle its job."""
+        try:
+            await self._ledger.record(job, email, handover, final=isinstance(verdict, Reject))
+        except LeaseLost:
+            verdict = Snooze("lease_lost", 0)
+        except RefusedError as error:
+            verdict = Reject(f"record.{error}")
         job.settle(verdict)
 
     def _verdict(self, job: Job, handover: Handover) -> NotDone | None:

@@ -37,7 +37,7 @@ class AttemptStore:
         """Store outcomes; answers with each email's status after it. Naturally idempotent, and barred besides."""
 
         async def write(fresh: list[tuple[Step, Outcome]]) -> list[str | Fault]:
-            return await _record(connection, tenant_id, [outcome for _, outcome in fresh])
+            return await _record(connection, tenant_id, [outcome for _, outcome in fresh], fresh[0][0].at)
 
         async with self._db.tenant(tenant_id) as connection:
             return await barrier.once_each(connection, items, str, write)
@@ -107,7 +107,9 @@ async def _give_up(connection: Connection, tenant_id: UUID, emails: Sequence[Ema
         )  # fmt: skip
 
 
-async def _record(connection: Connection, tenant_id: UUID, outcomes: Sequence[Outcome]) -> list[str | Fault]:
+async def _record(
+    connection: Connection, tenant_id: UUID, outcomes: Sequence[Outcome], at: datetime
+) -> list[str | Fault]:
     held = await lock(connection, tenant_id, [outcome.email_id for outcome in outcomes])
     answers: list[str | Fault] = []
     moves: list[tuple[Email, Email]] = []
@@ -127,6 +129,11 @@ async def _record(connection: Connection, tenant_id: UUID, outcomes: Sequence[Ou
         written.append(outcome)
         answers.append(after.status)
     await move(connection, tenant_id, _merged(moves))
+    # Given up as unknown, its job is gone: a late word that it was never handed over owes it another.
+    revived = [
+        new for old, new in _merged(moves) if (old.status, new.status) == (ledger.OUTCOME_UNKNOWN, ledger.QUEUED)
+    ]
+    await outbox.append(connection, tenant_id, [_send_again(email) for email in revived], at)
     await connection.execute(
         sql.finish, tenant_id, [o.email_id for o in written], [o.attempt for o in written],
         [o.outcome for o in written], [o.finished_at for o in written], [o.smtp_code for o in written],
