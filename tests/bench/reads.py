@@ -65,7 +65,7 @@ class Bare:
         )
         if row is None:
             raise ValueError(f"no function {match[1]}")
-        body = row["prosrc"].split("RETURN QUERY", 1)[1].rsplit(";", 1)[0].rsplit("END", 1)[0].rstrip().rstrip(";")
+        body = row["prosrc"].split("RETURN QUERY", 1)[1].rsplit(";", 1)[0]
         names, outputs = row["proargnames"][: row["pronargs"]], row["proargnames"][row["pronargs"] :]
         for number, name in enumerate(names, 1):
             body = re.sub(rf"(?<![\w.'])\b{name}\b(?!['\w])", f"${number}", body)
