@@ -51,7 +51,8 @@ async def _demo(root: Path, emails: int, seed: int, keep: bool) -> None:
         # A group's own words say nothing.
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        summary.error = str(error) or type(error).__name__
+        interrupted = isinstance(error, asyncio.CancelledError | KeyboardInterrupt)
+        summary.error = "interrupted" if interrupted else str(error) or type(error).__name__
         raise
     finally:
         summary.figures["total_s"] = round(time.monotonic() - begun, 2)
