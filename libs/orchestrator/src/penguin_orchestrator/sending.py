@@ -76,6 +76,9 @@ class Sender:
                     if not answers:
                         raise
                     raise OutcomeUnknownError(request_ids, error) from error
+            if span.is_recording():  # each is found by its trace before any worker has it
+                sent = [str(answer.email_id) for answer in answers.values() if isinstance(answer, Sent)]
+                span.set_attribute("penguin.email_id", sent)
         return [answers[each.id] if isinstance(each, Prepared) else each for each in prepared]
 
     async def _send_sound(
