@@ -6,7 +6,9 @@ UV_VERSION := 0.13.8
 UV := .tools/bin/uv
 BIN := .venv/bin
 DISTS := $(sort $(wildcard libs/*/pyproject.toml services/*/pyproject.toml))
+# Arguments for pytest, for example PYTEST_ARGS="services/oltp -x".
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 export UV_NO_PROGRESS := 1
 # The checkout's own environment, whatever the caller has activated.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
@@ -35,7 +37,7 @@ demo: setup ## the main job end to end on a real local stack
 	$(BIN)/penguin demo
 
 test: setup ## every test, on real PostgreSQL and Valkey
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
 bench: setup ## measure: ratios side by side in one run
 	$(BIN)/python -m tests.bench
