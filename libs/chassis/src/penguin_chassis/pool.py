@@ -102,8 +102,7 @@ class Database:
         connection = await self._acquire(self._app, tenant_id)
         clean = False
         try:
-            async with asyncio.timeout(_budget()):
-                rows = await connection.fetch(query, tenant_id, *arguments)
+            rows = await connection.fetch(query, tenant_id, *arguments, timeout=_budget())
             clean = True
         except TimeoutError:
             self._doubt.set()
@@ -174,7 +173,9 @@ class Database:
         try:
             if not self._up.is_set():
                 raise database_down()
-            return await side.pool.acquire(timeout=max(0.0, ends - asyncio.get_running_loop().time()))
+            # Not the pool's own time-out, which makes a task of every acquisition.
+            async with asyncio.timeout_at(ends):
+                return await side.pool.acquire()
         except BaseException as error:
             side.places.leave(key)
             if isinstance(error, _BROKEN):  # time-outs are among them
