@@ -212,6 +212,8 @@ def reference(
     message_id = _first_id(_header(message, "Message-ID", defects))
     in_reply_to = _first_id(_header(message, "In-Reply-To", defects))
     references = _MESSAGE_ID.findall(_header(message, "References", defects))
+    sender, subject = _header(message, "From", defects), _header(message, "Subject", defects)
+    sent_at = _date(message, defects)
     thread = (references[0] if references else "") or in_reply_to or message_id or f"sha256:{fingerprint}"
     wire = inbox_pb.NewInboxMessage(
         request_id=str(keys.new_id()),
@@ -221,14 +223,13 @@ def reference(
         message_id=message_id,
         in_reply_to=in_reply_to,
         thread_id=thread,
-        sender=_header(message, "From", defects),
-        subject=_header(message, "Subject", defects),
+        sender=sender,
+        subject=subject,
         content_storage_key=key,
         fingerprint=fingerprint,
         defects=sorted(set(defects))[:20],
     )
     wire.received_at.FromDatetime(at)
-    sent_at = _date(message, defects)
     if sent_at is not None:
         wire.sent_at.FromDatetime(sent_at)
     return wire
