@@ -67,3 +67,25 @@ class TokenFactory:
         if tenant is not None:
             body["tenant"] = str(tenant)
         return jwt.encode(body | claims, self.keys[kid], algorithm="EdDSA", headers={"kid": kid})
+
+
+class IssuedTokens:
+    """The factory as the orchestrator's source of tokens: each is right for what it is asked for."""
+
+    def __init__(self, factory: TokenFactory) -> None:
+        self._factory = factory
+        self._tokens: dict[tuple[str, ...], str] = {}
+
+    async def tenant_token(self, tier: str, tenant_id: UUID, scope: str) -> str:
+        """A token for one tenant at one tier."""
+        key = (tier, str(tenant_id), scope)
+        if key not in self._tokens:
+            self._tokens[key] = self._factory.token(tier, tenant=tenant_id, scopes=[scope])
+        return self._tokens[key]
+
+    async def platform_token(self, tier: str, method: str, scope: str) -> str:
+        """A token for one platform method of one tier."""
+        key = (tier, method, scope)
+        if key not in self._tokens:
+            self._tokens[key] = self._factory.token(tier, scopes=[scope], platform=True, methods=[method])
+        return self._tokens[key]
