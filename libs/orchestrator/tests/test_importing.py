@@ -1,0 +1,407 @@
+"""Mail as it comes: whatever its headers hold it is listed, imported once, and its bytes are kept as they were."""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import mailbox
+import random
+import tarfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from libs.orchestrator.tests.stored import contents, owed
+
+from penguin.oltp.v1 import inbox_service_pb2 as inbox_pb
+from penguin_chassis.pool import Database
+from penguin_chassis.validation import refuse_unstorable, validate
+from penguin_orchestrator import importing, mailsources
+from penguin_orchestrator.blobs import download_raw
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.importing import Imported, Importer, reference
+from penguin_orchestrator.mailsources import MailSourceError, Source
+from penguin_orchestrator.reading import Reader
+from penguin_testkit.faults import Break, Code, Faults
+
+BOX = "in@box.example"
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "emails-dev.tar.gz"
+
+
+def refer(raw: bytes) -> inbox_pb.NewInboxMessage:
+    """The reference, held against the contract and against what PostgreSQL can store."""
+    fingerprint = hashlib.sha256(raw).hexdigest()
+    wire = reference(raw, fingerprint, "k", uuid4(), BOX, AT)
+    validate(wire)
+    refuse_unstorable(wire)
+    return wire
+
+
+def mail(**headers: str) -> bytes:
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", "Body."]).encode("utf-8", "surrogateescape")
+
+
+def test_what_a_good_message_says_of_itself() -> None:
+    wire = refer(
+        mail(
+            Message_ID="<1@a.example>", In_Reply_To="<0@a.example>", References="<root@a.example> <0@a.example>",
+            From="=?utf-8?q?Ad=C3=A4?= <ada@a.example>", Subject="=?utf-8?b?R3LDvMOfZQ==?= aus\r\n Wien",
+            Date="Mon, 05 Jan 2026 10:00:00 +0100",
+        )
+    )  # fmt: skip
+    assert (wire.message_id, wire.in_reply_to, wire.thread_id) == ("<1@a.example>", "<0@a.example>", "<root@a.example>")
+    assert (wire.sender, wire.subject) == ("Adä <ada@a.example>", "Grüße aus Wien")
+    assert wire.sent_at.ToDatetime(UTC) == datetime(2026, 1, 5, 9, tzinfo=UTC)
+    assert wire.received_at.ToDatetime(UTC) == AT
+    assert list(wire.defects) == []
+
+
+def test_a_thread_is_known_by_what_there_is() -> None:
+    assert refer(mail(In_Reply_To="<0@a>", Message_ID="<1@a>")).thread_id == "<0@a>"
+    assert refer(mail(Message_ID="<1@a>")).thread_id == "<1@a>"
+    nameless = b"Subject: x\r\n\r\n"
+    assert refer(nameless).thread_id == f"sha256:{hashlib.sha256(nameless).hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\x00",
+        b"no headers at all",
+        b"\xff\xfe\x00binary" * 100,
+        b"Subject: =?no-such-charset?b?R3LDvMOfZQ==?=\r\n\r\n",
+        b"Subject: =?utf-8?b?!!!not-base64!!!?=\r\n\r\n",
+        b"Subject: =?utf-8?b?R3L?=\r\n\r\n",
+        b"Subject: =?utf-8?b?R?=\r\n\r\n",
+        b"Subject: =?utf-8?q?=ZZ=?=\r\n\r\n",
+        b"Subject: =?utf-16?b?2AA=?=\r\n\r\n",
+        b"Subject: =?punycode?b?/////w==?=\r\n\r\n",
+        b"Subject: =?idna?q?a.b..c?=\r\n\r\n",
+        b"Subject: =?unknown-8bit?q?=FF?=\r\n\r\n",
+        b"Subject: raw 8bit \xe4\xf6\xfc\r\n\r\n",
+        b"Subject: nul \x00 inside\r\n\r\n",
+        b"Subject: " + "ü".encode() * 5000 + b"\r\n\r\n",
+        b"Subject: " + b"=?utf-8?q?=C3=BC?= " * 5000 + b"\r\n\r\n",
+        b"Message-ID: " + b"<" * 2000 + b"\r\n\r\n",
+        b"Message-ID: <" + b"x" * 5000 + b"@a>\r\n\r\n",
+        b"References: " + b"<a@b> " * 20000 + b"\r\n\r\n",
+        b"Date: yesterday\r\n\r\n",
+        b"Date: Mon, 99 Foo 2026 99:99:99 +9999\r\n\r\n",
+        b"Date: Mon, 01 Jan 0000 00:00:00 +0000\r\n\r\n",
+        b"Date: Mon, 01 Jan 9999 23:59:59 -2359\r\n\r\n",
+        b"Date: 1 Jan 1960 00:00:00 +0000\r\n\r\n",
+        b"Date: Mon, 05 Jan 2026 10:00:00 +99999999999999999999\r\n\r\n",
+        b"Date: \xff\xff\r\n\r\n",
+        b"From: \r\n\r\n",
+        b"From " + b"x" * 300 + b"\r\nSubject: mbox line\r\n\r\n",
+        b"Subject\r\n: x\r\n\r\n",
+        b" continued: from nowhere\r\n\r\n",
+        b"Subject: a\r\nSubject: b\r\n\r\n",
+        b"X: y\r\n" * 50000 + b"\r\n",
+    ],
+)
+def test_nasty_headers_are_listed_all_the_same(raw: bytes) -> None:
+    wire = refer(raw)
+    assert len(wire.subject) <= 998
+
+
+def test_what_was_wrong_is_said() -> None:
+    assert list(refer(b"Subject: =?utf-8?b?R?=\r\nDate: soon\r\n\r\n").defects) == [
+        "UndecodableSubject", "UnreadableDate",
+    ]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"Subject", b"From", b"Message-ID", b"References", b"In-Reply-To", b"Date", b"X"]),
+            st.one_of(
+                st.binary(max_size=60),
+                st.builds(
+                    lambda charset, encoding, text: b"=?" + charset + b"?" + encoding + b"?" + text + b"?=",
+                    st.sampled_from([b"utf-8", b"utf-7", b"utf-16", b"iso-2022-jp", b"hz", b"idna", b"x", b"", b"hex"]),
+                    st.sampled_from([b"b", b"B", b"q", b"Q", b"z"]),
+                    st.binary(max_size=30),
+                ),
+            ),
+        ),
+        max_size=6,
+    )
+)
+def test_any_header_at_all_is_listed(headers: list[tuple[bytes, bytes]]) -> None:
+    refer(b"".join(name + b": " + value + b"\r\n" for name, value in headers) + b"\r\nBody.")
+
+
+def test_a_header_made_to_be_slow_is_cut_short() -> None:
+    hostile = b"Subject: " + b"=?a?q?" * 400_000 + b"\r\n\r\n"
+    started = time.perf_counter()
+    refer(hostile)
+    assert time.perf_counter() - started < 2
+
+
+def test_every_real_mail_can_be_listed() -> None:
+    if not REAL.is_file():
+        pytest.skip(f"the real emails are not here: {REAL.name} belongs into shared/data beside the repository")
+    seen = odd = 0
+    for source in mailsources.read(REAL):
+        assert not source.problem
+        seen += 1
+        odd += bool(refer(source.raw).defects)
+    assert seen > 500
+    assert odd < seen / 10
+
+
+# --- where mail comes from
+
+
+def eml(folder: Path, name: str, raw: bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw)
+    return path
+
+
+def archive(path: Path, **members: bytes) -> Path:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, raw in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+    pack: dict[str, Callable[[bytes], bytes]] = {
+        ".gz": gzip.compress,
+        ".tgz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+    }
+    path.write_bytes(pack.get(path.suffix, bytes)(packed.getvalue()))
+    return path
+
+
+def test_single_files_and_folders(tmp_path: Path) -> None:
+    eml(tmp_path, "b.eml", b"Subject: b\n\n")
+    eml(tmp_path, "sub/a.eml", b"Subject: a\n\n")
+    eml(tmp_path, ".hidden", b"Subject: hidden\n\n")
+    eml(tmp_path, "empty.eml", b" \n")
+    found = list(mailsources.read(tmp_path))
+    assert [(Path(s.name).name, s.raw, s.problem) for s in found] == [
+        ("b.eml", b"Subject: b\n\n", ""), ("empty.eml", b"", "empty"), ("a.eml", b"Subject: a\n\n", ""),
+    ]  # fmt: skip
+    assert [s.raw for s in mailsources.read(tmp_path / "b.eml")] == [b"Subject: b\n\n"]
+
+
+def test_nothing_there_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(MailSourceError, match="no such file"):
+        list(mailsources.read(tmp_path / "nowhere.mbox"))
+
+
+def test_mbox_files_message_by_message(tmp_path: Path) -> None:
+    box = mailbox.mbox(tmp_path / "some.mbox")
+    for number in range(3):
+        message = EmailMessage()
+        message["Subject"] = f"number {number}"
+        message.set_content("From the start of a line.\nÜ\n")
+        box.add(message)
+    box.close()
+    found = list(mailsources.read(tmp_path / "some.mbox"))
+    assert [refer(source.raw).subject for source in found] == ["number 0", "number 1", "number 2"]
+    assert all(not source.problem for source in found)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"])
+def test_archives_of_every_kind(tmp_path: Path, suffix: str) -> None:
+    path = archive(tmp_path / f"mails{suffix}", **{"x/a.eml": b"Subject: a\n\n", "b.eml": b"Subject: b\n\n", "c": b""})
+    found = list(mailsources.read(path))
+    assert [(s.name.partition(":")[2], s.raw, s.problem) for s in found] == [
+        ("x/a.eml", b"Subject: a\n\n", ""), ("b.eml", b"Subject: b\n\n", ""), ("c", b"", "empty"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
+@pytest.mark.parametrize("damage", ["cut", "scribbled", "rubbish", "empty"])
+def test_a_damaged_archive_is_reported_and_what_came_before_is_kept(tmp_path: Path, suffix: str, damage: str) -> None:
+    chance = random.Random(1)
+    members = {f"{n:02}.eml": b"Subject: %d\n\n" % n + base64.b64encode(chance.randbytes(30_000)) for n in range(20)}
+    path = archive(tmp_path / f"mails{suffix}", **members)
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    path.write_bytes(
+        {
+            "cut": whole[:half],
+            "scribbled": whole[:half] + bytes(256) + chance.randbytes(5000) + whole[half + 5256 :],
+            "rubbish": chance.randbytes(5000),
+            "empty": b"",
+        }[damage]
+    )
+    found = list(mailsources.read(path))
+    good = [source for source in found if not source.problem]
+    if (suffix, damage) != (".tar", "scribbled"):  # a bare tar has no checksum over its contents
+        assert found[-1].problem.startswith("the archive is damaged") or (damage == "empty" and not good)
+    if damage == "cut" and suffix in {".tar", ".tar.gz"}:
+        assert len(good) >= 5
+        assert all(source.raw == members[source.name.partition(":")[2]] for source in good)
+
+
+def test_links_and_folders_in_an_archive_are_no_messages(tmp_path: Path) -> None:
+    path = tmp_path / "odd.tar"
+    with tarfile.open(path, "w") as tar:
+        for kind, name in ((tarfile.DIRTYPE, "folder"), (tarfile.SYMTYPE, "link"), (tarfile.FIFOTYPE, "pipe")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    assert list(mailsources.read(path)) == []
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
+def test_what_would_not_pass_a_tier_is_reported_unread(tmp_path: Path, suffix: str) -> None:
+    huge = mailsources.MESSAGE_LIMIT + 1
+    path = archive(tmp_path / f"huge{suffix}", **{"a.eml": b"x" * huge, "b.eml": b"Subject: b\n\n"})
+    assert [bool(source.problem) for source in mailsources.read(path)] == [True, False]
+    alone = eml(tmp_path, "huge.eml", b"x" * huge)
+    assert [source.problem for source in mailsources.read(alone)] == [f"larger than {huge - 1} bytes"]
+
+
+# --- over the tiers
+
+
+@pytest.fixture
+def importer(tiers: dict[str, Tier]) -> Importer:
+    return Importer(tiers["content"], tiers["oltp"])
+
+
+def mails(count: int) -> list[Source]:
+    return [
+        Source(f"{n}.eml", mail(Message_ID=f"<{n}@{uuid4()}>", Subject=f"number {n}", From="a@b.example"))
+        for n in range(count)
+    ]
+
+
+async def test_an_import_keeps_every_byte_and_run_again_imports_nothing(
+    importer: Importer, tiers: dict[str, Tier], tenant: UUID, oltp_db: Database, content_db: Database
+) -> None:
+    sources = [
+        *mails(250),
+        Source("odd.eml", b"Subject: =?utf-8?b?R?=\r\nDate: never\r\n\r\n\xff\x00body"),
+        Source("broken.eml", problem="cannot be read"),
+    ]
+    steps: list[int] = []
+    done = await importer.run(tenant, BOX, iter(sources), progress=lambda so_far: steps.append(so_far.imported))
+    assert (done.seen, done.imported, done.existed, done.malformed, done.refused) == (252, 251, 0, 1, 1)
+    assert done.bytes == sum(len(source.raw) for source in sources)
+    assert done.problems == [("broken.eml", "cannot be read")]
+    assert [name for name, _ in done.odd] == ["odd.eml"]
+    assert steps[-1] == 251
+    assert len(await contents(content_db, tenant)) == 251
+    async with oltp_db.tenant(tenant) as connection:
+        rows = await connection.fetch(
+            "SELECT fingerprint, content_storage_key FROM inbox_message_refs WHERE tenant_id = $1", tenant
+        )
+    keys = {_hex(row["fingerprint"]): row["content_storage_key"] for row in rows}
+    for source in (*sources[:5], sources[250]):
+        key = keys[hashlib.sha256(source.raw).hexdigest()]
+        assert await download_raw(tiers["content"], tenant, key) == source.raw
+    assert {destination for destination, _, _ in await owed(oltp_db, tenant)} == {"content"}
+    again = await importer.run(tenant, BOX, iter(sources))
+    assert (again.imported, again.existed, again.refused) == (0, 251, 1)
+    assert len(await contents(content_db, tenant)) == 251
+
+
+def _hex(fingerprint: object) -> str:
+    return fingerprint.hex() if isinstance(fingerprint, bytes) else str(fingerprint)
+
+
+async def test_the_same_message_twice_in_one_import_is_one(
+    importer: Importer, tenant: UUID, content_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "BATCH_ITEMS", 4)
+    (one,) = mails(1)
+    done = await importer.run(tenant, BOX, [one] * 10)
+    assert (done.imported, done.existed) == (1, 9)
+    assert len(await contents(content_db, tenant)) == 1
+
+
+async def test_batches_keep_within_the_message_limit(
+    importer: Importer, tenant: UUID, faults: dict[str, Faults]
+) -> None:
+    big = [Source(f"{n}", b"Subject: %d\r\n\r\n" % n + b"x" * 1_200_000) for n in range(5)]
+    edge = Source("edge", b"Subject: edge\r\n\r\n" + b"y" * (mailsources.MESSAGE_LIMIT - 100))
+    done = await importer.run(tenant, BOX, [*big, edge, *mails(150)])
+    assert done.imported == 156
+    puts = faults["content"].requests["BatchPutContents"]
+    assert all(put.ByteSize() < 4 * 1024 * 1024 for put in puts)
+    assert max(len(put.contents) for put in puts) <= 100
+
+
+async def test_an_import_that_was_interrupted_takes_up_where_it_stood(
+    importer: Importer,
+    tenant: UUID,
+    faults: dict[str, Faults],
+    content_db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importing, "BATCH_ITEMS", 10)
+    monkeypatch.setattr(importing, "PARALLEL", 1)
+    monkeypatch.setattr(importing, "DEADLINE_S", 0.5)
+    sources = mails(40)
+    create = "BatchCreateInboxMessages"
+    faults["oltp"].breaks(create, *[Break(Code.UNAVAILABLE, acted=True)] * 30)
+    with pytest.raises(TierError):
+        await importer.run(tenant, BOX, sources)
+    faults["oltp"].heal()
+    done = await importer.run(tenant, BOX, sources)
+    assert done.imported + done.existed == 40
+    assert done.existed == 10
+
+
+async def test_what_cannot_be_found_is_raised_as_itself(importer: Importer, tenant: UUID, tmp_path: Path) -> None:
+    with pytest.raises(MailSourceError):
+        await importer.run(tenant, BOX, mailsources.read(tmp_path / "nowhere"))
+
+
+async def test_a_thread_is_read_with_its_bodies_or_the_reason_why_not(
+    importer: Importer, tiers: dict[str, Tier], tenant: UUID, faults: dict[str, Faults], content_db: Database
+) -> None:
+    root = f"<{uuid4()}@a>"
+    first = mail(Message_ID=root, Subject="first", Date="Mon, 05 Jan 2026 10:00:00 +0000")
+    reply = mail(
+        Message_ID="<2@a>", In_Reply_To=root, References=root, Subject="Re: first",
+        Date="Mon, 05 Jan 2026 11:00:00 +0000",
+    )  # fmt: skip
+    await importer.run(tenant, BOX, [Source("2", reply), Source("1", first)])
+    reader = Reader(tiers["content"], tiers["oltp"])
+    thread = await reader.get_thread(tenant, root)
+    assert [each.message.subject for each in thread] == ["first", "Re: first"]
+    assert [each.body.content.text.strip() for each in thread if each.body.content] == ["Body.", "Body."]
+    async with content_db.tenant(tenant) as connection:
+        await connection.execute(
+            "DELETE FROM content_objects WHERE tenant_id = $1 AND storage_key = $2",
+            tenant,
+            thread[1].message.content_storage_key,
+        )
+    assert [each.body.unavailable for each in await reader.get_thread(tenant, root)] == ["", "CONTENT_MISSING"]
+    faults["content"].breaks("BatchGetContents", *[Break(Code.UNAVAILABLE, "TIER_DB_DOWN")] * 5)
+    assert [each.body.unavailable for each in await reader.get_thread(tenant, root)] == ["TIER_DB_DOWN"] * 2
+
+
+def test_an_import_keeps_its_list_of_problems_short() -> None:
+    done = Imported()
+    for number in range(1500):
+        done.refuse(str(number), "problem")
+        done.keep(str(number), 1, ["defect"])
+    assert (done.refused, len(done.problems)) == (1500, 1000)
+    assert (done.malformed, len(done.odd), done.bytes) == (1500, 1000, 1500)

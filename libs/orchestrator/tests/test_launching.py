@@ -1,0 +1,106 @@
+"""A campaign over the real tiers: everybody once, however often it is launched, and failures come out as themselves."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+import pytest
+from libs.orchestrator.tests.stored import contents, emails
+
+from penguin.oltp.v1 import lead_service_pb2 as lead_pb
+from penguin_chassis.pool import Database
+from penguin_orchestrator import campaigns, keys
+from penguin_orchestrator.campaigns import LaunchError
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.messages import Attachment, OutcomeUnknownError
+from penguin_orchestrator.platform import Penguin
+from penguin_orchestrator.rendering import TemplateInvalidError
+from penguin_testkit.faults import Break, Code, Faults
+
+CREATE = "BatchCreateEmails"
+
+
+@pytest.fixture
+def penguin(tiers: dict[str, Tier]) -> Penguin:
+    return Penguin(tiers)
+
+
+async def prepared(penguin: Penguin, tenant: UUID, count: int, *, text: str = "Dear {{ first_name }}") -> UUID:
+    """A draft campaign to `count` leads, with an attachment."""
+    mailbox = await penguin.tenants.add_mailbox(tenant, f"{uuid4().hex}@sender.example", "Us")
+    template = await penguin.tenants.add_template(
+        tenant, "t", subject="For {{ first_name }}", text=text, html="<p>{{ first_name }}</p>",
+        attachments=[Attachment("a.pdf", "application/pdf", b"%PDF-1.4")],
+    )  # fmt: skip
+    audience = uuid4().hex
+    leads = [
+        lead_pb.NewLead(
+            request_id=str(uuid4()), id=str(keys.new_id()), list=audience, email=f"lead{n}-{audience}@example.com",
+            first_name=f"Name {n}",
+        )
+        for n in range(count)
+    ]  # fmt: skip
+    results = await penguin.tenants.add_leads(tenant, leads)
+    assert all(result.WhichOneof("outcome") != "error" for result in results)
+    return await penguin.campaigns.create(tenant, "c", audience, template_id=template, mailbox_id=mailbox)
+
+
+async def test_everybody_gets_one_email_however_often_it_is_launched(
+    penguin: Penguin, tenant: UUID, oltp_db: Database, content_db: Database
+) -> None:
+    campaign = await prepared(penguin, tenant, 250)
+    launch = await penguin.launch_campaign(tenant, campaign)
+    assert (launch.created, launch.refused) == (250, 0)
+    rows = await emails(oltp_db, tenant)
+    assert len(rows) == 250
+    again = await penguin.launch_campaign(tenant, campaign)
+    assert (again.created, again.refused) == (0, 0)
+    assert await emails(oltp_db, tenant) == rows
+    assert set(rows.values()) <= set(await contents(content_db, tenant))
+    read = await penguin.get_email(tenant, next(iter(rows)), full=True)
+    assert read.email.subject.startswith("For Name ")
+    assert read.body.content is not None
+    assert read.body.content.text == read.email.subject.replace("For", "Dear")
+    assert [a.data for a in read.body.content.attachments] == [b"%PDF-1.4"]
+
+
+async def test_an_interrupted_launch_is_completed_by_the_next(
+    penguin: Penguin,
+    tenant: UUID,
+    faults: dict[str, Faults],
+    oltp_db: Database,
+    content_db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(campaigns, "DEADLINE_S", 1.0)
+    campaign = await prepared(penguin, tenant, 220)
+    faults["oltp"].breaks(CREATE, Break(Code.UNAVAILABLE, acted=True), *[Break(Code.UNAVAILABLE)] * 60)
+    with pytest.raises((OutcomeUnknownError, TierError)):
+        await penguin.launch_campaign(tenant, campaign)
+    faults["oltp"].heal()
+    monkeypatch.setattr(campaigns, "DEADLINE_S", 20.0)
+    await penguin.launch_campaign(tenant, campaign)
+    rows = await emails(oltp_db, tenant)
+    assert len(rows) == 220
+    # No email without its body.
+    assert set(rows.values()) <= set(await contents(content_db, tenant))
+
+
+async def test_a_launch_with_content_away_raises_what_it_met(
+    penguin: Penguin, tenant: UUID, faults: dict[str, Faults], oltp_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = await prepared(penguin, tenant, 150)
+    monkeypatch.setattr(campaigns, "DEADLINE_S", 0.5)
+    faults["content"].breaks("BatchPutContents", *[Break(Code.UNAVAILABLE, "TIER_DB_DOWN")] * 100)
+    with pytest.raises(TierError) as caught:
+        await penguin.launch_campaign(tenant, campaign)
+    assert caught.value.reason == "TIER_DB_DOWN"
+    assert await emails(oltp_db, tenant) == {}
+
+
+async def test_what_cannot_be_launched_says_so(penguin: Penguin, tenant: UUID) -> None:
+    with pytest.raises((LaunchError, TierError)):
+        await penguin.launch_campaign(tenant, uuid4())
+    with pytest.raises(TemplateInvalidError):
+        await prepared(penguin, tenant, 1, text="{% for x in y %}{% endfor %}")

@@ -1,0 +1,267 @@
+"""What a tier owes arrives: at least once, with the same ids each time, and no destination waits for another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from libs.orchestrator.tests.conftest import Make
+from libs.orchestrator.tests.stored import contents, jobs, outgoing, owed, until
+
+from penguin_chassis import outbox
+from penguin_chassis.outbox import Owed
+from penguin_chassis.pool import Database
+from penguin_orchestrator import relay as relaying
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.messages import Sent
+from penguin_orchestrator.relay import Relay
+from penguin_orchestrator.sending import Sender
+from penguin_testkit.faults import Break, Code, Faults
+
+LEASE, SETTLE, CLAIM, ENQUEUE = "LeaseOutbox", "SettleOutbox", "ClaimContents", "EnqueueJobs"
+
+
+@pytest.fixture(autouse=True)
+async def nothing_owed_before(oltp_db: Database) -> None:
+    """A relay takes what it finds."""
+    async with oltp_db.maintenance() as connection:
+        await connection.execute("DELETE FROM outbox")
+
+
+@pytest.fixture
+def relay(tiers: dict[str, Tier]) -> Relay:
+    return Relay(tiers["oltp"], tiers, 200)
+
+
+@contextlib.asynccontextmanager
+async def running(relay: Relay) -> AsyncIterator[None]:
+    task = asyncio.create_task(relay.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+
+
+async def owe(db: Database, tenant: UUID, *things: tuple[str, str, dict[str, Any]]) -> list[UUID]:
+    """Put rows into the outbox: destination, kind, payload."""
+    rows = [Owed(uuid4(), destination, kind, payload) for destination, kind, payload in things]
+    async with db.tenant(tenant) as connection:
+        await outbox.append(connection, tenant, rows, datetime.now(UTC))
+    return [row.id for row in rows]
+
+
+def job(email: str = "e") -> tuple[str, str, dict[str, Any]]:
+    return "queue", "enqueue_jobs", {"kind": "email.send", "jobs": [{"email_id": email}]}
+
+
+async def send(tiers: dict[str, Tier], tenant: UUID, count: int = 3) -> set[str]:
+    sent = await Sender(tiers["content"], tiers["oltp"]).send_emails(tenant, [outgoing() for _ in range(count)])
+    return {each.storage_key for each in sent if isinstance(each, Sent)}
+
+
+async def test_what_is_owed_is_delivered_and_settled(
+    relay: Relay, tiers: dict[str, Tier], tenant: UUID, oltp_db: Database, content_db: Database, queue_db: Database
+) -> None:
+    keys = await send(tiers, tenant)
+    assert await relay.turn() == 2
+    assert await owed(oltp_db, tenant) == []
+    assert await contents(content_db, tenant) == dict.fromkeys(keys, "claimed")
+    assert await jobs(queue_db, tenant) == 3
+    assert await relay.turn() == 0
+
+
+async def test_after_a_crash_before_the_settlement_the_same_is_delivered_again(
+    relay: Relay,
+    tiers: dict[str, Tier],
+    tenant: UUID,
+    faults: dict[str, Faults],
+    oltp_db: Database,
+    queue_db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await send(tiers, tenant)
+    monkeypatch.setattr(relaying, "LEASE_S", 1)
+    faults["oltp"].breaks(SETTLE, *[Break(Code.UNAVAILABLE)] * 100)
+    assert await relay.turn() == 2
+    assert await jobs(queue_db, tenant) == 3
+    assert len(await owed(oltp_db, tenant)) == 2
+    faults["oltp"].heal()
+    another = Relay(tiers["oltp"], tiers, 200)
+    async with asyncio.timeout(5):
+        while await another.turn() == 0:  # noqa: ASYNC110 - the lease runs out by the database's clock
+            await asyncio.sleep(0.1)
+    first, second = faults["queue"].requests[ENQUEUE]
+    assert [j.request_id for j in first.jobs] == [j.request_id for j in second.jobs]
+    first, second = faults["content"].requests[CLAIM]
+    assert first == second
+    assert await jobs(queue_db, tenant) == 3
+    assert await owed(oltp_db, tenant) == []
+
+
+async def test_a_delivery_whose_answer_was_lost_is_made_again_without_a_second_effect(
+    relay: Relay, tiers: dict[str, Tier], tenant: UUID, faults: dict[str, Faults], oltp_db: Database, queue_db: Database
+) -> None:
+    await send(tiers, tenant)
+    faults["queue"].breaks(ENQUEUE, Break(Code.UNAVAILABLE, acted=True))
+    async with running(relay):
+        await until(lambda: _settled(oltp_db, tenant), within_s=10)
+    assert await jobs(queue_db, tenant) == 3
+    assert len(faults["queue"].requests[ENQUEUE]) == 2
+
+
+async def _settled(db: Database, tenant: UUID) -> bool:
+    return await owed(db, tenant) == []
+
+
+async def test_rows_for_a_destination_that_is_away_wait_while_others_flow(
+    tiers: dict[str, Tier], tenant: UUID, oltp_db: Database, content_db: Database, make: Make, ports: dict[str, int]
+) -> None:
+    there = tiers["queue"]
+    tiers["queue"] = make("queue", 9, Faults())
+    relay = Relay(tiers["oltp"], tiers, 200)
+    async with running(relay):
+        keys = await send(tiers, tenant)
+        await until(lambda: _state(content_db, tenant, keys, "claimed"))
+        await until(lambda: _tried(oltp_db, tenant))
+        ((destination, attempt, error),) = await owed(oltp_db, tenant)
+        assert destination == "queue"
+        assert error.startswith("UNAVAILABLE")
+        # It is asked again with longer and longer pauses, not all the time.
+        await asyncio.sleep(1.5)
+        ((_, later, _),) = await owed(oltp_db, tenant)
+        assert later - attempt <= 5
+        # What comes meanwhile for others is not held up.
+        more = await send(tiers, tenant)
+        started = time.monotonic()
+        await until(lambda: _state(content_db, tenant, more, "claimed"))
+        assert time.monotonic() - started < 2
+        tiers["queue"] = there
+        await until(lambda: _settled(oltp_db, tenant), within_s=15)
+
+
+async def _state(db: Database, tenant: UUID, keys: set[str], state: str) -> bool:
+    states = await contents(db, tenant)
+    return all(states.get(key) == state for key in keys)
+
+
+async def _tried(db: Database, tenant: UUID) -> bool:
+    return any(error for _, _, error in await owed(db, tenant))
+
+
+async def test_a_destination_that_hangs_holds_up_no_other(
+    tiers: dict[str, Tier], tenant: UUID, oltp_db: Database, content_db: Database, make: Make
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tiers["queue"] = make("queue", silent.getsockname()[1], Faults())
+        async with running(Relay(tiers["oltp"], tiers, 200)):
+            for _ in range(3):
+                keys = await send(tiers, tenant)
+                started = time.monotonic()
+                await until(lambda keys=keys: _state(content_db, tenant, keys, "claimed"))  # type: ignore[misc]
+                assert time.monotonic() - started < 2
+
+
+async def test_a_tier_that_is_away_is_waited_for(
+    relay: Relay, tiers: dict[str, Tier], tenant: UUID, faults: dict[str, Faults], oltp_db: Database
+) -> None:
+    await send(tiers, tenant)
+    faults["oltp"].breaks(LEASE, *[Break(Code.UNAVAILABLE, "TIER_DB_DOWN")] * 2)
+    async with running(relay):
+        await until(lambda: _settled(oltp_db, tenant), within_s=10)
+    assert 3 <= len(faults["oltp"].requests[LEASE]) < 60
+
+
+async def test_one_tenants_quota_leaves_no_destination_alone(
+    relay: Relay, tenant: UUID, faults: dict[str, Faults], oltp_db: Database
+) -> None:
+    await owe(oltp_db, tenant, job())
+    faults["queue"].breaks(ENQUEUE, Break(Code.RESOURCE_EXHAUSTED, "TENANT_QUOTA"))
+    assert await relay.turn() == 1
+    assert "queue" in relay._away.present()
+    assert (await owed(oltp_db, tenant))[0][2] == "RESOURCE_EXHAUSTED TENANT_QUOTA"
+
+
+async def test_what_nobody_understands_is_reported_kept_and_stops_nothing(
+    relay: Relay,
+    tiers: dict[str, Tier],
+    tenant: UUID,
+    oltp_db: Database,
+    content_db: Database,
+    queue_db: Database,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await owe(
+        oltp_db, tenant, ("queue", "no_such_kind", {}), ("queue", "enqueue_jobs", {"kind": "email.send"}),
+        ("queue", "enqueue_jobs", {"kind": "email.send", "jobs": 7}),
+        ("queue", "enqueue_jobs", {"kind": "email.send", "jobs": [["a", "list"]]}),
+        ("queue", "enqueue_jobs", {"kind": "email.send", "jobs": [{"priority": "no such priority"}]}),
+        ("content", "claim_contents", {"storage_keys": []}), job("good"),
+    )  # fmt: skip
+    async with oltp_db.tenant(tenant) as connection:
+        await connection.execute(
+            "INSERT INTO outbox (tenant_id, id, destination, kind, payload, available_at, created_at)"
+            " VALUES ($1, $2, 'queue', 'enqueue_jobs', 'no json', now(), now())",
+            tenant,
+            uuid4(),
+        )
+    keys = await send(tiers, tenant)
+    async with running(relay):
+        await until(lambda: _state(content_db, tenant, keys, "claimed"))
+        await until(lambda: _has_jobs(queue_db, tenant, 4))
+        await until(lambda: _reported(oltp_db, tenant, 6), within_s=10)
+    errors = {error for _, _, error in await owed(oltp_db, tenant)}
+    assert errors == {
+        "nobody delivers queue/no_such_kind", "KeyError", "TypeError", "AttributeError", "ValueError", "JSONDecodeError",
+    }  # fmt: skip
+    assert await jobs(queue_db, tenant) == 4
+
+
+async def _has_jobs(db: Database, tenant: UUID, count: int) -> bool:
+    return await jobs(db, tenant) == count
+
+
+async def _reported(db: Database, tenant: UUID, count: int) -> bool:
+    rows = await owed(db, tenant)
+    return len(rows) == count and all(error for _, _, error in rows)
+
+
+async def test_a_refused_row_is_found_among_many(
+    relay: Relay, tenant: UUID, faults: dict[str, Faults], oltp_db: Database, queue_db: Database
+) -> None:
+    """A row that a tier refuses for good, between others of the same call."""
+    await owe(oltp_db, tenant, *(job(str(n)) for n in range(30)), ("queue", "enqueue_jobs", {"kind": "", "jobs": [{}]}))
+    assert await relay.turn() == 31
+    ((_, attempt, error),) = await owed(oltp_db, tenant)
+    assert (attempt, error) == (1, "INVALID_ARGUMENT INVALID_FIELD")
+    assert await jobs(queue_db, tenant) == 30
+    assert len(faults["queue"].requests[ENQUEUE]) <= 12
+
+
+async def test_two_relays_share_the_work(
+    tiers: dict[str, Tier], tenant: UUID, oltp_db: Database, queue_db: Database
+) -> None:
+    await owe(oltp_db, tenant, *(job(str(n)) for n in range(120)))
+    relays = [Relay(tiers["oltp"], tiers, 30) for _ in range(2)]
+    moved = 0
+    for _ in range(6):
+        moved += sum(await asyncio.gather(*(relay.turn() for relay in relays)))
+    assert moved == 120
+    assert await jobs(queue_db, tenant) == 120
+    assert await owed(oltp_db, tenant) == []
+
+
+async def test_a_relay_with_nothing_to_do_is_quiet(
+    relay: Relay, faults: dict[str, Faults], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(relay):
+        await asyncio.sleep(2)
+    assert len(faults["oltp"].requests[LEASE]) < 30
