@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from datetime import datetime
+from pathlib import Path
 from uuid import UUID
 
 from rich.console import Console
@@ -16,9 +17,10 @@ from penguin.notifications.v1.notification_service_pb2_grpc import NotificationS
 from penguin.olap.v1 import report_service_pb2 as report_pb
 from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
+from penguin_cli import why
 from penguin_cli.campaigns import fetch_report
 from penguin_cli.demo import data
-from penguin_cli.demo.checks import ledger_counts
+from penguin_cli.demo.checks import emails_of, ledger_counts
 from penguin_cli.demo.events import Simulation
 from penguin_cli.demo.setting import Setting
 from penguin_cli.demo.summary import Summary
@@ -39,7 +41,7 @@ _DELIVERY_PER_EMAIL_S = 0.1
 _SETTLE_S = 30.0
 
 
-async def deliver(penguin: Penguin, setting: Setting, count: int, out: Console, summary: Summary) -> None:
+async def deliver(penguin: Penguin, setting: Setting, root: Path, count: int, out: Console, summary: Summary) -> None:
     """Launch, and wait until the ledger has every email handed over. Raises CommandError when that takes too long."""
     begun = time.monotonic()
     ends = begun + _DELIVERY_S + count * _DELIVERY_PER_EMAIL_S
@@ -63,7 +65,10 @@ async def deliver(penguin: Penguin, setting: Setting, count: int, out: Console, 
                 if launching.done() and counts["sent"] >= count:
                     break
                 if time.monotonic() > ends:
-                    raise CommandError(f"only {dict(counts)} of {count} emails after {time.monotonic() - begun:.0f} s")
+                    await _explain(penguin, setting, root, out)
+                    raise CommandError(
+                        f"{counts['sent']} of {count} emails have left after {time.monotonic() - begun:.0f} s"
+                    )
                 await asyncio.sleep(_POLL_S)
         finally:
             launching.cancel()
@@ -72,6 +77,16 @@ async def deliver(penguin: Penguin, setting: Setting, count: int, out: Console, 
     took = time.monotonic() - begun
     summary.figures["delivered_s"] = round(took, 2)
     summary.figures["emails_per_s"] = round(count / took, 1)
+
+
+async def _explain(penguin: Penguin, setting: Setting, root: Path, out: Console) -> None:
+    """Print what every tier knows of one email that has not left: the stack may be gone when somebody looks."""
+    with contextlib.suppress(TierError):
+        emails = await emails_of(penguin, setting.tenant_a, setting.campaign_id)
+        waiting = next((each for each in emails if each.status != email_pb.EMAIL_STATUS_SENT), None)
+        if waiting is not None:
+            out.print(f"email {waiting.id} has not left:")
+            out.print(why.drawn(await why.gather(penguin, setting.tenant_a, UUID(waiting.id), root)))
 
 
 async def launch_again(penguin: Penguin, setting: Setting) -> list[str]:

@@ -44,7 +44,7 @@ async def _campaign(penguin: Penguin, stack: LocalStack, count: int, seed: int, 
     summary.ids = {"tenant_a": str(stage.tenant_a), "tenant_b": str(stage.tenant_b), "campaign": str(stage.campaign_id)}
     out.print(f"campaign {stage.campaign_id} of tenant {stage.tenant_a}: {count} leads")
     with summary.phase("launch and deliver"):
-        await acts.deliver(penguin, stage, count, out, summary)
+        await acts.deliver(penguin, stage, stack.root, count, out, summary)
     out.print(f"{count} emails handed over, {summary.figures['emails_per_s']:g} a second")
     with summary.phase("launch again"):
         again = await acts.launch_again(penguin, stage)
