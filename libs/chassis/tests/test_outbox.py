@@ -23,12 +23,20 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FAR = NOW + timedelta(days=1)
 
 
-@pytest.fixture
-async def own(databases: Databases) -> AsyncIterator[Database]:
-    """A database of one test: leases look at all tenants."""
+@pytest.fixture(scope="module")
+async def apart(databases: Databases) -> AsyncIterator[Database]:
+    """A database that no other module writes to: leases look at all tenants."""
     urls = await databases.clone("oltp")
     async with database(PoolSettings(urls.app_url, urls.maintenance_url, max_size=4)) as opened:
         yield opened
+
+
+@pytest.fixture
+async def own(apart: Database) -> Database:
+    """It, with nothing owed."""
+    async with apart.maintenance() as connection:
+        await connection.execute("DELETE FROM outbox")
+    return apart
 
 
 def ordered(number: int) -> UUID:

@@ -161,10 +161,11 @@ async def measure(folder, count):
         return statistics.median(taken), max(taken)
 
 folder, endpoint, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+without, _ = asyncio.run(measure(folder, count))
 with telemetry(TelemetrySettings("test", endpoint)):
     median, worst = asyncio.run(measure(folder, count))
     ended = time.monotonic()
-print(median, worst, time.monotonic() - ended, time.time())
+print(without, median, worst, time.monotonic() - ended, time.time())
 """
 
 
@@ -184,9 +185,10 @@ def test_a_collector_that_does_not_answer_costs_no_call_anything(tmp_path_factor
             said, _ = process.communicate(timeout=60)
             figures.append((*map(float, said.split()), time.time()))
             assert process.returncode == 0
-    for median, worst, shutdown, at, ended in figures:
-        assert median < 0.02
-        assert worst < 1.0
+    for without, median, worst, shutdown, at, ended in figures:
+        assert median < without * 3 + 0.005
+        # A call that waited for the exporter would take its time-out, two seconds.
+        assert worst < 1.9
         assert shutdown < 3.0
         assert ended - at < 6.0
 

@@ -263,5 +263,5 @@ async def test_a_relay_with_nothing_to_do_is_quiet(
     relay: Relay, faults: dict[str, Faults], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(relay):
-        await asyncio.sleep(2)
-    assert len(faults["oltp"].requests[LEASE]) < 30
+        await asyncio.sleep(1)
+    assert len(faults["oltp"].requests[LEASE]) < 25
