@@ -81,6 +81,13 @@ async def tenant(penguin: Penguin) -> UUID:
     return await penguin.tenants.onboard("Standing alone")
 
 
+@pytest.fixture(autouse=True)
+async def all_answer(penguin: Penguin, tenant: UUID) -> None:
+    """Each test begins with everything up, whatever the one before has broken."""
+    for tier in penguin.tiers.values():
+        await recovered(tier, tenant)
+
+
 @pytest.mark.parametrize("name", list(READS))
 async def test_a_killed_process(stack: LocalStack, penguin: Penguin, tenant: UUID, name: str) -> None:
     before = pids(stack)

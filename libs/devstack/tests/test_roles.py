@@ -23,6 +23,9 @@ async def tier(cluster: PostgresCluster) -> TierDatabase:
     await run(
         database.owner_url,
         "CREATE TABLE things (id int GENERATED ALWAYS AS IDENTITY, name text);"
+        "CREATE TABLE unnamed (id int);"
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON things TO oltp_app, oltp_maintenance;"
+        "GRANT SELECT ON things TO oltp_readonly;"
         "CREATE FUNCTION answer() RETURNS int LANGUAGE sql AS 'SELECT 42'",
     )
     return database
@@ -36,7 +39,13 @@ async def run(url: str, statement: str) -> None:
         await connection.close(timeout=5)
 
 
-async def test_app_and_maintenance_have_dml_on_what_the_owner_creates_later(tier: TierDatabase) -> None:
+async def test_a_table_is_closed_to_all_until_its_migration_grants_it(tier: TierDatabase) -> None:
+    for url in (tier.app_url, tier.maintenance_url, tier.readonly_url):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await run(url, "SELECT * FROM unnamed")
+
+
+async def test_app_and_maintenance_have_dml_where_it_is_granted(tier: TierDatabase) -> None:
     for url in (tier.app_url, tier.maintenance_url):
         await run(url, "INSERT INTO things (name) VALUES ('a'); UPDATE things SET name = 'b'; DELETE FROM things")
         await run(url, "SELECT answer()")

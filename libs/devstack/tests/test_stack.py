@@ -35,6 +35,7 @@ NAME = "{tier}".upper()
 async def migrate():
     connection = await asyncpg.connect(os.environ[NAME + "_OWNER_DB_URL"])
     await connection.execute("CREATE TABLE IF NOT EXISTS runs (at timestamptz DEFAULT now())")
+    await connection.execute("GRANT SELECT ON runs TO PUBLIC")
     await connection.execute("INSERT INTO runs DEFAULT VALUES")
     await connection.close()
 async def serve():

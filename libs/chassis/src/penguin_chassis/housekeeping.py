@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from penguin_chassis import clock
+from penguin_chassis import clock, outbox
 from penguin_chassis.defects import places
 from penguin_chassis.pool import Database
 
@@ -46,6 +46,7 @@ async def prune_barrier(db: Database, at: datetime) -> None:
 
 
 PRUNE = Duty("prune_barrier", 600.0, prune_barrier)
+MEASURE = Duty("measure_outbox", 2.0, outbox.measure)
 
 
 async def _keep(duty: Duty, db: Database) -> None:

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import orjson
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from penguin_chassis.faults import ResourceExhausted
 from penguin_chassis.queries import load
 
 if TYPE_CHECKING:
@@ -139,6 +140,22 @@ async def settle(
                 )
             )
     return gone, back
+
+
+async def measure(db: Database, _: datetime) -> None:
+    """Count what waits, for `admit`."""
+    db.owed, _oldest = await depth(db)
+
+
+def admit(db: Database) -> None:
+    """Refuse what would owe still more while the outbox is at its limit (100,000 rows; a row may owe for a batch).
+
+    Raises ResourceExhausted (BACKLOG_FULL): what has been taken on is kept, and nothing new is.
+    """
+    if db.owed >= COUNT_LIMIT:
+        raise ResourceExhausted(
+            f"{COUNT_LIMIT} rows wait to be relayed already.", reason="BACKLOG_FULL", retry_after_s=5.0
+        )
 
 
 async def depth(db: Database) -> tuple[int, datetime | None]:

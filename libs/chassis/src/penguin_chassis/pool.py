@@ -66,6 +66,8 @@ class Database:
         self._maintenance = _Side(maintenance, FairPlaces(maintenance.get_max_size()))
         self._up = asyncio.Event()
         self._doubt = asyncio.Event()
+        # Rows that waited in the outbox when they were last counted (`outbox.measure`).
+        self.owed = 0
 
     @property
     def up(self) -> bool:

@@ -26,7 +26,7 @@ _PROBE_EVERY_S = 0.03
 _WATCH_EVERY_S = 0.1
 _SETTLED_AFTER_S = 0.3
 _FIRST_RESTART_S = 0.2
-_SLOWEST_RESTART_S = 15.0
+_SLOWEST_RESTART_S = 5.0
 _STABLE_AFTER_S = 30.0
 _START_ATTEMPTS = 3
 
@@ -346,7 +346,7 @@ def hold_path(root: Path, component: str) -> Path:
 
 
 def restart_delay(failures: int) -> float:
-    """Seconds to wait before the next start: doubling from 0.2 to 15, spread by half each way."""
+    """Seconds to wait before the next start: doubling from 0.2 to 5, spread by half each way."""
     doubled = _FIRST_RESTART_S * 2.0 ** min(failures - 1, 10)
     return min(_SLOWEST_RESTART_S, doubled) * random.uniform(0.5, 1.5)
 

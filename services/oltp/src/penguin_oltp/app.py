@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 
 from penguin_chassis import migrate, tier
-from penguin_chassis.housekeeping import PRUNE, housekeeping
+from penguin_chassis.housekeeping import MEASURE, PRUNE, housekeeping
 from penguin_chassis.pool import database
 from penguin_chassis.server import Running, State, serve
 from penguin_oltp.config import TIER, OltpConfig
@@ -20,7 +20,7 @@ async def serving(config: OltpConfig) -> AsyncIterator[Running]:
     """Serve the tier until the block is left. Starts, and says it is ready, while its database is down."""
     facts = tier.TierFacts(TIER, version("penguin-oltp"), len(migrate.load("penguin_oltp.migrations")))
     state = State()
-    async with database(config.pool()) as db, housekeeping(db, (PRUNE, *DUTIES)):
+    async with database(config.pool()) as db, housekeeping(db, (MEASURE, PRUNE, *DUTIES)):
         own = tier.registration(tier.TierServicer(facts, db, state))
         async with serve(config.server(), [own, *registrations(db)], state) as running:
             yield running

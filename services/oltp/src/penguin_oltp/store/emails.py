@@ -50,9 +50,11 @@ class EmailStore:
         """Write rows, and owe "claim the content" and "enqueue the job", in one transaction: the pivot.
 
         Answers in the order of `items`. Raises FailedPrecondition (CONTENT_CLAIM_EXPIRED) for the whole batch once the
-        contents' claim_by has passed, NotFound for an unknown tenant.
+        contents' claim_by has passed, NotFound for an unknown tenant, ResourceExhausted (BACKLOG_FULL) while
+        the outbox is full.
         """
         claimable(claim_by, at)
+        outbox.admit(self._db)
 
         async def write(fresh: list[tuple[Step, NewEmail]]) -> list[Created]:
             return await _write(connection, tenant_id, [email for _, email in fresh], generation, at)
