@@ -203,7 +203,41 @@ async def test_a_cancelled_transaction_leaves_nothing_broken(urls: TierDatabase,
         for _ in range(4):
             async with db.tenant(tenant) as connection:
                 assert await connection.fetchval(COUNT) == 0
+        await db.settled()
         assert db.pool_size == db.pool_idle
+
+
+async def test_a_call_that_is_dropped_leaves_no_work_to_the_server(urls: TierDatabase, tenant: UUID) -> None:
+    """Else calls begun and dropped would pile up behind the pool's back, with their locks and their snapshots."""
+    async with database(PoolSettings(urls.app_url, urls.maintenance_url, max_size=4)) as db:
+        async with db.tenant(tenant) as connection:
+            first = await backend(connection)
+
+        async def sleep(mark: str) -> None:
+            async with db.tenant(tenant) as connection:
+                await connection.execute(f"SELECT pg_sleep(20) /* {mark} */")
+
+        mark = uuid4().hex
+        for _ in range(10):
+            task = asyncio.create_task(sleep(mark))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        with within(0.3), pytest.raises((DeadlineExceeded, asyncpg.QueryCanceledError)):
+            await sleep(mark)
+        await db.settled()
+        watching = await asyncpg.connect(urls.owner_url)
+        try:
+            left = await watching.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE state <> 'idle' AND query LIKE '%pg_sleep(20) /* ' || $1 || '%'"
+                " AND pid <> pg_backend_pid()",
+                mark,
+            )
+        finally:
+            await watching.close()
+        assert left == 0
+        async with db.tenant(tenant) as connection:
+            assert await backend(connection) == first  # it was cancelled, not cut off
 
 
 async def test_a_hot_read_leaves_no_context_behind(urls: TierDatabase, tenant: UUID) -> None:

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 2.0
 RELEASE_TIMEOUT_S = 1.0
+# How long a server may take to give up what it was doing for a call that is gone (seconds).
+ABANDON_TIMEOUT_S = 1.0
 # How often the monitor looks at the database, and how long it waits before it calls it frozen (seconds).
 HEARTBEAT_S = 1.0
 HEARTBEAT_TIMEOUT_S = 2.0
@@ -68,6 +70,8 @@ class Database:
         self._doubt = asyncio.Event()
         # Rows that waited in the outbox when they were last counted (`outbox.measure`).
         self.owed = 0
+        # Connections whose call was cut short, while the server is being told.
+        self._abandoned: set[asyncio.Task[None]] = set()
 
     @property
     def up(self) -> bool:
@@ -185,18 +189,43 @@ class Database:
                 raise database_down() from None
             raise
 
-    @staticmethod
-    async def _release(side: _Side, key: UUID | None, connection: Connection, *, clean: bool) -> None:
+    async def _release(self, side: _Side, key: UUID | None, connection: Connection, *, clean: bool) -> None:
+        if clean or connection.is_closed():
+            await self._give_back(side, key, connection)
+            return
+        task = asyncio.create_task(self._abandon(side, key, connection))
+        self._abandoned.add(task)
+        task.add_done_callback(self._abandoned.discard)
+
+    async def _abandon(self, side: _Side, key: UUID | None, connection: Connection) -> None:
+        """Take back a connection whose call was cut short, in the call's stead.
+
+        The driver has asked the server to cancel what was under way, and the place is held until it has: or else calls that
+        are begun and dropped would pile up in the server. One that does not answer (frozen) is cut off.
+        """
         try:
-            if not clean and not connection.is_closed():
-                # Cut short with a statement under way: on a frozen server any polite end would wait for ever.
+            async with asyncio.timeout(ABANDON_TIMEOUT_S):
+                await connection.execute("ROLLBACK")
+        except _BROKEN:
+            self._doubt.set()
+            with contextlib.suppress(asyncpg.InterfaceError):
                 connection.terminate()
+        finally:
+            await self._give_back(side, key, connection)
+
+    @staticmethod
+    async def _give_back(side: _Side, key: UUID | None, connection: Connection) -> None:
+        try:
             await side.pool.release(connection, timeout=RELEASE_TIMEOUT_S)
         except _BROKEN:
             with contextlib.suppress(asyncpg.InterfaceError):  # the pool has let go of it already
                 connection.terminate()
         finally:
             side.places.leave(key)
+
+    async def settled(self) -> None:
+        """Wait until what was cut short has been taken back: seconds at the most, on a frozen server too."""
+        await asyncio.gather(*self._abandoned, return_exceptions=True)
 
     async def monitor(self) -> None:
         """Keep asking the database whether it is there; runs until cancelled."""
@@ -269,6 +298,7 @@ async def database(settings: PoolSettings) -> AsyncIterator[Database]:
         watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watch
+        await db.settled()
         for pool in (app, maintenance):
             try:
                 async with asyncio.timeout(RELEASE_TIMEOUT_S):
