@@ -88,8 +88,11 @@ def received(stack: LocalStack, scene: Scene) -> Counter[str]:
     return found
 
 
-async def unclaimed(penguin: Penguin, scene: Scene, wait_s: float = 20.0) -> list[str]:
-    """Contents of the tenant that nothing has claimed, once the relay has had its time."""
+async def unclaimed(penguin: Penguin, scene: Scene, wait_s: float = 60.0) -> list[str]:
+    """Contents of the tenant that nothing has claimed, once the relay has had its time.
+
+    What a killed relay had leased comes back when its lease (30 s) has run out.
+    """
     content = penguin.tiers["content"]
     method = content.stub(ContentServiceStub).ListContents
     ends = time.monotonic() + wait_s
