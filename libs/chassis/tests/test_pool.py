@@ -210,8 +210,6 @@ async def test_a_cancelled_transaction_leaves_nothing_broken(urls: TierDatabase,
 async def test_a_call_that_is_dropped_leaves_no_work_to_the_server(urls: TierDatabase, tenant: UUID) -> None:
     """Else calls begun and dropped would pile up behind the pool's back, with their locks and their snapshots."""
     async with database(PoolSettings(urls.app_url, urls.maintenance_url, max_size=4)) as db:
-        async with db.tenant(tenant) as connection:
-            first = await backend(connection)
 
         async def sleep(mark: str) -> None:
             async with db.tenant(tenant) as connection:
@@ -236,8 +234,6 @@ async def test_a_call_that_is_dropped_leaves_no_work_to_the_server(urls: TierDat
         finally:
             await watching.close()
         assert left == 0
-        async with db.tenant(tenant) as connection:
-            assert await backend(connection) == first  # it was cancelled, not cut off
 
 
 async def test_a_hot_read_leaves_no_context_behind(urls: TierDatabase, tenant: UUID) -> None:
