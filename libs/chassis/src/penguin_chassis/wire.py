@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -34,9 +34,13 @@ def number(enum: Any, word: str | None) -> Any:
 
 
 def stamp(at: datetime | None) -> Timestamp | None:
-    """A datetime as a Timestamp; nothing stays nothing."""
-    if at is None:
-        return None
+    """A datetime as a Timestamp, to be put into a message (which copies it); nothing stays nothing."""
+    return None if at is None else _stamp(at)
+
+
+@lru_cache(maxsize=64)
+def _stamp(at: datetime) -> Timestamp:
+    # A batch's rows share their times.
     result = Timestamp()
     result.FromDatetime(at)
     return result
