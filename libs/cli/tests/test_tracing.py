@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -80,3 +83,24 @@ def test_many_calls_alike_are_shown_once(tmp_path: Path, text_of: Callable[[Rend
 def test_an_unknown_email_is_an_error(store: Path) -> None:
     with pytest.raises(CommandError, match="no trace of email"):
         tracing.show(store, UUID(int=3), wait_s=0)
+
+
+def test_a_trace_that_grows_is_waited_for(tmp_path: Path) -> None:
+    now = time.time_ns()
+
+    def recent(number: int, parent: int | None, name: str) -> StoredSpan:
+        return replace(span(1, number, parent, name, str(OURS)), start_ns=now, end_ns=now + number)
+
+    def grow() -> None:
+        spans.add([recent(2, 1, "worker send")])
+
+    spans = SpanStore(tmp_path)
+    spans.add([recent(1, None, "cli send")])
+    assert names(tracing.settled(tmp_path, OURS, wait_s=0)) == ["cli send"]
+    later = threading.Timer(0.4, grow)
+    later.start()
+    begun = time.monotonic()
+    assert names(tracing.settled(tmp_path, OURS, wait_s=30)) == [("cli send", ["worker send"])]
+    assert time.monotonic() - begun < 10
+    later.join()
+    spans.close()

@@ -24,8 +24,10 @@ EMAIL_ID = "penguin.email_id"
 _TRACES = 50
 # So many calls of one kind below one span are shown each; of more, the first.
 _ALIKE = 3
-# Exporters send in batches: a trace just made is complete after about this long (seconds).
+# How long a trace is waited for (seconds).
 SETTLE_S = 3.0
+# Exporters send twice a second: what followed its newest span at once has been stored after so long (seconds).
+_QUIET_S = 1.5
 _STYLES = {
     "penguin-oltp": "cyan", "penguin-content": "magenta", "penguin-queue": "yellow", "penguin-notifications": "blue",
     "penguin-olap": "green", "penguin-relay": "bright_black", "penguin-worker": "bright_green",
@@ -55,7 +57,9 @@ def add_to(app: typer.Typer) -> None:
 def trace(
     context: typer.Context,
     email: Annotated[str, typer.Argument(help="The email's id.")],
-    wait: Annotated[float, typer.Option(min=0, max=60, help="Wait so many seconds for a trace to appear.")] = SETTLE_S,
+    wait: Annotated[
+        float, typer.Option(min=0, max=60, help="Wait at most so many seconds until it is whole.")
+    ] = SETTLE_S,
 ) -> None:
     """Show one email's whole way across the tiers as a tree, with offsets and durations."""
     with told():
@@ -64,14 +68,24 @@ def trace(
 
 def show(store: Path, email_id: UUID, wait_s: float) -> None:
     """Print the tree. Raises CommandError where nothing is known of the email."""
-    ends = time.monotonic() + wait_s
-    while not (roots := way_of(store, email_id)) and time.monotonic() < ends:
-        time.sleep(0.1)
+    roots = settled(store, email_id, wait_s)
     if not roots:
         raise CommandError(
             f"no trace of email {email_id} is stored; only the newest are kept, and only what ran while the stack was up"
         )
     screen().print(drawn(email_id, roots))
+
+
+def settled(store: Path, email_id: UUID, wait_s: float) -> list[Node]:
+    """As way_of(), once nothing has been added for a moment; as it stands after `wait_s` seconds at the latest."""
+    ends = time.monotonic() + wait_s
+    while True:
+        roots = way_of(store, email_id)
+        newest = max((node.span.end_ns for root in roots for node in root.walk()), default=None)
+        quiet = newest is not None and time.time_ns() - newest > _QUIET_S * 1e9
+        if quiet or time.monotonic() >= ends:
+            return roots
+        time.sleep(0.1)
 
 
 def way_of(store: Path, email_id: UUID) -> list[Node]:
