@@ -13,8 +13,10 @@ from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin.oltp.v1 import campaign_service_pb2 as campaign_pb
 from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin.oltp.v1 import lead_service_pb2 as lead_pb
+from penguin.oltp.v1 import template_service_pb2 as template_pb
 from penguin.oltp.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
+from penguin.oltp.v1.template_service_pb2_grpc import TemplateServiceStub
 from penguin_devstack.spool import read_messages
 from penguin_devstack.stack import LocalStack
 from penguin_orchestrator import keys
@@ -105,6 +107,26 @@ async def unclaimed(penguin: Penguin, scene: Scene, wait_s: float = 60.0) -> lis
         if not found or time.monotonic() > ends:
             return found
         await asyncio.sleep(0.25)
+
+
+async def strays(penguin: Penguin, scene: Scene) -> set[str]:
+    """Contents of the tenant that neither an email nor its template refers to, whatever their state."""
+    content = penguin.tiers["content"]
+    keys_stored: set[str] = set()
+    token = ""
+    while True:
+        request = content_pb.ListContentsRequest(tenant_id=str(scene.tenant), page_size=1000, page_token=token)
+        reply = await content.insist(content.stub(ContentServiceStub).ListContents, request, deadline_s=30)
+        keys_stored |= {c.storage_key for c in reply.contents}
+        token = reply.next_page_token
+        if not token:
+            break
+    oltp = penguin.tiers["oltp"]
+    templates = template_pb.ListTemplatesRequest(tenant_id=str(scene.tenant))
+    owned = await oltp.insist(oltp.stub(TemplateServiceStub).ListTemplates, templates, deadline_s=30)
+    referred = {e.content_storage_key for e in await emails_of(penguin, scene)}
+    assert referred <= keys_stored, "an email refers to a content that is gone"
+    return keys_stored - referred - {t.content_storage_key for t in owned.templates}
 
 
 async def emails_of(penguin: Penguin, scene: Scene) -> list[email_pb.Email]:

@@ -27,6 +27,7 @@ async def play(stack: LocalStack, penguin: Penguin, fault: Callable[[], Awaitabl
     launch = asyncio.create_task(penguin.campaigns.launch(scene.tenant, scene.campaign, progress=lambda _: begun.set()))
     async with asyncio.timeout(60):
         await begun.wait()
+    assert not launch.done(), "the launch was over before the fault: nothing was shown"
     await fault()
     launched = await launch
     assert (launched.created, launched.refused) == (SIZE, 0)
@@ -38,6 +39,7 @@ async def check_exactly_once(stack: LocalStack, penguin: Penguin, scene: scenes.
     assert counts == {"SENT": SIZE}
     assert scenes.received(stack, scene) == dict.fromkeys(scene.recipients, 1)
     assert await scenes.unclaimed(penguin, scene) == []
+    assert await scenes.strays(penguin, scene) == set()
 
 
 @pytest.mark.parametrize("component", [*TIERS, "relay"])
@@ -67,6 +69,7 @@ async def test_a_worker_is_killed(stack: LocalStack, penguin: Penguin) -> None:
             if scenes.received(stack, scene):
                 break
             await asyncio.sleep(0.02)
+        assert 0 < sum(scenes.received(stack, scene).values()) < SIZE, "the worker was not at work"
         await stack.kill("worker")
 
     scene = await scenes.campaign(penguin, SIZE)
@@ -82,3 +85,4 @@ async def test_a_worker_is_killed(stack: LocalStack, penguin: Penguin) -> None:
     }
     assert scene.recipients - unknown <= set(received), "an email that counts as sent was not delivered"
     assert await scenes.unclaimed(penguin, scene) == []
+    assert await scenes.strays(penguin, scene) == set()
