@@ -61,7 +61,10 @@ def trace(
         float, typer.Option(min=0, max=60, help="Wait at most so many seconds until it is whole.")
     ] = SETTLE_S,
 ) -> None:
-    """Show one email's whole way across the tiers as a tree, with offsets and durations."""
+    """Show one email's whole way across the tiers as a tree, with offsets and durations.
+
+    Read from the local stack's own spans, whoever's the email is: they hold ids and times, no addresses and no bodies.
+    """
     with told():
         show(LocalStack(root_of(context)).otlp_store, id_of(email, "email"), wait)
 

@@ -68,6 +68,7 @@ def drawn(known: Known) -> RenderableType:
     """One line a tier, and the verdict."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
+    stored = isinstance(known.email, email_pb.Email)
     for name, lines in (
         ("oltp", _of_email(known.email)),
         ("  outbox", _of_outbox(known.outbox)),
@@ -75,7 +76,7 @@ def drawn(known: Known) -> RenderableType:
         ("queue", _of_job(known.job)),
         ("olap", _of_facts(known.facts)),
         ("notifications", _of_notified(known.notified)),
-        ("smtp (local)", _of_spool(known.spooled)),
+        ("smtp (local)", _of_spool(known.spooled) if stored else ["not asked: it is looked for by what OLTP knows"]),
     ):
         for number, line in enumerate(lines):
             table.add_row("" if number else name, line)
@@ -113,7 +114,7 @@ def _of_outbox(outbox: tier_pb.GetStatusResponse | Away) -> list[str]:
     if not outbox.HasField("outbox_depth"):
         return ["[red]the database is down[/]"]
     if not outbox.outbox_depth:
-        return ["empty: all that OLTP owes is delivered"]
+        return ["empty: OLTP owes nothing to anyone"]
     oldest = outbox.outbox_oldest_age.ToTimedelta().total_seconds()
     return [f"{outbox.outbox_depth} rows of all tenants wait, the oldest for {oldest:.0f} s"]
 
