@@ -36,6 +36,3 @@ FROM unnest($2::uuid[], $3::integer[], $4::text[], $5::timestamptz[], $6::intege
     AS o (email_id, attempt, outcome, finished_at, smtp_code, enhanced_status, note)
 WHERE a.tenant_id = $1 AND a.email_id = ANY ($2::uuid[]) AND a.email_id = o.email_id AND a.attempt = o.attempt
   AND (a.outcome IS NULL OR a.outcome = 'unknown');
-
--- name: requeue_claim
-SELECT id, priority FROM emails WHERE tenant_id = $1 AND id = $2;
