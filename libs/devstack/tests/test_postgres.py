@@ -17,7 +17,7 @@ import pytest
 
 from penguin_devstack import pgbinaries, pgfiles
 from penguin_devstack.guardian import guarded_directory
-from penguin_devstack.ports import free_port, is_free
+from penguin_devstack.ports import is_free
 from penguin_devstack.postgres import PostgresCluster, PostgresError, temporary_cluster
 from penguin_devstack.processes import ProcessId, wait_gone
 
@@ -228,9 +228,3 @@ def test_initialise_and_start_is_quick_and_leaves_nothing() -> None:
     assert not process.alive
     assert not directory.exists()
     assert is_free(cluster.port)
-
-
-def test_handed_out_ports_are_distinct_and_below_the_ephemeral_range() -> None:
-    ports = [free_port() for _ in range(50)]
-    assert len(set(ports)) == 50
-    assert all(1024 < port < 32_768 for port in ports)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from penguin_devstack.issuer import TIERS
-from penguin_devstack.ports import LOOPBACK, free_port, is_free
+from penguin_devstack.ports import LOOPBACK, free_port, is_free, lease
 from penguin_devstack.postgres import PostgresCluster
 from penguin_devstack.roles import TierDatabase, TierPasswords, tier_database
 from penguin_devstack.valkey import ValkeyServer
@@ -109,7 +109,7 @@ class Layout:
         remembered: dict[str, int] = self._read("ports.json")
         for component in [*_FIXTURES, *(name for tier in TIERS for name in (tier, f"{tier}-db"))]:
             port = remembered.get(component)
-            if port is None or not is_free(port):
+            if port is None or not lease(port) or not is_free(port):
                 remembered[component] = free_port(avoid=remembered.values())
         self._ports = remembered
         self._write("ports.json", remembered)

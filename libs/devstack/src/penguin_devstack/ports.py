@@ -1,12 +1,22 @@
 """Chooses loopback ports for local servers. It never takes a port somebody already holds, and stays below the
-range the kernel hands to outgoing connections, so that a server can come back to its port after a crash."""
+range the kernel hands to outgoing connections, so that a server can come back to its port after a crash.
+
+A port is leased to the process that chose it until that process ends, whether or not anything listens on it: stacks
+and tests run side by side, and a server that is yet to start, or down for a moment, must find its port free.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+
+import psutil
 
 LOOPBACK = "127.0.0.1"
 _LOWEST, _HIGHEST = 20_000, 32_000
@@ -32,16 +42,33 @@ def is_free(port: int) -> bool:
     return True
 
 
-def reserve(port: int) -> socket.socket | None:
-    """Keep others from choosing a free port until the socket is closed; None if it is not free."""
-    holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def lease(port: int) -> bool:
+    """Keep the port from other processes' choice until this one ends; False if another has it."""
     try:
-        # Without SO_REUSEADDR nobody else can bind it, and without listen nobody can connect.
-        holder.bind((LOOPBACK, port))
+        # A record lock on one byte per port: the kernel drops it with the process, and a fork does not inherit it.
+        fcntl.lockf(_leases(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except OSError:
-        holder.close()
-        return None
-    return holder
+        return False
+    return True
+
+
+@cache
+def _leases() -> int:
+    """Descriptor of the file whose bytes are locked. It stays open: closing any descriptor of it drops every lock."""
+    path = Path(tempfile.gettempdir()) / f"penguin-ports-{os.getuid()}.lock"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def holder(port: int) -> str:
+    """Who listens on the port, for a message: a process id and its command, as far as this user may see it."""
+    for connection in psutil.net_connections("tcp"):
+        if connection.laddr and connection.laddr.port == port and connection.pid is not None:
+            try:
+                command = " ".join(psutil.Process(connection.pid).cmdline())[:200]
+            except psutil.Error:
+                command = ""
+            return f"process {connection.pid} {command} ({connection.status})"
+    return "an unknown process"
 
 
 def free_port(avoid: Iterable[int] = ()) -> int:
@@ -50,7 +77,7 @@ def free_port(avoid: Iterable[int] = ()) -> int:
     taken = set(avoid) | _handed_out
     for _ in range(_ATTEMPTS):
         port = random.randrange(lowest, highest)
-        if port not in taken and is_free(port):
+        if port not in taken and lease(port) and is_free(port):
             _handed_out.add(port)
             return port
     raise NoFreePortError(f"no free loopback port between {lowest} and {highest}")

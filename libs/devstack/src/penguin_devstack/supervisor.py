@@ -8,7 +8,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from penguin_devstack import logs, orphans
-from penguin_devstack.ports import is_free, reserve
+from penguin_devstack.ports import holder, is_free
 from penguin_devstack.processes import ProcessId
 from penguin_devstack.stack_state import ComponentState, StackState, StateFile
 
@@ -75,12 +74,6 @@ class _Component:
     process: asyncio.subprocess.Process | None = None
     identity: ProcessId | None = None
     keeper: asyncio.Task[None] | None = None
-    reservation: socket.socket | None = None
-
-    def release_port(self) -> None:
-        if self.reservation is not None:
-            self.reservation.close()
-            self.reservation = None
 
 
 class Supervisor:
@@ -114,8 +107,6 @@ class Supervisor:
         self._save()
         for component in self._components.values():
             component.unheld.set()
-            if isinstance(component.spec, ProcessSpec) and component.spec.port is not None:
-                component.reservation = reserve(component.spec.port)
             component.keeper = asyncio.create_task(self._keep(component))
         workers = [asyncio.create_task(self._watch()), *(c.keeper for c in self._components.values() if c.keeper)]
         try:
@@ -193,9 +184,8 @@ class Supervisor:
         try:
             if spec.prepare is not None:
                 await asyncio.to_thread(spec.prepare)
-            component.release_port()
             if spec.port is not None and not is_free(spec.port):
-                raise OSError(f"port {spec.port} is in use")
+                raise OSError(f"port {spec.port} is in use by {await asyncio.to_thread(holder, spec.port)}")
             process = await self._spawn(component, spec)
         except (OSError, RuntimeError) as error:
             with spec.log_path.open("a") as log:
@@ -299,7 +289,6 @@ class Supervisor:
 
     async def _stop(self, component: _Component) -> None:
         spec = component.spec
-        component.release_port()
         if isinstance(spec, TaskSpec) or component.process is None:
             component.state.pid = None
             if component.state.status not in ("failed", "done"):
