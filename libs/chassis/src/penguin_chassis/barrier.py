@@ -165,7 +165,7 @@ async def once_each(
     connection: Connection,
     items: Sequence[tuple[Step, X]],
     kind: type[T],
-    act: Callable[[list[tuple[Step, X]]], Awaitable[Sequence[T | faults.Fault]]],
+    act: Callable[[list[tuple[Step, X]]], Awaitable[Sequence[T | faults.Fault | None]]],
     *,
     foresee: Callable[[X], T | None] | None = None,
 ) -> list[T | faults.Fault]:
@@ -173,26 +173,25 @@ async def once_each(
 
     Replies are stored; items answered with a fault are released, to be tried again. Repeats get their first answer.
     Answers come in the order of `items`. `foresee` tells an item's reply beforehand, or None where it cannot:
-    stored with the claim, it saves a second write.
+    stored with the claim, it saves a second write. `act` then answers None for an item that went as foreseen.
     """
     foreseen = [foresee(item) for _, item in items] if foresee else None
     claims = await claim_all(connection, [step for step, _ in items], kind, foreseen)
     places = [n for n, claimed in enumerate(claims) if isinstance(claimed, Fresh)]
     fresh = [items[n] for n in places]
-    acted = list(await act(fresh)) if fresh else []
-    done = [(n, items[n][0], answer) for n, answer in zip(places, acted, strict=True)]
-    await release_all(connection, [step for _, step, answer in done if isinstance(answer, faults.Fault)])
-    kept = [
-        (step, answer)
-        for n, step, answer in done
-        if not isinstance(answer, faults.Fault) and not (foreseen and foreseen[n] == answer)
-    ]
-    await record_all(connection, [step for step, _ in kept], [answer for _, answer in kept], kind)
-    following = iter(acted)
-    answers: list[T | faults.Fault] = []
-    for claimed in claims:
-        if isinstance(claimed, Fresh):
-            answers.append(next(following))
+    acted = await act(fresh) if fresh else []
+    released: list[Step] = []
+    told: list[tuple[Step, T]] = []
+    answers: list[Any] = [claimed.reply if isinstance(claimed, Replay) else claimed for claimed in claims]
+    for n, answer in zip(places, acted, strict=True):
+        if answer is None and foreseen:
+            answers[n] = foreseen[n]
+            continue
+        answers[n] = answer
+        if isinstance(answer, faults.Fault):
+            released.append(items[n][0])
         else:
-            answers.append(claimed.reply if isinstance(claimed, Replay) else claimed)
+            told.append((items[n][0], cast("T", answer)))
+    await release_all(connection, released)
+    await record_all(connection, [step for step, _ in told], [answer for _, answer in told], kind)
     return answers

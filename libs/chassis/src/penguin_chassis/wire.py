@@ -8,6 +8,7 @@ from functools import cache, lru_cache
 from typing import Any
 from uuid import UUID
 
+from asyncpg.pgproto import pgproto
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from penguin_chassis.faults import InvalidArgument
@@ -60,9 +61,18 @@ def when(message: Any, field: str) -> datetime | None:
     return moment
 
 
+def uuid_of(value: str | bytes) -> UUID:
+    """An id from its text or its 16 bytes; raises ValueError for what is none.
+
+    It is the database driver's kind of UUID: equal to any other, and read, written and hashed several times as fast.
+    """
+    identifier: UUID = pgproto.UUID(value)  # type: ignore[type-var]  # it takes both
+    return identifier
+
+
 def uuid_or_none(text: str) -> UUID | None:
     """An optional id."""
-    return UUID(text) if text else None
+    return uuid_of(text) if text else None
 
 
 def text(identifier: UUID | None) -> str:

@@ -21,6 +21,7 @@ from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin.oltp.v1 import email_service_pb2 as oltp_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
+from penguin_chassis.wire import uuid_of
 from penguin_orchestrator import blobs, keys
 from penguin_orchestrator.batches import Preparation, Prepared, against_contract, batches, split_blobs
 from penguin_orchestrator.clients import Tier
@@ -201,4 +202,4 @@ def _refusal(error: errors_pb2.ItemError) -> Refusal:
 def _result(result: oltp_pb.CreateEmailResult) -> SendResult:
     if result.WhichOneof("outcome") == "error":
         return _refusal(result.error)
-    return Sent(UUID(result.email.id), result.email.message_id, result.email.content_storage_key)
+    return Sent(uuid_of(result.email.id), result.email.message_id, result.email.content_storage_key)

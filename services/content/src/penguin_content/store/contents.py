@@ -62,7 +62,7 @@ class ContentStore:
     ) -> list[Put]:
         """Store contents, unclaimed, and of the `given` blobs (by hash) those they refer to. Answers in order."""
 
-        async def write(fresh: list[tuple[Step, Asked]]) -> list[Put]:
+        async def write(fresh: list[tuple[Step, Asked]]) -> list[Put | None]:
             return await _write(connection, tenant_id, [asked for _, asked in fresh], given, terms)
 
         def foresee(asked: Asked) -> Metadata | None:
@@ -105,7 +105,7 @@ class ContentStore:
 
 async def _write(
     connection: Connection, tenant_id: UUID, asked: Sequence[Asked], given: Mapping[str, Blob], terms: Terms
-) -> list[Put]:
+) -> list[Put | None]:
     wanted = {a.sha256 for c in asked if isinstance(c, NewContent) and not c.raw_source for a in c.attachments}
     held = await blob_store.hold(connection, tenant_id, wanted)
     sizes = {sha256: blob.raw_size for sha256, blob in given.items()} | held
@@ -117,7 +117,7 @@ async def _write(
     new = {sha256: given[sha256] for sha256 in referred if sha256 not in held}
     await blob_store.keep(connection, tenant_id, new, terms.at)
     await _attach(connection, tenant_id, written)
-    return [_answer(answer, inserted, terms) for answer in answers]
+    return [_answer(answer, first, inserted, terms) for answer, first in zip(answers, asked, strict=True)]
 
 
 def _judged(asked: Sequence[Asked], sizes: Mapping[str, int]) -> list[Asked]:
@@ -176,12 +176,13 @@ async def _attach(connection: Connection, tenant_id: UUID, contents: Sequence[Ne
         await connection.execute(sql.attach, tenant_id, *map(list, zip(*rows, strict=True)))
 
 
-def _answer(content: Asked, inserted: set[str], terms: Terms) -> Put:
+def _answer(content: Asked, asked: Asked, inserted: set[str], terms: Terms) -> Put | None:
+    """Why a content was not stored, or what is known of it; None where it is just what was asked for."""
     if isinstance(content, Fault):
         return content
     if content.storage_key not in inserted:
         return _taken()
-    return _metadata(content, terms)
+    return None if content is asked else _metadata(content, terms)
 
 
 def _metadata(content: NewContent, terms: Terms) -> Metadata:

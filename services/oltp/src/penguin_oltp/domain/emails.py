@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from uuid import UUID
 
 from penguin_chassis.faults import FailedPrecondition, Fault
@@ -46,7 +47,7 @@ class NewEmail:
     priority: str
     send_at: datetime | None
 
-    @property
+    @cached_property
     def message_id(self) -> str:
         """RFC 5322 Message-ID: the email's id at its sender's domain, so that every attempt carries the same."""
         return f"<{self.id}@{self.sender.rpartition('@')[2].lower()}>"

@@ -7,7 +7,7 @@ from uuid import UUID
 from penguin.oltp.v1 import email_service_pb2 as pb
 from penguin_chassis.errors import item_error
 from penguin_chassis.faults import Fault
-from penguin_chassis.wire import number, stamp, text, uuid_or_none, when, word
+from penguin_chassis.wire import number, stamp, text, uuid_of, uuid_or_none, when, word
 from penguin_oltp.domain.emails import Created, Email, NewEmail, Outcome, Started
 from penguin_oltp.store.events import Event
 
@@ -15,7 +15,7 @@ from penguin_oltp.store.events import Event
 def new_email(item: pb.NewEmail) -> NewEmail:
     """An item of a batch create."""
     return NewEmail(
-        id=UUID(item.id),
+        id=uuid_of(item.id),
         recipient=item.recipient,
         recipient_name=item.recipient_name,
         sender=item.sender,

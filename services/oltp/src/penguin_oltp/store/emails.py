@@ -56,7 +56,7 @@ class EmailStore:
         claimable(claim_by, at)
         outbox.admit(self._db)
 
-        async def write(fresh: list[tuple[Step, NewEmail]]) -> list[Created]:
+        async def write(fresh: list[tuple[Step, NewEmail]]) -> list[Fault | None]:
             return await _write(connection, tenant_id, [email for _, email in fresh], generation, at)
 
         async with self._db.tenant(tenant_id) as connection:
@@ -100,16 +100,15 @@ class EmailStore:
 
 async def _write(
     connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail], generation: int, at: datetime
-) -> list[Created]:
-    """Insert the emails that can be, and owe what follows from them."""
+) -> list[Fault | None]:
+    """Insert the emails that can be, and owe what follows from them; answers why not, in order."""
     named = rows.firsts(emails)
     faulty = await _missing(connection, tenant_id, emails) | await _ended(connection, tenant_id, emails)
     inserted = await _insert(connection, tenant_id, [e for e in named.values() if e.id not in faulty], generation, at)
     await outbox.append(connection, tenant_id, _owed([e for e in named.values() if e.id in inserted]), at)
     taken = AlreadyExists("An email for this lead and step, or with this id or key, exists.", field="lead_id")
     return [
-        _created(email) if email.id in inserted and named[email.id] is email else faulty.get(email.id, taken)
-        for email in emails
+        None if email.id in inserted and named[email.id] is email else faulty.get(email.id, taken) for email in emails
     ]
 
 

@@ -35,7 +35,7 @@ class LeadStore:
         Raises NotFound for an unknown tenant.
         """
 
-        async def write(fresh: list[tuple[Step, Lead]]) -> list[Lead | Fault]:
+        async def write(fresh: list[tuple[Step, Lead]]) -> list[Fault | None]:
             return await _insert(connection, tenant_id, [lead for _, lead in fresh])
 
         async with self._db.tenant(tenant_id) as connection:
@@ -102,18 +102,18 @@ def _json(fields: Mapping[str, str]) -> str:
     return orjson.dumps(fields).decode()
 
 
-async def _insert(connection: Connection, tenant_id: UUID, leads: Sequence[Lead]) -> list[Lead | Fault]:
-    """Insert the leads that can be."""
+async def _insert(connection: Connection, tenant_id: UUID, leads: Sequence[Lead]) -> list[Fault | None]:
+    """Insert the leads that can be; answers why not, in order."""
     named = rows.firsts(leads)
     columns = [[getattr(lead, name) for lead in named.values()] for name in _PLAIN]
     columns.insert(-1, [_json(lead.custom_fields) for lead in named.values()])
     with constraints.writing(tenant_id):
         inserted = await connection.fetch(sql.insert, tenant_id, leads[0].created_at, *columns)
     new = {record["id"] for record in inserted}
-    answers: list[Lead | Fault] = []
+    answers: list[Fault | None] = []
     for lead in leads:
         if named[lead.id] is not lead:
             answers.append(constraints.taken("lead", "id"))
         else:
-            answers.append(lead if lead.id in new else constraints.taken("lead", "email"))
+            answers.append(None if lead.id in new else constraints.taken("lead", "email"))
     return answers

@@ -9,7 +9,7 @@ from uuid import UUID
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_chassis.errors import item_error
 from penguin_chassis.faults import Fault
-from penguin_chassis.wire import number, stamp, text, when
+from penguin_chassis.wire import number, stamp, text, uuid_of, when
 from penguin_queue.domain.jobs import (
     DEFAULT_MAX_ATTEMPTS,
     WAITING,
@@ -25,7 +25,7 @@ from penguin_queue.domain.jobs import (
 def new_job(item: pb.NewJob) -> NewJob:
     """An item of an enqueue. Priorities have the contract's numbers."""
     return NewJob(
-        id=UUID(item.id),
+        id=uuid_of(item.id),
         kind=item.kind,
         payload=item.payload,
         priority=item.priority or pb.JOB_PRIORITY_NORMAL,

@@ -56,7 +56,7 @@ class JobStore:
         right = [item for i, item in enumerate(items) if i not in faulty]
         stored: list[Ready] = []
 
-        async def write(fresh: list[tuple[Step, NewJob]]) -> list[UUID | Fault]:
+        async def write(fresh: list[tuple[Step, NewJob]]) -> list[Fault | None]:
             answers, new = await _insert(connection, tenant_id, [job for _, job in fresh], at)
             stored.extend(new)
             return answers
@@ -106,19 +106,19 @@ class JobStore:
 
 async def _insert(
     connection: Connection, tenant_id: UUID, jobs: Sequence[NewJob], at: datetime
-) -> tuple[list[UUID | Fault], list[Ready]]:
+) -> tuple[list[Fault | None], list[Ready]]:
     timed = [job if job.run_at else replace(job, run_at=at) for job in jobs]
     columns = ("id", "kind", "payload", "priority", "run_at", "max_attempts", "traceparent")
     values = [[getattr(job, column) for job in timed] for column in columns]
     rows = await connection.fetch(sql.insert, tenant_id, at, *values)
     # Counted, not only looked up: an id that stands twice in the batch was inserted once.
     inserted = Counter(row["id"] for row in rows)
-    answers: list[UUID | Fault] = []
+    answers: list[Fault | None] = []
     stored: list[Ready] = []
     for job in timed:
         if inserted[job.id]:
             inserted[job.id] -= 1
-            answers.append(job.id)
+            answers.append(None)
             stored.append(Ready(tenant_id, job.id, job.kind, job.priority, job.run_at or at))
         else:
             answers.append(AlreadyExists("A job with this id exists.", field="id"))
