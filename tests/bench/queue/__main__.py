@@ -1,0 +1,168 @@
+"""`make bench-queue`: peers and our queue in turns, medians of `ROUNDS` rounds, `python -m tests.bench.queue [name …]`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+from tests.bench.queue import figures
+from tests.bench.queue.installing import Installed, install
+from tests.bench.queue.roster import OURS, PEERS, SCENARIOS, US, WANTED, Contestant, Scenario, versions
+from tests.bench.queue.servers import SETTINGS, Servers, servers
+
+RESULTS = Path(".local") / "bench" / "queue.json"
+TRIED_CALLERS = (1, 2, 4)
+TRIED_JOBS = 10_000
+# A drain is measured this long at most (seconds); it is a rate either way.
+LIMIT_S = 15
+TIMEOUT_S = 120
+
+
+class Failed(Exception):
+    """A driver ended without a figure."""
+
+
+class Bench:
+    """Runs drivers one at a time and keeps what they say."""
+
+    def __init__(self, run_by: Servers, installed: Installed, contestants: Sequence[Contestant]) -> None:
+        self._servers = run_by
+        self._installed = installed
+        self._contestants = contestants
+        self.callers: dict[str, int] = {}
+        self.measured: dict[str, dict[str, dict[str, list[float]]]] = {
+            scenario.name: {c.name: defaultdict(list) for c in contestants} for scenario in SCENARIOS
+        }
+
+    async def choose_callers(self) -> None:
+        """How many bulk callers each is fastest with; it is also everybody's warm-up."""
+        for contestant in self._contestants:
+            rates: dict[int, float] = {}
+            for callers in TRIED_CALLERS:
+                self.callers[contestant.name] = callers
+                await self._servers.empty(contestant)
+                try:
+                    rates[callers] = (await self._driver(contestant, SCENARIOS[0].name, TRIED_JOBS))["rate"]
+                except Failed as failure:
+                    print(f"{contestant.name} failed: {failure}", flush=True)
+            self.callers[contestant.name] = max(rates, key=rates.__getitem__, default=TRIED_CALLERS[-1])
+            tried = ", ".join(f"{callers}: {rate:,.0f}" for callers, rate in rates.items())
+            print(f"bulk callers  {contestant.name:<18}{self.callers[contestant.name]}  ({tried} jobs/s)", flush=True)
+
+    async def round(self, number: int) -> None:
+        """Every scenario with everybody, each round beginning with another one."""
+        first = number % len(self._contestants)
+        order = [*self._contestants[first:], *self._contestants[:first]]
+        for scenario in SCENARIOS:
+            for contestant in order:
+                # A drain works off what the bulk enqueue left.
+                await (self._servers.settle if scenario.name == "drain" else self._servers.empty)(contestant)
+                await self._measure(contestant, scenario, number)
+
+    async def _measure(self, contestant: Contestant, scenario: Scenario, number: int) -> None:
+        try:
+            answer = await self._driver(contestant, scenario.name, scenario.count)
+        except Failed as failure:
+            print(f"round {number + 1}  {scenario.name:<8}{contestant.name:<18}failed: {failure}", flush=True)
+            return
+        for figure in scenario.figures:
+            self.measured[scenario.name][contestant.name][figure].append(answer[figure])
+        said = "  ".join(f"{figure} {answer[figure]:,.2f}" for figure in scenario.figures)
+        print(f"round {number + 1}  {scenario.name:<8}{contestant.name:<18}{said} {scenario.unit}", flush=True)
+
+    async def _driver(self, contestant: Contestant, scenario: str, count: int) -> dict[str, float]:
+        environment = {
+            **os.environ,
+            **self._servers.environment(contestant),
+            "BENCH_CALLERS": str(self.callers.get(contestant.name, TRIED_CALLERS[-1])),
+            "BENCH_LIMIT_S": str(LIMIT_S),
+        }
+        process = await asyncio.create_subprocess_exec(
+            *self._words(contestant), scenario, str(count), env=environment, stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                said, complaint = await process.communicate()
+        except TimeoutError:
+            raise Failed(f"no figure within {TIMEOUT_S} s") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return _figures(said.decode(), complaint.decode())
+
+    def _words(self, contestant: Contestant) -> list[str]:
+        if contestant is US:
+            return [sys.executable, "-m", "tests.bench.queue.ours"]
+        if contestant.in_node:
+            return [str(self._installed.node), str(self._installed.drivers / contestant.driver)]
+        return [str(self._installed.python), "-m", f"tests.bench.queue.peers.{Path(contestant.driver).stem}"]
+
+
+def _figures(said: str, complaint: str) -> dict[str, float]:
+    for line in reversed(said.splitlines()):
+        if line.startswith("{"):
+            return {str(name): float(value) for name, value in json.loads(line).items()}
+    raise Failed((complaint.strip().splitlines() or ["no word"])[-1])
+
+
+def _chosen(installed: Installed, names: Sequence[str]) -> list[Contestant]:
+    found = [peer for peer in (US, *PEERS) if not names or peer.name in names]
+    if installed.node is None:
+        print("no Node.js that is new enough: Python peers only", flush=True)
+        found = [peer for peer in found if not peer.in_node]
+    return found
+
+
+def _show(bench: Bench, rounds: int, contestants: Sequence[Contestant]) -> None:
+    pins = versions()
+    notes = {peer.name: f"{pins[peer.name]}, {peer.store}" for peer in contestants if peer is not US}
+    print(f"\nmedians of {rounds} rounds; the ratio says how many times as good as the best peer")
+    for scenario in SCENARIOS:
+        in_bulk = {name: f"callers: {bench.callers[name]}" for name in bench.callers} if scenario.name == "bulk" else {}
+        beside = {c.name: "  ".join(filter(None, (notes.get(c.name), in_bulk.get(c.name)))) for c in contestants}
+        print("\n" + "\n".join(figures.table(bench.measured[scenario.name], scenario, beside)))
+    print("\nwanted:")
+    print("\n".join(_verdicts(bench)))
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    kept = {"rounds": rounds, "settings": SETTINGS, "versions": pins, "callers": bench.callers}
+    kept |= {"measured": bench.measured, "medians": {s: figures.medians(r) for s, r in bench.measured.items()}}
+    RESULTS.write_text(json.dumps(kept | {"wanted": _verdicts(bench)}, indent=2) + "\n")
+    print(f"\nwritten to {RESULTS}")
+
+
+def _verdicts(bench: Bench) -> list[str]:
+    scenarios = {scenario.name: scenario for scenario in SCENARIOS}
+    return [figures.verdict(bench.measured[w.scenario], scenarios[w.scenario], w) for w in WANTED]
+
+
+async def _main(names: Sequence[str]) -> int:
+    rounds = int(os.environ.get("ROUNDS") or 3)
+    installed = install()
+    contestants = _chosen(installed, names)
+    print("starting servers", flush=True)
+    async with servers() as running:
+        bench = Bench(running, installed, contestants)
+        await bench.choose_callers()
+        for number in range(rounds):
+            await bench.round(number)
+    _show(bench, rounds, contestants)
+    return 0
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:]
+    unknown = set(chosen) - {peer.name for peer in PEERS} - {OURS}
+    if unknown:
+        sys.exit(f"no such queue: {', '.join(unknown)}; there are {OURS}, {', '.join(p.name for p in PEERS)}")
+    try:
+        sys.exit(uvloop.run(_main(chosen)))
+    except KeyboardInterrupt:
+        sys.exit("interrupted; everything it started is gone")

@@ -1,0 +1,108 @@
+"""The private servers: one PostgreSQL and one Valkey for the peers, our queue tier with its own of both; same settings."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+from redis.asyncio import Redis
+from tests.bench.queue.roster import PEERS, Contestant
+
+from penguin_devstack.postgres import PostgresCluster, temporary_cluster
+from penguin_devstack.stack import LocalStack
+from penguin_devstack.valkey import ValkeyServer, temporary_valkey
+
+SETTINGS = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "256MB",
+    # Large enough that no checkpoint falls into a measurement by its volume.
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "30min",
+}
+_TABLES = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'public'"
+
+
+class Servers:
+    """Makes each measurement start from the same state."""
+
+    def __init__(self, cluster: PostgresCluster, valkey: ValkeyServer, stack: LocalStack) -> None:
+        self._cluster = cluster
+        self._valkey = valkey
+        self._stack = stack
+
+    def environment(self, contestant: Contestant) -> dict[str, str]:
+        """What its driver is told."""
+        if contestant not in PEERS:
+            return self._stack.environment("orchestrator")
+        number = PEERS.index(contestant)
+        return {
+            "DATABASE_URL": self._cluster.superuser_dsn(_database(contestant)),
+            "VALKEY_URL": self._valkey.url.removesuffix("0") + str(number),
+        }
+
+    async def empty(self, contestant: Contestant) -> None:
+        """Nothing queued, nothing left of earlier runs."""
+        if contestant not in PEERS:
+            await self._empty_ours()
+        elif contestant.store == "Valkey":
+            await _flush(self.environment(contestant)["VALKEY_URL"])
+        else:
+            await self._cluster.drop_database(_database(contestant))
+            await self._cluster.create_database(_database(contestant))
+        await self.settle(contestant)
+
+    async def settle(self, contestant: Contestant) -> None:
+        """Statistics and visibility as autovacuum would leave them, and no dirty page of what went before."""
+        if contestant.store == "PostgreSQL":
+            connection = await asyncpg.connect(self._dsn(contestant))
+            try:
+                await connection.execute("VACUUM ANALYZE")
+                await connection.execute("CHECKPOINT")
+            finally:
+                await connection.close()
+
+    def _dsn(self, contestant: Contestant) -> str:
+        if contestant in PEERS:
+            return self._cluster.superuser_dsn(_database(contestant))
+        return self._stack.cluster("queue").superuser_dsn(self._stack.database("queue").database)
+
+    async def _empty_ours(self) -> None:
+        connection = await asyncpg.connect(self._dsn(Contestant("", "PostgreSQL", "")))
+        try:
+            tables = [row[0] for row in await connection.fetch(_TABLES) if not row[0].endswith("schema_migrations")]
+            await connection.execute(f"TRUNCATE {', '.join(tables)}")
+        finally:
+            await connection.close()
+        await _flush(self._stack.tier_environment("queue")["QUEUE_REDIS_URL"])
+
+
+@contextlib.asynccontextmanager
+async def servers() -> AsyncIterator[Servers]:
+    """Start all; stop and remove them in the end, however it comes."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pq-") as folder,
+        temporary_cluster(SETTINGS, durable=True) as cluster,
+        temporary_valkey() as valkey,
+    ):
+        stack = LocalStack(
+            Path(folder), tiers=("queue",), with_workers=False, database_settings=SETTINGS, tied_to_caller=True
+        )
+        try:
+            await stack.up()
+            yield Servers(cluster, valkey, stack)
+        finally:
+            await stack.down()
+
+
+def _database(contestant: Contestant) -> str:
+    return contestant.name.replace("-", "_")
+
+
+async def _flush(url: str) -> None:
+    async with Redis.from_url(url) as client:
+        await client.flushdb()
