@@ -13,7 +13,7 @@ export UV_NO_PROGRESS := 1
 # The checkout's own environment, whatever the caller has activated.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help setup demo test bench generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
+.PHONY: help setup demo test bench bench-queue generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test: setup ## every test, on real PostgreSQL and Valkey
 
 bench: setup ## measure: ratios side by side in one run
 	$(BIN)/python -m tests.bench
+
+bench-queue: setup ## measure our queue beside its peers, in turns; ROUNDS=3
+	$(BIN)/python -m tests.bench.queue
 
 generate: setup ## stubs from proto/, schema snapshots from migrations
 	$(BIN)/python tools/generate_stubs.py

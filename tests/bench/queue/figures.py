@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,18 @@ class Row:
     name: str
     medians: Mapping[str, float]
     ratio: float | None
+
+
+class Failed(Exception):
+    """A driver ended without a figure; the text is its last word."""
+
+
+def answer_of(said: str, complaint: str) -> dict[str, float]:
+    """The figures in a driver's last line of JSON. Raises Failed."""
+    for line in reversed(said.splitlines()):
+        if line.startswith("{"):
+            return {str(name): float(value) for name, value in json.loads(line).items()}
+    raise Failed((complaint.strip().splitlines() or ["no word"])[-1])
 
 
 def medians(rounds: Rounds) -> dict[str, dict[str, float]]:

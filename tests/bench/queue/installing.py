@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def install() -> Installed:
     if not _kept(folder / "python.json", PYTHON_PINS):
         print("installing the Python peers", flush=True)
         shutil.rmtree(folder / "python", ignore_errors=True)
-        _run([str(UV), "venv", "--quiet", str(folder / "python")])
+        _run([str(UV), "venv", "--quiet", "--python", sys.executable, str(folder / "python")])
         _run([str(UV), "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), *PYTHON_PINS])
         _keep(folder / "python.json", PYTHON_PINS)
     node = _node(python)

@@ -11,7 +11,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -46,22 +47,24 @@ class Ours:
         jobs = payloads(count)
         parts = [jobs[first : first + PER_CALL] for first in range(0, count, PER_CALL)]
         callers = int(os.environ.get("BENCH_CALLERS", "4"))
-        return {"rate": count / await at_once([self._enqueuing(part) for part in parts], callers)}
+        return {"rate": count / await at_once([partial(self._enqueue, part) for part in parts], callers)}
 
     async def drain(self, count: int) -> dict[str, float]:
         """Jobs a second, from the first lease to the last acknowledged completion."""
         ends = time.perf_counter() + float(os.environ.get("BENCH_LIMIT_S", "20"))
-        done = 0
+        leased = done = 0
 
         async def loop() -> None:
-            nonlocal done
-            while done < count and time.perf_counter() < ends:
+            nonlocal leased, done
+            while leased < count and time.perf_counter() < ends:
+                # None may be left for a moment: another loop has them locked.
                 jobs = await self._lease(PER_CALL, wait_ms=0)
-                if not jobs:
-                    return
+                leased += len(jobs)
                 for job in jobs:
                     await _noop(json.loads(job.job.payload))
-                done += await self._complete(jobs)
+                if jobs:
+                    completed = await self._complete(jobs)
+                    done += completed  # not in one step: that would read `done` before it waits
 
         started = time.perf_counter()
         await asyncio.gather(*(loop() for _ in range(LOOPS)))
@@ -69,7 +72,7 @@ class Ours:
 
     async def single(self, count: int) -> dict[str, float]:
         """Jobs a second, each a call of its own."""
-        calls = [self._enqueuing([job]) for job in payloads(count + WARM_UP)]
+        calls = [partial(self._enqueue, [job]) for job in payloads(count + WARM_UP)]
         await at_once(calls[:WARM_UP], IN_FLIGHT)
         return {"rate": count / await at_once(calls[WARM_UP:], IN_FLIGHT)}
 
@@ -88,9 +91,6 @@ class Ours:
             working.cancel()
         measured = waits[UNMEASURED:]
         return {"p50": statistics.median(measured), "p99": statistics.quantiles(measured, n=100)[98]}
-
-    def _enqueuing(self, jobs: Sequence[Payload]) -> Callable[[], Awaitable[None]]:
-        return lambda: self._enqueue(jobs)
 
     async def _enqueue(self, jobs: Sequence[Payload]) -> None:
         request = pb.EnqueueJobsRequest(

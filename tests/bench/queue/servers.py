@@ -9,7 +9,7 @@ from pathlib import Path
 
 import asyncpg
 from redis.asyncio import Redis
-from tests.bench.queue.roster import PEERS, Contestant
+from tests.bench.queue.roster import PEERS, US, Contestant
 
 from penguin_devstack.postgres import PostgresCluster, temporary_cluster
 from penguin_devstack.stack import LocalStack
@@ -37,7 +37,7 @@ class Servers:
 
     def environment(self, contestant: Contestant) -> dict[str, str]:
         """What its driver is told."""
-        if contestant not in PEERS:
+        if contestant is US:
             return self._stack.environment("orchestrator")
         number = PEERS.index(contestant)
         return {
@@ -47,7 +47,7 @@ class Servers:
 
     async def empty(self, contestant: Contestant) -> None:
         """Nothing queued, nothing left of earlier runs."""
-        if contestant not in PEERS:
+        if contestant is US:
             await self._empty_ours()
         elif contestant.store == "Valkey":
             await _flush(self.environment(contestant)["VALKEY_URL"])
@@ -67,12 +67,12 @@ class Servers:
                 await connection.close()
 
     def _dsn(self, contestant: Contestant) -> str:
-        if contestant in PEERS:
-            return self._cluster.superuser_dsn(_database(contestant))
-        return self._stack.cluster("queue").superuser_dsn(self._stack.database("queue").database)
+        if contestant is US:
+            return self._stack.cluster("queue").superuser_dsn(self._stack.database("queue").database)
+        return self._cluster.superuser_dsn(_database(contestant))
 
     async def _empty_ours(self) -> None:
-        connection = await asyncpg.connect(self._dsn(Contestant("", "PostgreSQL", "")))
+        connection = await asyncpg.connect(self._dsn(US))
         try:
             tables = [row[0] for row in await connection.fetch(_TABLES) if not row[0].endswith("schema_migrations")]
             await connection.execute(f"TRUNCATE {', '.join(tables)}")

@@ -5,7 +5,7 @@ import { Queue, Worker } from "bullmq";
 import { main } from "./measuring.mjs";
 
 const connection = { url: process.env.VALKEY_URL, maxRetriesPerRequest: null };
-const concurrency = Number(process.env.PEER_CONCURRENCY ?? 100);
+const concurrency = Number(process.env.PEER_CONCURRENCY ?? 50);
 const finished = { removeOnComplete: { count: 0 }, removeOnFail: { count: 0 } };
 let queue, worker;
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -99,11 +100,11 @@ async def _bulk(driver: Driver, count: int) -> dict[str, float]:
     jobs = payloads(count)
     parts = [jobs[first : first + PER_CALL] for first in range(0, count, PER_CALL)]
     callers = int(os.environ.get("BENCH_CALLERS", "4"))
-    return {"rate": count / await at_once([lambda part=part: driver.enqueue(part) for part in parts], callers)}  # type: ignore[misc]
+    return {"rate": count / await at_once([partial(driver.enqueue, part) for part in parts], callers)}
 
 
 async def _single(driver: Driver, count: int) -> dict[str, float]:
-    calls = [lambda job=job: driver.enqueue_one(job) for job in payloads(count + WARM_UP)]  # type: ignore[misc]
+    calls = [partial(driver.enqueue_one, job) for job in payloads(count + WARM_UP)]
     await at_once(calls[:WARM_UP], IN_FLIGHT)
     return {"rate": count / await at_once(calls[WARM_UP:], IN_FLIGHT)}
 

@@ -5,8 +5,8 @@ import { PgBoss } from "pg-boss";
 import { main } from "./measuring.mjs";
 
 const QUEUE = "noop";
-const batchSize = Number(process.env.PEER_SIZE ?? 1000);
-const localConcurrency = Number(process.env.PEER_CONCURRENCY ?? 2);
+const batchSize = Number(process.env.PEER_SIZE ?? 4000);
+const localConcurrency = Number(process.env.PEER_CONCURRENCY ?? 4);
 const polling = { pollingIntervalSeconds: 0.5, burstWhenBatchFull: true };
 const boss = new PgBoss({ connectionString: process.env.DATABASE_URL, max: 32, useListenNotify: true });
 boss.on("error", (error) => console.error(error));

@@ -10,11 +10,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from saq import Queue, Worker
 from tests.bench.queue.peers.measuring import IN_FLIGHT, Drained, Payload, main
 
-from saq import Queue, Worker
-
-CONCURRENCY = int(os.environ.get("PEER_CONCURRENCY", "50"))
+CONCURRENCY = int(os.environ.get("PEER_CONCURRENCY", "100"))
 
 
 class Saq:
