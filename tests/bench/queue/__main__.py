@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -138,6 +139,10 @@ def _verdicts(bench: Bench) -> list[str]:
 
 
 async def _main(names: Sequence[str]) -> int:
+    task = asyncio.current_task()
+    if task is not None:
+        # As an interrupt: servers and folders go away with us.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     rounds = int(os.environ.get("ROUNDS") or 3)
     installed = install()
     contestants = _chosen(installed, names)
@@ -158,5 +163,5 @@ if __name__ == "__main__":
         sys.exit(f"no such queue: {', '.join(unknown)}; there are {OURS}, {', '.join(p.name for p in PEERS)}")
     try:
         sys.exit(uvloop.run(_main(chosen)))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit("interrupted; everything it started is gone")
