@@ -138,6 +138,12 @@ async def claim(connection: Connection, step: Step, kind: type[T]) -> Replay[T] 
     return claimed if isinstance(claimed, Replay) else None
 
 
+async def undone(connection: Connection, compensation: Step, kind: type[T]) -> T | None:
+    """What the action answered that a compensation undoes; None where it was never carried out, or left no answer."""
+    (row,) = await connection.fetch(sql.recall, compensation.tenant_id, ACTION, [compensation.key])
+    return None if row["reply"] is None else _codec(cast("Any", kind)).validate_json(row["reply"])
+
+
 async def record(connection: Connection, step: Step, reply: T, kind: type[T]) -> T:
     """Store the answer to a claimed mutation and give it back."""
     await record_all(connection, [step], [reply], kind)

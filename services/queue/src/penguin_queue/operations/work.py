@@ -12,10 +12,10 @@ from penguin_chassis import calls
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import Fault
 from penguin_chassis.mutations import now
-from penguin_queue.domain.jobs import Failure, Job, LeaseRef, NewJob, Snooze
+from penguin_queue.domain.jobs import Failure, Job, LeaseRef, NewBatch, NewJob, Ready, Snooze
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.pacing import Pace
-from penguin_queue.store.buffer import ReadyBuffer
+from penguin_queue.store.buffer import DEPTH, ReadyBuffer
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.leases import Asked, LeaseStore, Swept
 
@@ -49,14 +49,24 @@ class Work:
 
     async def enqueue(
         self, tenant_id: UUID, items: Sequence[tuple[Step, NewJob]], gate: Step | None
-    ) -> list[UUID | Fault]:
+    ) -> list[int | Fault]:
         """Store jobs once each; answers in the order of `items`."""
         at = now()
         answers, stored = await self._jobs.enqueue(tenant_id, items, gate=gate, at=at)
         self._announcer.tell(stored, at)
         return answers
 
-    async def redrive(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
+    async def enqueue_batch(self, step: Step, batch: NewBatch) -> range:
+        """Store all of a batch, or nothing; returns the jobs' ids."""
+        ids, new = await self._jobs.enqueue_batch(step, batch)
+        if new:
+            run_at = batch.run_at or step.at
+            # The buffer takes no more than these of one kind and tenant; the others are found in PostgreSQL.
+            first = [Ready(step.tenant_id, n, batch.kind, batch.priority, run_at) for n in ids[:DEPTH]]
+            self._announcer.tell(first, step.at)
+        return ids
+
+    async def redrive(self, step: Step, ids: Sequence[int]) -> list[int]:
         """Make dead letters ready again; returns their ids."""
         done, risen = await self._jobs.redrive(step, ids, step.at)
         self._announcer.tell(risen, step.at)

@@ -4,48 +4,71 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Sequence
-from uuid import UUID
+from typing import Any
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_chassis.errors import item_error
 from penguin_chassis.faults import Fault
-from penguin_chassis.wire import number, stamp, text, uuid_of, when
+from penguin_chassis.wire import number, stamp, when
 from penguin_queue.domain.jobs import (
     DEFAULT_MAX_ATTEMPTS,
     WAITING,
     Failure,
     Job,
     LeaseRef,
+    NewBatch,
     NewJob,
     QueueCount,
     Snooze,
 )
+from penguin_queue.store.jobs import LAST
 
 
 def new_job(item: pb.NewJob) -> NewJob:
     """An item of an enqueue. Priorities have the contract's numbers."""
     return NewJob(
-        id=uuid_of(item.id),
         kind=item.kind,
         payload=item.payload,
         priority=item.priority or pb.JOB_PRIORITY_NORMAL,
+        rank=item.rank,
         run_at=when(item, "run_at"),
         max_attempts=item.max_attempts or DEFAULT_MAX_ATTEMPTS,
         traceparent=item.traceparent,
     )
 
 
-def enqueued(answer: UUID | Fault) -> pb.EnqueueJobResult:
+def new_batch(request: pb.EnqueueBatchRequest) -> NewBatch:
+    """A batch that differs by its payloads alone."""
+    return NewBatch(
+        kind=request.kind,
+        payloads=list(request.payloads),
+        priority=request.priority or pb.JOB_PRIORITY_NORMAL,
+        rank=request.rank,
+        run_at=when(request, "run_at"),
+        max_attempts=request.max_attempts or DEFAULT_MAX_ATTEMPTS,
+        traceparent=request.traceparent,
+    )
+
+
+def place(key: list[Any]) -> int:
+    """Where a page of jobs begins; raises ValueError."""
+    (before,) = key
+    if type(before) is not int or not 0 < before <= LAST:
+        raise ValueError("no job id")
+    return before
+
+
+def enqueued(answer: int | Fault) -> pb.EnqueueJobResult:
     """The answer to one item of an enqueue."""
     if isinstance(answer, Fault):
         return pb.EnqueueJobResult(error=item_error(answer))
-    return pb.EnqueueJobResult(job_id=str(answer))
+    return pb.EnqueueJobResult(job_id=answer)
 
 
 def job(row: Job) -> pb.Job:
     """A job, wherever it stands."""
     return pb.Job(
-        id=str(row.id),
+        id=row.id,
         tenant_id=str(row.tenant_id),
         kind=row.kind,
         payload=row.payload,
@@ -61,17 +84,18 @@ def job(row: Job) -> pb.Job:
         finished_at=stamp(row.finished_at),
         last_error=row.last_error,
         traceparent=row.traceparent,
+        rank=row.rank,
     )
 
 
 def leased(row: Job) -> pb.LeasedJob:
     """A job in a worker's hands."""
-    return pb.LeasedJob(job=job(row), lease_token=text(row.lease_token))
+    return pb.LeasedJob(job=job(row), lease_token=row.lease_token or 0)
 
 
 def lease_ref(ref: pb.LeaseRef) -> LeaseRef:
     """A job and the lease under which the caller speaks of it."""
-    return LeaseRef(UUID(ref.tenant_id), UUID(ref.job_id), UUID(ref.lease_token))
+    return LeaseRef(ref.job_id, ref.lease_token)
 
 
 def failure(item: pb.JobFailure) -> Failure:
@@ -85,9 +109,9 @@ def snooze(item: pb.JobSnooze) -> Snooze:
     return Snooze(lease_ref(item.lease), item.delay.ToTimedelta(), item.reason)
 
 
-def lost(leases: Sequence[LeaseRef], held: Collection[LeaseRef]) -> list[str]:
+def lost(leases: Sequence[LeaseRef], held: Collection[LeaseRef]) -> list[int]:
     """Ids of the jobs whose lease is no longer the caller's, each once, in the caller's order."""
-    return list(dict.fromkeys(str(ref.job_id) for ref in leases if ref not in held))
+    return list(dict.fromkeys(ref.job_id for ref in leases if ref not in held))
 
 
 def count(row: QueueCount) -> pb.QueueCount:

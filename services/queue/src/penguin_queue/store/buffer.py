@@ -57,7 +57,7 @@ for _, ring in ipairs(KEYS) do
     local refs = ring .. ':' .. tenant
     local id = redis.call('LPOP', refs)
     if id then
-      found[#found + 1] = tenant .. id
+      found[#found + 1] = id
       if redis.call('EXISTS', refs) == 1 then redis.call('RPUSH', ring, tenant) end
     end
   end
@@ -89,19 +89,19 @@ class ReadyBuffer:
         for job in jobs:
             refs = groups[job.priority, job.kind, job.tenant_id]
             if len(refs) < DEPTH:
-                refs.append(job.id.bytes)
+                refs.append(job.id.to_bytes(8))
         task = asyncio.create_task(self._fill(groups))
         self._pushes.add(task)
         task.add_done_callback(self._pushes.discard)
 
-    async def take(self, kinds: Sequence[str], wanted: int) -> list[tuple[UUID, UUID]]:
-        """Take out up to `wanted` (tenant, id) references, high priority first; none on any trouble."""
+    async def take(self, kinds: Sequence[str], wanted: int) -> list[int]:
+        """Take out up to `wanted` jobs' ids, high priority first; none on any trouble."""
         if not self.usable:
             return []
         rings = [_ring(priority, kind) for priority in PRIORITIES for kind in kinds]
         async with self._guarded():
             found = await self._pop(keys=rings, args=[wanted])
-            return [(UUID(bytes=ref[:16]), UUID(bytes=ref[16:])) for ref in found]
+            return [int.from_bytes(ref) for ref in found]
         return []
 
     async def close(self) -> None:

@@ -80,17 +80,15 @@ class NewJob(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     RUN_AT_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key of this item (UUID)."""
-    id: _builtins.str
-    """Minted by the caller (UUID v7)."""
     kind: _builtins.str
     """Which handler runs it, for example "email.send"."""
     payload: _builtins.bytes
@@ -100,6 +98,8 @@ class NewJob(_message.Message):
     """Attempts before it is a dead letter; 0 means the default (10)."""
     traceparent: _builtins.str
     """W3C traceparent of the producer."""
+    rank: _builtins.int
+    """Order within the priority, lower first; 0 is the middle."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp:
         """Not before this; absent means now."""
@@ -108,17 +108,17 @@ class NewJob(_message.Message):
         self,
         *,
         request_id: _builtins.str = ...,
-        id: _builtins.str = ...,
         kind: _builtins.str = ...,
         payload: _builtins.bytes = ...,
         priority: Global___JobPriority.ValueType = ...,
         run_at: _timestamp_pb2.Timestamp | None = ...,
         max_attempts: _builtins.int = ...,
         traceparent: _builtins.str = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "request_id", b"request_id", "run_at", b"run_at", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "request_id", b"request_id", "run_at", b"run_at", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -179,14 +179,14 @@ class EnqueueJobResult(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
-    job_id: _builtins.str
+    job_id: _builtins.int
     """The job's id; on a replay that of the first call."""
     @_builtins.property
     def error(self) -> _errors_pb2.ItemError: ...
     def __init__(
         self,
         *,
-        job_id: _builtins.str = ...,
+        job_id: _builtins.int = ...,
         error: _errors_pb2.ItemError | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "job_id", b"job_id", "outcome", b"outcome"]  # noqa: Y015
@@ -198,6 +198,87 @@ class EnqueueJobResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___EnqueueJobResult: _TypeAlias = EnqueueJobResult  # noqa: Y015
+
+@_typing.final
+class EnqueueBatchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    RUN_AT_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    SAGA_STEP_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    request_id: _builtins.str
+    """Idempotency key of the whole batch (UUID)."""
+    kind: _builtins.str
+    """Which handler runs them all."""
+    priority: Global___JobPriority.ValueType
+    rank: _builtins.int
+    """Order within the priority, lower first; 0 is the middle."""
+    max_attempts: _builtins.int
+    """Attempts before a job is a dead letter; 0 means the default (10)."""
+    traceparent: _builtins.str
+    """W3C traceparent of the producer."""
+    @_builtins.property
+    def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """JSON objects of keys and ids, one per job; at most 64 KiB each."""
+
+    @_builtins.property
+    def run_at(self) -> _timestamp_pb2.Timestamp:
+        """Not before this; absent means now."""
+
+    @_builtins.property
+    def saga_step(self) -> _mutation_pb2.SagaStep: ...
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        payloads: _abc.Iterable[_builtins.bytes] | None = ...,
+        priority: Global___JobPriority.ValueType = ...,
+        rank: _builtins.int = ...,
+        run_at: _timestamp_pb2.Timestamp | None = ...,
+        max_attempts: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
+        saga_step: _mutation_pb2.SagaStep | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run_at", b"run_at", "saga_step", b"saga_step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payloads", b"payloads", "priority", b"priority", "rank", b"rank", "request_id", b"request_id", "run_at", b"run_at", "saga_step", b"saga_step", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnqueueBatchRequest: _TypeAlias = EnqueueBatchRequest  # noqa: Y015
+
+@_typing.final
+class EnqueueBatchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_JOB_ID_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    first_job_id: _builtins.int
+    """The jobs' ids are this one and those that follow it, in the order of the payloads."""
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        first_job_id: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_job_id", b"first_job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnqueueBatchResponse: _TypeAlias = EnqueueBatchResponse  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
@@ -221,7 +302,9 @@ class Job(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
+    RANK_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The queue's own number for it; later jobs do not always have greater ones."""
     tenant_id: _builtins.str
     kind: _builtins.str
     payload: _builtins.bytes
@@ -237,6 +320,8 @@ class Job(_message.Message):
     last_error: _builtins.str
     """Error class and short text of the last failure."""
     traceparent: _builtins.str
+    rank: _builtins.int
+    """Order within the priority, lower first."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -248,7 +333,7 @@ class Job(_message.Message):
     def __init__(
         self,
         *,
-        id: _builtins.str = ...,
+        id: _builtins.int = ...,
         tenant_id: _builtins.str = ...,
         kind: _builtins.str = ...,
         payload: _builtins.bytes = ...,
@@ -264,10 +349,11 @@ class Job(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         last_error: _builtins.str = ...,
         traceparent: _builtins.str = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "leased_until", b"leased_until", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -281,15 +367,15 @@ class LeasedJob(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
-    lease_token: _builtins.str
-    """Fences every later word on this lease."""
+    lease_token: _builtins.int
+    """Fences every later word on this lease. The jobs of one reply have one token."""
     @_builtins.property
     def job(self) -> Global___Job: ...
     def __init__(
         self,
         *,
         job: Global___Job | None = ...,
-        lease_token: _builtins.str = ...,
+        lease_token: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -365,21 +451,18 @@ class LeaseRef(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
-    TENANT_ID_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
-    job_id: _builtins.str
-    tenant_id: _builtins.str
-    lease_token: _builtins.str
+    job_id: _builtins.int
+    lease_token: _builtins.int
     def __init__(
         self,
         *,
-        job_id: _builtins.str = ...,
-        tenant_id: _builtins.str = ...,
-        lease_token: _builtins.str = ...,
+        job_id: _builtins.int = ...,
+        lease_token: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "lease_token", b"lease_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "lease_token", b"lease_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -418,14 +501,14 @@ class ExtendLeasesResponse(_message.Message):
     @_builtins.property
     def leased_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Jobs whose lease is no longer the caller's."""
 
     def __init__(
         self,
         *,
         leased_until: _timestamp_pb2.Timestamp | None = ...,
-        lost_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -463,14 +546,14 @@ class CompleteJobsResponse(_message.Message):
     LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
     completed: _builtins.int
     @_builtins.property
-    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Jobs whose lease is no longer the caller's; they were not touched."""
 
     def __init__(
         self,
         *,
         completed: _builtins.int = ...,
-        lost_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -545,13 +628,13 @@ class FailJobsResponse(_message.Message):
     retried: _builtins.int
     dead: _builtins.int
     @_builtins.property
-    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
         retried: _builtins.int = ...,
         dead: _builtins.int = ...,
-        lost_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -619,12 +702,12 @@ class SnoozeJobsResponse(_message.Message):
     LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
     snoozed: _builtins.int
     @_builtins.property
-    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
         snoozed: _builtins.int = ...,
-        lost_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -641,12 +724,12 @@ class GetJobRequest(_message.Message):
     TENANT_ID_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    job_id: _builtins.str
+    job_id: _builtins.int
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
-        job_id: _builtins.str = ...,
+        job_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -742,13 +825,13 @@ class RedriveJobsRequest(_message.Message):
     tenant_id: _builtins.str
     request_id: _builtins.str
     @_builtins.property
-    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
-        job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -766,14 +849,14 @@ class RedriveJobsResponse(_message.Message):
     SKIPPED_JOB_IDS_FIELD_NUMBER: _builtins.int
     redriven: _builtins.int
     @_builtins.property
-    def skipped_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def skipped_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that are no dead letters of this tenant."""
 
     def __init__(
         self,
         *,
         redriven: _builtins.int = ...,
-        skipped_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        skipped_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -41,6 +41,11 @@ class QueueServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueJobsRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueJobsResponse.FromString,
                 _registered_method=True)
+        self.EnqueueBatch = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/EnqueueBatch',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchResponse.FromString,
+                _registered_method=True)
         self.LeaseJobs = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/LeaseJobs',
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.LeaseJobsRequest.SerializeToString,
@@ -95,6 +100,14 @@ class QueueServiceServicer:
 
     def EnqueueJobs(self, request, context):
         """EnqueueJobs stores jobs; the same request_id with the same body is the same job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnqueueBatch(self, request, context):
+        """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
+        one another. The quickest way in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,6 +185,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueJobsRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueJobsResponse.SerializeToString,
             ),
+            'EnqueueBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnqueueBatch,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchResponse.SerializeToString,
+            ),
             'LeaseJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.LeaseJobs,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.LeaseJobsRequest.FromString,
@@ -247,6 +265,33 @@ class QueueService:
             '/penguin.queue.v1.QueueService/EnqueueJobs',
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueJobsRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnqueueBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/EnqueueBatch',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

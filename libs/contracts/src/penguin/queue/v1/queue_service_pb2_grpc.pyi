@@ -37,6 +37,10 @@ class QueueServiceStub:
     def __new__(cls, channel: _aio.Channel) -> QueueServiceAsyncStub: ...
     EnqueueJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueJobsRequest, _queue_service_pb2.EnqueueJobsResponse]
     """EnqueueJobs stores jobs; the same request_id with the same body is the same job."""
+    EnqueueBatch: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueBatchResponse]
+    """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
+    one another. The quickest way in.
+    """
     LeaseJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.LeaseJobsRequest, _queue_service_pb2.LeaseJobsResponse]
     """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
     ExtendLeases: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ExtendLeasesRequest, _queue_service_pb2.ExtendLeasesResponse]
@@ -67,6 +71,10 @@ class QueueServiceAsyncStub(QueueServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     EnqueueJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueJobsRequest, _queue_service_pb2.EnqueueJobsResponse]  # type: ignore[assignment]
     """EnqueueJobs stores jobs; the same request_id with the same body is the same job."""
+    EnqueueBatch: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueBatchResponse]  # type: ignore[assignment]
+    """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
+    one another. The quickest way in.
+    """
     LeaseJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.LeaseJobsRequest, _queue_service_pb2.LeaseJobsResponse]  # type: ignore[assignment]
     """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
     ExtendLeases: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ExtendLeasesRequest, _queue_service_pb2.ExtendLeasesResponse]  # type: ignore[assignment]
@@ -100,6 +108,16 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.EnqueueJobsResponse, _abc.Awaitable[_queue_service_pb2.EnqueueJobsResponse]]:
         """EnqueueJobs stores jobs; the same request_id with the same body is the same job."""
+
+    @_abc_1.abstractmethod
+    def EnqueueBatch(
+        self,
+        request: _queue_service_pb2.EnqueueBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.EnqueueBatchResponse, _abc.Awaitable[_queue_service_pb2.EnqueueBatchResponse]]:
+        """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
+        one another. The quickest way in.
+        """
 
     @_abc_1.abstractmethod
     def LeaseJobs(
