@@ -13,6 +13,7 @@ from penguin_chassis.pool import database
 from penguin_chassis.server import Running, State, serve
 from penguin_queue.config import TIER, QueueConfig
 from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.sweeping import sweeping
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import registrations
@@ -37,9 +38,13 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         kinds = Kinds()
         jobs = JobStore(db, kinds)
         work = Work(LeaseStore(db, kinds), jobs, buffer, announcer, draining=lambda: state.draining)
+
+        def stream(start: Start) -> Stream:
+            return Stream(work, announcer, start, lambda: state.draining)
+
         own = tier.registration(tier.TierServicer(facts, db, state))
         async with (
             sweeping(db, work, announcer),
-            serve(config.server(), [own, *registrations(work, jobs)], state) as running,
+            serve(config.server(), [own, *registrations(work, jobs, stream)], state) as running,
         ):
             yield running

@@ -17,11 +17,6 @@ from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_testkit.calling import Refused, TierClient
 
 
-@pytest.fixture
-def stub(queue: TierClient) -> QueueServiceStub:
-    return QueueServiceStub(queue.channel)
-
-
 class Side:
     """Producer and worker of one test's own tenant and kind."""
 

@@ -91,6 +91,34 @@ class LeaseRef(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Lot:
+    """Leased jobs of one tenant, kind, priority and lease, as columns. Columns of counts may be empty: all zeros."""
+
+    tenant_id: UUID
+    kind: str
+    priority: int
+    token: int
+    until: datetime
+    ids: Sequence[int]
+    payloads: Sequence[bytes]
+    created_at: Sequence[datetime]
+    max_attempts: Sequence[int]
+    traceparents: Sequence[str]
+    attempts: Sequence[int] = ()
+    lost_leases: Sequence[int] = ()
+    snoozes: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A lease given to a worker that waits, before the jobs it is for are stored."""
+
+    token: int
+    until: datetime
+    worker_id: str
+
+
+@dataclass(frozen=True)
 class Failure:
     """A worker's word on a failed attempt. `chance` in [0, 1) places the retry within its back-off."""
 

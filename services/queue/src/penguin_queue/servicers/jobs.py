@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +12,7 @@ from penguin.queue.v1 import queue_service_pb2_grpc
 from penguin_chassis.mutations import gate_of, item_steps, now, step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp, word
+from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import jobs_wire as wire
 from penguin_queue.store.jobs import LAST, JobStore
@@ -18,9 +21,10 @@ from penguin_queue.store.jobs import LAST, JobStore
 class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
     """Jobs for their producers, their workers and their tenants."""
 
-    def __init__(self, work: Work, jobs: JobStore) -> None:
+    def __init__(self, work: Work, jobs: JobStore, streams: Callable[[Start], Stream]) -> None:
         self._work = work
         self._jobs = jobs
+        self._streams = streams
 
     async def EnqueueJobs(self, request: pb.EnqueueJobsRequest, context: Any) -> pb.EnqueueJobsResponse:
         items = list(zip(item_steps(request, request.jobs), map(wire.new_job, request.jobs), strict=True))
@@ -41,15 +45,23 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
         )
         return pb.LeaseJobsResponse(jobs=map(wire.leased, found))
 
+    async def WorkJobs(
+        self, request_iterator: AsyncIterator[pb.WorkJobsRequest], context: Any
+    ) -> AsyncIterator[pb.WorkJobsResponse]:
+        start = wire.start(await anext(request_iterator, None))
+        async with contextlib.aclosing(self._streams(start).run(wire.words(request_iterator))) as replies:
+            async for reply in replies:
+                yield wire.reply(reply)
+
     async def ExtendLeases(self, request: pb.ExtendLeasesRequest, context: Any) -> pb.ExtendLeasesResponse:
         leases = [wire.lease_ref(ref) for ref in request.leases]
         until, held = await self._work.extend(leases, request.lease_duration.ToTimedelta())
         return pb.ExtendLeasesResponse(leased_until=stamp(until), lost_job_ids=wire.lost(leases, held))
 
     async def CompleteJobs(self, request: pb.CompleteJobsRequest, context: Any) -> pb.CompleteJobsResponse:
-        leases = [wire.lease_ref(ref) for ref in request.leases]
-        done = await self._work.complete(leases)
-        return pb.CompleteJobsResponse(completed=len(done), lost_job_ids=wire.lost(leases, done))
+        ids, tokens = [ref.job_id for ref in request.leases], [ref.lease_token for ref in request.leases]
+        lost = await self._work.complete(ids, tokens)
+        return pb.CompleteJobsResponse(completed=len(set(ids)) - len(lost), lost_job_ids=lost)
 
     async def FailJobs(self, request: pb.FailJobsRequest, context: Any) -> pb.FailJobsResponse:
         failures = [wire.failure(item) for item in request.failures]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_chassis.errors import item_error
-from penguin_chassis.faults import Fault
+from penguin_chassis.faults import Fault, InvalidArgument
 from penguin_chassis.wire import number, stamp, when
 from penguin_queue.domain.jobs import (
     DEFAULT_MAX_ATTEMPTS,
@@ -16,11 +18,13 @@ from penguin_queue.domain.jobs import (
     Failure,
     Job,
     LeaseRef,
+    Lot,
     NewBatch,
     NewJob,
     QueueCount,
     Snooze,
 )
+from penguin_queue.operations.streams import Reply, Start, Words
 from penguin_queue.store.jobs import LAST
 
 
@@ -117,3 +121,74 @@ def lost(leases: Sequence[LeaseRef], held: Collection[LeaseRef]) -> list[int]:
 def count(row: QueueCount) -> pb.QueueCount:
     """One figure of the statistics."""
     return pb.QueueCount(state=number(pb.JobState, row.state), priority=row.priority, count=row.count)  # type: ignore[arg-type]
+
+
+def start(first: pb.WorkJobsRequest | None) -> Start:
+    """What a stream of work begins with; raises InvalidArgument for anything else."""
+    if first is None or not first.HasField("start"):
+        raise InvalidArgument("A stream of work begins with its start.", field="start")
+    asked = first.start
+    kinds = tuple(sorted(set(asked.kinds)))
+    return Start(kinds, asked.max_in_flight, asked.lease_duration.ToTimedelta(), asked.worker_id)
+
+
+async def words(requests: AsyncIterator[pb.WorkJobsRequest]) -> AsyncIterator[Words]:
+    """What a worker says after its start."""
+    async for request in requests:
+        if request.HasField("start"):
+            raise InvalidArgument("A stream of work is started once.", field="start")
+        yield Words(
+            request.number,
+            completed=_columns(request.completed, "completed"),
+            failures=list(map(failure, request.failures)),
+            snoozes=list(map(snooze, request.snoozes)),
+            extended=_columns(request.extended, "extended"),
+            released=_columns(request.released, "released"),
+        )
+
+
+def _columns(leases: pb.Leases, field: str) -> tuple[list[int], list[int]]:
+    ids, tokens = list(leases.job_ids), list(leases.lease_tokens)
+    if len(tokens) == 1:
+        tokens *= len(ids)
+    if len(ids) != len(tokens):
+        raise InvalidArgument("There is one token for each job, or one for all.", field=f"{field}.lease_tokens")
+    return ids, tokens
+
+
+def reply(said: Reply) -> pb.WorkJobsResponse:
+    """Jobs to be done, or the answer to words."""
+    if isinstance(said, list):
+        return pb.WorkJobsResponse(jobs=map(lot, said))
+    return pb.WorkJobsResponse(
+        answer=pb.WorkAnswer(
+            number=said.number, lost_job_ids=said.lost, leased_until=stamp(said.until), completed=said.completed,
+            retried=said.retried, dead=said.dead, snoozed=said.snoozed, released=said.released,
+        )
+    )  # fmt: skip
+
+
+def lot(jobs: Lot) -> pb.LeasedJobs:
+    """Leased jobs as columns; one traceparent stands for all where they are the same."""
+    traceparents = set(jobs.traceparents)
+    return pb.LeasedJobs(
+        tenant_id=str(jobs.tenant_id),
+        kind=jobs.kind,
+        priority=jobs.priority,  # type: ignore[arg-type]
+        lease_token=jobs.token,
+        leased_until=stamp(jobs.until),
+        job_ids=jobs.ids,
+        payloads=jobs.payloads,
+        created_at_micros=map(_micros, jobs.created_at),
+        attempts=jobs.attempts,
+        lost_leases=jobs.lost_leases,
+        snoozes=jobs.snoozes,
+        max_attempts=jobs.max_attempts,
+        traceparents=() if traceparents == {""} else traceparents if len(traceparents) == 1 else jobs.traceparents,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _micros(at: datetime) -> int:
+    # The jobs of a batch share their time.
+    return round(at.timestamp() * 1_000_000)

@@ -12,7 +12,7 @@ from penguin_chassis.barrier import COMPENSATION, Step
 from penguin_chassis.faults import Fault, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_queue.domain.jobs import Job, NewBatch, NewJob, QueueCount, Ready, check_payload
+from penguin_queue.domain.jobs import Handover, Job, NewBatch, NewJob, QueueCount, Ready, check_payload
 from penguin_queue.store.ids import JobIds
 from penguin_queue.store.kinds import Kinds
 
@@ -55,11 +55,18 @@ class JobStore:
         self._ids = JobIds()
 
     async def enqueue(
-        self, tenant_id: UUID, items: Sequence[tuple[Step, NewJob]], *, gate: Step | None, at: datetime
-    ) -> tuple[list[int | Fault], list[Ready]]:
+        self,
+        tenant_id: UUID,
+        items: Sequence[tuple[Step, NewJob]],
+        *,
+        gate: Step | None,
+        at: datetime,
+        handover: Handover | None = None,
+    ) -> tuple[list[int | Fault], list[tuple[int, NewJob]]]:
         """Store jobs once each; a compensating `gate` takes back those of its action that nobody works on instead.
 
-        Returns the answers in the order of `items` (a job's id, or why not), and the jobs that are new.
+        Returns the answers in the order of `items` (a job's id, or why not), and the jobs that are new with their ids.
+        With a `handover` those are leased as they are stored.
         """
         faulty = _faulty(items)
         async with self._db.tenant(tenant_id) as connection:
@@ -72,7 +79,7 @@ class JobStore:
 
             async def write(fresh: list[tuple[Step, tuple[int, NewJob]]]) -> list[Fault | None]:
                 stored.extend(job for _, job in fresh)
-                await _insert(connection, tenant_id, stored, self._kinds, at)
+                await _insert(connection, tenant_id, stored, self._kinds, at, handover)
                 return [None] * len(fresh)
 
             if gate is not None:
@@ -82,10 +89,11 @@ class JobStore:
                 await barrier.record(connection, gate, [each for each in done if isinstance(each, int)], list[int])
         answered = iter(done)
         answers = [faulty[i] if i in faulty else next(answered) for i in range(len(items))]
-        return answers, [Ready(tenant_id, n, job.kind, job.priority, job.run_at or at) for n, job in stored]
+        return answers, stored
 
-    async def enqueue_batch(self, step: Step, batch: NewBatch) -> tuple[range, bool]:
-        """Store all of a batch, or nothing; returns the jobs' ids, and whether they are new.
+    async def enqueue_batch(self, step: Step, batch: NewBatch, handover: Handover | None = None) -> tuple[range, bool]:
+        """Store all of a batch, or nothing; returns the jobs' ids, and whether they are new. With a `handover` they are
+        leased as they are stored.
 
         A compensating `step` takes back those that nobody works on instead. Raises InvalidArgument naming the first
         payload that is no JSON object.
@@ -103,7 +111,7 @@ class JobStore:
             numbers = await self._kinds.numbers(connection, [batch.kind])
             await connection.execute(
                 sql.insert_batch, step.tenant_id, step.at, first, batch.run_at or step.at, numbers[batch.kind],
-                batch.priority, batch.rank, batch.max_attempts, batch.traceparent, batch.payloads,
+                batch.priority, batch.rank, batch.max_attempts, batch.traceparent, batch.payloads, *_lease(handover),
             )  # fmt: skip
             ids = range(first, first + count)
             await barrier.record(connection, step, list(ids), list[int])
@@ -168,12 +176,21 @@ def _faulty(items: Sequence[tuple[Step, NewJob]]) -> dict[int, Fault]:
 
 
 async def _insert(
-    connection: Connection, tenant_id: UUID, jobs: Sequence[tuple[int, NewJob]], kinds: Kinds, at: datetime
+    connection: Connection,
+    tenant_id: UUID,
+    jobs: Sequence[tuple[int, NewJob]],
+    kinds: Kinds,
+    at: datetime,
+    handover: Handover | None,
 ) -> None:
     numbers = await kinds.numbers(connection, {job.kind for _, job in jobs})
     await connection.execute(
         sql.insert, tenant_id, at, [n for n, _ in jobs], [numbers[job.kind] for _, job in jobs],
         [job.payload for _, job in jobs], [job.priority for _, job in jobs], [job.rank for _, job in jobs],
         [job.run_at or at for _, job in jobs], [job.max_attempts for _, job in jobs],
-        [job.traceparent for _, job in jobs],
+        [job.traceparent for _, job in jobs], *_lease(handover),
     )  # fmt: skip
+
+
+def _lease(handover: Handover | None) -> tuple[int | None, datetime | None, str | None]:
+    return (None, None, None) if handover is None else (handover.token, handover.until, handover.worker_id)

@@ -2,17 +2,23 @@
 SELECT nextval('job_id_blocks');
 
 -- name: insert
-INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload, traceparent)
-SELECT id, run_at, $2, $1, kind_id, priority, rank, max_attempts, CASE WHEN run_at <= $2 THEN 1 ELSE 0 END, payload,
-       nullif(traceparent, '')
+-- With a lease where a waiting worker is given them at once.
+INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload, traceparent,
+                  lease_token, leased_until, worker_id)
+SELECT id, run_at, $2, $1, kind_id, priority, rank, max_attempts,
+       CASE WHEN $11::bigint IS NOT NULL THEN 2 WHEN run_at <= $2 THEN 1 ELSE 0 END, payload, nullif(traceparent, ''),
+       $11::bigint, $12::timestamptz, $13::text
 FROM unnest($3::bigint[], $4::integer[], $5::bytea[], $6::smallint[], $7::smallint[], $8::timestamptz[], $9::smallint[],
             $10::text[])
     AS new (id, kind_id, payload, priority, rank, run_at, max_attempts, traceparent);
 
 -- name: insert_batch
-INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload, traceparent)
+INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload, traceparent,
+                  lease_token, leased_until, worker_id)
 SELECT $3::bigint + n - 1, $4::timestamptz, $2::timestamptz, $1::uuid, $5::integer, $6::smallint, $7::smallint,
-       $8::smallint, CASE WHEN $4::timestamptz <= $2::timestamptz THEN 1 ELSE 0 END, payload, nullif($9::text, '')
+       $8::smallint,
+       CASE WHEN $11::bigint IS NOT NULL THEN 2 WHEN $4::timestamptz <= $2::timestamptz THEN 1 ELSE 0 END,
+       payload, nullif($9::text, ''), $11::bigint, $12::timestamptz, $13::text
 FROM unnest($10::bytea[]) WITH ORDINALITY AS new (payload, n);
 
 -- name: withdraw

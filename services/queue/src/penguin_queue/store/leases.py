@@ -3,17 +3,19 @@ another lease has replaced moves nothing."""
 
 from __future__ import annotations
 
+import itertools
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_queue.domain.jobs import LEASE_LOST, LOST_LEASE_LIMIT, Failure, Job, LeaseRef, Ready, Snooze, retry_at
+from penguin_queue.domain.jobs import LEASE_LOST, LOST_LEASE_LIMIT, Failure, Job, LeaseRef, Lot, Ready, Snooze, retry_at
 from penguin_queue.store import COMPLETED_RETENTION
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
@@ -60,16 +62,42 @@ class LeaseStore:
             if asked.kinds and not kinds:
                 return []
             rows = await connection.fetch(
-                sql.lease_ready, self._after, asked.max_jobs, kinds, _token(), asked.until, asked.worker_id
+                sql.lease_ready, self._after, asked.max_jobs, kinds, new_token(), asked.until, asked.worker_id
             )
             if rows:
                 self._after = rows[-1]["tenant_id"]
             return await self._jobs(connection, rows)
 
+    async def lease_lots(self, asked: Asked) -> list[Lot]:
+        """Lease ready jobs as lease_ready does, as columns."""
+        async with self._db.maintenance() as connection:
+            wanted = await self._kinds.known(connection, asked.kinds)
+            if asked.kinds and not wanted:
+                return []
+            token = new_token()
+            rows = await connection.fetch(
+                sql.lease_ready, self._after, asked.max_jobs, wanted, token, asked.until, asked.worker_id
+            )
+            if not rows:
+                return []
+            self._after = rows[-1]["tenant_id"]
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+        groups = itertools.groupby(rows, key=itemgetter("tenant_id", "kind_id", "priority"))
+        return [_lot(key, list(found), kinds, token, asked.until) for key, found in groups]
+
+    async def release(self, ids: Sequence[int], tokens: Sequence[int]) -> tuple[set[LeaseRef], list[Ready]]:
+        """Make jobs ready again as if they had not been leased; returns those that are."""
+        async with self._db.maintenance() as connection:
+            rows = await connection.fetch(sql.release, ids, tokens)
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+        risen = [ready_of(row, kinds) for row in rows]
+        back = {job.id for job in risen}
+        return {ref for ref in map(LeaseRef, ids, tokens) if ref.job_id in back}, risen
+
     async def lease_refs(self, ids: Sequence[int], asked: Asked) -> list[Job]:
         """Lease exactly those of these jobs that are still ready."""
         async with self._db.maintenance() as connection:
-            rows = await connection.fetch(sql.lease_refs, ids, _token(), asked.until, asked.worker_id)
+            rows = await connection.fetch(sql.lease_refs, ids, new_token(), asked.until, asked.worker_id)
             return await self._jobs(connection, rows)
 
     async def _jobs(self, connection: Connection, rows: Sequence[Any]) -> list[Job]:
@@ -81,20 +109,19 @@ class LeaseStore:
         async with self._db.maintenance() as connection:
             return set(map(_ref, await connection.fetch(sql.extend, *_columns(leases), until)))
 
-    async def complete(self, leases: Sequence[LeaseRef], at: datetime) -> set[LeaseRef]:
-        """End jobs that are done; returns those that are, by this call or by an earlier one under the same lease."""
-        ids, tokens = _columns(leases)
+    async def complete(self, ids: Sequence[int], tokens: Sequence[int], at: datetime) -> list[int]:
+        """End jobs that are done, under one token each. Returns those that are not, neither by this call nor by an
+        earlier one under the same lease: the lease is lost."""
         async with self._db.maintenance() as connection:
             if len(set(tokens)) == 1:
-                rows = await connection.fetch(sql.complete_one_lease, sorted(set(ids)), tokens[0], at)
+                done = await connection.fetchval(sql.complete_one_lease, sorted(set(ids)), tokens[0], at)
             else:
-                rows = await connection.fetch(sql.complete, ids, tokens, at)
-            done = set(map(_ref, rows))
-            rest = [ref for ref in leases if ref not in done]
-            if rest:
-                since = at - COMPLETED_RETENTION
-                done.update(map(_ref, await connection.fetch(sql.completed_before, *_columns(rest), since)))
-        return done
+                done = len(await connection.fetch(sql.complete, ids, tokens, at))
+            if done == len(ids):
+                return []
+            rows = await connection.fetch(sql.completed_before, ids, tokens, at - COMPLETED_RETENTION)
+        ended = {row["id"] for row in rows}
+        return list(dict.fromkeys(job_id for job_id in ids if job_id not in ended))
 
     async def fail(self, failures: Sequence[Failure], at: datetime) -> tuple[dict[LeaseRef, Ready], set[LeaseRef]]:
         """Put failed jobs back, or bury them; returns the retried and the dead."""
@@ -148,7 +175,20 @@ class LeaseStore:
         return Swept([ready_of(row, kinds) for row in (*due, *lost)], moved, more, next_at)
 
 
-def _token() -> int:
+def _lot(key: tuple[UUID, int, int], rows: list[Any], kinds: Mapping[int, str], token: int, until: datetime) -> Lot:
+    tenant_id, kind_id, priority = key
+    attempts, lost, snoozes = ([row[name] for row in rows] for name in ("attempts", "lost_leases", "snoozes"))
+    return Lot(
+        tenant_id, kinds[kind_id], priority, token, until,
+        ids=[row["id"] for row in rows], payloads=[row["payload"] for row in rows],
+        created_at=[row["created_at"] for row in rows], max_attempts=[row["max_attempts"] for row in rows],
+        traceparents=[row["traceparent"] or "" for row in rows],
+        attempts=attempts if any(attempts) else (), lost_leases=lost if any(lost) else (),
+        snoozes=snoozes if any(snoozes) else (),
+    )  # fmt: skip
+
+
+def new_token() -> int:
     """A fresh lease's token: positive, and not to be guessed."""
     return secrets.randbits(63) or 1
 

@@ -12,6 +12,13 @@ WHERE j.id = ANY (ARRAY(
 RETURNING id, kind_id, tenant_id, payload, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
           created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token;
 
+-- name: release
+-- As if it had never been leased, but for its place in the line.
+UPDATE jobs AS j SET state = 1, lease_token = NULL, leased_until = NULL, worker_id = NULL
+FROM unnest($1::bigint[], $2::bigint[]) AS r (id, token)
+WHERE j.id = r.id AND j.lease_token = r.token AND j.id = ANY ($1::bigint[])
+RETURNING j.id, j.tenant_id, j.kind_id, j.priority, j.run_at;
+
 -- name: extend
 WITH held AS MATERIALIZED (
     SELECT j.id FROM unnest($1::bigint[], $2::bigint[]) AS r (id, token)
@@ -45,6 +52,7 @@ SELECT id, lease_token FROM done;
 
 -- name: complete_one_lease
 -- The common case, a third cheaper: all under one token. Deleted in the order of the ids asked for, which are sorted.
+-- Only how many there were: who is told of fewer than asked for asks which.
 WITH done AS (
     DELETE FROM jobs AS j WHERE j.id = ANY ($1::bigint[]) AND j.lease_token = $2 RETURNING j.*
 ), kept AS (
@@ -54,7 +62,7 @@ WITH done AS (
            lost_leases, payload, traceparent, worker_id, last_error
     FROM done
 )
-SELECT id, lease_token FROM done;
+SELECT count(*) FROM done;
 
 -- name: completed_before
 -- A repeat of the word that ended the job, under the same lease.

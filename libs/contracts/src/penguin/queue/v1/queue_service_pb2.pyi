@@ -718,6 +718,266 @@ class SnoozeJobsResponse(_message.Message):
 Global___SnoozeJobsResponse: _TypeAlias = SnoozeJobsResponse  # noqa: Y015
 
 @_typing.final
+class WorkStart(_message.Message):
+    """WorkStart opens a stream of work."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    LEASE_DURATION_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    max_in_flight: _builtins.int
+    """Jobs in the worker's hands at most; each word on a job frees its place."""
+    worker_id: _builtins.str
+    """For people: who works."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these kinds; none means all."""
+
+    @_builtins.property
+    def lease_duration(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        max_in_flight: _builtins.int = ...,
+        lease_duration: _duration_pb2.Duration | None = ...,
+        worker_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "lease_duration", b"lease_duration", "max_in_flight", b"max_in_flight", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkStart: _TypeAlias = WorkStart  # noqa: Y015
+
+@_typing.final
+class Leases(_message.Message):
+    """Leases names jobs and the leases under which the caller speaks of them, as columns of one length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    LEASE_TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def lease_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One for each job, or one for all of them."""
+
+    def __init__(
+        self,
+        *,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        lease_tokens: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids", "lease_tokens", b"lease_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leases: _TypeAlias = Leases  # noqa: Y015
+
+@_typing.final
+class WorkJobsRequest(_message.Message):
+    """WorkJobsRequest is what a worker says; the first one starts the stream and says nothing else."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    SNOOZES_FIELD_NUMBER: _builtins.int
+    EXTENDED_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Given back with the answer, for the worker to know which words it answers."""
+    @_builtins.property
+    def start(self) -> Global___WorkStart: ...
+    @_builtins.property
+    def completed(self) -> Global___Leases:
+        """Jobs that are done."""
+
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobFailure]: ...
+    @_builtins.property
+    def snoozes(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobSnooze]: ...
+    @_builtins.property
+    def extended(self) -> Global___Leases:
+        """Jobs to be kept in hand for another lease_duration."""
+
+    @_builtins.property
+    def released(self) -> Global___Leases:
+        """Jobs given back untouched: ready at once, and nothing counted."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___WorkStart | None = ...,
+        number: _builtins.int = ...,
+        completed: Global___Leases | None = ...,
+        failures: _abc.Iterable[Global___JobFailure] | None = ...,
+        snoozes: _abc.Iterable[Global___JobSnooze] | None = ...,
+        extended: Global___Leases | None = ...,
+        released: Global___Leases | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "extended", b"extended", "released", b"released", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "extended", b"extended", "failures", b"failures", "number", b"number", "released", b"released", "snoozes", b"snoozes", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkJobsRequest: _TypeAlias = WorkJobsRequest  # noqa: Y015
+
+@_typing.final
+class WorkJobsResponse(_message.Message):
+    """WorkJobsResponse is jobs to be done, or the answer to words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeasedJobs]: ...
+    @_builtins.property
+    def answer(self) -> Global___WorkAnswer: ...
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___LeasedJobs] | None = ...,
+        answer: Global___WorkAnswer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "jobs", b"jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkJobsResponse: _TypeAlias = WorkJobsResponse  # noqa: Y015
+
+@_typing.final
+class WorkAnswer(_message.Message):
+    """WorkAnswer is what became of one request's words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
+    LEASED_UNTIL_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    RETRIED_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    SNOOZED_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    completed: _builtins.int
+    retried: _builtins.int
+    dead: _builtins.int
+    snoozed: _builtins.int
+    released: _builtins.int
+    @_builtins.property
+    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs whose lease is no longer the worker's; its words on them did nothing. Stop working on them."""
+
+    @_builtins.property
+    def leased_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when the extended ones are kept."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        leased_until: _timestamp_pb2.Timestamp | None = ...,
+        completed: _builtins.int = ...,
+        retried: _builtins.int = ...,
+        dead: _builtins.int = ...,
+        snoozed: _builtins.int = ...,
+        released: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "dead", b"dead", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids", "number", b"number", "released", b"released", "retried", b"retried", "snoozed", b"snoozed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkAnswer: _TypeAlias = WorkAnswer  # noqa: Y015
+
+@_typing.final
+class LeasedJobs(_message.Message):
+    """LeasedJobs are jobs of one tenant, kind and lease, as columns. A column of numbers that is left out is all zeros."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    LEASED_UNTIL_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MICROS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LOST_LEASES_FIELD_NUMBER: _builtins.int
+    SNOOZES_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    TRACEPARENTS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    kind: _builtins.str
+    lease_token: _builtins.int
+    priority: Global___JobPriority.ValueType
+    @_builtins.property
+    def leased_until(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def created_at_micros(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When each was enqueued, in microseconds since the epoch."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def lost_leases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def snoozes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def max_attempts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def traceparents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One for each job, one for all of them, or none."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        lease_token: _builtins.int = ...,
+        leased_until: _timestamp_pb2.Timestamp | None = ...,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        payloads: _abc.Iterable[_builtins.bytes] | None = ...,
+        created_at_micros: _abc.Iterable[_builtins.int] | None = ...,
+        attempts: _abc.Iterable[_builtins.int] | None = ...,
+        lost_leases: _abc.Iterable[_builtins.int] | None = ...,
+        snoozes: _abc.Iterable[_builtins.int] | None = ...,
+        max_attempts: _abc.Iterable[_builtins.int] | None = ...,
+        traceparents: _abc.Iterable[_builtins.str] | None = ...,
+        priority: Global___JobPriority.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "created_at_micros", b"created_at_micros", "job_ids", b"job_ids", "kind", b"kind", "lease_token", b"lease_token", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payloads", b"payloads", "priority", b"priority", "snoozes", b"snoozes", "tenant_id", b"tenant_id", "traceparents", b"traceparents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeasedJobs: _TypeAlias = LeasedJobs  # noqa: Y015
+
+@_typing.final
 class GetJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

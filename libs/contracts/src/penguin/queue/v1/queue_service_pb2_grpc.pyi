@@ -43,6 +43,10 @@ class QueueServiceStub:
     """
     LeaseJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.LeaseJobsRequest, _queue_service_pb2.LeaseJobsResponse]
     """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
+    WorkJobs: _grpc.StreamStreamMultiCallable[_queue_service_pb2.WorkJobsRequest, _queue_service_pb2.WorkJobsResponse]
+    """WorkJobs is a worker's whole side of the queue on one stream: jobs come as places are free, and its words on them go
+    back in batches. A job enqueued while the stream waits is handed to it in the very transaction that stores it.
+    """
     ExtendLeases: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ExtendLeasesRequest, _queue_service_pb2.ExtendLeasesResponse]
     """ExtendLeases keeps jobs in hand. Jobs whose lease is lost are listed: stop working on them."""
     CompleteJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.CompleteJobsRequest, _queue_service_pb2.CompleteJobsResponse]
@@ -77,6 +81,10 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """
     LeaseJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.LeaseJobsRequest, _queue_service_pb2.LeaseJobsResponse]  # type: ignore[assignment]
     """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
+    WorkJobs: _aio.StreamStreamMultiCallable[_queue_service_pb2.WorkJobsRequest, _queue_service_pb2.WorkJobsResponse]  # type: ignore[assignment]
+    """WorkJobs is a worker's whole side of the queue on one stream: jobs come as places are free, and its words on them go
+    back in batches. A job enqueued while the stream waits is handed to it in the very transaction that stores it.
+    """
     ExtendLeases: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ExtendLeasesRequest, _queue_service_pb2.ExtendLeasesResponse]  # type: ignore[assignment]
     """ExtendLeases keeps jobs in hand. Jobs whose lease is lost are listed: stop working on them."""
     CompleteJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.CompleteJobsRequest, _queue_service_pb2.CompleteJobsResponse]  # type: ignore[assignment]
@@ -126,6 +134,16 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.LeaseJobsResponse, _abc.Awaitable[_queue_service_pb2.LeaseJobsResponse]]:
         """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
+
+    @_abc_1.abstractmethod
+    def WorkJobs(
+        self,
+        request_iterator: _MaybeAsyncIterator[_queue_service_pb2.WorkJobsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_queue_service_pb2.WorkJobsResponse], _abc.AsyncIterator[_queue_service_pb2.WorkJobsResponse]]:
+        """WorkJobs is a worker's whole side of the queue on one stream: jobs come as places are free, and its words on them go
+        back in batches. A job enqueued while the stream waits is handed to it in the very transaction that stores it.
+        """
 
     @_abc_1.abstractmethod
     def ExtendLeases(
