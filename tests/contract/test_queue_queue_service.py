@@ -80,6 +80,13 @@ async def two_due(world: World) -> Any:
     return lease_request(kind_of(world))
 
 
+async def one_done(world: World) -> Any:
+    (ref,) = await lease(world, 1)
+    start = pb.WorkStart(kinds=["test.nobody"], max_in_flight=1, lease_duration=seconds(30), worker_id="test")
+    done = pb.Leases(job_ids=[ref.job_id], lease_tokens=[ref.lease_token])
+    return [pb.WorkJobsRequest(start=start), pb.WorkJobsRequest(number=1, completed=done)]
+
+
 async def get_one(world: World) -> Any:
     (job_id,) = await enqueue(world, 1)
     return pb.GetJobRequest(tenant_id=str(world.tenant), job_id=job_id)
@@ -185,6 +192,15 @@ class TestQueueService(ServiceContract):
             ("max_jobs", lambda r: setattr(r, "max_jobs", 0)),
             Within(lambda r: r.kinds.__setitem__(0, "test.nobody"), lambda reply: equal(list(reply.jobs), [])),
             mutation=Mutation(jobs_of, unkeyed="a job that is leased is not leased again", repeats=none_left),
+        ),
+        Case(
+            "WorkJobs",
+            one_done,
+            lambda request, replies: equal(replies[-1].answer.completed, 1),
+            ("start.max_in_flight", lambda r: setattr(r[0].start, "max_in_flight", 0)),
+            Within(lambda r: r[1].completed.job_ids.__setitem__(0, UNKNOWN), lambda replies: lost(replies[-1].answer)),
+            mutation=Mutation(jobs_of, unkeyed="done under the same lease is done"),
+            enough=lambda request, reply: reply.HasField("answer"),
         ),
         Case(
             "ExtendLeases",

@@ -71,9 +71,12 @@ async def working(
     open_stream: Any = stub.WorkJobs
     call = open_stream(metadata=(("authorization", f"Bearer {token}"),))
     start = pb.WorkStart(kinds=kinds, max_in_flight=places, lease_duration=seconds(lease_s), worker_id="test")
+    await call.initial_metadata()
     await call.write(pb.WorkJobsRequest(start=start))
+    worker = Worker(call, places)
+    assert not (await worker.reply()).jobs
     try:
-        yield Worker(call, places)
+        yield worker
     finally:
         call.cancel()
 
@@ -161,10 +164,16 @@ async def test_words_that_make_no_sense_end_the_stream_with_the_reason(
     async def refused(*requests: pb.WorkJobsRequest) -> grpc.aio.AioRpcError:
         token = queue.tokens.token("queue", platform=True, methods=[METHOD], scopes=["jobs.work"])
         open_stream: Any = stub.WorkJobs
-        call = open_stream(iter(requests), metadata=(("authorization", f"Bearer {token}"),))
+        call = open_stream(metadata=(("authorization", f"Bearer {token}"),))
+
+        async def talk() -> None:
+            for request in requests:
+                await call.write(request)
+                await call.read()
+            await call.read()
+
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            async for _ in call:
-                pass
+            await talk()
         return error.value
 
     start = pb.WorkJobsRequest(

@@ -48,7 +48,10 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
     async def WorkJobs(
         self, request_iterator: AsyncIterator[pb.WorkJobsRequest], context: Any
     ) -> AsyncIterator[pb.WorkJobsResponse]:
+        # The worker is let in: what it says before it knows may be lost, and the reason of a refusal with it.
+        await context.send_initial_metadata(())
         start = wire.start(await anext(request_iterator, None))
+        yield pb.WorkJobsResponse()
         async with contextlib.aclosing(self._streams(start).run(wire.words(request_iterator))) as replies:
             async for reply in replies:
                 yield wire.reply(reply)

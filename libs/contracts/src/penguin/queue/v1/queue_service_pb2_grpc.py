@@ -128,6 +128,8 @@ class QueueServiceServicer:
     def WorkJobs(self, request_iterator, context):
         """WorkJobs is a worker's whole side of the queue on one stream: jobs come as places are free, and its words on them go
         back in batches. A job enqueued while the stream waits is handed to it in the very transaction that stores it.
+        A client that waits for the initial metadata before its start, and for the first response, which is empty, before its
+        first words, is always told why it is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

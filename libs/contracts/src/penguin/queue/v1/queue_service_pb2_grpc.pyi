@@ -46,6 +46,8 @@ class QueueServiceStub:
     WorkJobs: _grpc.StreamStreamMultiCallable[_queue_service_pb2.WorkJobsRequest, _queue_service_pb2.WorkJobsResponse]
     """WorkJobs is a worker's whole side of the queue on one stream: jobs come as places are free, and its words on them go
     back in batches. A job enqueued while the stream waits is handed to it in the very transaction that stores it.
+    A client that waits for the initial metadata before its start, and for the first response, which is empty, before its
+    first words, is always told why it is refused.
     """
     ExtendLeases: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ExtendLeasesRequest, _queue_service_pb2.ExtendLeasesResponse]
     """ExtendLeases keeps jobs in hand. Jobs whose lease is lost are listed: stop working on them."""
@@ -84,6 +86,8 @@ class QueueServiceAsyncStub(QueueServiceStub):
     WorkJobs: _aio.StreamStreamMultiCallable[_queue_service_pb2.WorkJobsRequest, _queue_service_pb2.WorkJobsResponse]  # type: ignore[assignment]
     """WorkJobs is a worker's whole side of the queue on one stream: jobs come as places are free, and its words on them go
     back in batches. A job enqueued while the stream waits is handed to it in the very transaction that stores it.
+    A client that waits for the initial metadata before its start, and for the first response, which is empty, before its
+    first words, is always told why it is refused.
     """
     ExtendLeases: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ExtendLeasesRequest, _queue_service_pb2.ExtendLeasesResponse]  # type: ignore[assignment]
     """ExtendLeases keeps jobs in hand. Jobs whose lease is lost are listed: stop working on them."""
@@ -143,6 +147,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_queue_service_pb2.WorkJobsResponse], _abc.AsyncIterator[_queue_service_pb2.WorkJobsResponse]]:
         """WorkJobs is a worker's whole side of the queue on one stream: jobs come as places are free, and its words on them go
         back in batches. A job enqueued while the stream waits is handed to it in the very transaction that stores it.
+        A client that waits for the initial metadata before its start, and for the first response, which is empty, before its
+        first words, is always told why it is refused.
         """
 
     @_abc_1.abstractmethod
