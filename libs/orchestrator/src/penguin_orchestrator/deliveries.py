@@ -105,7 +105,7 @@ def _batch(tenant_id: UUID, row: Row) -> queue_pb.EnqueueBatchRequest | None:
         kind=row.payload["kind"],
         payloads=map(_body, jobs),
         priority=_priority(priority),
-        traceparent=row.traceparent,
+        traceparents=[row.traceparent] if row.traceparent else (),
     )
     if run_at:
         request.run_at.FromDatetime(datetime.fromisoformat(run_at))

@@ -26,6 +26,13 @@ def own_valkey() -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 async def buffer(own_valkey: ValkeyServer) -> AsyncIterator[ReadyBuffer]:
+    # Patient: what it holds is asked about here, and not how soon it gives up on a busy machine.
+    async with ready_buffer(own_valkey.url, timeout_s=10) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def hasty(own_valkey: ValkeyServer) -> AsyncIterator[ReadyBuffer]:
     async with ready_buffer(own_valkey.url) as opened:
         yield opened
 
@@ -35,9 +42,13 @@ def ready(tenant: UUID, *, kind: str = "k", priority: int = 2) -> Ready:
 
 
 async def offered(buffer: ReadyBuffer, jobs: list[Ready]) -> None:
-    buffer.offer(jobs)
-    await asyncio.gather(*buffer._pushes)
-    assert buffer.usable
+    for _ in range(10):
+        buffer.offer(jobs)
+        await asyncio.gather(*buffer._pushes)
+        if buffer.usable:
+            return
+        await asyncio.sleep(OPEN_S)  # the machine was too busy for its patience
+    raise AssertionError("the buffer takes nothing")
 
 
 async def test_references_come_high_priority_first_and_tenants_in_turn(buffer: ReadyBuffer) -> None:
@@ -59,18 +70,18 @@ async def test_a_tenants_references_are_bounded(buffer: ReadyBuffer) -> None:
 
 @pytest.mark.parametrize("trouble", ["kill", "freeze"])
 async def test_a_server_in_trouble_is_left_out_and_taken_up_again(
-    own_valkey: ValkeyServer, buffer: ReadyBuffer, trouble: str
+    own_valkey: ValkeyServer, hasty: ReadyBuffer, trouble: str
 ) -> None:
     tenant = uuid4()
-    await offered(buffer, [ready(tenant)])
+    await offered(hasty, [ready(tenant)])
     getattr(own_valkey, trouble)()
     started = time.monotonic()
-    assert await buffer.take(("k",), 1) == []
-    assert await buffer.take(("k",), 1) == []  # not even asked
+    assert await hasty.take(("k",), 1) == []
+    assert await hasty.take(("k",), 1) == []  # not even asked
     assert time.monotonic() - started < 5 * TIMEOUT_S
-    assert not buffer.usable
+    assert not hasty.usable
     own_valkey.start() if trouble == "kill" else own_valkey.thaw()
     await asyncio.sleep(OPEN_S)
     job = ready(tenant)
-    await offered(buffer, [job])
-    assert job.id in await buffer.take(("k",), 10)
+    await offered(hasty, [job])
+    assert job.id in await hasty.take(("k",), 10)

@@ -163,7 +163,7 @@ async def test_a_batch_is_stored_whole_and_once(own_db: Database) -> None:
     tenant = uuid4()
     store = JobStore(own_db, Kinds())
     step = Step(tenant, "req:batch", b"d", AT)
-    batch = NewBatch("k", [b'{"n":%d}' % n for n in range(250)], 2, 0, None, 10, "")
+    batch = NewBatch("k", [b'{"n":%d}' % n for n in range(250)], 2, 0, None, 10, ())
     ids, new = await store.enqueue_batch(step, batch)
     assert (len(ids), new) == (250, True)
     assert await store.enqueue_batch(step, batch) == (ids, False)
@@ -177,7 +177,7 @@ async def test_a_batch_is_stored_whole_and_once(own_db: Database) -> None:
 
 async def test_a_compensated_batch_takes_its_jobs_back_and_bars_its_action(own_db: Database) -> None:
     tenant = uuid4()
-    store, batch = JobStore(own_db, Kinds()), NewBatch("k", [b"{}"] * 3, 2, 0, None, 10, "")
+    store, batch = JobStore(own_db, Kinds()), NewBatch("k", [b"{}"] * 3, 2, 0, None, 10, ())
     action = Step(tenant, "saga:1:jobs", b"d", AT, operation=ACTION)
     undo = Step(tenant, "saga:1:jobs", b"d", AT, operation=COMPENSATION)
     ids, _ = await store.enqueue_batch(action, batch)
@@ -193,7 +193,7 @@ async def test_a_compensated_batch_takes_its_jobs_back_and_bars_its_action(own_d
 async def test_lower_ranks_go_first_within_a_priority(own_db: Database) -> None:
     tenant, store = uuid4(), JobStore(own_db, Kinds())
     for n, rank in enumerate((5, -5, 0)):
-        await store.enqueue_batch(Step(tenant, f"req:{n}", b"d", AT), NewBatch("k", [b"{}"], 2, rank, None, 10, ""))
+        await store.enqueue_batch(Step(tenant, f"req:{n}", b"d", AT), NewBatch("k", [b"{}"], 2, rank, None, 10, ()))
     leases_of = LeaseStore(own_db, Kinds())
     assert [(await leases_of.lease_ready(asked(1)))[0].rank for _ in range(3)] == [-5, 0, 5]
 
@@ -205,7 +205,7 @@ async def test_ids_of_many_processes_never_meet(own_db: Database) -> None:
     async def fill(store: JobStore, name: int) -> None:
         for n in range(5):
             step = Step(uuid4(), f"req:{name}.{n}", b"d", AT)
-            given.extend((await store.enqueue_batch(step, NewBatch("k", [b"{}"] * 900, 2, 0, None, 10, "")))[0])
+            given.extend((await store.enqueue_batch(step, NewBatch("k", [b"{}"] * 900, 2, 0, None, 10, ())))[0])
 
     await asyncio.gather(*(fill(store, n) for n, store in enumerate(stores)))
     assert len(given) == len(set(given)) == 4 * 5 * 900

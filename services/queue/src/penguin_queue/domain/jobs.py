@@ -45,7 +45,8 @@ class NewBatch:
     rank: int
     run_at: datetime | None
     max_attempts: int
-    traceparent: str
+    # One for each job, or none at all.
+    traceparents: Sequence[str]
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Work:
             answers, stored = await self._jobs.enqueue(tenant_id, items, gate=gate, at=at, handover=hands.handover)
             if hands.handover is not None:
                 hands.lots = [
-                    _lot(tenant_id, job, hands.handover, [number], [job.payload], job.traceparent, at)
+                    _lot(tenant_id, job, hands.handover, [number], [job.payload], [job.traceparent], at)
                     for number, job in stored
                 ]
         if not hands.lots:
@@ -83,7 +83,7 @@ class Work:
             ids, new = await self._jobs.enqueue_batch(step, batch, hands.handover)
             if new and hands.handover is not None:
                 hands.lots = [
-                    _lot(step.tenant_id, batch, hands.handover, ids, batch.payloads, batch.traceparent, step.at)
+                    _lot(step.tenant_id, batch, hands.handover, ids, batch.payloads, batch.traceparents, step.at)
                 ]
         if new and not hands.lots:
             run_at = batch.run_at or step.at
@@ -207,11 +207,11 @@ def _lot(
     handover: Handover,
     ids: Sequence[int],
     payloads: Sequence[bytes],
-    traceparent: str,
+    traceparents: Sequence[str],
     at: datetime,
 ) -> Lot:
     count = len(ids)
     return Lot(
         tenant_id, like.kind, like.priority, handover.token, handover.until, ids, payloads,
-        created_at=[at] * count, max_attempts=[like.max_attempts] * count, traceparents=[traceparent] * count,
+        created_at=[at] * count, max_attempts=[like.max_attempts] * count, traceparents=traceparents,
     )  # fmt: skip

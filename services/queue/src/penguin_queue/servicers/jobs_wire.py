@@ -42,7 +42,12 @@ def new_job(item: pb.NewJob) -> NewJob:
 
 
 def new_batch(request: pb.EnqueueBatchRequest) -> NewBatch:
-    """A batch that differs by its payloads alone."""
+    """A batch that differs by its payloads alone; raises InvalidArgument for columns of different lengths."""
+    traceparents = list(request.traceparents)
+    if len(traceparents) == 1:
+        traceparents *= len(request.payloads)
+    if traceparents and len(traceparents) != len(request.payloads):
+        raise InvalidArgument("There is one for each job, one for all, or none.", field="traceparents")
     return NewBatch(
         kind=request.kind,
         payloads=list(request.payloads),
@@ -50,7 +55,7 @@ def new_batch(request: pb.EnqueueBatchRequest) -> NewBatch:
         rank=request.rank,
         run_at=when(request, "run_at"),
         max_attempts=request.max_attempts or DEFAULT_MAX_ATTEMPTS,
-        traceparent=request.traceparent,
+        traceparents=traceparents,
     )
 
 
@@ -184,7 +189,7 @@ def lot(jobs: Lot) -> pb.LeasedJobs:
         lost_leases=jobs.lost_leases,
         snoozes=jobs.snoozes,
         max_attempts=jobs.max_attempts,
-        traceparents=() if traceparents == {""} else traceparents if len(traceparents) == 1 else jobs.traceparents,
+        traceparents=() if traceparents <= {""} else traceparents if len(traceparents) == 1 else jobs.traceparents,
     )
 
 

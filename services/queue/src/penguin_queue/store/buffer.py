@@ -69,8 +69,9 @@ return found
 class ReadyBuffer:
     """References in one Redis, or in none."""
 
-    def __init__(self, client: Redis | None) -> None:
+    def __init__(self, client: Redis | None, timeout_s: float = TIMEOUT_S) -> None:
         self._client = client
+        self._timeout_s = timeout_s
         self._closed_until = 0.0
         self._pushes: set[asyncio.Task[None]] = set()
         self._push: Any = client.register_script(_PUSH) if client else None
@@ -121,7 +122,7 @@ class ReadyBuffer:
     @contextlib.asynccontextmanager
     async def _guarded(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 yield
         except (TimeoutError, OSError, RedisError) as error:
             if time.monotonic() >= self._closed_until:
@@ -135,20 +136,20 @@ def _ring(priority: int, kind: str) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def ready_buffer(url: str) -> AsyncIterator[ReadyBuffer]:
+async def ready_buffer(url: str, timeout_s: float = TIMEOUT_S) -> AsyncIterator[ReadyBuffer]:
     """The buffer at `url`; without one, a buffer that is always empty. Never waits for the server to be there."""
     if not url:
         yield ReadyBuffer(None)
         return
     client = Redis.from_url(
         url,
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         max_connections=64,
         decode_responses=False,
     )
-    buffer = ReadyBuffer(client)
+    buffer = ReadyBuffer(client, timeout_s)
     try:
         yield buffer
     finally:

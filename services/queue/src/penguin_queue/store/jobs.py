@@ -111,7 +111,7 @@ class JobStore:
             numbers = await self._kinds.numbers(connection, [batch.kind])
             await connection.execute(
                 sql.insert_batch, step.tenant_id, step.at, first, batch.run_at or step.at, numbers[batch.kind],
-                batch.priority, batch.rank, batch.max_attempts, batch.traceparent, batch.payloads, *_lease(handover),
+                batch.priority, batch.rank, batch.max_attempts, batch.traceparents, batch.payloads, *_lease(handover),
             )  # fmt: skip
             ids = range(first, first + count)
             await barrier.record(connection, step, list(ids), list[int])

@@ -18,8 +18,8 @@ INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, ma
 SELECT $3::bigint + n - 1, $4::timestamptz, $2::timestamptz, $1::uuid, $5::integer, $6::smallint, $7::smallint,
        $8::smallint,
        CASE WHEN $11::bigint IS NOT NULL THEN 2 WHEN $4::timestamptz <= $2::timestamptz THEN 1 ELSE 0 END,
-       payload, nullif($9::text, ''), $11::bigint, $12::timestamptz, $13::text
-FROM unnest($10::bytea[]) WITH ORDINALITY AS new (payload, n);
+       payload, nullif(traceparent, ''), $11::bigint, $12::timestamptz, $13::text
+FROM unnest($10::bytea[], $9::text[]) WITH ORDINALITY AS new (payload, traceparent, n);
 
 -- name: withdraw
 -- What an enqueue is undone by: jobs that nobody works on.

@@ -211,7 +211,7 @@ class EnqueueBatchRequest(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     RUN_AT_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
-    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACEPARENTS_FIELD_NUMBER: _builtins.int
     SAGA_STEP_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     request_id: _builtins.str
@@ -223,8 +223,6 @@ class EnqueueBatchRequest(_message.Message):
     """Order within the priority, lower first; 0 is the middle."""
     max_attempts: _builtins.int
     """Attempts before a job is a dead letter; 0 means the default (10)."""
-    traceparent: _builtins.str
-    """W3C traceparent of the producer."""
     @_builtins.property
     def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """JSON objects of keys and ids, one per job; at most 64 KiB each."""
@@ -232,6 +230,10 @@ class EnqueueBatchRequest(_message.Message):
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp:
         """Not before this; absent means now."""
+
+    @_builtins.property
+    def traceparents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """W3C traceparents of the producers: one for each job, one for all of them, or none."""
 
     @_builtins.property
     def saga_step(self) -> _mutation_pb2.SagaStep: ...
@@ -246,12 +248,12 @@ class EnqueueBatchRequest(_message.Message):
         rank: _builtins.int = ...,
         run_at: _timestamp_pb2.Timestamp | None = ...,
         max_attempts: _builtins.int = ...,
-        traceparent: _builtins.str = ...,
+        traceparents: _abc.Iterable[_builtins.str] | None = ...,
         saga_step: _mutation_pb2.SagaStep | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run_at", b"run_at", "saga_step", b"saga_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payloads", b"payloads", "priority", b"priority", "rank", b"rank", "request_id", b"request_id", "run_at", b"run_at", "saga_step", b"saga_step", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payloads", b"payloads", "priority", b"priority", "rank", b"rank", "request_id", b"request_id", "run_at", b"run_at", "saga_step", b"saga_step", "tenant_id", b"tenant_id", "traceparents", b"traceparents"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
