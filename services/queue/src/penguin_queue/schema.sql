@@ -69,6 +69,32 @@ BEGIN
     RETURN made;
 END $$;
 
+CREATE FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) RETURNS TABLE(fresh boolean, digest bytea, reply bytea, compensated boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    EXECUTE format('SET LOCAL app.current_tenant_id = %L', tenant);
+    INSERT INTO step_barrier (tenant_id, key, operation, digest, reply, created_at)
+    VALUES (tenant, request_key, 'request', request_digest, answer, at)
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN QUERY
+            SELECT false, b.digest, b.reply, b.compensated
+            FROM (SELECT) AS one LEFT JOIN step_barrier AS b
+                ON b.tenant_id = tenant AND b.key = request_key AND b.operation = 'request';
+        RETURN;
+    END IF;
+    INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload,
+                      traceparent, lease_token, leased_until, worker_id)
+    SELECT first_id + n - 1, due, at, tenant, hot_enqueue.kind, hot_enqueue.priority, hot_enqueue.rank,
+           hot_enqueue.max_attempts, CASE WHEN token IS NOT NULL THEN 2 WHEN due <= at THEN 1 ELSE 0 END, new.payload,
+           nullif(new.traceparent, ''), token, until, worker
+    FROM unnest(payloads, traceparents) WITH ORDINALITY AS new (payload, traceparent, n);
+    RETURN QUERY SELECT true, NULL::bytea, NULL::bytea, NULL::boolean;
+END $$;
+
 CREATE TABLE public.jobs (
     id bigint NOT NULL,
     lease_token bigint,
@@ -469,6 +495,11 @@ GRANT ALL ON FUNCTION public.drop_partitions(parent regclass, before date) TO qu
 
 REVOKE ALL ON FUNCTION public.ensure_partitions(parent regclass, step text, first date, last date) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.ensure_partitions(parent regclass, step text, first date, last date) TO queue_maintenance;
+
+REVOKE ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_app;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_maintenance;

@@ -18,12 +18,18 @@ class JobIds:
         self._next = 0
         self._end = 0
 
-    async def take(self, connection: Connection, count: int) -> int:
-        """The first of `count` ids in a row, at most BLOCK."""
-        while self._end - self._next < count:
-            first: int = await connection.fetchval(sql.block)
-            # Others may have fetched a block meanwhile: the later one is kept, and the rest of the other is lost.
-            self._next, self._end = first, first + BLOCK
+    def at_hand(self, count: int) -> int | None:
+        """The first of `count` ids in a row, if this block has as many left."""
+        if self._end - self._next < count:
+            return None
         first = self._next
         self._next += count
+        return first
+
+    async def take(self, connection: Connection, count: int) -> int:
+        """The first of `count` ids in a row, at most BLOCK."""
+        while (first := self.at_hand(count)) is None:
+            block: int = await connection.fetchval(sql.block)
+            # Others may have fetched a block meanwhile: the later one is kept, and the rest of the other is lost.
+            self._next, self._end = block, block + BLOCK
         return first

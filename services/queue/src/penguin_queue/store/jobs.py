@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from penguin_chassis import barrier
-from penguin_chassis.barrier import COMPENSATION, Step
+from penguin_chassis.barrier import COMPENSATION, REQUEST, Step
 from penguin_chassis.faults import Fault, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
@@ -29,6 +30,19 @@ ASKED: dict[str, tuple[int, ...]] = {
     "dead": (4,),
 }
 LAST = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A batch's ids, as its stored answer."""
+
+    first: int
+    last: int
+
+    @property
+    def ids(self) -> range:
+        """All of them."""
+        return range(self.first, self.last + 1)
 
 
 def job_of(row: Any, kinds: Mapping[int, str]) -> Job:
@@ -79,7 +93,8 @@ class JobStore:
 
             async def write(fresh: list[tuple[Step, tuple[int, NewJob]]]) -> list[Fault | None]:
                 stored.extend(job for _, job in fresh)
-                await _insert(connection, tenant_id, stored, self._kinds, at, handover)
+                numbers = await self._kinds.numbers(connection, {job.kind for _, job in stored})
+                await _insert(connection, tenant_id, stored, numbers, at, handover)
                 return [None] * len(fresh)
 
             if gate is not None:
@@ -100,22 +115,42 @@ class JobStore:
         """
         for i, payload in enumerate(batch.payloads):
             check_payload(payload, f"payloads[{i}]")
-        count = len(batch.payloads)
+        if step.operation != REQUEST:
+            return await self._enqueue_step(step, batch)
+        kind_id, first = await self._prepared(step.tenant_id, batch)
+        numbered = Numbered(first, first + len(batch.payloads) - 1)
+        (row,) = await self._db.one_trip(
+            sql.enqueue_batch, step.tenant_id, step.key, step.digest, barrier.encoded(numbered, Numbered), step.at,
+            *_columns(batch, kind_id, first, step.at, handover),
+        )  # fmt: skip
+        if row["fresh"]:
+            return numbered.ids, True
+        return barrier.repeated(row, step, Numbered).ids, False
+
+    async def _prepared(self, tenant_id: UUID, batch: NewBatch) -> tuple[int, int]:
+        """The number of a batch's kind and the first of its ids: mostly known here already."""
+        kind_id, first = self._kinds.cached(batch.kind), self._ids.at_hand(len(batch.payloads))
+        if kind_id is None or first is None:
+            async with self._db.tenant(tenant_id) as connection:
+                kind_id = (await self._kinds.numbers(connection, [batch.kind]))[batch.kind]
+                first = await self._ids.take(connection, len(batch.payloads))
+        return kind_id, first
+
+    async def _enqueue_step(self, step: Step, batch: NewBatch) -> tuple[range, bool]:
+        """A batch as a saga's action, or as what undoes it."""
         async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, Numbered)) is not None:
+                return done.reply.ids, False
             if step.operation == COMPENSATION:
-                taken = await self._withdraw(connection, step)
-                return (range(taken[0], taken[-1] + 1) if taken else range(0)), False
-            first = await self._ids.take(connection, count)
-            if (done := await barrier.claim(connection, step, list[int])) is not None:
-                return range(done.reply[0], done.reply[-1] + 1), False
+                undone = await barrier.undone(connection, step, Numbered) or Numbered(0, -1)
+                await connection.execute(sql.withdraw, step.tenant_id, list(undone.ids))
+                return (await barrier.record(connection, step, undone, Numbered)).ids, False
             numbers = await self._kinds.numbers(connection, [batch.kind])
-            await connection.execute(
-                sql.insert_batch, step.tenant_id, step.at, first, batch.run_at or step.at, numbers[batch.kind],
-                batch.priority, batch.rank, batch.max_attempts, batch.traceparents, batch.payloads, *_lease(handover),
-            )  # fmt: skip
-            ids = range(first, first + count)
-            await barrier.record(connection, step, list(ids), list[int])
-            return ids, True
+            first = await self._ids.take(connection, len(batch.payloads))
+            jobs = list(enumerate(_singly(batch), first))
+            await _insert(connection, step.tenant_id, jobs, numbers, step.at, None)
+            stored = await barrier.record(connection, step, Numbered(first, first + len(jobs) - 1), Numbered)
+            return stored.ids, True
 
     async def get(self, tenant_id: UUID, job_id: int) -> Job:
         """One job, wherever it stands; raises NotFound."""
@@ -175,15 +210,29 @@ def _faulty(items: Sequence[tuple[Step, NewJob]]) -> dict[int, Fault]:
     return faulty
 
 
+def _singly(batch: NewBatch) -> list[NewJob]:
+    traces = batch.traceparents or [""] * len(batch.payloads)
+    return [
+        NewJob(batch.kind, payload, batch.priority, batch.rank, batch.run_at, batch.max_attempts, trace)
+        for payload, trace in zip(batch.payloads, traces, strict=True)
+    ]
+
+
+def _columns(batch: NewBatch, kind_id: int, first: int, at: datetime, handover: Handover | None) -> tuple[object, ...]:
+    return (
+        first, batch.run_at or at, kind_id, batch.priority, batch.rank, batch.max_attempts, batch.traceparents,
+        batch.payloads, *_lease(handover),
+    )  # fmt: skip
+
+
 async def _insert(
     connection: Connection,
     tenant_id: UUID,
     jobs: Sequence[tuple[int, NewJob]],
-    kinds: Kinds,
+    numbers: Mapping[str, int],
     at: datetime,
     handover: Handover | None,
 ) -> None:
-    numbers = await kinds.numbers(connection, {job.kind for _, job in jobs})
     await connection.execute(
         sql.insert, tenant_id, at, [n for n, _ in jobs], [numbers[job.kind] for _, job in jobs],
         [job.payload for _, job in jobs], [job.priority for _, job in jobs], [job.rank for _, job in jobs],

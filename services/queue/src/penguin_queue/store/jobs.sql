@@ -12,14 +12,9 @@ FROM unnest($3::bigint[], $4::integer[], $5::bytea[], $6::smallint[], $7::smalli
             $10::text[])
     AS new (id, kind_id, payload, priority, rank, run_at, max_attempts, traceparent);
 
--- name: insert_batch
-INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload, traceparent,
-                  lease_token, leased_until, worker_id)
-SELECT $3::bigint + n - 1, $4::timestamptz, $2::timestamptz, $1::uuid, $5::integer, $6::smallint, $7::smallint,
-       $8::smallint,
-       CASE WHEN $11::bigint IS NOT NULL THEN 2 WHEN $4::timestamptz <= $2::timestamptz THEN 1 ELSE 0 END,
-       payload, nullif(traceparent, ''), $11::bigint, $12::timestamptz, $13::text
-FROM unnest($10::bytea[], $9::text[]) WITH ORDINALITY AS new (payload, traceparent, n);
+-- name: enqueue_batch
+SELECT fresh, digest, reply, compensated FROM hot_enqueue(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, $10::smallint, $11::smallint, $12::text[], $13::bytea[], $14, $15, $16);
 
 -- name: withdraw
 -- What an enqueue is undone by: jobs that nobody works on.

@@ -22,6 +22,10 @@ class Kinds:
         self._ids: dict[str, int] = {}
         self._names: dict[int, str] = {}
 
+    def cached(self, name: str) -> int | None:
+        """The number of a kind that was asked for before."""
+        return self._ids.get(name)
+
     async def numbers(self, connection: Connection, names: Collection[str]) -> Mapping[str, int]:
         """The number of each, new kinds added. Raises ResourceExhausted (BACKLOG_FULL) beyond LIMIT."""
         if any(name not in self._ids for name in names):
