@@ -46,7 +46,7 @@ class Bare:
         self._pool = pool
         self._inside: dict[str, str] = {}
 
-    async def hot_read(self, query: str, tenant_id: UUID, *arguments: object) -> list[asyncpg.Record]:
+    async def one_trip(self, query: str, tenant_id: UUID, *arguments: object) -> list[asyncpg.Record]:
         """What stands inside the hot read's function, as a statement of its own."""
         if query not in self._inside:
             self._inside[query] = await self._unwrapped(query)

@@ -25,6 +25,7 @@ ROOT = HERE.parents[1]
 UNKEYED = {
     "EmailService.BatchRecordEvents",
     "QueueService.LeaseJobs",
+    "QueueService.WorkJobs",
     "QueueService.ExtendLeases",
     "QueueService.CompleteJobs",
     "QueueService.FailJobs",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from services.queue.tests.rows import enqueue_request, lease_request, new_job, ref_of, seconds
+from services.queue.tests.rows import batch_request, enqueue_request, lease_request, new_job, ref_of, seconds
 from tests.contract.harness import Batch, Case, Listing, Mutation, ServiceContract, Within, equal
 from tests.contract.wire import World
 
@@ -14,7 +14,7 @@ from penguin.queue.v1 import queue_service_pb2 as pb
 
 SERVICE = "penguin.queue.v1.QueueService"
 FENCED = "fenced by the lease's token: a lease that was spoken for is not there a second time"
-UNKNOWN = str(uuid4())
+UNKNOWN = 2**62
 
 
 def kind_of(world: World) -> str:
@@ -22,7 +22,7 @@ def kind_of(world: World) -> str:
     return f"test.k{world.tenant.hex}"
 
 
-async def enqueue(world: World, count: int, **fields: Any) -> list[str]:
+async def enqueue(world: World, count: int, **fields: Any) -> list[int]:
     """Jobs that are due; their ids."""
     jobs = [new_job(kind=kind_of(world), **fields) for _ in range(count)]
     reply = await world.call(f"{SERVICE}/EnqueueJobs", enqueue_request(world.tenant, *jobs))
@@ -37,7 +37,7 @@ async def lease(world: World, count: int) -> list[pb.LeaseRef]:
     return [ref_of(each) for each in reply.jobs]
 
 
-async def bury(world: World, count: int) -> list[str]:
+async def bury(world: World, count: int) -> list[int]:
     """Dead letters; their ids."""
     leases = await lease(world, count)
     failures = [pb.JobFailure(lease=ref, error="test.final") for ref in leases]
@@ -71,9 +71,20 @@ async def three_jobs(world: World) -> Any:
     return enqueue_request(world.tenant, *(new_job(kind=kind_of(world)) for _ in range(3)))
 
 
+async def three_alike(world: World) -> Any:
+    return batch_request(world.tenant, kind_of(world), b"{}", b'{"n":1}', b'{"n":2}')
+
+
 async def two_due(world: World) -> Any:
     await enqueue(world, 2)
     return lease_request(kind_of(world))
+
+
+async def one_done(world: World) -> Any:
+    (ref,) = await lease(world, 1)
+    start = pb.WorkStart(kinds=["test.nobody"], max_in_flight=1, lease_duration=seconds(30), worker_id="test")
+    done = pb.Leases(job_ids=[ref.job_id], lease_tokens=[ref.lease_token])
+    return [pb.WorkJobsRequest(start=start), pb.WorkJobsRequest(number=1, completed=done)]
 
 
 async def get_one(world: World) -> Any:
@@ -130,7 +141,7 @@ async def lease_state(world: World, request: Any) -> Any:
 def check_leased(request: Any, reply: Any) -> None:
     assert len(reply.jobs) == 2
     assert {leased.job.kind for leased in reply.jobs} == set(request.kinds)
-    assert all(UUID(leased.lease_token) for leased in reply.jobs)
+    assert all(leased.lease_token > 0 for leased in reply.jobs)
 
 
 def check_extended(request: Any, reply: Any) -> None:
@@ -158,12 +169,21 @@ class TestQueueService(ServiceContract):
         Case(
             "EnqueueJobs",
             three_jobs,
-            lambda request, reply: equal([r.job_id for r in reply.results], [job.id for job in request.jobs]),
+            lambda request, reply: equal(len({r.job_id for r in reply.results}), len(request.jobs)),
             ("jobs[1].kind", lambda r: setattr(r.jobs[1], "kind", "No Kind")),
             "it names nothing that could be absent",
             stranger=lambda reply: equal([r.WhichOneof("outcome") for r in reply.results], ["job_id"] * 3),
             mutation=Mutation(enqueued_by, vary=lambda r: setattr(r.jobs[0], "payload", b'{"n":2}')),
             batch=Batch("jobs", no_object, "INVALID_FIELD"),
+        ),
+        Case(
+            "EnqueueBatch",
+            three_alike,
+            lambda request, reply: equal((reply.count, reply.first_job_id > 0), (3, True)),
+            ("kind", lambda r: setattr(r, "kind", "No Kind")),
+            "it names nothing that could be absent",
+            stranger=lambda reply: equal(reply.count, 3),
+            mutation=Mutation(enqueued_by, vary=lambda r: r.payloads.append(b"{}")),
         ),
         Case(
             "LeaseJobs",
@@ -174,10 +194,19 @@ class TestQueueService(ServiceContract):
             mutation=Mutation(jobs_of, unkeyed="a job that is leased is not leased again", repeats=none_left),
         ),
         Case(
+            "WorkJobs",
+            one_done,
+            lambda request, replies: equal(replies[-1].answer.completed, 1),
+            ("start.max_in_flight", lambda r: setattr(r[0].start, "max_in_flight", 0)),
+            Within(lambda r: r[1].completed.job_ids.__setitem__(0, UNKNOWN), lambda replies: lost(replies[-1].answer)),
+            mutation=Mutation(jobs_of, unkeyed="done under the same lease is done"),
+            enough=lambda request, reply: reply.HasField("answer"),
+        ),
+        Case(
             "ExtendLeases",
             tell(lambda ref: pb.ExtendLeasesRequest(leases=[ref], lease_duration=seconds(3600))),
             check_extended,
-            ("leases[0].job_id", lambda r: setattr(r.leases[0], "job_id", "x")),
+            ("leases[0].job_id", lambda r: setattr(r.leases[0], "job_id", -1)),
             Within(lambda r: unknown_lease(r.leases[0]), lost),
             mutation=Mutation(lease_state, unkeyed="it sets a time and adds nothing", repeats=extended_again),
         ),
@@ -185,7 +214,7 @@ class TestQueueService(ServiceContract):
             "CompleteJobs",
             tell(lambda ref: pb.CompleteJobsRequest(leases=[ref])),
             lambda request, reply: equal((reply.completed, list(reply.lost_job_ids)), (1, [])),
-            ("leases[0].lease_token", lambda r: setattr(r.leases[0], "lease_token", "x")),
+            ("leases[0].lease_token", lambda r: setattr(r.leases[0], "lease_token", 0)),
             Within(lambda r: unknown_lease(r.leases[0]), lost),
             mutation=Mutation(jobs_of, unkeyed="done under the same lease is done"),
         ),
@@ -209,7 +238,7 @@ class TestQueueService(ServiceContract):
             "GetJob",
             get_one,
             lambda request, reply: equal(reply.job.id, request.job_id),
-            ("job_id", lambda r: setattr(r, "job_id", "x")),
+            ("job_id", lambda r: setattr(r, "job_id", 0)),
             lambda r: setattr(r, "job_id", UNKNOWN),
         ),
         Case(
@@ -225,7 +254,7 @@ class TestQueueService(ServiceContract):
             "RedriveJobs",
             redrive_two,
             lambda request, reply: equal((reply.redriven, list(reply.skipped_job_ids)), (2, [])),
-            ("job_ids[0]", lambda r: r.job_ids.__setitem__(0, "x")),
+            ("job_ids[0]", lambda r: r.job_ids.__setitem__(0, 0)),
             Within(only_unknown, skipped(1)),
             stranger=skipped(2),
             mutation=Mutation(enqueued_by, vary=lambda r: r.job_ids.append(UNKNOWN)),

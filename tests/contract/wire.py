@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -99,6 +99,25 @@ def right_token(world: World, method: MethodDescriptor, request: Any) -> str:
     return bearer.removeprefix("Bearer ")
 
 
+async def _conversation(call: Any, requests: list[Any]) -> AsyncIterator[Any]:
+    """Replies of a stream both of whose sides talk. Its first reply says that it stands: what is said before may fail on
+    its own, and hide why the call was refused."""
+    await call.initial_metadata()
+    if not call.done():
+        await call.write(requests[0])
+    standing = False
+    while (reply := await call.read()) is not grpc.aio.EOF:
+        yield reply
+        if not standing:
+            standing = True
+            for request in requests[1:]:
+                await call.write(request)
+    if (code := await call.code()) is not grpc.StatusCode.OK:
+        raise grpc.aio.AioRpcError(
+            code, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+        )
+
+
 async def perform(
     tier: TierClient, method: MethodDescriptor, request: Any, token: str | None, enough: Enough | None = None
 ) -> Any:
@@ -108,6 +127,7 @@ async def perform(
         (False, False): channel.unary_unary,
         (True, False): channel.stream_unary,
         (False, True): channel.unary_stream,
+        (True, True): channel.stream_stream,
     }[method.client_streaming, method.server_streaming]
     reply_type = message_factory.GetMessageClass(method.output_type)
     call = multi(path_of(method), request_serializer=_serialised, response_deserializer=reply_type.FromString)
@@ -115,10 +135,14 @@ async def perform(
     if not method.server_streaming:
         sent = iter(request) if method.client_streaming else request
         return await call(sent, metadata=metadata, timeout=DEADLINE_S)
-    stream = call(request, metadata=metadata, timeout=DEADLINE_S)
+    if method.client_streaming:
+        stream = call(metadata=metadata, timeout=DEADLINE_S)
+        messages = _conversation(stream, request)
+    else:
+        stream = messages = call(request, metadata=metadata, timeout=DEADLINE_S)
     taken: list[Any] = []
     try:
-        async for message in stream:
+        async for message in messages:
             taken.append(message)
             if enough is not None and enough(request, message):
                 return taken

@@ -253,13 +253,13 @@ async def test_a_hot_read_leaves_no_context_behind(urls: TierDatabase, tenant: U
     async with database(PoolSettings(urls.app_url, urls.maintenance_url, max_size=1)) as db:
         async with db.tenant(tenant) as connection:
             await owe(connection, tenant)
-        assert [r[0] for r in await db.hot_read("SELECT hot_owed($1)", tenant)] == [1]
-        assert [r[0] for r in await db.hot_read("SELECT hot_owed($1)", uuid4())] == [0]
+        assert [r[0] for r in await db.one_trip("SELECT hot_owed($1)", tenant)] == [1]
+        assert [r[0] for r in await db.one_trip("SELECT hot_owed($1)", uuid4())] == [0]
         raw = await db._app.pool.acquire()
         try:
             assert await raw.fetchval(CONTEXT) in {None, ""}
         finally:
             await db._app.pool.release(raw)
         with within(0.2), pytest.raises(DeadlineExceeded):
-            await db.hot_read("SELECT pg_sleep(5), $1::uuid", tenant)
-        assert await db.hot_read("SELECT hot_owed($1)", tenant)
+            await db.one_trip("SELECT pg_sleep(5), $1::uuid", tenant)
+        assert await db.one_trip("SELECT hot_owed($1)", tenant)

@@ -13,7 +13,7 @@ from libs.orchestrator.tests.stored import emails, outgoing
 
 from penguin_chassis.pool import Database
 from penguin_orchestrator.clients import Tier
-from penguin_orchestrator.coalescing import Coalescer
+from penguin_orchestrator.coalescing import SendCoalescer
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import OutcomeUnknownError, OutgoingEmail, Refusal, SendError, SendResult, Sent
 from penguin_orchestrator.platform import Penguin
@@ -52,7 +52,7 @@ def batches() -> Batches:
 
 
 async def test_sends_of_one_turn_travel_together_and_each_gets_its_own(batches: Batches) -> None:
-    coalescer = Coalescer(batches.send)
+    coalescer = SendCoalescer(batches.send)
     answers = await asyncio.gather(*(coalescer.send(TENANT, numbered(n)) for n in range(20)), return_exceptions=True)
     assert batches.sent == [(TENANT, [str(n) for n in range(20)])]
     for number, answer in enumerate(answers):
@@ -82,19 +82,19 @@ async def turns_of(send: Coroutine[object, object, Sent]) -> int:
 
 
 async def test_a_send_alone_waits_for_no_clock(batches: Batches) -> None:
-    coalescer = Coalescer(batches.send)
+    coalescer = SendCoalescer(batches.send)
     assert max([await turns_of(coalescer.send(TENANT, numbered(100 + n))) for n in range(50)]) < 10
     assert [len(subjects) for _, subjects in batches.sent] == [1] * 50
 
 
 async def test_tenants_never_share_a_batch(batches: Batches) -> None:
-    coalescer = Coalescer(batches.send)
+    coalescer = SendCoalescer(batches.send)
     await asyncio.gather(*(coalescer.send((TENANT, OTHER)[n % 2], numbered(n)) for n in range(10)))
     assert sorted(batches.sent) == [(TENANT, list("02468")), (OTHER, list("13579"))]
 
 
 async def test_what_comes_while_batches_are_under_way_gathers_for_the_next(batches: Batches) -> None:
-    coalescer = Coalescer(batches.send, batch=10, parallel=2)
+    coalescer = SendCoalescer(batches.send, batch=10, parallel=2)
     batches.open.clear()
     sends = [asyncio.create_task(coalescer.send(TENANT, numbered(100 + n))) for n in range(45)]
     await asyncio.sleep(0.01)
@@ -106,7 +106,7 @@ async def test_what_comes_while_batches_are_under_way_gathers_for_the_next(batch
 
 
 async def test_a_caller_that_gives_up_harms_nobody(batches: Batches) -> None:
-    coalescer = Coalescer(batches.send)
+    coalescer = SendCoalescer(batches.send)
     batches.open.clear()
     sends = [asyncio.create_task(coalescer.send(TENANT, numbered(n))) for n in range(5)]
     await asyncio.sleep(0.01)
@@ -118,7 +118,7 @@ async def test_a_caller_that_gives_up_harms_nobody(batches: Batches) -> None:
 
 
 async def test_who_gives_up_before_departure_is_not_sent_and_leaves_no_line(batches: Batches) -> None:
-    coalescer = Coalescer(batches.send)
+    coalescer = SendCoalescer(batches.send)
     alone = asyncio.create_task(coalescer.send(TENANT, numbered(1)))
     await asyncio.sleep(0)
     alone.cancel()
@@ -129,7 +129,7 @@ async def test_who_gives_up_before_departure_is_not_sent_and_leaves_no_line(batc
 
 
 async def test_a_backlog_is_bounded(batches: Batches) -> None:
-    coalescer = Coalescer(batches.send, batch=2, parallel=1, limit=5)
+    coalescer = SendCoalescer(batches.send, batch=2, parallel=1, limit=5)
     batches.open.clear()
     sends = [asyncio.create_task(coalescer.send(TENANT, numbered(n))) for n in range(2)]
     await asyncio.sleep(0.01)
@@ -145,7 +145,7 @@ async def test_a_backlog_is_bounded(batches: Batches) -> None:
 
 
 async def test_a_failure_is_every_callers_and_the_next_batch_passes(batches: Batches) -> None:
-    coalescer = Coalescer(batches.send)
+    coalescer = SendCoalescer(batches.send)
     batches.failure = lambda: TierError("content", Code.UNAVAILABLE, "TIER_DB_DOWN", "away")
     answers = await asyncio.gather(*(coalescer.send(TENANT, numbered(n)) for n in range(4)), return_exceptions=True)
     assert [getattr(answer, "reason", "") for answer in answers] == ["TIER_DB_DOWN"] * 4
@@ -154,7 +154,7 @@ async def test_a_failure_is_every_callers_and_the_next_batch_passes(batches: Bat
 
 
 async def test_an_unknown_outcome_gives_each_caller_its_own_id(batches: Batches) -> None:
-    coalescer = Coalescer(batches.send)
+    coalescer = SendCoalescer(batches.send)
     ids = tuple(uuid4() for _ in range(3))
     cause = TierError("oltp", Code.DEADLINE_EXCEEDED, "DEADLINE", "")
     batches.failure = lambda: OutcomeUnknownError(ids, cause)
@@ -169,7 +169,7 @@ async def test_a_failure_that_nobody_waits_for_is_no_complaint(batches: Batches)
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
     try:
-        coalescer = Coalescer(batches.send)
+        coalescer = SendCoalescer(batches.send)
         batches.open.clear()
         batches.failure = lambda: RuntimeError("broken")
         sends = [asyncio.create_task(coalescer.send(TENANT, numbered(n))) for n in range(3)]
@@ -188,7 +188,7 @@ async def test_a_failure_that_nobody_waits_for_is_no_complaint(batches: Batches)
 
 
 async def test_closing_waits_for_all_that_came(batches: Batches) -> None:
-    coalescer = Coalescer(batches.send, batch=5, parallel=1)
+    coalescer = SendCoalescer(batches.send, batch=5, parallel=1)
     sends = [asyncio.create_task(coalescer.send(TENANT, numbered(20 + n))) for n in range(23)]
     await asyncio.sleep(0)
     async with asyncio.timeout(2):
@@ -227,7 +227,7 @@ async def test_over_the_tiers_an_unknown_outcome_can_be_asked_again(
 ) -> None:
     monkeypatch.setattr("penguin_orchestrator.sending.DEADLINE_S", 0.5)
     penguin = Penguin(tiers)
-    coalescer = Coalescer(lambda t, e: penguin._sender.send_emails(t, e, deadline_s=0.5))
+    coalescer = SendCoalescer(lambda t, e: penguin._sender.send_emails(t, e, deadline_s=0.5))
     faults["oltp"].breaks("BatchCreateEmails", *[Break(Code.UNAVAILABLE, acted=True)] * 20)
     mails = [outgoing() for _ in range(3)]
     started = time.monotonic()

@@ -46,6 +46,17 @@ async def prepared(penguin: Penguin, tenant: UUID, count: int, *, text: str = "D
     return await penguin.campaigns.create(tenant, "c", audience, template_id=template, mailbox_id=mailbox)
 
 
+async def test_a_template_and_its_body_are_of_one_generation(
+    penguin: Penguin, tenant: UUID, oltp_db: Database, content_db: Database
+) -> None:
+    await prepared(penguin, tenant, 1)
+    async with oltp_db.tenant(tenant) as oltp, content_db.tenant(tenant) as content:
+        rows = await oltp.fetch("SELECT content_storage_key, content_generation FROM templates")
+        bodies = await content.fetch("SELECT storage_key, generation FROM content_objects")
+    assert [tuple(row) for row in rows] == [tuple(row) for row in bodies]
+    assert rows[0]["content_generation"] > 0
+
+
 async def test_everybody_gets_one_email_however_often_it_is_launched(
     penguin: Penguin, tenant: UUID, oltp_db: Database, content_db: Database
 ) -> None:

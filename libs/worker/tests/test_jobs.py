@@ -16,7 +16,7 @@ PRODUCER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def job(**fields: object) -> Job:
-    usual = Job(uuid4(), uuid4(), "email.send", {}, "token", time.monotonic() + 30, traceparent=PRODUCER)
+    usual = Job(7, uuid4(), "email.send", {}, 3, time.monotonic() + 30, traceparent=PRODUCER)
     return replace(usual, **fields)  # type: ignore[arg-type]
 
 
@@ -53,6 +53,6 @@ def test_the_first_verdict_stands() -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"not json", b"[1]", b'{"email_id": 7}'])
 def test_a_payload_that_says_nothing_is_refused_by_its_handler(payload: bytes) -> None:
-    wire = pb.LeasedJob(job=pb.Job(id=str(uuid4()), tenant_id=str(uuid4()), payload=payload), lease_token="t")
+    wire = pb.LeasedJob(job=pb.Job(id=7, tenant_id=str(uuid4()), payload=payload), lease_token=3)
     with pytest.raises(Reject):
         Job.of(wire, 0.0).uuid("email_id")

@@ -25,7 +25,7 @@ from penguin_worker.refreshing import RefreshTicker
 TENANT = UUID("0190a000-0000-7000-8000-00000000000a")
 
 
-def queued(peers: Peers, n: int = 1, *, tenant: UUID = TENANT, **fields: object) -> list[tuple[str, str]]:
+def queued(peers: Peers, n: int = 1, *, tenant: UUID = TENANT, **fields: object) -> list[tuple[str, int]]:
     """Emails with a body each and a job each: (email id, job id)."""
     pairs = []
     for _ in range(n):
@@ -34,7 +34,7 @@ def queued(peers: Peers, n: int = 1, *, tenant: UUID = TENANT, **fields: object)
     return pairs
 
 
-def settled(peers: Peers, pairs: list[tuple[str, str]], job: str, email: str) -> Callable[[], bool]:
+def settled(peers: Peers, pairs: list[tuple[str, int]], job: str, email: str) -> Callable[[], bool]:
     return lambda: all(peers.queue.state(j) == job and peers.emails.status(e) == email for e, j in pairs)
 
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_chassis.pool import Database, database
 from penguin_chassis.settings import PoolSettings
 from penguin_devstack.roles import TierDatabase
@@ -70,6 +71,12 @@ async def queue(serve: Serve, queue_urls: TierDatabase, valkey: ValkeyServer) ->
     """A client of the running tier."""
     async with serve(queue_urls, valkey.url) as client:
         yield client
+
+
+@pytest.fixture
+def stub(queue: TierClient) -> QueueServiceStub:
+    """The running tier's methods."""
+    return QueueServiceStub(queue.channel)
 
 
 @pytest.fixture

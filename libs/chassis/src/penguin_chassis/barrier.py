@@ -124,6 +124,20 @@ def _recalled(row: Any, step: Step, kind: type[T]) -> Replay[T] | faults.Fault:
     return Replay(_codec(cast("Any", kind)).validate_json(row["reply"]))
 
 
+def encoded(reply: T, kind: type[T]) -> bytes:
+    """An answer as it is stored, for a hot function that claims and records in one trip."""
+    return _codec(cast("Any", kind)).dump_json(reply)
+
+
+def repeated(row: Any, step: Step, kind: type[T]) -> T:
+    """The first answer, from a stored row's digest, reply and compensated; raises as `claim`. No digest: it was pruned
+    between the claim and the look, and nothing was done."""
+    recalled = _unclaimed(late=False) if row["digest"] is None else _recalled(row, step, kind)
+    if isinstance(recalled, faults.Fault):
+        raise recalled
+    return recalled.reply
+
+
 async def claim(connection: Connection, step: Step, kind: type[T]) -> Replay[T] | None:
     """Claim one mutation: None when it is to be carried out now, the first answer when it was before.
 
@@ -136,6 +150,12 @@ async def claim(connection: Connection, step: Step, kind: type[T]) -> Replay[T] 
     if isinstance(claimed, faults.Fault):
         raise claimed
     return claimed if isinstance(claimed, Replay) else None
+
+
+async def undone(connection: Connection, compensation: Step, kind: type[T]) -> T | None:
+    """What the action answered that a compensation undoes; None where it was never carried out, or left no answer."""
+    (row,) = await connection.fetch(sql.recall, compensation.tenant_id, ACTION, [compensation.key])
+    return None if row["reply"] is None else _codec(cast("Any", kind)).validate_json(row["reply"])
 
 
 async def record(connection: Connection, step: Step, reply: T, kind: type[T]) -> T:

@@ -6,9 +6,11 @@ nothing is ever shared between two calls.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 # No unary call may take longer than this, whatever its client asks for (seconds).
@@ -56,6 +58,19 @@ def enter(call: Call) -> object:
 def leave(token: object) -> None:
     """Undo `enter`."""
     _current.reset(token)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Give what is done inside at most so long: one act of a long stream, which may outlast it by far."""
+    call = _current.get()
+    ends = time.monotonic() + seconds
+    shorter = None if call is None else replace(call, deadline=min(call.deadline, ends))
+    token = _current.set(shorter)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def remaining(default: float = UNARY_CAP_S) -> float:

@@ -12,7 +12,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from penguin.common.v1 import mutation_pb2, options_pb2
-from penguin_chassis.barrier import ACTION, COMPENSATION, REQUEST, Step
+from penguin_chassis.barrier import ACTION, COMPENSATION, Step
 from penguin_chassis.clock import now
 from penguin_chassis.faults import InvalidArgument
 
@@ -119,4 +119,4 @@ def _has(request: Any, field: str) -> bool:
     return field in request.DESCRIPTOR.fields_by_name and request.HasField(field)
 
 
-__all__ = ["ACTION", "COMPENSATION", "REQUEST", "gate_of", "item_steps", "now", "request_digest", "step_of"]
+__all__ = ["gate_of", "item_steps", "now", "request_digest", "step_of"]

@@ -100,10 +100,11 @@ class Database:
         """
         return self._transaction(self._app, tenant_id, f"SET LOCAL app.current_tenant_id = '{tenant_id}'")
 
-    async def hot_read(self, query: str, tenant_id: UUID, *arguments: object) -> list[asyncpg.Record]:
-        """Call one of the named hot reads: an SQL function that takes the tenant first and sets it for itself.
+    async def one_trip(self, query: str, tenant_id: UUID, *arguments: object) -> list[asyncpg.Record]:
+        """Call one of the named hot functions of the tier's own migrations: it takes the tenant first and sets it for itself.
 
-        One round trip where `tenant` takes three; only for functions of the tier's own migrations. Raises as `tenant`.
+        One round trip, and a transaction of its own, where `tenant` takes three and more. Raises as `tenant`; where one
+        that writes does, it may have been done.
         """
         connection = await self._acquire(self._app, tenant_id)
         clean = False

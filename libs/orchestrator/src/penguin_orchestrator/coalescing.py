@@ -1,6 +1,6 @@
-"""Turns concurrent single sends of one tenant into batches, as a database groups commits.
+"""Turns concurrent single acts of one tenant into batches, as a database groups commits.
 
-Nobody waits for a clock: a send that finds no batch on its way leaves at once, with whatever came in the same turn of the
+Nobody waits for a clock: an act that finds no batch on its way leaves at once, with whatever came in the same turn of the
 loop; those that come while enough batches are on their way gather for the next. Each caller gets its own answer or error.
 """
 
@@ -10,62 +10,78 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 from uuid import UUID
 
 from penguin_orchestrator.messages import OutcomeUnknownError, OutgoingEmail, Refusal, SendError, SendResult, Sent
 
-SendBatch = Callable[[UUID, Sequence[OutgoingEmail]], Awaitable[list[SendResult]]]
 # The code of google.rpc.Code.RESOURCE_EXHAUSTED.
 _EXHAUSTED = 8
 
 
-_Waiting = tuple[OutgoingEmail, asyncio.Future[SendResult]]
+class BacklogFullError(Exception):
+    """Too much of one tenant waits here already; nothing was done."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} wait here already.")
+
+
+X = TypeVar("X")
+R = TypeVar("R")
 
 
 @dataclass
-class _Line:
-    """One tenant's sends that wait for a batch, and how many batches of it are on their way."""
+class _Line(Generic[X, R]):
+    """One tenant's items that wait for a batch, and how many batches of it are on their way."""
 
-    waiting: deque[_Waiting] = field(default_factory=deque)
+    waiting: deque[tuple[X, asyncio.Future[R]]] = field(default_factory=deque)
     on_the_way: int = 0
     scheduled: bool = False
 
 
-class Coalescer:
-    """Groups single sends. Bounded: past `limit` waiting emails of one tenant a send is refused at once."""
+class Coalescer(Generic[X, R]):
+    """Groups single acts. Bounded: past `limit` waiting items of one tenant another is refused at once."""
 
-    def __init__(self, send: SendBatch, *, batch: int = 100, parallel: int = 2, limit: int = 10_000) -> None:
+    def __init__(
+        self,
+        send: Callable[[UUID, Sequence[X]], Awaitable[Sequence[R]]],
+        *,
+        batch: int = 100,
+        parallel: int = 2,
+        limit: int = 10_000,
+    ) -> None:
         self._send = send
         self._batch = batch
         self._parallel = parallel
         self._limit = limit
-        self._lines: dict[UUID, _Line] = {}
+        self._lines: dict[UUID, _Line[X, R]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def send(self, tenant_id: UUID, email: OutgoingEmail) -> Sent:
-        """Send one email; raises SendError, TierError or OutcomeUnknownError as its batch fared."""
+    async def put(self, tenant_id: UUID, item: X) -> R:
+        """The item's own answer; raises BacklogFullError, or as its batch fared."""
         line = self._lines.setdefault(tenant_id, _Line())
         if len(line.waiting) >= self._limit:
-            raise SendError(Refusal(_EXHAUSTED, "BACKLOG_FULL", f"{self._limit} emails wait here already."))
-        answer: asyncio.Future[SendResult] = asyncio.get_running_loop().create_future()
-        line.waiting.append((email, answer))
+            raise BacklogFullError(self._limit)
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        line.waiting.append((item, answer))
         self._schedule(tenant_id, line)
-        result = await answer
-        if isinstance(result, Refusal):
-            raise SendError(result)
-        return result
+        return await answer
 
-    def _schedule(self, tenant_id: UUID, line: _Line) -> None:
+    def blame(self, count: int, error: Exception) -> Sequence[Exception]:
+        """What each of a batch's callers is told when the batch as a whole failed."""
+        return [error] * count
+
+    def _schedule(self, tenant_id: UUID, line: _Line[X, R]) -> None:
         if line.scheduled or not line.waiting or line.on_the_way >= self._parallel:
             return
         line.scheduled = True
         # At the end of this turn of the loop, so that whoever calls in the same turn comes along.
         asyncio.get_running_loop().call_soon(self._depart, tenant_id, line)
 
-    def _depart(self, tenant_id: UUID, line: _Line) -> None:
+    def _depart(self, tenant_id: UUID, line: _Line[X, R]) -> None:
         line.scheduled = False
         batch = [line.waiting.popleft() for _ in range(min(self._batch, len(line.waiting)))]
-        batch = [(email, answer) for email, answer in batch if not answer.done()]
+        batch = [(item, answer) for item, answer in batch if not answer.done()]
         if batch:
             line.on_the_way += 1
             task = asyncio.create_task(self._carry(tenant_id, line, batch))
@@ -74,18 +90,20 @@ class Coalescer:
         self._schedule(tenant_id, line)
         self._drop_if_idle(tenant_id, line)
 
-    def _drop_if_idle(self, tenant_id: UUID, line: _Line) -> None:
+    def _drop_if_idle(self, tenant_id: UUID, line: _Line[X, R]) -> None:
         if not line.waiting and not line.on_the_way and self._lines.get(tenant_id) is line:
             del self._lines[tenant_id]
 
-    async def _carry(self, tenant_id: UUID, line: _Line, batch: list[_Waiting]) -> None:
+    async def _carry(self, tenant_id: UUID, line: _Line[X, R], batch: list[tuple[X, asyncio.Future[R]]]) -> None:
         try:
-            results = await self._send(tenant_id, [email for email, _ in batch])
+            results = await self._send(tenant_id, [item for item, _ in batch])
             for (_, answer), result in zip(batch, results, strict=True):
                 if not answer.done():
                     answer.set_result(result)
         except Exception as error:  # noqa: BLE001 - whatever it was, it is every waiting caller's answer
-            _fail(batch, error)
+            for (_, answer), each in zip(batch, self.blame(len(batch), error), strict=True):
+                if not answer.done():
+                    answer.set_exception(each)
         except BaseException:
             for _, answer in batch:
                 answer.cancel()
@@ -102,11 +120,21 @@ class Coalescer:
             await asyncio.sleep(0)
 
 
-def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
-    errors: Sequence[Exception] = [error] * len(batch)
-    if isinstance(error, OutcomeUnknownError) and len(error.request_ids) == len(batch):
-        # To each its own id, to ask again with.
-        errors = [OutcomeUnknownError((request_id,), error.cause) for request_id in error.request_ids]
-    for (_, answer), each in zip(batch, errors, strict=True):
-        if not answer.done():
-            answer.set_exception(each)
+class SendCoalescer(Coalescer[OutgoingEmail, SendResult]):
+    """Groups single sends of emails."""
+
+    async def send(self, tenant_id: UUID, email: OutgoingEmail) -> Sent:
+        """Send one email; raises SendError, TierError or OutcomeUnknownError as its batch fared."""
+        try:
+            result = await self.put(tenant_id, email)
+        except BacklogFullError as error:
+            raise SendError(Refusal(_EXHAUSTED, "BACKLOG_FULL", str(error))) from None
+        if isinstance(result, Refusal):
+            raise SendError(result)
+        return result
+
+    def blame(self, count: int, error: Exception) -> Sequence[Exception]:
+        """To each its own id, to ask again with."""
+        if isinstance(error, OutcomeUnknownError) and len(error.request_ids) == count:
+            return [OutcomeUnknownError((request_id,), error.cause) for request_id in error.request_ids]
+        return super().blame(count, error)

@@ -22,6 +22,8 @@ from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 
 PER_CALL = 1000
+# Jobs of one row that go as a batch of their own.
+BATCH_MIN, BATCH_MAX = 20, 5000
 
 
 class UndeliverableError(Exception):
@@ -74,9 +76,13 @@ async def delete_contents(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequ
 
 
 async def enqueue_jobs(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequence[Row]) -> None:
-    """Put jobs into Queue; a job's identity is its row and its place in it."""
+    """Put jobs into Queue: a row of many alike as one batch, known by its row; the others together, each known by its
+    row and its place in it."""
     queue = tiers["queue"]
-    jobs = [_job(row, n, job) for row in rows for n, job in enumerate(row.payload["jobs"])]
+    batches = {row.id: batch for row in rows if (batch := _batch(tenant_id, row)) is not None}
+    for batch in batches.values():
+        await queue.call(queue.stub(QueueServiceStub).EnqueueBatch, batch)
+    jobs = [_job(row, n, job) for row in rows if row.id not in batches for n, job in enumerate(row.payload["jobs"])]
     for first in range(0, len(jobs), PER_CALL):
         request = queue_pb.EnqueueJobsRequest(tenant_id=str(tenant_id), jobs=jobs[first : first + PER_CALL])
         reply = await queue.call(queue.stub(QueueServiceStub).EnqueueJobs, request)
@@ -85,14 +91,41 @@ async def enqueue_jobs(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequenc
                 raise UndeliverableError(f"job refused: code {result.error.code}")
 
 
+def _batch(tenant_id: UUID, row: Row) -> queue_pb.EnqueueBatchRequest | None:
+    """A row's jobs as columns; None where they are few or not alike. The same row is always sent the same way."""
+    jobs = row.payload["jobs"]
+    if not BATCH_MIN <= len(jobs) <= BATCH_MAX:
+        return None
+    priority, run_at = jobs[0].get("priority", "normal"), jobs[0].get("run_at")
+    if any(job.get("priority", "normal") != priority or job.get("run_at") != run_at for job in jobs):
+        return None
+    request = queue_pb.EnqueueBatchRequest(
+        tenant_id=str(tenant_id),
+        request_id=str(keys.request_id("jobs", row.id)),
+        kind=row.payload["kind"],
+        payloads=map(_body, jobs),
+        priority=_priority(priority),
+        traceparents=[row.traceparent] if row.traceparent else (),
+    )
+    if run_at:
+        request.run_at.FromDatetime(datetime.fromisoformat(run_at))
+    return request
+
+
+def _body(job: dict[str, Any]) -> bytes:
+    return orjson.dumps({key: value for key, value in job.items() if key not in {"priority", "run_at"}})
+
+
+def _priority(word: str) -> queue_pb.JobPriority.ValueType:
+    return queue_pb.JobPriority.Value(f"JOB_PRIORITY_{word.upper()}")
+
+
 def _job(row: Row, place: int, job: dict[str, Any]) -> queue_pb.NewJob:
-    body = {key: value for key, value in job.items() if key not in {"priority", "run_at"}}
     wire = queue_pb.NewJob(
         request_id=str(keys.request_id("job", row.id, place)),
-        id=str(keys.new_id()),
         kind=row.payload["kind"],
-        payload=orjson.dumps(body),
-        priority=queue_pb.JobPriority.Value(f"JOB_PRIORITY_{job.get('priority', 'normal').upper()}"),
+        payload=_body(job),
+        priority=_priority(job.get("priority", "normal")),
         traceparent=row.traceparent,
     )
     if job.get("run_at"):

@@ -10,9 +10,10 @@ import aiohttp
 
 from penguin_orchestrator.campaigns import Campaigns, Launch
 from penguin_orchestrator.clients import Tier, connect
-from penguin_orchestrator.coalescing import Coalescer
+from penguin_orchestrator.coalescing import SendCoalescer
 from penguin_orchestrator.config import PlatformConfig
 from penguin_orchestrator.importing import Importer
+from penguin_orchestrator.jobs import Jobs
 from penguin_orchestrator.messages import OutgoingEmail, SendResult, Sent
 from penguin_orchestrator.reading import EmailWithBody, Reader, ThreadMessage
 from penguin_orchestrator.sending import DEADLINE_S, Sender
@@ -37,11 +38,12 @@ class Penguin:
         self.tiers = tiers
         content, oltp = tiers["content"], tiers["oltp"]
         self._sender = Sender(content, oltp)
-        self._coalescer = Coalescer(self._sender.send_emails)
+        self._coalescer = SendCoalescer(self._sender.send_emails)
         self._reader = Reader(content, oltp)
         self.campaigns = Campaigns(content, oltp, self._sender)
         self.inbox = Importer(content, oltp)
         self.tenants = Tenants(content, oltp)
+        self.jobs = Jobs(tiers["queue"])
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -64,6 +66,7 @@ class Penguin:
     async def close(self) -> None:
         """Wait for sends on their way; channels are closed by `connect`."""
         await self._coalescer.close()
+        await self.jobs.close()
 
     async def send_email(self, tenant_id: UUID, email: OutgoingEmail) -> Sent:
         """Send one email; concurrent sends of a tenant travel together. Durable when it returns.

@@ -129,7 +129,12 @@ class Tenants:
         create = template_pb.CreateTemplateRequest(
             tenant_id=str(tenant_id),
             template=template_pb.NewTemplate(
-                request_id=str(uuid4()), id=str(template), name=name, subject=subject, content_storage_key=key
+                request_id=str(uuid4()),
+                id=str(template),
+                name=name,
+                subject=subject,
+                content_storage_key=key,
+                content_generation=generation,
             ),
         )
         method = self._oltp.stub(TemplateServiceStub).CreateTemplate

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
@@ -69,7 +70,7 @@ class StoredJob:
     """A job as the fake queue keeps it."""
 
     job: queue_pb.Job
-    lease_token: str = ""
+    lease_token: int = 0
     leased_until: float = 0.0
     due: float = 0.0
     reasons: list[str] = field(default_factory=list)
@@ -80,26 +81,27 @@ class FakeQueue(queue_grpc.QueueServiceServicer):
 
     def __init__(self) -> None:
         self.switch = Switch()
-        self.jobs: dict[str, StoredJob] = {}
-        self._requests: dict[str, str] = {}
+        self.jobs: dict[int, StoredJob] = {}
+        self._requests: dict[str, int] = {}
+        self._numbers = itertools.count(1)
 
-    def put(self, tenant_id: UUID, kind: str, payload: Mapping[str, Any], **fields: Any) -> str:
+    def put(self, tenant_id: UUID, kind: str, payload: Mapping[str, Any], **fields: Any) -> int:
         """A job that is due."""
         job = queue_pb.Job(
-            id=str(uuid4()), tenant_id=str(tenant_id), kind=kind, payload=orjson.dumps(dict(payload)),
+            id=next(self._numbers), tenant_id=str(tenant_id), kind=kind, payload=orjson.dumps(dict(payload)),
             state=queue_pb.JOB_STATE_READY, **({"max_attempts": 10} | fields),
         )  # fmt: skip
         job.created_at.GetCurrentTime()
         self.jobs[job.id] = StoredJob(job)
         return job.id
 
-    def state(self, job_id: str) -> str:
+    def state(self, job_id: int) -> str:
         """ready, leased, completed or dead."""
         return queue_pb.JobState.Name(self.jobs[job_id].job.state).removeprefix("JOB_STATE_").lower()
 
-    def steal(self, job_id: str) -> None:
+    def steal(self, job_id: int) -> None:
         """Let another worker have it: the lease in hand is lost."""
-        self.jobs[job_id].lease_token = str(uuid4())
+        self.jobs[job_id].lease_token = next(self._numbers)
 
     async def EnqueueJobs(  # noqa: N802
         self, request: queue_pb.EnqueueJobsRequest, context: Any
@@ -112,6 +114,17 @@ class FakeQueue(queue_grpc.QueueServiceServicer):
                 self._requests[new.request_id] = self.put(UUID(request.tenant_id), new.kind, payload)
             reply.results.add(job_id=self._requests[new.request_id])
         return reply
+
+    async def EnqueueBatch(  # noqa: N802
+        self, request: queue_pb.EnqueueBatchRequest, context: Any
+    ) -> queue_pb.EnqueueBatchResponse:
+        await self.switch.enter("EnqueueBatch", context)
+        if request.request_id not in self._requests:
+            ids = [self.put(UUID(request.tenant_id), request.kind, orjson.loads(each)) for each in request.payloads]
+            self._requests[request.request_id] = ids[0]
+        return queue_pb.EnqueueBatchResponse(
+            first_job_id=self._requests[request.request_id], count=len(request.payloads)
+        )
 
     async def LeaseJobs(  # noqa: N802
         self, request: queue_pb.LeaseJobsRequest, context: Any
@@ -126,7 +139,7 @@ class FakeQueue(queue_grpc.QueueServiceServicer):
 
     def _lease(self, request: queue_pb.LeaseJobsRequest) -> list[queue_pb.LeasedJob]:
         # One token for all that one call leases, as the tier has it.
-        now, token = time.monotonic(), str(uuid4())
+        now, token = time.monotonic(), next(self._numbers)
         leased: list[queue_pb.LeasedJob] = []
         for stored in self.jobs.values():
             job = stored.job

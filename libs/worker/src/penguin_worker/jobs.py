@@ -59,11 +59,11 @@ Verdict = NotDone | None  # None: done
 class Job:
     """One leased job. `settle` it once; what is settled twice keeps its first verdict."""
 
-    id: UUID
+    id: int
     tenant_id: UUID
     kind: str
     payload: Mapping[str, Any]
-    lease_token: str
+    lease_token: int
     # Monotonic seconds until which the lease is surely ours.
     lease_until: float
     attempts: int = 0
@@ -89,7 +89,7 @@ class Job:
         except orjson.JSONDecodeError:
             payload = {}
         return cls(
-            id=UUID(job.id),
+            id=job.id,
             tenant_id=UUID(job.tenant_id),
             kind=job.kind,
             payload=payload if isinstance(payload, dict) else {},
@@ -128,7 +128,7 @@ class Job:
 
     def lease(self) -> pb.LeaseRef:
         """How the queue is told of which lease we speak."""
-        return pb.LeaseRef(job_id=str(self.id), tenant_id=str(self.tenant_id), lease_token=self.lease_token)
+        return pb.LeaseRef(job_id=self.id, lease_token=self.lease_token)
 
     def origin(self) -> tuple[Context | None, list[Link]]:
         """The first try continues its producer's trace; a later one begins its own, linked to it."""

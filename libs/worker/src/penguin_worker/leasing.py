@@ -12,7 +12,6 @@ import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
-from uuid import UUID
 
 import grpc
 
@@ -54,7 +53,7 @@ class Worker:
         self._config = config
         self._kinds: Mapping[str, Kind] = {}
         # By job and lease: a job that was lost may be leased to us again before its first handler has ended.
-        self._in_hand: dict[tuple[UUID, str], Job] = {}
+        self._in_hand: dict[tuple[int, int], Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._space = asyncio.Event()
         self._queue_standing = Standing("queue")
@@ -188,7 +187,7 @@ class Worker:
             reply = await self._queue.call(method, request, timeout=self._config.lease_s / 6)
             lost = set(reply.lost_job_ids)
             for job in jobs:
-                if str(job.id) not in lost:
+                if job.id not in lost:
                     job.lease_until = until
                 elif not job.settled:
                     self._lose(job)

@@ -100,7 +100,6 @@ class RefreshTicker:
     async def _enqueue(self, tenant_id: str, bucket: int) -> None:
         job = pb.NewJob(
             request_id=str(keys.request_id("etl", tenant_id, self._interval_s, bucket)),
-            id=str(keys.new_id()),
             kind=KIND,
             payload=b"{}",
             priority=pb.JOB_PRIORITY_LOW,

@@ -13,12 +13,14 @@ from penguin_chassis.pool import database
 from penguin_chassis.server import Running, State, serve
 from penguin_queue.config import TIER, QueueConfig
 from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.sweeping import sweeping
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import registrations
 from penguin_queue.store import DUTIES
 from penguin_queue.store.buffer import ready_buffer
 from penguin_queue.store.jobs import JobStore
+from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import LeaseStore
 
 
@@ -33,10 +35,16 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         ready_buffer(config.redis_url) as buffer,
     ):
         announcer = Announcer(buffer)
-        work = Work(LeaseStore(db), JobStore(db), buffer, announcer, draining=lambda: state.draining)
+        kinds = Kinds()
+        jobs = JobStore(db, kinds)
+        work = Work(LeaseStore(db, kinds), jobs, buffer, announcer, draining=lambda: state.draining)
+
+        def stream(start: Start) -> Stream:
+            return Stream(work, announcer, start, lambda: state.draining)
+
         own = tier.registration(tier.TierServicer(facts, db, state))
         async with (
             sweeping(db, work, announcer),
-            serve(config.server(), [own, *registrations(work, JobStore(db))], state) as running,
+            serve(config.server(), [own, *registrations(work, jobs, stream)], state) as running,
         ):
             yield running

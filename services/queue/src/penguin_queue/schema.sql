@@ -69,35 +69,61 @@ BEGIN
     RETURN made;
 END $$;
 
+CREATE FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) RETURNS TABLE(fresh boolean, digest bytea, reply bytea, compensated boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    EXECUTE format('SET LOCAL app.current_tenant_id = %L', tenant);
+    INSERT INTO step_barrier (tenant_id, key, operation, digest, reply, created_at)
+    VALUES (tenant, request_key, 'request', request_digest, answer, at)
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN QUERY
+            SELECT false, b.digest, b.reply, b.compensated
+            FROM (SELECT) AS one LEFT JOIN step_barrier AS b
+                ON b.tenant_id = tenant AND b.key = request_key AND b.operation = 'request';
+        RETURN;
+    END IF;
+    INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload,
+                      traceparent, lease_token, leased_until, worker_id)
+    SELECT first_id + n - 1, due, at, tenant, hot_enqueue.kind, hot_enqueue.priority, hot_enqueue.rank,
+           hot_enqueue.max_attempts, CASE WHEN token IS NOT NULL THEN 2 WHEN due <= at THEN 1 ELSE 0 END, new.payload,
+           nullif(new.traceparent, ''), token, until, worker
+    FROM unnest(payloads, traceparents) WITH ORDINALITY AS new (payload, traceparent, n);
+    RETURN QUERY SELECT true, NULL::bytea, NULL::bytea, NULL::boolean;
+END $$;
+
 CREATE TABLE public.jobs (
-    tenant_id uuid NOT NULL,
-    id uuid NOT NULL,
-    lease_token uuid,
+    id bigint NOT NULL,
+    lease_token bigint,
     run_at timestamp with time zone NOT NULL,
     leased_until timestamp with time zone,
     created_at timestamp with time zone NOT NULL,
+    tenant_id uuid NOT NULL,
+    kind_id integer NOT NULL,
     snoozes integer DEFAULT 0 NOT NULL,
     priority smallint NOT NULL,
+    rank smallint DEFAULT 0 NOT NULL,
     attempts smallint DEFAULT 0 NOT NULL,
     max_attempts smallint NOT NULL,
     lost_leases smallint DEFAULT 0 NOT NULL,
-    state text NOT NULL,
-    kind text NOT NULL COLLATE pg_catalog."C",
-    worker_id text DEFAULT ''::text NOT NULL,
-    last_error text DEFAULT ''::text NOT NULL,
-    traceparent text NOT NULL,
+    state smallint NOT NULL,
     payload bytea NOT NULL,
-    CONSTRAINT jobs_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 200))),
+    traceparent text,
+    worker_id text,
+    last_error text,
     CONSTRAINT jobs_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
     CONSTRAINT jobs_payload_check CHECK ((octet_length(payload) <= 65536)),
     CONSTRAINT jobs_priority_check CHECK (((priority >= 1) AND (priority <= 3))),
-    CONSTRAINT jobs_state_check CHECK ((state = ANY (ARRAY['scheduled'::text, 'ready'::text, 'leased'::text])))
+    CONSTRAINT jobs_state_check CHECK (((state >= 0) AND (state <= 2)))
 )
-WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='10000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='5000', autovacuum_vacuum_cost_delay='0');
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='10000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='5000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY public.jobs FORCE ROW LEVEL SECURITY;
 
-CREATE FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds text[], token uuid, until timestamp with time zone, worker text) RETURNS SETOF public.jobs
+CREATE FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) RETURNS SETOF public.jobs
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
@@ -115,27 +141,27 @@ DECLARE
     turns integer;
 BEGIN
     FOR level IN 1..3 LOOP
-        CONTINUE WHEN NOT EXISTS (SELECT FROM jobs j WHERE j.state = 'ready' AND j.priority = level);
+        CONTINUE WHEN NOT EXISTS (SELECT FROM jobs j WHERE j.state = 1 AND j.priority = level);
         FOR pass IN 1..2 LOOP
             turns := NULL;
             FOR turn IN
                 WITH RECURSIVE there AS (
-                    (SELECT j.kind FROM jobs j WHERE j.state = 'ready' AND j.priority = level ORDER BY j.kind LIMIT 1)
+                    (SELECT j.kind_id AS kind FROM jobs j WHERE j.state = 1 AND j.priority = level ORDER BY j.kind_id LIMIT 1)
                     UNION ALL
-                    SELECT (SELECT j.kind FROM jobs j
-                            WHERE j.state = 'ready' AND j.priority = level AND j.kind > there.kind
-                            ORDER BY j.kind LIMIT 1)
+                    SELECT (SELECT j.kind_id FROM jobs j
+                            WHERE j.state = 1 AND j.priority = level AND j.kind_id > there.kind
+                            ORDER BY j.kind_id LIMIT 1)
                     FROM there WHERE there.kind IS NOT NULL
                 ), walk AS (
                     SELECT there.kind, first.tenant_id, first.lap, 1 AS n
                     FROM there, LATERAL (
                         (SELECT j.tenant_id, 0 AS lap FROM jobs j
-                         WHERE j.state = 'ready' AND j.priority = level AND j.kind = there.kind
+                         WHERE j.state = 1 AND j.priority = level AND j.kind_id = there.kind
                            AND j.tenant_id > after_tenant
                          ORDER BY j.tenant_id LIMIT 1)
                         UNION ALL
                         (SELECT j.tenant_id, 1 FROM jobs j
-                         WHERE j.state = 'ready' AND j.priority = level AND j.kind = there.kind
+                         WHERE j.state = 1 AND j.priority = level AND j.kind_id = there.kind
                            AND j.tenant_id <= after_tenant
                          ORDER BY j.tenant_id LIMIT 1)
                         LIMIT 1
@@ -145,13 +171,13 @@ BEGIN
                     SELECT walk.kind, next.tenant_id, next.lap, walk.n + 1
                     FROM walk, LATERAL (
                         (SELECT j.tenant_id, walk.lap AS lap FROM jobs j
-                         WHERE j.state = 'ready' AND j.priority = level AND j.kind = walk.kind
+                         WHERE j.state = 1 AND j.priority = level AND j.kind_id = walk.kind
                            AND j.tenant_id > walk.tenant_id AND (walk.lap = 0 OR j.tenant_id <= after_tenant)
                          ORDER BY j.tenant_id LIMIT 1)
                         UNION ALL
                         (SELECT j.tenant_id, 1 FROM jobs j
                          WHERE walk.lap = 0
-                           AND j.state = 'ready' AND j.priority = level AND j.kind = walk.kind
+                           AND j.state = 1 AND j.priority = level AND j.kind_id = walk.kind
                            AND j.tenant_id <= after_tenant
                          ORDER BY j.tenant_id LIMIT 1)
                         LIMIT 1
@@ -163,19 +189,16 @@ BEGIN
             LOOP
                 turns := coalesce(turns, turn.turns::integer);
                 RETURN QUERY
-                    -- Materialised: as a sub-select on the inner side of a join it would be run, and lock, again.
-                    WITH picked AS MATERIALIZED (
-                        SELECT r.id FROM jobs r
-                        WHERE r.state = 'ready' AND r.priority = level AND r.kind = turn.kind
-                          AND r.tenant_id = turn.tenant_id
-                        ORDER BY r.run_at
-                        LIMIT CASE pass WHEN 1 THEN ceil(remaining::numeric / turns)::integer ELSE remaining END
-                        FOR UPDATE SKIP LOCKED
-                    )
                     UPDATE jobs AS j
-                    SET state = 'leased', lease_token = token, leased_until = until, worker_id = worker
-                    FROM picked
-                    WHERE j.tenant_id = turn.tenant_id AND j.id = picked.id
+                    SET state = 2, lease_token = token, leased_until = until, worker_id = worker
+                    -- An array: as a sub-select on the inner side of a join it would be run, and lock, again.
+                    WHERE j.id = ANY (ARRAY(
+                        SELECT r.id FROM jobs r
+                        WHERE r.state = 1 AND r.priority = level AND r.kind_id = turn.kind
+                          AND r.tenant_id = turn.tenant_id
+                        ORDER BY r.rank, r.run_at, r.id
+                        LIMIT CASE pass WHEN 1 THEN ceil(remaining::numeric / turns)::integer ELSE remaining END
+                        FOR UPDATE SKIP LOCKED))
                     RETURNING j.*;
                 GET DIAGNOSTICS taken = ROW_COUNT;
                 remaining := remaining - taken;
@@ -212,90 +235,116 @@ CREATE FUNCTION public.tier_of(target regclass) RETURNS text
 $_$;
 
 CREATE TABLE public.completed_jobs (
-    tenant_id uuid NOT NULL,
-    id uuid NOT NULL,
-    lease_token uuid,
+    id bigint NOT NULL,
+    lease_token bigint,
     run_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone NOT NULL,
     finished_at timestamp with time zone NOT NULL,
+    tenant_id uuid NOT NULL,
+    kind_id integer NOT NULL,
     snoozes integer NOT NULL,
     priority smallint NOT NULL,
+    rank smallint NOT NULL,
     attempts smallint NOT NULL,
     max_attempts smallint NOT NULL,
     lost_leases smallint NOT NULL,
-    kind text NOT NULL COLLATE pg_catalog."C",
-    worker_id text NOT NULL,
-    last_error text NOT NULL,
-    traceparent text NOT NULL,
-    payload bytea NOT NULL
+    payload bytea NOT NULL,
+    traceparent text,
+    worker_id text,
+    last_error text
 )
 PARTITION BY RANGE (finished_at);
 
 ALTER TABLE ONLY public.completed_jobs FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.completed_jobs_default (
-    tenant_id uuid NOT NULL,
-    id uuid NOT NULL,
-    lease_token uuid,
+    id bigint NOT NULL,
+    lease_token bigint,
     run_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone NOT NULL,
     finished_at timestamp with time zone NOT NULL,
+    tenant_id uuid NOT NULL,
+    kind_id integer NOT NULL,
     snoozes integer NOT NULL,
     priority smallint NOT NULL,
+    rank smallint NOT NULL,
     attempts smallint NOT NULL,
     max_attempts smallint NOT NULL,
     lost_leases smallint NOT NULL,
-    kind text NOT NULL COLLATE pg_catalog."C",
-    worker_id text NOT NULL,
-    last_error text NOT NULL,
-    traceparent text NOT NULL,
-    payload bytea NOT NULL
+    payload bytea NOT NULL,
+    traceparent text,
+    worker_id text,
+    last_error text
 );
 
 ALTER TABLE ONLY public.completed_jobs_default FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.dead_jobs (
-    tenant_id uuid NOT NULL,
-    id uuid NOT NULL,
-    lease_token uuid,
+    id bigint NOT NULL,
+    lease_token bigint,
     run_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone NOT NULL,
     finished_at timestamp with time zone NOT NULL,
+    tenant_id uuid NOT NULL,
+    kind_id integer NOT NULL,
     snoozes integer NOT NULL,
     priority smallint NOT NULL,
+    rank smallint NOT NULL,
     attempts smallint NOT NULL,
     max_attempts smallint NOT NULL,
     lost_leases smallint NOT NULL,
-    kind text NOT NULL COLLATE pg_catalog."C",
-    worker_id text NOT NULL,
-    last_error text NOT NULL,
-    traceparent text NOT NULL,
-    payload bytea NOT NULL
+    payload bytea NOT NULL,
+    traceparent text,
+    worker_id text,
+    last_error text
 )
 PARTITION BY RANGE (finished_at);
 
 ALTER TABLE ONLY public.dead_jobs FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.dead_jobs_default (
-    tenant_id uuid NOT NULL,
-    id uuid NOT NULL,
-    lease_token uuid,
+    id bigint NOT NULL,
+    lease_token bigint,
     run_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone NOT NULL,
     finished_at timestamp with time zone NOT NULL,
+    tenant_id uuid NOT NULL,
+    kind_id integer NOT NULL,
     snoozes integer NOT NULL,
     priority smallint NOT NULL,
+    rank smallint NOT NULL,
     attempts smallint NOT NULL,
     max_attempts smallint NOT NULL,
     lost_leases smallint NOT NULL,
-    kind text NOT NULL COLLATE pg_catalog."C",
-    worker_id text NOT NULL,
-    last_error text NOT NULL,
-    traceparent text NOT NULL,
-    payload bytea NOT NULL
+    payload bytea NOT NULL,
+    traceparent text,
+    worker_id text,
+    last_error text
 );
 
 ALTER TABLE ONLY public.dead_jobs_default FORCE ROW LEVEL SECURITY;
+
+CREATE SEQUENCE public.job_id_blocks
+    START WITH 10000
+    INCREMENT BY 10000
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+CREATE TABLE public.kinds (
+    id integer NOT NULL,
+    name text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT kinds_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200)))
+);
+
+ALTER TABLE public.kinds ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.kinds_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE public.outbox (
     tenant_id uuid NOT NULL,
@@ -341,20 +390,14 @@ ALTER TABLE ONLY public.completed_jobs ATTACH PARTITION public.completed_jobs_de
 
 ALTER TABLE ONLY public.dead_jobs ATTACH PARTITION public.dead_jobs_default DEFAULT;
 
-ALTER TABLE ONLY public.completed_jobs
-    ADD CONSTRAINT completed_jobs_pkey PRIMARY KEY (tenant_id, id, finished_at);
-
-ALTER TABLE ONLY public.completed_jobs_default
-    ADD CONSTRAINT completed_jobs_default_pkey PRIMARY KEY (tenant_id, id, finished_at);
-
-ALTER TABLE ONLY public.dead_jobs
-    ADD CONSTRAINT dead_jobs_pkey PRIMARY KEY (tenant_id, id, finished_at);
-
-ALTER TABLE ONLY public.dead_jobs_default
-    ADD CONSTRAINT dead_jobs_default_pkey PRIMARY KEY (tenant_id, id, finished_at);
-
 ALTER TABLE ONLY public.jobs
-    ADD CONSTRAINT jobs_pkey PRIMARY KEY (tenant_id, id);
+    ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.kinds
+    ADD CONSTRAINT kinds_name_key UNIQUE (name);
+
+ALTER TABLE ONLY public.kinds
+    ADD CONSTRAINT kinds_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (tenant_id, id);
@@ -365,19 +408,35 @@ ALTER TABLE ONLY public.schema_migrations
 ALTER TABLE ONLY public.step_barrier
     ADD CONSTRAINT step_barrier_pkey PRIMARY KEY (tenant_id, key, operation);
 
-CREATE INDEX jobs_leased ON public.jobs USING btree (leased_until) WHERE (state = 'leased'::text);
+CREATE INDEX completed_jobs_ids ON ONLY public.completed_jobs USING brin (id) WITH (pages_per_range='16', autosummarize='on');
 
-CREATE INDEX jobs_ready ON public.jobs USING btree (priority, kind, tenant_id, run_at) WHERE (state = 'ready'::text);
+CREATE INDEX completed_jobs_default_id_idx ON public.completed_jobs_default USING brin (id) WITH (pages_per_range='16', autosummarize='on');
 
-CREATE INDEX jobs_scheduled ON public.jobs USING btree (run_at) WHERE (state = 'scheduled'::text);
+CREATE INDEX completed_jobs_tenant ON ONLY public.completed_jobs USING btree (tenant_id, id);
+
+CREATE INDEX completed_jobs_default_tenant_id_id_idx ON public.completed_jobs_default USING btree (tenant_id, id);
+
+CREATE UNIQUE INDEX dead_jobs_tenant ON ONLY public.dead_jobs USING btree (tenant_id, id, finished_at);
+
+CREATE UNIQUE INDEX dead_jobs_default_tenant_id_id_finished_at_idx ON public.dead_jobs_default USING btree (tenant_id, id, finished_at);
+
+CREATE INDEX jobs_leased ON public.jobs USING btree (leased_until) WHERE (state = 2);
+
+CREATE INDEX jobs_ready ON public.jobs USING btree (priority, kind_id, tenant_id, rank, run_at, id) WHERE (state = 1);
+
+CREATE INDEX jobs_scheduled ON public.jobs USING btree (run_at) WHERE (state = 0);
+
+CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id);
 
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
 CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id, created_at);
 
-ALTER INDEX public.completed_jobs_pkey ATTACH PARTITION public.completed_jobs_default_pkey;
+ALTER INDEX public.completed_jobs_ids ATTACH PARTITION public.completed_jobs_default_id_idx;
 
-ALTER INDEX public.dead_jobs_pkey ATTACH PARTITION public.dead_jobs_default_pkey;
+ALTER INDEX public.completed_jobs_tenant ATTACH PARTITION public.completed_jobs_default_tenant_id_id_idx;
+
+ALTER INDEX public.dead_jobs_tenant ATTACH PARTITION public.dead_jobs_default_tenant_id_id_finished_at_idx;
 
 ALTER TABLE public.completed_jobs ENABLE ROW LEVEL SECURITY;
 
@@ -437,12 +496,17 @@ GRANT ALL ON FUNCTION public.drop_partitions(parent regclass, before date) TO qu
 REVOKE ALL ON FUNCTION public.ensure_partitions(parent regclass, step text, first date, last date) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.ensure_partitions(parent regclass, step text, first date, last date) TO queue_maintenance;
 
+REVOKE ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_app;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_readonly;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_maintenance;
 GRANT SELECT ON TABLE public.jobs TO queue_readonly;
 
-REVOKE ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds text[], token uuid, until timestamp with time zone, worker text) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds text[], token uuid, until timestamp with time zone, worker text) TO queue_maintenance;
+REVOKE ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
 
 REVOKE ALL ON FUNCTION public.protect_tenant_table(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO queue_maintenance;
@@ -461,6 +525,16 @@ GRANT SELECT ON TABLE public.completed_jobs TO queue_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dead_jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dead_jobs TO queue_maintenance;
 GRANT SELECT ON TABLE public.dead_jobs TO queue_readonly;
+
+GRANT SELECT,USAGE ON SEQUENCE public.job_id_blocks TO queue_maintenance;
+GRANT SELECT,USAGE ON SEQUENCE public.job_id_blocks TO queue_app;
+
+GRANT SELECT,INSERT ON TABLE public.kinds TO queue_app;
+GRANT SELECT ON TABLE public.kinds TO queue_maintenance;
+GRANT SELECT ON TABLE public.kinds TO queue_readonly;
+
+GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_maintenance;
+GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO queue_maintenance;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -25,27 +26,38 @@ def own_valkey() -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 async def buffer(own_valkey: ValkeyServer) -> AsyncIterator[ReadyBuffer]:
+    # Patient: what it holds is asked about here, and not how soon it gives up on a busy machine.
+    async with ready_buffer(own_valkey.url, timeout_s=10) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def hasty(own_valkey: ValkeyServer) -> AsyncIterator[ReadyBuffer]:
     async with ready_buffer(own_valkey.url) as opened:
         yield opened
 
 
 def ready(tenant: UUID, *, kind: str = "k", priority: int = 2) -> Ready:
-    return Ready(tenant, uuid4(), kind, priority, AT)
+    return Ready(tenant, random.getrandbits(62), kind, priority, AT)
 
 
 async def offered(buffer: ReadyBuffer, jobs: list[Ready]) -> None:
-    buffer.offer(jobs)
-    await asyncio.gather(*buffer._pushes)
-    assert buffer.usable
+    for _ in range(10):
+        buffer.offer(jobs)
+        await asyncio.gather(*buffer._pushes)
+        if buffer.usable:
+            return
+        await asyncio.sleep(OPEN_S)  # the machine was too busy for its patience
+    raise AssertionError("the buffer takes nothing")
 
 
 async def test_references_come_high_priority_first_and_tenants_in_turn(buffer: ReadyBuffer) -> None:
     first, second = uuid4(), uuid4()
     jobs = [ready(first), ready(first), ready(first), ready(second), ready(second, priority=1)]
     await offered(buffer, [*jobs, ready(second, kind="other")])
-    found = [job_id for _, job_id in await buffer.take(("k",), 4)]
+    found = await buffer.take(("k",), 4)
     assert found == [jobs[4].id, jobs[0].id, jobs[3].id, jobs[1].id]
-    assert await buffer.take(("k",), 4) == [(first, jobs[2].id)]
+    assert await buffer.take(("k",), 4) == [jobs[2].id]
     assert await buffer.take(("k",), 4) == []
 
 
@@ -58,18 +70,18 @@ async def test_a_tenants_references_are_bounded(buffer: ReadyBuffer) -> None:
 
 @pytest.mark.parametrize("trouble", ["kill", "freeze"])
 async def test_a_server_in_trouble_is_left_out_and_taken_up_again(
-    own_valkey: ValkeyServer, buffer: ReadyBuffer, trouble: str
+    own_valkey: ValkeyServer, hasty: ReadyBuffer, trouble: str
 ) -> None:
     tenant = uuid4()
-    await offered(buffer, [ready(tenant)])
+    await offered(hasty, [ready(tenant)])
     getattr(own_valkey, trouble)()
     started = time.monotonic()
-    assert await buffer.take(("k",), 1) == []
-    assert await buffer.take(("k",), 1) == []  # not even asked
+    assert await hasty.take(("k",), 1) == []
+    assert await hasty.take(("k",), 1) == []  # not even asked
     assert time.monotonic() - started < 5 * TIMEOUT_S
-    assert not buffer.usable
+    assert not hasty.usable
     own_valkey.start() if trouble == "kill" else own_valkey.thaw()
     await asyncio.sleep(OPEN_S)
     job = ready(tenant)
-    await offered(buffer, [job])
-    assert (tenant, job.id) in await buffer.take(("k",), 10)
+    await offered(hasty, [job])
+    assert job.id in await hasty.take(("k",), 10)

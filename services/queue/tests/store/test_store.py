@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -12,11 +13,12 @@ import asyncpg
 import pytest
 
 from penguin_chassis.barrier import ACTION, COMPENSATION, Step
-from penguin_chassis.faults import Aborted, AlreadyExists, Fault
+from penguin_chassis.faults import Aborted, Fault, InvalidArgument
 from penguin_chassis.pool import Database
-from penguin_queue.domain.jobs import LOST_LEASE_LIMIT, Job, LeaseRef, NewJob
-from penguin_queue.store import COMPLETED_RETENTION, DEAD_RETENTION, jobs, keep_partitions, leases
-from penguin_queue.store.jobs import JobStore
+from penguin_queue.domain.jobs import LOST_LEASE_LIMIT, Job, LeaseRef, NewBatch, NewJob
+from penguin_queue.store import COMPLETED_RETENTION, DEAD_RETENTION, jobs, keep_partitions, kinds, leases
+from penguin_queue.store.jobs import LAST, JobStore
+from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -24,15 +26,15 @@ LEASE = timedelta(seconds=30)
 
 
 def item(tenant: UUID, *, kind: str = "k", priority: int = 2, run_at: datetime | None = None) -> tuple[Step, NewJob]:
-    job_id = uuid4()
-    step = Step(tenant, f"req:{job_id}", hashlib.sha256(job_id.bytes).digest(), AT)
-    return step, NewJob(job_id, kind, b"{}", priority, run_at, 10, "")
+    name = uuid4()
+    step = Step(tenant, f"req:{name}", hashlib.sha256(name.bytes).digest(), AT)
+    return step, NewJob(kind, b"{}", priority, 0, run_at, 10, "")
 
 
-async def enqueue(db: Database, tenant: UUID, count: int, **fields: object) -> list[UUID]:
+async def enqueue(db: Database, tenant: UUID, count: int, **fields: object) -> list[int]:
     items = [item(tenant, **fields) for _ in range(count)]  # type: ignore[arg-type]
-    await JobStore(db).enqueue(tenant, items, gate=None, at=AT)
-    return [job.id for _, job in items]
+    answers, _ = await JobStore(db, Kinds()).enqueue(tenant, items, gate=None, at=AT)
+    return [answer for answer in answers if isinstance(answer, int)]
 
 
 def asked(max_jobs: int, *kinds: str, at: datetime = AT) -> Asked:
@@ -41,12 +43,18 @@ def asked(max_jobs: int, *kinds: str, at: datetime = AT) -> Asked:
 
 def ref(job: Job) -> LeaseRef:
     assert job.lease_token is not None
-    return LeaseRef(job.tenant_id, job.id, job.lease_token)
+    return LeaseRef(job.id, job.lease_token)
+
+
+async def complete(store: LeaseStore, at: datetime, *refs: LeaseRef) -> set[LeaseRef]:
+    """Those that were completed."""
+    lost = await store.complete([ref.job_id for ref in refs], [ref.token for ref in refs], at)
+    return {ref for ref in refs if ref.job_id not in lost}
 
 
 async def test_every_query_fits_the_schema(own_db: Database) -> None:
     async with own_db.maintenance() as connection:
-        for queries in (jobs.sql, leases.sql):
+        for queries in (jobs.sql, kinds.sql, leases.sql):
             for name, query in queries.names().items():
                 assert (await connection.prepare(query)).get_query() == query, name
 
@@ -56,7 +64,7 @@ async def test_high_priority_first_then_tenants_in_even_shares(own_db: Database)
     await enqueue(own_db, deep, 500)
     await enqueue(own_db, small, 3)
     await enqueue(own_db, urgent, 2, priority=1)
-    store = LeaseStore(own_db)
+    store = LeaseStore(own_db, Kinds())
     leased = await store.lease_ready(asked(10))
     by_tenant = {t: sum(j.tenant_id == t for j in leased) for t in (deep, small, urgent)}
     assert by_tenant == {urgent: 2, small: 3, deep: 5}
@@ -68,7 +76,7 @@ async def test_single_leases_go_round_the_tenants(own_db: Database) -> None:
     tenants = [uuid4() for _ in range(4)]
     for tenant in tenants:
         await enqueue(own_db, tenant, 50)
-    store = LeaseStore(own_db)
+    store = LeaseStore(own_db, Kinds())
     served = [(await store.lease_ready(asked(1)))[0].tenant_id for _ in range(8)]
     assert served[:4] == served[4:]
     assert set(served) == set(tenants)
@@ -78,40 +86,40 @@ async def test_kinds_nobody_asks_for_stand_in_nobodys_way(own_db: Database) -> N
     tenant = uuid4()
     await enqueue(own_db, tenant, 300, kind="foreign", priority=1)
     wanted = await enqueue(own_db, tenant, 2, kind="mine", priority=3)
-    leased = await LeaseStore(own_db).lease_ready(asked(10, "mine", "other"))
+    leased = await LeaseStore(own_db, Kinds()).lease_ready(asked(10, "mine", "other"))
     assert {job.id for job in leased} == set(wanted)
 
 
 async def test_a_lost_lease_is_given_again_and_the_old_token_moves_nothing(own_db: Database) -> None:
     await enqueue(own_db, uuid4(), 1)
-    store = LeaseStore(own_db)
+    store = LeaseStore(own_db, Kinds())
     (first,) = await store.lease_ready(asked(1))
     assert (await store.sweep(AT + LEASE - timedelta(seconds=1))).ready == []
     swept = await store.sweep(AT + LEASE)
     assert [r.id for r in swept.ready] == [first.id]
     (second,) = await store.lease_ready(asked(1, at=AT + LEASE))
     assert (second.id, second.lost_leases) == (first.id, 1)
-    assert await store.complete([ref(first)], AT) == set()
+    assert await complete(store, AT, ref(first)) == set()
     assert await store.extend([ref(first)], AT + 2 * LEASE) == set()
-    assert await store.complete([ref(first), ref(second)], AT) == {ref(second)}
+    assert await complete(store, AT, ref(second)) == {ref(second)}
 
 
 async def test_a_late_worker_may_complete_until_another_has_the_job(own_db: Database) -> None:
     await enqueue(own_db, uuid4(), 1)
-    store = LeaseStore(own_db)
+    store = LeaseStore(own_db, Kinds())
     (job,) = await store.lease_ready(asked(1))
     await store.sweep(AT + LEASE)
-    assert await store.complete([ref(job)], AT + LEASE) == {ref(job)}
+    assert await complete(store, AT + LEASE, ref(job)) == {ref(job)}
     assert await store.lease_ready(asked(1)) == []
     # Told twice because the first reply was lost: still done, and under no other token.
-    assert await store.complete([ref(job)], AT + LEASE) == {ref(job)}
-    assert await store.complete([LeaseRef(job.tenant_id, job.id, uuid4())], AT) == set()
+    assert await complete(store, AT + LEASE, ref(job)) == {ref(job)}
+    assert await complete(store, AT, LeaseRef(job.id, 1)) == set()
 
 
 async def test_a_job_that_loses_every_worker_is_buried(own_db: Database) -> None:
     tenant = uuid4()
     (job_id,) = await enqueue(own_db, tenant, 1)
-    store = LeaseStore(own_db)
+    store = LeaseStore(own_db, Kinds())
     at = AT
     for _ in range(LOST_LEASE_LIMIT):
         await store.lease_ready(asked(1, at=at))
@@ -120,7 +128,7 @@ async def test_a_job_that_loses_every_worker_is_buried(own_db: Database) -> None
     await store.lease_ready(asked(1, at=at))
     swept = await store.sweep(at + LEASE)
     assert (swept.ready, swept.buried) == ([], 1)
-    dead = await JobStore(own_db).get(tenant, job_id)
+    dead = await JobStore(own_db, Kinds()).get(tenant, job_id)
     assert (dead.state, dead.last_error, dead.lost_leases, dead.attempts) == ("dead", "lease_lost", 6, 0)
 
 
@@ -129,7 +137,7 @@ async def test_the_sweep_finds_what_falls_due_and_says_when_the_next_does(own_db
     soon, late = AT + timedelta(seconds=5), AT + timedelta(seconds=60)
     (first,) = await enqueue(own_db, tenant, 1, run_at=soon)
     await enqueue(own_db, tenant, 1, run_at=late)
-    store = LeaseStore(own_db)
+    store = LeaseStore(own_db, Kinds())
     assert await store.lease_ready(asked(10)) == []
     assert (await store.sweep(AT)).next_at == soon
     swept = await store.sweep(soon)
@@ -140,11 +148,10 @@ async def test_the_sweep_finds_what_falls_due_and_says_when_the_next_does(own_db
 async def test_leasing_at_once_gives_each_job_to_one(own_db: Database) -> None:
     tenant = uuid4()
     ids = await enqueue(own_db, tenant, 300)
-    stores = [LeaseStore(own_db) for _ in range(4)]
-    refs = [(tenant, job_id) for job_id in ids[:40]]
+    stores = [LeaseStore(own_db, Kinds()) for _ in range(4)]
     rounds = await asyncio.gather(
         *(store.lease_ready(asked(random.randint(1, 60))) for store in stores for _ in range(3)),
-        *(store.lease_refs(refs, asked(40)) for store in stores),
+        *(store.lease_refs(ids[:40], asked(40)) for store in stores),
     )
     given = [job.id for leased in rounds for job in leased]
     assert len(given) == len(set(given))
@@ -152,27 +159,69 @@ async def test_leasing_at_once_gives_each_job_to_one(own_db: Database) -> None:
     assert {*given, *(job.id for job in rest)} == set(ids)
 
 
-async def test_an_id_twice_is_one_job(own_db: Database) -> None:
+async def test_a_batch_is_stored_whole_and_once(own_db: Database) -> None:
     tenant = uuid4()
-    step, job = item(tenant)
-    twin = Step(tenant, "req:twin", b"x" * 32, AT)
-    answers, stored = await JobStore(own_db).enqueue(tenant, [(step, job), (twin, job)], gate=None, at=AT)
-    assert answers[0] == job.id
-    assert isinstance(answers[1], AlreadyExists)
-    assert len(stored) == 1
+    store = JobStore(own_db, Kinds())
+    step = Step(tenant, "req:batch", b"d", AT)
+    batch = NewBatch("k", [b'{"n":%d}' % n for n in range(250)], 2, 0, None, 10, ())
+    ids, new = await store.enqueue_batch(step, batch)
+    assert (len(ids), new) == (250, True)
+    assert await store.enqueue_batch(step, batch) == (ids, False)
+    leased = await LeaseStore(own_db, Kinds()).lease_ready(asked(1000))
+    assert {job.id: job.payload for job in leased} == dict(zip(ids, batch.payloads, strict=True))
+    with pytest.raises(InvalidArgument) as refused:
+        await store.enqueue_batch(Step(tenant, "req:other", b"d", AT), replace(batch, payloads=[b"{}", b"[]"]))
+    assert refused.value.field == "payloads[1]"
+    assert await LeaseStore(own_db, Kinds()).lease_ready(asked(1000)) == []
+
+
+async def test_a_compensated_batch_takes_its_jobs_back_and_bars_its_action(own_db: Database) -> None:
+    tenant = uuid4()
+    store, batch = JobStore(own_db, Kinds()), NewBatch("k", [b"{}"] * 3, 2, 0, None, 10, ())
+    action = Step(tenant, "saga:1:jobs", b"d", AT, operation=ACTION)
+    undo = Step(tenant, "saga:1:jobs", b"d", AT, operation=COMPENSATION)
+    ids, _ = await store.enqueue_batch(action, batch)
+    for _ in range(2):
+        assert await store.enqueue_batch(undo, batch) == (ids, False)
+    assert await LeaseStore(own_db, Kinds()).lease_ready(asked(10)) == []
+    with pytest.raises(Aborted):
+        await store.enqueue_batch(action, batch)
+    late = Step(tenant, "saga:2:jobs", b"d", AT, operation=COMPENSATION)
+    assert await store.enqueue_batch(late, batch) == (range(0), False)
+
+
+async def test_lower_ranks_go_first_within_a_priority(own_db: Database) -> None:
+    tenant, store = uuid4(), JobStore(own_db, Kinds())
+    for n, rank in enumerate((5, -5, 0)):
+        await store.enqueue_batch(Step(tenant, f"req:{n}", b"d", AT), NewBatch("k", [b"{}"], 2, rank, None, 10, ()))
+    leases_of = LeaseStore(own_db, Kinds())
+    assert [(await leases_of.lease_ready(asked(1)))[0].rank for _ in range(3)] == [-5, 0, 5]
+
+
+async def test_ids_of_many_processes_never_meet(own_db: Database) -> None:
+    stores = [JobStore(own_db, Kinds()) for _ in range(4)]
+    given: list[int] = []
+
+    async def fill(store: JobStore, name: int) -> None:
+        for n in range(5):
+            step = Step(uuid4(), f"req:{name}.{n}", b"d", AT)
+            given.extend((await store.enqueue_batch(step, NewBatch("k", [b"{}"] * 900, 2, 0, None, 10, ())))[0])
+
+    await asyncio.gather(*(fill(store, n) for n, store in enumerate(stores)))
+    assert len(given) == len(set(given)) == 4 * 5 * 900
 
 
 async def test_a_compensated_enqueue_takes_its_jobs_back_and_bars_its_action(own_db: Database) -> None:
     tenant = uuid4()
     items = [item(tenant), item(tenant)]
-    store = JobStore(own_db)
+    store = JobStore(own_db, Kinds())
     action = Step(tenant, "saga:1:enqueue", b"d", AT, operation=ACTION)
     undo = Step(tenant, "saga:1:enqueue", b"d", AT, operation=COMPENSATION)
     for _ in range(2):  # the second time is a replay
         assert not any(isinstance(a, Fault) for a in (await store.enqueue(tenant, items, gate=action, at=AT))[0])
     for _ in range(2):
         await store.enqueue(tenant, items, gate=undo, at=AT)
-    assert await LeaseStore(own_db).lease_ready(asked(10)) == []
+    assert await LeaseStore(own_db, Kinds()).lease_ready(asked(10)) == []
     with pytest.raises(Aborted) as refused:
         await store.enqueue(tenant, items, gate=action, at=AT)
     assert refused.value.reason == "SAGA_COMPENSATED"
@@ -182,19 +231,19 @@ async def test_history_goes_by_partition_and_dead_letters_outlive_it(own_db: Dat
     tenant = uuid4()
     await enqueue(own_db, tenant, 3)
     today = datetime.now(UTC)
-    store, reader = LeaseStore(own_db), JobStore(own_db)
+    store, reader = LeaseStore(own_db, Kinds()), JobStore(own_db, Kinds())
     done, killed, old = await store.lease_ready(asked(3))
-    await store.complete([ref(done)], today)
-    await store.complete([ref(old)], today - COMPLETED_RETENTION - timedelta(hours=1))  # in the default partition
+    await complete(store, today, ref(done))
+    await complete(store, today - COMPLETED_RETENTION - timedelta(hours=1), ref(old))  # in the default partition
     async with own_db.maintenance() as connection:
-        await connection.execute(leases.sql.bury, [tenant], [killed.id], ["x"], today)
+        await connection.execute(leases.sql.bury, [killed.id], ["x"], today)
 
     async def states(at: datetime) -> set[str]:
         await keep_partitions(own_db, at)
-        return {job.state for job in await reader.list_page(tenant, before=None, state="", kind="", limit=10)}
+        return {job.state for job in await reader.list_page(tenant, before=LAST, state="", kind="", limit=10)}
 
     await keep_partitions(own_db, today)
-    assert len(await reader.list_page(tenant, before=None, state="completed", kind="", limit=10)) == 1
+    assert len(await reader.list_page(tenant, before=LAST, state="completed", kind="", limit=10)) == 1
     assert await states(today + timedelta(days=6)) == {"completed", "dead"}
     assert await states(today + COMPLETED_RETENTION + timedelta(days=2)) == {"dead"}
     assert await states(today + DEAD_RETENTION - timedelta(days=1)) == {"dead"}
@@ -209,4 +258,4 @@ async def test_tenants_see_their_own_jobs_only(own_db: Database) -> None:
             assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         async with own_db.tenant(other) as connection:
-            await connection.fetch(leases.sql.lease_ready, mine, 1, [], uuid4(), AT, "w")
+            await connection.fetch(leases.sql.lease_ready, mine, 1, [], 1, AT, "w")

@@ -18,11 +18,11 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def failure(*, retryable: bool = True, delay: timedelta | None = None, chance: float = 0.5) -> Failure:
-    return Failure(LeaseRef(uuid4(), uuid4(), uuid4()), "smtp.temporary", retryable, delay, chance)
+    return Failure(LeaseRef(1, 2), "smtp.temporary", retryable, delay, chance)
 
 
 def ready(kind: str, run_at: datetime = AT) -> Ready:
-    return Ready(uuid4(), uuid4(), kind, 2, run_at)
+    return Ready(uuid4(), 1, kind, 2, run_at)
 
 
 @pytest.mark.parametrize(("attempts", "ceiling_s"), [(1, 1), (2, 2), (5, 16), (12, 2048), (13, 3600), (100, 3600)])

@@ -40,6 +40,8 @@ _ALSO: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "ContentMetadata": {"storage_key": ("storage_key", "storage_keys")},
     "SequenceStep": {"id": ("step_id",)},
 }
+# Ids are words, or numbers.
+_KINDS = {FieldDescriptor.TYPE_STRING: str, FieldDescriptor.TYPE_INT64: int}
 # Of these fields' values, no answer to another tenant may hold any.
 _SECRET = frozenset({"id", "storage_key", "content_storage_key", "message_id", "thread_id", "tenant_id"})
 
@@ -49,7 +51,7 @@ class Belongings:
     """What a tenant has, by the request field that asks for it, and the marks that give it away."""
 
     tenant_id: UUID
-    values: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str | int] = field(default_factory=dict)
     marks: set[str] = field(default_factory=set)
 
 
@@ -116,11 +118,16 @@ def filled(method: Method, belongings: Belongings) -> Any:
     """A request of the method that names everything it can of what belongs to the tenant."""
     request = method.new_request()
     today = datetime.now(UTC).date().isoformat()
-    known = {**belongings.values, "tenant_id": str(belongings.tenant_id), "day": today, "source": SOURCE}
+    known: dict[str, str | int] = {
+        **belongings.values,
+        "tenant_id": str(belongings.tenant_id),
+        "day": today,
+        "source": SOURCE,
+    }
     for name, descriptor in method.request.fields_by_name.items():
         if name == "span":
             request.span.first_day = request.span.last_day = today  # type: ignore[attr-defined]
-        elif name not in known or descriptor.type != FieldDescriptor.TYPE_STRING:
+        elif name not in known or _KINDS.get(descriptor.type) is not type(known[name]):
             continue
         elif descriptor.is_repeated:
             getattr(request, name).append(known[name])
@@ -155,7 +162,7 @@ async def _as_itself(tier: Tier, method: Method, token: str, belongings: Belongi
     return [f"{method.path} {problem}" for each in answer for problem in shown_of(each, belongings.marks, narrow)]
 
 
-def _unasked(method: Method, values: Mapping[str, str]) -> str:
+def _unasked(method: Method, values: Mapping[str, str | int]) -> str:
     """The id that a Get cannot do without and that nobody has."""
     if method.name.startswith("List"):
         return ""

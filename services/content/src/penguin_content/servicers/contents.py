@@ -9,7 +9,7 @@ from uuid import UUID
 from penguin.content.v1 import content_service_pb2 as pb
 from penguin.content.v1 import content_service_pb2_grpc
 from penguin_chassis.mutations import now, step_of
-from penguin_chassis.paging import page_key, page_size
+from penguin_chassis.paging import page_size, page_start
 from penguin_chassis.pool import Database
 from penguin_chassis.wire import word
 from penguin_content.domain.contents import storable
@@ -63,7 +63,7 @@ class ContentServicer(content_service_pb2_grpc.ContentServiceServicer):
         size = page_size(request.page_size)
         found = await self._reading.list_page(
             UUID(request.tenant_id),
-            after=wire.place(page_key(request)),
+            after=page_start(request, wire.place, None),
             limit=size + 1,
             state=word(pb.ContentState, request.state),
         )

@@ -193,9 +193,13 @@ def batch_get_reply(batch: Batch, asked: Wanted) -> pb.BatchGetContentsResponse:
     return reply
 
 
-def place(page_key: list[Any] | None) -> tuple[datetime, str] | None:
-    """Where a page of contents begins."""
-    return (datetime.fromisoformat(page_key[0]), page_key[1]) if page_key else None
+def place(page_key: list[Any]) -> tuple[datetime, str] | None:
+    """Where a page of contents begins; raises ValueError, TypeError."""
+    created_at, storage_key = page_key
+    at = datetime.fromisoformat(created_at)
+    if at.tzinfo is None or not isinstance(storage_key, str) or not storable(storage_key):
+        raise ValueError("no place among contents")
+    return at, storage_key
 
 
 def page_reply(request: pb.ListContentsRequest, found: Sequence[Metadata], size: int) -> pb.ListContentsResponse:

@@ -17,12 +17,13 @@ SELECT tenant_id FROM due;
 
 -- name: quarantine
 UPDATE content_objects SET state = 'quarantined'
-WHERE tenant_id = $1 AND state = 'unclaimed' AND storage_key IN (
+-- An array: as a sub-select it may be run, and lock, once for every row.
+WHERE tenant_id = $1 AND state = 'unclaimed' AND storage_key = ANY (ARRAY(
     SELECT storage_key FROM content_objects
     WHERE tenant_id = $1 AND state = 'unclaimed' AND claim_by <= $2
     ORDER BY claim_by
     LIMIT $3
-    FOR NO KEY UPDATE SKIP LOCKED);
+    FOR NO KEY UPDATE SKIP LOCKED));
 
 -- name: overdue_blob_tenants
 WITH RECURSIVE due AS (

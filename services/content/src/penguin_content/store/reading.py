@@ -59,7 +59,7 @@ class ReadingStore:
         return await self._one(tenant_id, key, _SOURCE)
 
     async def _one(self, tenant_id: UUID, key: str, wanted: Wanted) -> Stored:
-        rows = await self._db.hot_read(sql.get, tenant_id, key, wanted.body, wanted.raw)
+        rows = await self._db.one_trip(sql.get, tenant_id, key, wanted.body, wanted.raw)
         if not rows:
             raise NotFound("content", key, field="storage_key")
         return _stored(rows[0], _ATTACHMENTS.validate_json(rows[0]["attachments"] or "[]"))

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from penguin_chassis.faults import InvalidArgument
-from penguin_chassis.paging import DEFAULT_PAGE_SIZE, next_token, page_key, page_size
+from penguin_chassis.paging import DEFAULT_PAGE_SIZE, next_token, page_size, page_start
 
 FIRST = UUID(int=0)
 
@@ -46,12 +45,4 @@ class Page:
 
 
 def _key(request: Any) -> UUID:
-    key = page_key(request)
-    if key is None:
-        return FIRST
-    try:
-        return UUID(*key)
-    except (ValueError, TypeError, AttributeError):
-        raise InvalidArgument(
-            "The page token is not one of this query.", reason="INVALID_PAGE_TOKEN", field="page_token"
-        ) from None
+    return page_start(request, lambda key: UUID(*key), FIRST)

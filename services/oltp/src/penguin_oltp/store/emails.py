@@ -66,7 +66,7 @@ class EmailStore:
 
     async def get(self, tenant_id: UUID, email_id: UUID) -> Email:
         """One email with its tallies and attempts; raises NotFound."""
-        found = await self._db.hot_read(sql.get, tenant_id, email_id)
+        found = await self._db.one_trip(sql.get, tenant_id, email_id)
         if not found:
             raise NotFound("email", email_id)
         row = found[0]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NoReturn
+from typing import NamedTuple
 from uuid import UUID
+
+import orjson
 
 from penguin_chassis.faults import InvalidArgument
 
@@ -22,15 +24,29 @@ WAITING = ("scheduled", "ready")
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job to store. `priority` is 1 (high) to 3 (low); no `run_at` means now."""
+    """A job to store. `priority` is 1 (high) to 3 (low), `rank` orders within it; no `run_at` means now."""
 
-    id: UUID
     kind: str
     payload: bytes
     priority: int
+    rank: int
     run_at: datetime | None
     max_attempts: int
     traceparent: str
+
+
+@dataclass(frozen=True)
+class NewBatch:
+    """Many jobs to store that differ by their payloads alone."""
+
+    kind: str
+    payloads: Sequence[bytes]
+    priority: int
+    rank: int
+    run_at: datetime | None
+    max_attempts: int
+    # One for each job, or none at all.
+    traceparents: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -38,10 +54,11 @@ class Job:
     """A job as stored; `state` is scheduled, ready, leased, completed or dead."""
 
     tenant_id: UUID
-    id: UUID
+    id: int
     kind: str
     payload: bytes
     priority: int
+    rank: int
     state: str
     run_at: datetime
     attempts: int
@@ -53,7 +70,7 @@ class Job:
     finished_at: datetime | None
     last_error: str
     traceparent: str
-    lease_token: UUID | None
+    lease_token: int | None
 
 
 @dataclass(frozen=True)
@@ -61,19 +78,45 @@ class Ready:
     """A job that can be leased from `run_at` on: what those who wait for it need to know."""
 
     tenant_id: UUID
-    id: UUID
+    id: int
     kind: str
     priority: int
     run_at: datetime
 
 
-@dataclass(frozen=True)
-class LeaseRef:
+class LeaseRef(NamedTuple):
     """A job and the lease under which the caller speaks of it."""
 
+    job_id: int
+    token: int
+
+
+@dataclass(frozen=True)
+class Lot:
+    """Leased jobs of one tenant, kind, priority and lease, as columns. Columns of counts may be empty: all zeros."""
+
     tenant_id: UUID
-    job_id: UUID
-    token: UUID
+    kind: str
+    priority: int
+    token: int
+    until: datetime
+    ids: Sequence[int]
+    payloads: Sequence[bytes]
+    created_at: Sequence[datetime]
+    max_attempts: Sequence[int]
+    traceparents: Sequence[str]
+    attempts: Sequence[int] = ()
+    lost_leases: Sequence[int] = ()
+    snoozes: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A lease given to a worker that waits, before the jobs it is for are stored."""
+
+    token: int
+    until: datetime
+    worker_id: str
 
 
 @dataclass(frozen=True)
@@ -120,15 +163,11 @@ def retry_at(failure: Failure, attempts: int, max_attempts: int, at: datetime) -
     return at + (backoff(attempts, failure.chance) if delay is None else delay)
 
 
-def check_payload(payload: bytes) -> None:
-    """Raise InvalidArgument (field `payload`) unless it is one JSON object."""
+def check_payload(payload: bytes, field: str = "payload") -> None:
+    """Raise InvalidArgument naming `field` unless it is one JSON object."""
     try:
-        right = isinstance(json.loads(payload, parse_constant=_no_constant), dict)
-    except (ValueError, RecursionError):
+        right = isinstance(orjson.loads(payload), dict)
+    except ValueError:
         right = False
     if not right:
-        raise InvalidArgument("The payload is no JSON object.", field="payload")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
+        raise InvalidArgument("The payload is no JSON object.", field=field)

@@ -9,9 +9,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
-from penguin_queue.domain.jobs import Ready
+from penguin_queue.domain.jobs import Handover, Lot, Ready
 from penguin_queue.store.buffer import ReadyBuffer
+
+
+class Taker(Protocol):
+    """A worker's stream that waits, and can be handed jobs as they are stored."""
+
+    def offer(self, kind: str, count: int) -> Handover | None:
+        """A lease for that many of a kind; None where it cannot take them."""
+
+    def deliver(self, promised: int, lots: list[Lot]) -> bool:
+        """What became of the offer; False where nobody is there any more to take it."""
 
 
 @dataclass(eq=False)
@@ -36,6 +47,7 @@ class Announcer:
     def __init__(self, buffer: ReadyBuffer) -> None:
         self._buffer = buffer
         self._waiters: list[Waiter] = []
+        self._takers: list[Taker] = []
         self._alarm = asyncio.Event()
         self._alarm_at: datetime | None = None
 
@@ -48,6 +60,23 @@ class Announcer:
             yield waiter
         finally:
             self._waiters.remove(waiter)
+
+    @contextlib.contextmanager
+    def open_to_handover(self, taker: Taker) -> Iterator[None]:
+        """Be offered jobs that are about to be stored while inside."""
+        self._takers.append(taker)
+        try:
+            yield
+        finally:
+            self._takers.remove(taker)
+
+    def taker(self, kind: str, count: int) -> tuple[Taker, Handover] | None:
+        """A stream that waits for so many of the kind, longest waiting first, and the lease it gives them."""
+        for taker in self._takers:
+            handover = taker.offer(kind, count)
+            if handover is not None:
+                return taker, handover
+        return None
 
     def tell(self, jobs: Sequence[Ready], at: datetime) -> None:
         """These can be leased now, or from their run_at on."""

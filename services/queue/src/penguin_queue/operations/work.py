@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from penguin_chassis import calls
-from penguin_chassis.barrier import Step
-from penguin_chassis.faults import Fault
+from penguin_chassis.barrier import REQUEST, Step
+from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
 from penguin_chassis.mutations import now
-from penguin_queue.domain.jobs import Failure, Job, LeaseRef, NewJob, Snooze
+from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Ready, Snooze
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.pacing import Pace
-from penguin_queue.store.buffer import ReadyBuffer
+from penguin_queue.store.buffer import DEPTH, ReadyBuffer
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.leases import Asked, LeaseStore, Swept
 
@@ -26,6 +28,14 @@ POLL_MAX_S = 0.5
 MARGIN_S = 0.25
 # Larger leases read PostgreSQL in order: that is one statement, whatever the buffer holds.
 SMALL_LEASE = 10
+
+
+@dataclass
+class _Hands:
+    """A hand-over under way: the lease that was given, and what has been stored under it."""
+
+    handover: Handover | None
+    lots: list[Lot] = field(default_factory=list)
 
 
 class Work:
@@ -46,17 +56,58 @@ class Work:
         self._announcer = announcer
         self._draining = draining
         self._pace = Pace()
+        self._returns: set[asyncio.Task[None]] = set()
 
     async def enqueue(
         self, tenant_id: UUID, items: Sequence[tuple[Step, NewJob]], gate: Step | None
-    ) -> list[UUID | Fault]:
+    ) -> list[int | Fault]:
         """Store jobs once each; answers in the order of `items`."""
         at = now()
-        answers, stored = await self._jobs.enqueue(tenant_id, items, gate=gate, at=at)
-        self._announcer.tell(stored, at)
+        kinds = {job.kind for _, job in items}
+        due = gate is None and len(kinds) == 1 and all(job.run_at is None or job.run_at <= at for _, job in items)
+        with self._handing(items[0][1].kind, len(items), due=due) as hands:
+            answers, stored = await self._jobs.enqueue(tenant_id, items, gate=gate, at=at, handover=hands.handover)
+            if hands.handover is not None:
+                hands.lots = [
+                    _lot(tenant_id, job, hands.handover, [number], [job.payload], [job.traceparent], at)
+                    for number, job in stored
+                ]
+        if not hands.lots:
+            self._announcer.tell([Ready(tenant_id, n, j.kind, j.priority, j.run_at or at) for n, j in stored], at)
         return answers
 
-    async def redrive(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
+    async def enqueue_batch(self, step: Step, batch: NewBatch) -> range:
+        """Store all of a batch, or nothing; returns the jobs' ids."""
+        due = step.operation == REQUEST and (batch.run_at is None or batch.run_at <= step.at)
+        with self._handing(batch.kind, len(batch.payloads), due=due) as hands:
+            ids, new = await self._jobs.enqueue_batch(step, batch, hands.handover)
+            if new and hands.handover is not None:
+                hands.lots = [
+                    _lot(step.tenant_id, batch, hands.handover, ids, batch.payloads, batch.traceparents, step.at)
+                ]
+        if new and not hands.lots:
+            run_at = batch.run_at or step.at
+            # The buffer takes no more than these of one kind and tenant; the others are found in PostgreSQL.
+            first = [Ready(step.tenant_id, n, batch.kind, batch.priority, run_at) for n in ids[:DEPTH]]
+            self._announcer.tell(first, step.at)
+        return ids
+
+    @contextlib.contextmanager
+    def _handing(self, kind: str, count: int, *, due: bool) -> Iterator[_Hands]:
+        """Hand what is stored inside to a stream that waits for it, where one does."""
+        taken = self._announcer.taker(kind, count) if due else None
+        if taken is None:
+            yield _Hands(None)
+            return
+        taker, handover = taken
+        hands = _Hands(handover)
+        try:
+            yield hands
+        finally:
+            if not taker.deliver(count, hands.lots):
+                self.give_back(hands.lots)
+
+    async def redrive(self, step: Step, ids: Sequence[int]) -> list[int]:
         """Make dead letters ready again; returns their ids."""
         done, risen = await self._jobs.redrive(step, ids, step.at)
         self._announcer.tell(risen, step.at)
@@ -92,14 +143,41 @@ class Work:
             self._pace.took(clock() - started, by_buffer=by_buffer)
         return found
 
+    async def lease_lots(self, asked: Asked) -> list[Lot]:
+        """Lease due jobs as columns, without waiting."""
+        return await self._leases.lease_lots(asked)
+
+    @staticmethod
+    def passing(error: Exception) -> bool:
+        """Whether it ends by itself: the database is away, or there is no connection just now."""
+        return isinstance(error, Unavailable | ResourceExhausted | DeadlineExceeded)
+
+    def give_back(self, lots: Sequence[Lot]) -> None:
+        """Make jobs ready again that were leased to somebody who never got them, some time soon: should that fail, their
+        leases run out."""
+        for lot in lots:
+            task = asyncio.create_task(self._give_back(lot))
+            self._returns.add(task)
+            task.add_done_callback(self._returns.discard)
+
+    async def _give_back(self, lot: Lot) -> None:
+        with contextlib.suppress(Fault):
+            await self.release(lot.ids, [lot.token] * len(lot.ids))
+
+    async def release(self, ids: Sequence[int], tokens: Sequence[int]) -> set[LeaseRef]:
+        """Make jobs ready again untouched; returns those that are."""
+        back, risen = await self._leases.release(ids, tokens)
+        self._announcer.tell(risen, now())
+        return back
+
     async def extend(self, leases: Sequence[LeaseRef], duration: timedelta) -> tuple[datetime, set[LeaseRef]]:
         """Keep jobs in hand; returns until when, and whose lease still stands."""
         until = now() + duration
         return until, await self._leases.extend(leases, until)
 
-    async def complete(self, leases: Sequence[LeaseRef]) -> set[LeaseRef]:
-        """End jobs that are done; returns those that are."""
-        return await self._leases.complete(leases, now())
+    async def complete(self, ids: Sequence[int], tokens: Sequence[int]) -> list[int]:
+        """End jobs that are done; returns those that are not, their lease being lost."""
+        return await self._leases.complete(ids, tokens, now())
 
     async def fail(self, failures: Sequence[Failure]) -> tuple[set[LeaseRef], set[LeaseRef]]:
         """Put failed jobs back or bury them; returns the retried and the dead."""
@@ -121,3 +199,19 @@ class Work:
         swept = await self._leases.sweep(at)
         self._announcer.tell(swept.ready, at)
         return swept
+
+
+def _lot(
+    tenant_id: UUID,
+    like: NewJob | NewBatch,
+    handover: Handover,
+    ids: Sequence[int],
+    payloads: Sequence[bytes],
+    traceparents: Sequence[str],
+    at: datetime,
+) -> Lot:
+    count = len(ids)
+    return Lot(
+        tenant_id, like.kind, like.priority, handover.token, handover.until, ids, payloads,
+        created_at=[at] * count, max_attempts=[like.max_attempts] * count, traceparents=traceparents,
+    )  # fmt: skip

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1 import queue_service_pb2_grpc
 from penguin_chassis.mutations import gate_of, item_steps, now, step_of
-from penguin_chassis.paging import next_token, page_key, page_size
+from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp, word
+from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import jobs_wire as wire
-from penguin_queue.store.jobs import JobStore
+from penguin_queue.store.jobs import LAST, JobStore
 
 
 class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
     """Jobs for their producers, their workers and their tenants."""
 
-    def __init__(self, work: Work, jobs: JobStore) -> None:
+    def __init__(self, work: Work, jobs: JobStore, streams: Callable[[Start], Stream]) -> None:
         self._work = work
         self._jobs = jobs
+        self._streams = streams
 
     async def EnqueueJobs(self, request: pb.EnqueueJobsRequest, context: Any) -> pb.EnqueueJobsResponse:
         items = list(zip(item_steps(request, request.jobs), map(wire.new_job, request.jobs), strict=True))
         answers = await self._work.enqueue(UUID(request.tenant_id), items, gate_of(request, undoes=True))
         return pb.EnqueueJobsResponse(results=map(wire.enqueued, answers))
+
+    async def EnqueueBatch(self, request: pb.EnqueueBatchRequest, context: Any) -> pb.EnqueueBatchResponse:
+        ids = await self._work.enqueue_batch(step_of(request), wire.new_batch(request))
+        return pb.EnqueueBatchResponse(first_job_id=ids.start, count=len(ids))
 
     async def LeaseJobs(self, request: pb.LeaseJobsRequest, context: Any) -> pb.LeaseJobsResponse:
         found = await self._work.lease(
@@ -37,15 +45,26 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
         )
         return pb.LeaseJobsResponse(jobs=map(wire.leased, found))
 
+    async def WorkJobs(
+        self, request_iterator: AsyncIterator[pb.WorkJobsRequest], context: Any
+    ) -> AsyncIterator[pb.WorkJobsResponse]:
+        # The worker is let in: what it says before it knows may be lost, and the reason of a refusal with it.
+        await context.send_initial_metadata(())
+        start = wire.start(await anext(request_iterator, None))
+        yield pb.WorkJobsResponse()
+        async with contextlib.aclosing(self._streams(start).run(wire.words(request_iterator))) as replies:
+            async for reply in replies:
+                yield wire.reply(reply)
+
     async def ExtendLeases(self, request: pb.ExtendLeasesRequest, context: Any) -> pb.ExtendLeasesResponse:
         leases = [wire.lease_ref(ref) for ref in request.leases]
         until, held = await self._work.extend(leases, request.lease_duration.ToTimedelta())
         return pb.ExtendLeasesResponse(leased_until=stamp(until), lost_job_ids=wire.lost(leases, held))
 
     async def CompleteJobs(self, request: pb.CompleteJobsRequest, context: Any) -> pb.CompleteJobsResponse:
-        leases = [wire.lease_ref(ref) for ref in request.leases]
-        done = await self._work.complete(leases)
-        return pb.CompleteJobsResponse(completed=len(done), lost_job_ids=wire.lost(leases, done))
+        ids, tokens = [ref.job_id for ref in request.leases], [ref.lease_token for ref in request.leases]
+        lost = await self._work.complete(ids, tokens)
+        return pb.CompleteJobsResponse(completed=len(set(ids)) - len(lost), lost_job_ids=lost)
 
     async def FailJobs(self, request: pb.FailJobsRequest, context: Any) -> pb.FailJobsResponse:
         failures = [wire.failure(item) for item in request.failures]
@@ -59,25 +78,24 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
         return pb.SnoozeJobsResponse(snoozed=len(off), lost_job_ids=wire.lost([s.lease for s in snoozes], off))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
-        found = await self._jobs.get(UUID(request.tenant_id), UUID(request.job_id))
+        found = await self._jobs.get(UUID(request.tenant_id), request.job_id)
         return pb.GetJobResponse(job=wire.job(found))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
-        key, size = page_key(request), page_size(request.page_size)
+        size = page_size(request.page_size)
         found = await self._jobs.list_page(
             UUID(request.tenant_id),
-            before=UUID(key[0]) if key else None,
+            before=page_start(request, wire.place, LAST),
             state=word(pb.JobState, request.state),
             kind=request.kind,
             limit=size + 1,
         )
-        token = next_token(request, [str(found[size - 1].id)]) if len(found) > size else ""
+        token = next_token(request, [found[size - 1].id]) if len(found) > size else ""
         return pb.ListJobsResponse(jobs=map(wire.job, found[:size]), next_page_token=token)
 
     async def RedriveJobs(self, request: pb.RedriveJobsRequest, context: Any) -> pb.RedriveJobsResponse:
-        ids = [UUID(each) for each in request.job_ids]
-        risen = await self._work.redrive(step_of(request), ids)
-        skipped = sorted(map(str, set(ids).difference(risen)))
+        risen = await self._work.redrive(step_of(request), list(request.job_ids))
+        skipped = sorted(set(request.job_ids).difference(risen))
         return pb.RedriveJobsResponse(redriven=len(risen), skipped_job_ids=skipped)
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Any) -> pb.GetQueueStatsResponse:

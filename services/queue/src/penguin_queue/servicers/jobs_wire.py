@@ -3,49 +3,81 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
-from uuid import UUID
+from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_chassis.errors import item_error
-from penguin_chassis.faults import Fault
-from penguin_chassis.wire import number, stamp, text, uuid_of, when
+from penguin_chassis.faults import Fault, InvalidArgument
+from penguin_chassis.wire import number, stamp, when
 from penguin_queue.domain.jobs import (
     DEFAULT_MAX_ATTEMPTS,
     WAITING,
     Failure,
     Job,
     LeaseRef,
+    Lot,
+    NewBatch,
     NewJob,
     QueueCount,
     Snooze,
 )
+from penguin_queue.operations.streams import Reply, Start, Words
+from penguin_queue.store.jobs import LAST
 
 
 def new_job(item: pb.NewJob) -> NewJob:
     """An item of an enqueue. Priorities have the contract's numbers."""
     return NewJob(
-        id=uuid_of(item.id),
         kind=item.kind,
         payload=item.payload,
         priority=item.priority or pb.JOB_PRIORITY_NORMAL,
+        rank=item.rank,
         run_at=when(item, "run_at"),
         max_attempts=item.max_attempts or DEFAULT_MAX_ATTEMPTS,
         traceparent=item.traceparent,
     )
 
 
-def enqueued(answer: UUID | Fault) -> pb.EnqueueJobResult:
+def new_batch(request: pb.EnqueueBatchRequest) -> NewBatch:
+    """A batch that differs by its payloads alone; raises InvalidArgument for columns of different lengths."""
+    traceparents = list(request.traceparents)
+    if len(traceparents) == 1:
+        traceparents *= len(request.payloads)
+    if traceparents and len(traceparents) != len(request.payloads):
+        raise InvalidArgument("There is one for each job, one for all, or none.", field="traceparents")
+    return NewBatch(
+        kind=request.kind,
+        payloads=list(request.payloads),
+        priority=request.priority or pb.JOB_PRIORITY_NORMAL,
+        rank=request.rank,
+        run_at=when(request, "run_at"),
+        max_attempts=request.max_attempts or DEFAULT_MAX_ATTEMPTS,
+        traceparents=traceparents,
+    )
+
+
+def place(key: list[Any]) -> int:
+    """Where a page of jobs begins; raises ValueError."""
+    (before,) = key
+    if type(before) is not int or not 0 < before <= LAST:
+        raise ValueError("no job id")
+    return before
+
+
+def enqueued(answer: int | Fault) -> pb.EnqueueJobResult:
     """The answer to one item of an enqueue."""
     if isinstance(answer, Fault):
         return pb.EnqueueJobResult(error=item_error(answer))
-    return pb.EnqueueJobResult(job_id=str(answer))
+    return pb.EnqueueJobResult(job_id=answer)
 
 
 def job(row: Job) -> pb.Job:
     """A job, wherever it stands."""
     return pb.Job(
-        id=str(row.id),
+        id=row.id,
         tenant_id=str(row.tenant_id),
         kind=row.kind,
         payload=row.payload,
@@ -61,17 +93,18 @@ def job(row: Job) -> pb.Job:
         finished_at=stamp(row.finished_at),
         last_error=row.last_error,
         traceparent=row.traceparent,
+        rank=row.rank,
     )
 
 
 def leased(row: Job) -> pb.LeasedJob:
     """A job in a worker's hands."""
-    return pb.LeasedJob(job=job(row), lease_token=text(row.lease_token))
+    return pb.LeasedJob(job=job(row), lease_token=row.lease_token or 0)
 
 
 def lease_ref(ref: pb.LeaseRef) -> LeaseRef:
     """A job and the lease under which the caller speaks of it."""
-    return LeaseRef(UUID(ref.tenant_id), UUID(ref.job_id), UUID(ref.lease_token))
+    return LeaseRef(ref.job_id, ref.lease_token)
 
 
 def failure(item: pb.JobFailure) -> Failure:
@@ -85,11 +118,82 @@ def snooze(item: pb.JobSnooze) -> Snooze:
     return Snooze(lease_ref(item.lease), item.delay.ToTimedelta(), item.reason)
 
 
-def lost(leases: Sequence[LeaseRef], held: Collection[LeaseRef]) -> list[str]:
+def lost(leases: Sequence[LeaseRef], held: Collection[LeaseRef]) -> list[int]:
     """Ids of the jobs whose lease is no longer the caller's, each once, in the caller's order."""
-    return list(dict.fromkeys(str(ref.job_id) for ref in leases if ref not in held))
+    return list(dict.fromkeys(ref.job_id for ref in leases if ref not in held))
 
 
 def count(row: QueueCount) -> pb.QueueCount:
     """One figure of the statistics."""
     return pb.QueueCount(state=number(pb.JobState, row.state), priority=row.priority, count=row.count)  # type: ignore[arg-type]
+
+
+def start(first: pb.WorkJobsRequest | None) -> Start:
+    """What a stream of work begins with; raises InvalidArgument for anything else."""
+    if first is None or not first.HasField("start"):
+        raise InvalidArgument("A stream of work begins with its start.", field="start")
+    asked = first.start
+    kinds = tuple(sorted(set(asked.kinds)))
+    return Start(kinds, asked.max_in_flight, asked.lease_duration.ToTimedelta(), asked.worker_id)
+
+
+async def words(requests: AsyncIterator[pb.WorkJobsRequest]) -> AsyncIterator[Words]:
+    """What a worker says after its start."""
+    async for request in requests:
+        if request.HasField("start"):
+            raise InvalidArgument("A stream of work is started once.", field="start")
+        yield Words(
+            request.number,
+            completed=_columns(request.completed, "completed"),
+            failures=list(map(failure, request.failures)),
+            snoozes=list(map(snooze, request.snoozes)),
+            extended=_columns(request.extended, "extended"),
+            released=_columns(request.released, "released"),
+        )
+
+
+def _columns(leases: pb.Leases, field: str) -> tuple[list[int], list[int]]:
+    ids, tokens = list(leases.job_ids), list(leases.lease_tokens)
+    if len(tokens) == 1:
+        tokens *= len(ids)
+    if len(ids) != len(tokens):
+        raise InvalidArgument("There is one token for each job, or one for all.", field=f"{field}.lease_tokens")
+    return ids, tokens
+
+
+def reply(said: Reply) -> pb.WorkJobsResponse:
+    """Jobs to be done, or the answer to words."""
+    if isinstance(said, list):
+        return pb.WorkJobsResponse(jobs=map(lot, said))
+    return pb.WorkJobsResponse(
+        answer=pb.WorkAnswer(
+            number=said.number, lost_job_ids=said.lost, leased_until=stamp(said.until), completed=said.completed,
+            retried=said.retried, dead=said.dead, snoozed=said.snoozed, released=said.released,
+        )
+    )  # fmt: skip
+
+
+def lot(jobs: Lot) -> pb.LeasedJobs:
+    """Leased jobs as columns; one traceparent stands for all where they are the same."""
+    traceparents = set(jobs.traceparents)
+    return pb.LeasedJobs(
+        tenant_id=str(jobs.tenant_id),
+        kind=jobs.kind,
+        priority=jobs.priority,  # type: ignore[arg-type]
+        lease_token=jobs.token,
+        leased_until=stamp(jobs.until),
+        job_ids=jobs.ids,
+        payloads=jobs.payloads,
+        created_at_micros=map(_micros, jobs.created_at),
+        attempts=jobs.attempts,
+        lost_leases=jobs.lost_leases,
+        snoozes=jobs.snoozes,
+        max_attempts=jobs.max_attempts,
+        traceparents=() if traceparents <= {""} else traceparents if len(traceparents) == 1 else jobs.traceparents,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _micros(at: datetime) -> int:
+    # The jobs of a batch share their time.
+    return round(at.timestamp() * 1_000_000)

@@ -57,7 +57,7 @@ for _, ring in ipairs(KEYS) do
     local refs = ring .. ':' .. tenant
     local id = redis.call('LPOP', refs)
     if id then
-      found[#found + 1] = tenant .. id
+      found[#found + 1] = id
       if redis.call('EXISTS', refs) == 1 then redis.call('RPUSH', ring, tenant) end
     end
   end
@@ -69,8 +69,9 @@ return found
 class ReadyBuffer:
     """References in one Redis, or in none."""
 
-    def __init__(self, client: Redis | None) -> None:
+    def __init__(self, client: Redis | None, timeout_s: float = TIMEOUT_S) -> None:
         self._client = client
+        self._timeout_s = timeout_s
         self._closed_until = 0.0
         self._pushes: set[asyncio.Task[None]] = set()
         self._push: Any = client.register_script(_PUSH) if client else None
@@ -89,19 +90,19 @@ class ReadyBuffer:
         for job in jobs:
             refs = groups[job.priority, job.kind, job.tenant_id]
             if len(refs) < DEPTH:
-                refs.append(job.id.bytes)
+                refs.append(job.id.to_bytes(8))
         task = asyncio.create_task(self._fill(groups))
         self._pushes.add(task)
         task.add_done_callback(self._pushes.discard)
 
-    async def take(self, kinds: Sequence[str], wanted: int) -> list[tuple[UUID, UUID]]:
-        """Take out up to `wanted` (tenant, id) references, high priority first; none on any trouble."""
+    async def take(self, kinds: Sequence[str], wanted: int) -> list[int]:
+        """Take out up to `wanted` jobs' ids, high priority first; none on any trouble."""
         if not self.usable:
             return []
         rings = [_ring(priority, kind) for priority in PRIORITIES for kind in kinds]
         async with self._guarded():
             found = await self._pop(keys=rings, args=[wanted])
-            return [(UUID(bytes=ref[:16]), UUID(bytes=ref[16:])) for ref in found]
+            return [int.from_bytes(ref) for ref in found]
         return []
 
     async def close(self) -> None:
@@ -121,7 +122,7 @@ class ReadyBuffer:
     @contextlib.asynccontextmanager
     async def _guarded(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 yield
         except (TimeoutError, OSError, RedisError) as error:
             if time.monotonic() >= self._closed_until:
@@ -135,20 +136,20 @@ def _ring(priority: int, kind: str) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def ready_buffer(url: str) -> AsyncIterator[ReadyBuffer]:
+async def ready_buffer(url: str, timeout_s: float = TIMEOUT_S) -> AsyncIterator[ReadyBuffer]:
     """The buffer at `url`; without one, a buffer that is always empty. Never waits for the server to be there."""
     if not url:
         yield ReadyBuffer(None)
         return
     client = Redis.from_url(
         url,
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         max_connections=64,
         decode_responses=False,
     )
-    buffer = ReadyBuffer(client)
+    buffer = ReadyBuffer(client, timeout_s)
     try:
         yield buffer
     finally:

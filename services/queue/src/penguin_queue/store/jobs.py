@@ -2,124 +2,244 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from penguin_chassis import barrier
-from penguin_chassis.barrier import COMPENSATION, Step
-from penguin_chassis.faults import AlreadyExists, Fault, NotFound
+from penguin_chassis.barrier import COMPENSATION, REQUEST, Step
+from penguin_chassis.faults import Fault, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_queue.domain.jobs import WAITING, Job, NewJob, QueueCount, Ready, check_payload
+from penguin_queue.domain.jobs import Handover, Job, NewBatch, NewJob, QueueCount, Ready, check_payload
+from penguin_queue.store.ids import JobIds
+from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "jobs.sql")
 
-# What a caller calls a state, in the store's words.
-STATES: dict[str, tuple[str, ...]] = {
-    "": (*WAITING, "leased", "completed", "dead"),
-    "ready": WAITING,
-    "leased": ("leased",),
-    "completed": ("completed",),
-    "dead": ("dead",),
+# States by the numbers that rows carry; completed and dead stand in tables of their own.
+STATES = ("scheduled", "ready", "leased", "completed", "dead")
+# What a caller calls a state, in those numbers.
+ASKED: dict[str, tuple[int, ...]] = {
+    "": (0, 1, 2, 3, 4),
+    "ready": (0, 1),
+    "leased": (2,),
+    "completed": (3,),
+    "dead": (4,),
 }
-_LAST = UUID(int=2**128 - 1)
+LAST = 2**63 - 1
 
 
-def job_of(row: Any) -> Job:
+@dataclass(frozen=True)
+class Numbered:
+    """A batch's ids, as its stored answer."""
+
+    first: int
+    last: int
+
+    @property
+    def ids(self) -> range:
+        """All of them."""
+        return range(self.first, self.last + 1)
+
+
+def job_of(row: Any, kinds: Mapping[int, str]) -> Job:
     """A row of any of the three tables as the domain sees it."""
-    return Job(**dict(row))
+    fields = dict(row)
+    fields["kind"] = kinds[fields.pop("kind_id")]
+    fields["state"] = STATES[fields["state"]]
+    fields["traceparent"] = fields["traceparent"] or ""
+    fields["last_error"] = fields["last_error"] or ""
+    return Job(**fields)
+
+
+def ready_of(row: Any, kinds: Mapping[int, str]) -> Ready:
+    """A row that can be leased from its run_at on."""
+    return Ready(row["tenant_id"], row["id"], kinds[row["kind_id"]], row["priority"], row["run_at"])
 
 
 class JobStore:
     """Jobs of one database, each call within one tenant."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, kinds: Kinds) -> None:
         self._db = db
+        self._kinds = kinds
+        self._ids = JobIds()
 
     async def enqueue(
-        self, tenant_id: UUID, items: Sequence[tuple[Step, NewJob]], *, gate: Step | None, at: datetime
-    ) -> tuple[list[UUID | Fault], list[Ready]]:
-        """Store jobs once each; a compensating `gate` takes back those that nobody works on instead.
+        self,
+        tenant_id: UUID,
+        items: Sequence[tuple[Step, NewJob]],
+        *,
+        gate: Step | None,
+        at: datetime,
+        handover: Handover | None = None,
+    ) -> tuple[list[int | Fault], list[tuple[int, NewJob]]]:
+        """Store jobs once each; a compensating `gate` takes back those of its action that nobody works on instead.
 
-        Returns the answers in the order of `items` (a job's id, or why not), and the jobs that are new.
+        Returns the answers in the order of `items` (a job's id, or why not), and the jobs that are new with their ids.
+        With a `handover` those are leased as they are stored.
         """
-        faulty: dict[int, Fault] = {}
-        for i, (_, job) in enumerate(items):
-            try:
-                check_payload(job.payload)
-            except Fault as fault:
-                faulty[i] = fault
-        right = [item for i, item in enumerate(items) if i not in faulty]
-        stored: list[Ready] = []
-
-        async def write(fresh: list[tuple[Step, NewJob]]) -> list[Fault | None]:
-            answers, new = await _insert(connection, tenant_id, [job for _, job in fresh], at)
-            stored.extend(new)
-            return answers
-
+        faulty = _faulty(items)
         async with self._db.tenant(tenant_id) as connection:
-            if gate is not None and await barrier.claim(connection, gate, bool) is None:
-                await barrier.record(connection, gate, True, bool)
             if gate is not None and gate.operation == COMPENSATION:
-                await connection.execute(sql.withdraw, tenant_id, [job.id for _, job in items])
-                return [job.id for _, job in items], []
-            done = iter(
-                await barrier.once_each(connection, right, UUID, write, foresee=lambda job: job.id) if right else []
-            )
-        return [faulty[i] if i in faulty else next(done) for i in range(len(items))], stored
+                ids = await self._withdraw(connection, gate)
+                return [*ids, *[0] * (len(items) - len(ids))], []
+            first = await self._ids.take(connection, len(items))
+            right = [(step, (first + i, job)) for i, (step, job) in enumerate(items) if i not in faulty]
+            stored: list[tuple[int, NewJob]] = []
 
-    async def get(self, tenant_id: UUID, job_id: UUID) -> Job:
+            async def write(fresh: list[tuple[Step, tuple[int, NewJob]]]) -> list[Fault | None]:
+                stored.extend(job for _, job in fresh)
+                numbers = await self._kinds.numbers(connection, {job.kind for _, job in stored})
+                await _insert(connection, tenant_id, stored, numbers, at, handover)
+                return [None] * len(fresh)
+
+            if gate is not None:
+                await barrier.claim(connection, gate, list[int])
+            done = await barrier.once_each(connection, right, int, write, foresee=lambda job: job[0]) if right else []
+            if gate is not None:
+                await barrier.record(connection, gate, [each for each in done if isinstance(each, int)], list[int])
+        answered = iter(done)
+        answers = [faulty[i] if i in faulty else next(answered) for i in range(len(items))]
+        return answers, stored
+
+    async def enqueue_batch(self, step: Step, batch: NewBatch, handover: Handover | None = None) -> tuple[range, bool]:
+        """Store all of a batch, or nothing; returns the jobs' ids, and whether they are new. With a `handover` they are
+        leased as they are stored.
+
+        A compensating `step` takes back those that nobody works on instead. Raises InvalidArgument naming the first
+        payload that is no JSON object.
+        """
+        for i, payload in enumerate(batch.payloads):
+            check_payload(payload, f"payloads[{i}]")
+        if step.operation != REQUEST:
+            return await self._enqueue_step(step, batch)
+        kind_id, first = await self._prepared(step.tenant_id, batch)
+        numbered = Numbered(first, first + len(batch.payloads) - 1)
+        (row,) = await self._db.one_trip(
+            sql.enqueue_batch, step.tenant_id, step.key, step.digest, barrier.encoded(numbered, Numbered), step.at,
+            *_columns(batch, kind_id, first, step.at, handover),
+        )  # fmt: skip
+        if row["fresh"]:
+            return numbered.ids, True
+        return barrier.repeated(row, step, Numbered).ids, False
+
+    async def _prepared(self, tenant_id: UUID, batch: NewBatch) -> tuple[int, int]:
+        """The number of a batch's kind and the first of its ids: mostly known here already."""
+        kind_id, first = self._kinds.cached(batch.kind), self._ids.at_hand(len(batch.payloads))
+        if kind_id is None or first is None:
+            async with self._db.tenant(tenant_id) as connection:
+                kind_id = (await self._kinds.numbers(connection, [batch.kind]))[batch.kind]
+                first = await self._ids.take(connection, len(batch.payloads))
+        return kind_id, first
+
+    async def _enqueue_step(self, step: Step, batch: NewBatch) -> tuple[range, bool]:
+        """A batch as a saga's action, or as what undoes it."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, Numbered)) is not None:
+                return done.reply.ids, False
+            if step.operation == COMPENSATION:
+                undone = await barrier.undone(connection, step, Numbered) or Numbered(0, -1)
+                await connection.execute(sql.withdraw, step.tenant_id, list(undone.ids))
+                return (await barrier.record(connection, step, undone, Numbered)).ids, False
+            numbers = await self._kinds.numbers(connection, [batch.kind])
+            first = await self._ids.take(connection, len(batch.payloads))
+            jobs = list(enumerate(_singly(batch), first))
+            await _insert(connection, step.tenant_id, jobs, numbers, step.at, None)
+            stored = await barrier.record(connection, step, Numbered(first, first + len(jobs) - 1), Numbered)
+            return stored.ids, True
+
+    async def get(self, tenant_id: UUID, job_id: int) -> Job:
         """One job, wherever it stands; raises NotFound."""
         async with self._db.tenant(tenant_id) as connection:
             row = await connection.fetchrow(sql.get, tenant_id, job_id)
-        if row is None:
-            raise NotFound("job", job_id, field="job_id")
-        return job_of(row)
+            if row is None:
+                raise NotFound("job", job_id, field="job_id")
+            return job_of(row, await self._kinds.names(connection, [row["kind_id"]]))
 
-    async def list_page(self, tenant_id: UUID, *, before: UUID | None, state: str, kind: str, limit: int) -> list[Job]:
-        """Up to `limit` jobs below an id, newest first. `state` and `kind` may be empty: all."""
-        states = list(STATES[state])
+    async def list_page(self, tenant_id: UUID, *, before: int, state: str, kind: str, limit: int) -> list[Job]:
+        """Up to `limit` jobs below an id, about newest first. `state` and `kind` may be empty: all."""
         async with self._db.tenant(tenant_id) as connection:
-            rows = await connection.fetch(sql.list_page, tenant_id, before or _LAST, states, kind, limit)
-        return [job_of(row) for row in rows]
+            known = await self._kinds.known(connection, [kind]) if kind else [None]
+            if not known:
+                return []
+            rows = await connection.fetch(sql.list_page, tenant_id, before, ASKED[state], known[0], limit)
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+        return [job_of(row, kinds) for row in rows]
 
-    async def redrive(self, step: Step, ids: Sequence[UUID], at: datetime) -> tuple[list[UUID], list[Ready]]:
+    async def redrive(self, step: Step, ids: Sequence[int], at: datetime) -> tuple[list[int], list[Ready]]:
         """Make dead letters ready again with fresh attempts; returns their ids, and the jobs risen by this very call."""
         async with self._db.tenant(step.tenant_id) as connection:
-            if (done := await barrier.claim(connection, step, list[UUID])) is not None:
+            if (done := await barrier.claim(connection, step, list[int])) is not None:
                 return done.reply, []
             rows = await connection.fetch(sql.redrive, step.tenant_id, list(ids), at)
-            risen = [Ready(**dict(row)) for row in rows]
-            return await barrier.record(connection, step, [job.id for job in risen], list[UUID]), risen
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+            risen = [ready_of(row, kinds) for row in rows]
+            return await barrier.record(connection, step, [job.id for job in risen], list[int]), risen
 
     async def stats(self, tenant_id: UUID, at: datetime) -> tuple[list[QueueCount], datetime | None]:
         """The tenant's jobs by state and priority, and when the oldest due one became due."""
         async with self._db.tenant(tenant_id) as connection:
             rows = await connection.fetch(sql.counts, tenant_id)
             oldest = await connection.fetchval(sql.oldest_due_at, tenant_id, at)
-        return [QueueCount(**dict(row)) for row in rows], oldest
+        counts: dict[tuple[str, int], int] = {}
+        for state, priority, count in rows:
+            key = ("ready" if state == 0 else STATES[state], priority)
+            counts[key] = counts.get(key, 0) + count
+        return [QueueCount(state, priority, count) for (state, priority), count in sorted(counts.items())], oldest
+
+    async def _withdraw(self, connection: Connection, gate: Step) -> list[int]:
+        """Bar the step's action, and take back what it enqueued and nobody works on; returns the ids it had given."""
+        if (done := await barrier.claim(connection, gate, list[int])) is not None:
+            return done.reply
+        ids = await barrier.undone(connection, gate, list[int]) or []
+        await connection.execute(sql.withdraw, gate.tenant_id, ids)
+        return await barrier.record(connection, gate, ids, list[int])
+
+
+def _faulty(items: Sequence[tuple[Step, NewJob]]) -> dict[int, Fault]:
+    faulty: dict[int, Fault] = {}
+    for i, (_, job) in enumerate(items):
+        try:
+            check_payload(job.payload)
+        except Fault as fault:
+            faulty[i] = fault
+    return faulty
+
+
+def _singly(batch: NewBatch) -> list[NewJob]:
+    traces = batch.traceparents or [""] * len(batch.payloads)
+    return [
+        NewJob(batch.kind, payload, batch.priority, batch.rank, batch.run_at, batch.max_attempts, trace)
+        for payload, trace in zip(batch.payloads, traces, strict=True)
+    ]
+
+
+def _columns(batch: NewBatch, kind_id: int, first: int, at: datetime, handover: Handover | None) -> tuple[object, ...]:
+    return (
+        first, batch.run_at or at, kind_id, batch.priority, batch.rank, batch.max_attempts, batch.traceparents,
+        batch.payloads, *_lease(handover),
+    )  # fmt: skip
 
 
 async def _insert(
-    connection: Connection, tenant_id: UUID, jobs: Sequence[NewJob], at: datetime
-) -> tuple[list[Fault | None], list[Ready]]:
-    timed = [job if job.run_at else replace(job, run_at=at) for job in jobs]
-    columns = ("id", "kind", "payload", "priority", "run_at", "max_attempts", "traceparent")
-    values = [[getattr(job, column) for job in timed] for column in columns]
-    rows = await connection.fetch(sql.insert, tenant_id, at, *values)
-    # Counted, not only looked up: an id that stands twice in the batch was inserted once.
-    inserted = Counter(row["id"] for row in rows)
-    answers: list[Fault | None] = []
-    stored: list[Ready] = []
-    for job in timed:
-        if inserted[job.id]:
-            inserted[job.id] -= 1
-            answers.append(None)
-            stored.append(Ready(tenant_id, job.id, job.kind, job.priority, job.run_at or at))
-        else:
-            answers.append(AlreadyExists("A job with this id exists.", field="id"))
-    return answers, stored
+    connection: Connection,
+    tenant_id: UUID,
+    jobs: Sequence[tuple[int, NewJob]],
+    numbers: Mapping[str, int],
+    at: datetime,
+    handover: Handover | None,
+) -> None:
+    await connection.execute(
+        sql.insert, tenant_id, at, [n for n, _ in jobs], [numbers[job.kind] for _, job in jobs],
+        [job.payload for _, job in jobs], [job.priority for _, job in jobs], [job.rank for _, job in jobs],
+        [job.run_at or at for _, job in jobs], [job.max_attempts for _, job in jobs],
+        [job.traceparent for _, job in jobs], *_lease(handover),
+    )  # fmt: skip
+
+
+def _lease(handover: Handover | None) -> tuple[int | None, datetime | None, str | None]:
+    return (None, None, None) if handover is None else (handover.token, handover.until, handover.worker_id)

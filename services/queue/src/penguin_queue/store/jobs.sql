@@ -1,83 +1,87 @@
+-- name: block
+SELECT nextval('job_id_blocks');
+
 -- name: insert
-INSERT INTO jobs (tenant_id, id, kind, payload, priority, state, run_at, max_attempts, traceparent, created_at)
-SELECT $1, id, kind, payload, priority, CASE WHEN run_at <= $2 THEN 'ready' ELSE 'scheduled' END,
-       run_at, max_attempts, traceparent, $2
-FROM unnest($3::uuid[], $4::text[], $5::bytea[], $6::smallint[], $7::timestamptz[], $8::smallint[], $9::text[])
-    AS new (id, kind, payload, priority, run_at, max_attempts, traceparent)
-ON CONFLICT (tenant_id, id) DO NOTHING
-RETURNING id;
+-- With a lease where a waiting worker is given them at once.
+INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload, traceparent,
+                  lease_token, leased_until, worker_id)
+SELECT id, run_at, $2, $1, kind_id, priority, rank, max_attempts,
+       CASE WHEN $11::bigint IS NOT NULL THEN 2 WHEN run_at <= $2 THEN 1 ELSE 0 END, payload, nullif(traceparent, ''),
+       $11::bigint, $12::timestamptz, $13::text
+FROM unnest($3::bigint[], $4::integer[], $5::bytea[], $6::smallint[], $7::smallint[], $8::timestamptz[], $9::smallint[],
+            $10::text[])
+    AS new (id, kind_id, payload, priority, rank, run_at, max_attempts, traceparent);
+
+-- name: enqueue_batch
+SELECT fresh, digest, reply, compensated FROM hot_enqueue(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, $10::smallint, $11::smallint, $12::text[], $13::bytea[], $14, $15, $16);
 
 -- name: withdraw
 -- What an enqueue is undone by: jobs that nobody works on.
-DELETE FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND state IN ('scheduled', 'ready');
+DELETE FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state < 2;
 
 -- name: get
-SELECT tenant_id, id, kind, payload, priority, state, run_at, attempts, max_attempts, lost_leases, snoozes, created_at,
-       leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token
+SELECT tenant_id, id, kind_id, payload, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
+       created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token
 FROM jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
-SELECT tenant_id, id, kind, payload, priority, 'dead', run_at, attempts, max_attempts, lost_leases, snoozes, created_at,
-       NULL, finished_at, last_error, traceparent, lease_token
+SELECT tenant_id, id, kind_id, payload, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
+       created_at, NULL, finished_at, last_error, traceparent, lease_token
 FROM dead_jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
-SELECT tenant_id, id, kind, payload, priority, 'completed', run_at, attempts, max_attempts, lost_leases, snoozes,
+SELECT tenant_id, id, kind_id, payload, priority, rank, 3, run_at, attempts, max_attempts, lost_leases, snoozes,
        created_at, NULL, finished_at, last_error, traceparent, lease_token
 FROM completed_jobs WHERE tenant_id = $1 AND id = $2
 ORDER BY finished_at DESC NULLS FIRST
 LIMIT 1;
 
 -- name: list_page
--- Newest first is by id: ids are UUID v7, and the primary keys are in their order. Each arm stops at the page's size.
-(SELECT tenant_id, id, kind, payload, priority, state, run_at, attempts, max_attempts, lost_leases, snoozes, created_at,
-        leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token
+-- About newest first: ids are given out in blocks. Each arm stops at the page's size.
+(SELECT tenant_id, id, kind_id, payload, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
+        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token
  FROM jobs
- WHERE tenant_id = $1 AND id < $2 AND state = ANY ($3::text[]) AND ($4 = '' OR kind = $4)
+ WHERE tenant_id = $1 AND id < $2 AND state = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 UNION ALL
-(SELECT tenant_id, id, kind, payload, priority, 'dead', run_at, attempts, max_attempts, lost_leases, snoozes, created_at,
-        NULL, finished_at, last_error, traceparent, lease_token
+(SELECT tenant_id, id, kind_id, payload, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
+        created_at, NULL, finished_at, last_error, traceparent, lease_token
  FROM dead_jobs
- WHERE 'dead' = ANY ($3::text[]) AND tenant_id = $1 AND id < $2 AND ($4 = '' OR kind = $4)
+ WHERE tenant_id = $1 AND id < $2 AND 4 = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 UNION ALL
-(SELECT tenant_id, id, kind, payload, priority, 'completed', run_at, attempts, max_attempts, lost_leases, snoozes,
+(SELECT tenant_id, id, kind_id, payload, priority, rank, 3, run_at, attempts, max_attempts, lost_leases, snoozes,
         created_at, NULL, finished_at, last_error, traceparent, lease_token
  FROM completed_jobs
- WHERE 'completed' = ANY ($3::text[]) AND tenant_id = $1 AND id < $2 AND ($4 = '' OR kind = $4)
+ WHERE tenant_id = $1 AND id < $2 AND 3 = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 ORDER BY id DESC
 LIMIT $5;
 
 -- name: redrive
--- A dead letter whose id is alive again stays where it is.
 WITH found AS MATERIALIZED (
     SELECT d.id, d.finished_at FROM dead_jobs AS d
-    WHERE d.tenant_id = $1 AND d.id = ANY ($2::uuid[])
-      AND NOT EXISTS (SELECT FROM jobs AS j WHERE j.tenant_id = $1 AND j.id = d.id)
+    WHERE d.tenant_id = $1 AND d.id = ANY ($2::bigint[])
     ORDER BY d.id, d.finished_at
     FOR UPDATE OF d
 ), risen AS (
     DELETE FROM dead_jobs AS d USING found
-    WHERE d.tenant_id = $1 AND d.id = found.id AND d.finished_at = found.finished_at
+    WHERE d.tenant_id = $1 AND d.id = ANY ($2::bigint[]) AND d.id = found.id AND d.finished_at = found.finished_at
     RETURNING d.*
 )
-INSERT INTO jobs (tenant_id, id, kind, payload, priority, state, run_at, max_attempts, snoozes, last_error, traceparent,
-                  created_at)
-SELECT DISTINCT ON (id) tenant_id, id, kind, payload, priority, 'ready', $3, max_attempts, snoozes, last_error,
-       traceparent, created_at
+INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, snoozes, payload,
+                  traceparent, last_error)
+SELECT id, $3, created_at, tenant_id, kind_id, priority, rank, max_attempts, 1, snoozes, payload, traceparent, last_error
 FROM risen
 ORDER BY id
-ON CONFLICT (tenant_id, id) DO NOTHING
-RETURNING tenant_id, id, kind, priority, run_at;
+RETURNING tenant_id, id, kind_id, priority, run_at;
 
 -- name: counts
-SELECT CASE state WHEN 'leased' THEN 'leased' ELSE 'ready' END AS state, priority, count(*) AS count
-FROM jobs WHERE tenant_id = $1 GROUP BY 1, 2
+SELECT state, priority, count(*) AS count FROM jobs WHERE tenant_id = $1 GROUP BY 1, 2
 UNION ALL
-SELECT 'dead', priority, count(*) FROM dead_jobs WHERE tenant_id = $1 GROUP BY 2
+SELECT 4, priority, count(*) FROM dead_jobs WHERE tenant_id = $1 GROUP BY 2
 UNION ALL
-SELECT 'completed', priority, count(*) FROM completed_jobs WHERE tenant_id = $1 GROUP BY 2
+SELECT 3, priority, count(*) FROM completed_jobs WHERE tenant_id = $1 GROUP BY 2
 ORDER BY 1, 2;
 
 -- name: oldest_due_at
-SELECT min(run_at) FROM jobs WHERE tenant_id = $1 AND state IN ('scheduled', 'ready') AND run_at <= $2;
+SELECT min(run_at) FROM jobs WHERE tenant_id = $1 AND state < 2 AND run_at <= $2;

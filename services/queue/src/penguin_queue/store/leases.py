@@ -3,21 +3,25 @@ another lease has replaced moves nothing."""
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from penguin_chassis.pool import Database
+from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_queue.domain.jobs import LEASE_LOST, LOST_LEASE_LIMIT, Failure, Job, LeaseRef, Ready, Snooze, retry_at
-from penguin_queue.store.jobs import job_of
+from penguin_queue.domain.jobs import LEASE_LOST, LOST_LEASE_LIMIT, Failure, Job, LeaseRef, Lot, Ready, Snooze, retry_at
+from penguin_queue.store import COMPLETED_RETENTION
+from penguin_queue.store.jobs import job_of, ready_of
+from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "leases.sql")
 
-Key = tuple[UUID, UUID]
 # Rows that one round of a sweep moves; the next round follows at once.
 SWEEP_LIMIT = 1000
 
@@ -45,41 +49,79 @@ class Swept:
 class LeaseStore:
     """Leases of one database."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, kinds: Kinds) -> None:
         self._db = db
+        self._kinds = kinds
         # Where the next round among tenants begins: after the one that was served last.
         self._after = UUID(int=random.getrandbits(128))
 
     async def lease_ready(self, asked: Asked) -> list[Job]:
         """Lease ready jobs, high priority first, tenants and kinds in turn."""
         async with self._db.maintenance() as connection:
+            kinds = await self._kinds.known(connection, asked.kinds)
+            if asked.kinds and not kinds:
+                return []
             rows = await connection.fetch(
-                sql.lease_ready, self._after, asked.max_jobs, list(asked.kinds), uuid4(), asked.until, asked.worker_id
+                sql.lease_ready, self._after, asked.max_jobs, kinds, new_token(), asked.until, asked.worker_id
             )
-        if rows:
-            self._after = rows[-1]["tenant_id"]
-        return [job_of(row) for row in rows]
+            if rows:
+                self._after = rows[-1]["tenant_id"]
+            return await self._jobs(connection, rows)
 
-    async def lease_refs(self, refs: Sequence[Key], asked: Asked) -> list[Job]:
-        """Lease exactly those of these jobs that are still ready."""
-        tenants, ids = [t for t, _ in refs], [i for _, i in refs]
+    async def lease_lots(self, asked: Asked) -> list[Lot]:
+        """Lease ready jobs as lease_ready does, as columns."""
         async with self._db.maintenance() as connection:
-            rows = await connection.fetch(sql.lease_refs, tenants, ids, uuid4(), asked.until, asked.worker_id)
-        return [job_of(row) for row in rows]
+            wanted = await self._kinds.known(connection, asked.kinds)
+            if asked.kinds and not wanted:
+                return []
+            token = new_token()
+            rows = await connection.fetch(
+                sql.lease_ready, self._after, asked.max_jobs, wanted, token, asked.until, asked.worker_id
+            )
+            if not rows:
+                return []
+            self._after = rows[-1]["tenant_id"]
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+        groups = itertools.groupby(rows, key=itemgetter("tenant_id", "kind_id", "priority"))
+        return [_lot(key, list(found), kinds, token, asked.until) for key, found in groups]
+
+    async def release(self, ids: Sequence[int], tokens: Sequence[int]) -> tuple[set[LeaseRef], list[Ready]]:
+        """Make jobs ready again as if they had not been leased; returns those that are."""
+        async with self._db.maintenance() as connection:
+            rows = await connection.fetch(sql.release, ids, tokens)
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+        risen = [ready_of(row, kinds) for row in rows]
+        back = {job.id for job in risen}
+        return {ref for ref in map(LeaseRef, ids, tokens) if ref.job_id in back}, risen
+
+    async def lease_refs(self, ids: Sequence[int], asked: Asked) -> list[Job]:
+        """Lease exactly those of these jobs that are still ready."""
+        async with self._db.maintenance() as connection:
+            rows = await connection.fetch(sql.lease_refs, ids, new_token(), asked.until, asked.worker_id)
+            return await self._jobs(connection, rows)
+
+    async def _jobs(self, connection: Connection, rows: Sequence[Any]) -> list[Job]:
+        kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+        return [job_of(row, kinds) for row in rows]
 
     async def extend(self, leases: Sequence[LeaseRef], until: datetime) -> set[LeaseRef]:
         """Keep jobs in hand until then; returns those that still are the caller's."""
         async with self._db.maintenance() as connection:
             return set(map(_ref, await connection.fetch(sql.extend, *_columns(leases), until)))
 
-    async def complete(self, leases: Sequence[LeaseRef], at: datetime) -> set[LeaseRef]:
-        """End jobs that are done; returns those that are, by this call or by an earlier one under the same lease."""
+    async def complete(self, ids: Sequence[int], tokens: Sequence[int], at: datetime) -> list[int]:
+        """End jobs that are done, under one token each. Returns those that are not, neither by this call nor by an
+        earlier one under the same lease: the lease is lost."""
         async with self._db.maintenance() as connection:
-            done = set(map(_ref, await connection.fetch(sql.complete, *_columns(leases), at)))
-            rest = [ref for ref in leases if ref not in done]
-            if rest:
-                done.update(map(_ref, await connection.fetch(sql.completed_before, *_columns(rest))))
-        return done
+            if len(set(tokens)) == 1:
+                done = await connection.fetchval(sql.complete_one_lease, sorted(set(ids)), tokens[0], at)
+            else:
+                done = len(await connection.fetch(sql.complete, ids, tokens, at))
+            if done == len(ids):
+                return []
+            rows = await connection.fetch(sql.completed_before, ids, tokens, at - COMPLETED_RETENTION)
+        ended = {row["id"] for row in rows}
+        return list(dict.fromkeys(job_id for job_id in ids if job_id not in ended))
 
     async def fail(self, failures: Sequence[Failure], at: datetime) -> tuple[dict[LeaseRef, Ready], set[LeaseRef]]:
         """Put failed jobs back, or bury them; returns the retried and the dead."""
@@ -87,19 +129,21 @@ class LeaseStore:
         retried: dict[LeaseRef, Ready] = {}
         dead: list[LeaseRef] = []
         async with self._db.maintenance() as connection:
-            for row in await connection.fetch(sql.hold, *_columns(list(words))):
+            held = await connection.fetch(sql.hold, *_columns(list(words)))
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in held})
+            for row in held:
                 ref = _ref(row)
                 run_at = retry_at(words[ref], row["attempts"] + 1, row["max_attempts"], at)
                 if run_at is None:
                     dead.append(ref)
                 else:
-                    retried[ref] = Ready(ref.tenant_id, ref.job_id, row["kind"], row["priority"], run_at)
+                    retried[ref] = Ready(row["tenant_id"], ref.job_id, kinds[row["kind_id"]], row["priority"], run_at)
             if retried:
                 errors = [words[ref].error for ref in retried]
                 await connection.execute(sql.retry, *_returned(list(retried.values())), errors, at)
             if dead:
-                tenants, ids, _ = _columns(dead)
-                await connection.execute(sql.bury, tenants, ids, [words[ref].error for ref in dead], at)
+                ids, _ = _columns(dead)
+                await connection.execute(sql.bury, ids, [words[ref].error for ref in dead], at)
         return retried, set(dead)
 
     async def snooze(self, snoozes: Sequence[Snooze], at: datetime) -> dict[LeaseRef, Ready]:
@@ -107,10 +151,12 @@ class LeaseStore:
         words = {s.lease: s for s in snoozes}
         off: dict[LeaseRef, Ready] = {}
         async with self._db.maintenance() as connection:
-            for row in await connection.fetch(sql.hold, *_columns(list(words))):
+            held = await connection.fetch(sql.hold, *_columns(list(words)))
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in held})
+            for row in held:
                 ref = _ref(row)
                 run_at = at + words[ref].delay
-                off[ref] = Ready(ref.tenant_id, ref.job_id, row["kind"], row["priority"], run_at)
+                off[ref] = Ready(row["tenant_id"], ref.job_id, kinds[row["kind_id"]], row["priority"], run_at)
             if off:
                 reasons = [words[ref].reason for ref in off]
                 await connection.execute(sql.put_off, *_returned(list(off.values())), reasons, at)
@@ -123,18 +169,37 @@ class LeaseStore:
             lost = await connection.fetch(sql.recover, at, SWEEP_LIMIT, LOST_LEASE_LIMIT)
             buried = await connection.execute(sql.bury_poison, at, SWEEP_LIMIT, LOST_LEASE_LIMIT, LEASE_LOST)
             next_at = await connection.fetchval(sql.next_turn)
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
         moved = int(buried.rsplit(" ", 1)[-1])
         more = SWEEP_LIMIT in (len(due), len(lost), moved)
-        return Swept([Ready(**dict(row)) for row in (*due, *lost)], moved, more, next_at)
+        return Swept([ready_of(row, kinds) for row in (*due, *lost)], moved, more, next_at)
+
+
+def _lot(key: tuple[UUID, int, int], rows: list[Any], kinds: Mapping[int, str], token: int, until: datetime) -> Lot:
+    tenant_id, kind_id, priority = key
+    attempts, lost, snoozes = ([row[name] for row in rows] for name in ("attempts", "lost_leases", "snoozes"))
+    return Lot(
+        tenant_id, kinds[kind_id], priority, token, until,
+        ids=[row["id"] for row in rows], payloads=[row["payload"] for row in rows],
+        created_at=[row["created_at"] for row in rows], max_attempts=[row["max_attempts"] for row in rows],
+        traceparents=[row["traceparent"] or "" for row in rows],
+        attempts=attempts if any(attempts) else (), lost_leases=lost if any(lost) else (),
+        snoozes=snoozes if any(snoozes) else (),
+    )  # fmt: skip
+
+
+def new_token() -> int:
+    """A fresh lease's token: positive, and not to be guessed."""
+    return secrets.randbits(63) or 1
 
 
 def _ref(row: Any) -> LeaseRef:
-    return LeaseRef(row["tenant_id"], row["id"], row["lease_token"])
+    return LeaseRef(row["id"], row["lease_token"])
 
 
-def _columns(leases: Sequence[LeaseRef]) -> tuple[list[UUID], list[UUID], list[UUID]]:
-    return [ref.tenant_id for ref in leases], [ref.job_id for ref in leases], [ref.token for ref in leases]
+def _columns(leases: Sequence[LeaseRef]) -> tuple[list[int], list[int]]:
+    return [ref.job_id for ref in leases], [ref.token for ref in leases]
 
 
-def _returned(jobs: Sequence[Ready]) -> tuple[list[UUID], list[UUID], list[datetime]]:
-    return [job.tenant_id for job in jobs], [job.id for job in jobs], [job.run_at for job in jobs]
+def _returned(jobs: Sequence[Ready]) -> tuple[list[int], list[datetime]]:
+    return [job.id for job in jobs], [job.run_at for job in jobs]

@@ -80,17 +80,15 @@ class NewJob(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     RUN_AT_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key of this item (UUID)."""
-    id: _builtins.str
-    """Minted by the caller (UUID v7)."""
     kind: _builtins.str
     """Which handler runs it, for example "email.send"."""
     payload: _builtins.bytes
@@ -100,6 +98,8 @@ class NewJob(_message.Message):
     """Attempts before it is a dead letter; 0 means the default (10)."""
     traceparent: _builtins.str
     """W3C traceparent of the producer."""
+    rank: _builtins.int
+    """Order within the priority, lower first; 0 is the middle."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp:
         """Not before this; absent means now."""
@@ -108,17 +108,17 @@ class NewJob(_message.Message):
         self,
         *,
         request_id: _builtins.str = ...,
-        id: _builtins.str = ...,
         kind: _builtins.str = ...,
         payload: _builtins.bytes = ...,
         priority: Global___JobPriority.ValueType = ...,
         run_at: _timestamp_pb2.Timestamp | None = ...,
         max_attempts: _builtins.int = ...,
         traceparent: _builtins.str = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "request_id", b"request_id", "run_at", b"run_at", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "request_id", b"request_id", "run_at", b"run_at", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -179,14 +179,14 @@ class EnqueueJobResult(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
-    job_id: _builtins.str
+    job_id: _builtins.int
     """The job's id; on a replay that of the first call."""
     @_builtins.property
     def error(self) -> _errors_pb2.ItemError: ...
     def __init__(
         self,
         *,
-        job_id: _builtins.str = ...,
+        job_id: _builtins.int = ...,
         error: _errors_pb2.ItemError | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "job_id", b"job_id", "outcome", b"outcome"]  # noqa: Y015
@@ -198,6 +198,89 @@ class EnqueueJobResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___EnqueueJobResult: _TypeAlias = EnqueueJobResult  # noqa: Y015
+
+@_typing.final
+class EnqueueBatchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    RUN_AT_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    TRACEPARENTS_FIELD_NUMBER: _builtins.int
+    SAGA_STEP_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    request_id: _builtins.str
+    """Idempotency key of the whole batch (UUID)."""
+    kind: _builtins.str
+    """Which handler runs them all."""
+    priority: Global___JobPriority.ValueType
+    rank: _builtins.int
+    """Order within the priority, lower first; 0 is the middle."""
+    max_attempts: _builtins.int
+    """Attempts before a job is a dead letter; 0 means the default (10)."""
+    @_builtins.property
+    def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """JSON objects of keys and ids, one per job; at most 64 KiB each."""
+
+    @_builtins.property
+    def run_at(self) -> _timestamp_pb2.Timestamp:
+        """Not before this; absent means now."""
+
+    @_builtins.property
+    def traceparents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """W3C traceparents of the producers: one for each job, one for all of them, or none."""
+
+    @_builtins.property
+    def saga_step(self) -> _mutation_pb2.SagaStep: ...
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        payloads: _abc.Iterable[_builtins.bytes] | None = ...,
+        priority: Global___JobPriority.ValueType = ...,
+        rank: _builtins.int = ...,
+        run_at: _timestamp_pb2.Timestamp | None = ...,
+        max_attempts: _builtins.int = ...,
+        traceparents: _abc.Iterable[_builtins.str] | None = ...,
+        saga_step: _mutation_pb2.SagaStep | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run_at", b"run_at", "saga_step", b"saga_step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payloads", b"payloads", "priority", b"priority", "rank", b"rank", "request_id", b"request_id", "run_at", b"run_at", "saga_step", b"saga_step", "tenant_id", b"tenant_id", "traceparents", b"traceparents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnqueueBatchRequest: _TypeAlias = EnqueueBatchRequest  # noqa: Y015
+
+@_typing.final
+class EnqueueBatchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_JOB_ID_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    first_job_id: _builtins.int
+    """The jobs' ids are this one and those that follow it, in the order of the payloads."""
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        first_job_id: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_job_id", b"first_job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnqueueBatchResponse: _TypeAlias = EnqueueBatchResponse  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
@@ -221,7 +304,9 @@ class Job(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
+    RANK_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The queue's own number for it; later jobs do not always have greater ones."""
     tenant_id: _builtins.str
     kind: _builtins.str
     payload: _builtins.bytes
@@ -237,6 +322,8 @@ class Job(_message.Message):
     last_error: _builtins.str
     """Error class and short text of the last failure."""
     traceparent: _builtins.str
+    rank: _builtins.int
+    """Order within the priority, lower first."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -248,7 +335,7 @@ class Job(_message.Message):
     def __init__(
         self,
         *,
-        id: _builtins.str = ...,
+        id: _builtins.int = ...,
         tenant_id: _builtins.str = ...,
         kind: _builtins.str = ...,
         payload: _builtins.bytes = ...,
@@ -264,10 +351,11 @@ class Job(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         last_error: _builtins.str = ...,
         traceparent: _builtins.str = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "leased_until", b"leased_until", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -281,15 +369,15 @@ class LeasedJob(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
-    lease_token: _builtins.str
-    """Fences every later word on this lease."""
+    lease_token: _builtins.int
+    """Fences every later word on this lease. The jobs of one reply have one token."""
     @_builtins.property
     def job(self) -> Global___Job: ...
     def __init__(
         self,
         *,
         job: Global___Job | None = ...,
-        lease_token: _builtins.str = ...,
+        lease_token: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -365,21 +453,18 @@ class LeaseRef(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
-    TENANT_ID_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
-    job_id: _builtins.str
-    tenant_id: _builtins.str
-    lease_token: _builtins.str
+    job_id: _builtins.int
+    lease_token: _builtins.int
     def __init__(
         self,
         *,
-        job_id: _builtins.str = ...,
-        tenant_id: _builtins.str = ...,
-        lease_token: _builtins.str = ...,
+        job_id: _builtins.int = ...,
+        lease_token: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "lease_token", b"lease_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "lease_token", b"lease_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -418,14 +503,14 @@ class ExtendLeasesResponse(_message.Message):
     @_builtins.property
     def leased_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Jobs whose lease is no longer the caller's."""
 
     def __init__(
         self,
         *,
         leased_until: _timestamp_pb2.Timestamp | None = ...,
-        lost_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -463,14 +548,14 @@ class CompleteJobsResponse(_message.Message):
     LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
     completed: _builtins.int
     @_builtins.property
-    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Jobs whose lease is no longer the caller's; they were not touched."""
 
     def __init__(
         self,
         *,
         completed: _builtins.int = ...,
-        lost_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -545,13 +630,13 @@ class FailJobsResponse(_message.Message):
     retried: _builtins.int
     dead: _builtins.int
     @_builtins.property
-    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
         retried: _builtins.int = ...,
         dead: _builtins.int = ...,
-        lost_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -619,12 +704,12 @@ class SnoozeJobsResponse(_message.Message):
     LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
     snoozed: _builtins.int
     @_builtins.property
-    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
         snoozed: _builtins.int = ...,
-        lost_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -635,18 +720,278 @@ class SnoozeJobsResponse(_message.Message):
 Global___SnoozeJobsResponse: _TypeAlias = SnoozeJobsResponse  # noqa: Y015
 
 @_typing.final
+class WorkStart(_message.Message):
+    """WorkStart opens a stream of work."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    LEASE_DURATION_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    max_in_flight: _builtins.int
+    """Jobs in the worker's hands at most; each word on a job frees its place."""
+    worker_id: _builtins.str
+    """For people: who works."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these kinds; none means all."""
+
+    @_builtins.property
+    def lease_duration(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        max_in_flight: _builtins.int = ...,
+        lease_duration: _duration_pb2.Duration | None = ...,
+        worker_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "lease_duration", b"lease_duration", "max_in_flight", b"max_in_flight", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkStart: _TypeAlias = WorkStart  # noqa: Y015
+
+@_typing.final
+class Leases(_message.Message):
+    """Leases names jobs and the leases under which the caller speaks of them, as columns of one length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    LEASE_TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def lease_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One for each job, or one for all of them."""
+
+    def __init__(
+        self,
+        *,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        lease_tokens: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids", "lease_tokens", b"lease_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leases: _TypeAlias = Leases  # noqa: Y015
+
+@_typing.final
+class WorkJobsRequest(_message.Message):
+    """WorkJobsRequest is what a worker says; the first one starts the stream and says nothing else."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    SNOOZES_FIELD_NUMBER: _builtins.int
+    EXTENDED_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Given back with the answer, for the worker to know which words it answers."""
+    @_builtins.property
+    def start(self) -> Global___WorkStart: ...
+    @_builtins.property
+    def completed(self) -> Global___Leases:
+        """Jobs that are done."""
+
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobFailure]: ...
+    @_builtins.property
+    def snoozes(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobSnooze]: ...
+    @_builtins.property
+    def extended(self) -> Global___Leases:
+        """Jobs to be kept in hand for another lease_duration."""
+
+    @_builtins.property
+    def released(self) -> Global___Leases:
+        """Jobs given back untouched: ready at once, and nothing counted."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___WorkStart | None = ...,
+        number: _builtins.int = ...,
+        completed: Global___Leases | None = ...,
+        failures: _abc.Iterable[Global___JobFailure] | None = ...,
+        snoozes: _abc.Iterable[Global___JobSnooze] | None = ...,
+        extended: Global___Leases | None = ...,
+        released: Global___Leases | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "extended", b"extended", "released", b"released", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "extended", b"extended", "failures", b"failures", "number", b"number", "released", b"released", "snoozes", b"snoozes", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkJobsRequest: _TypeAlias = WorkJobsRequest  # noqa: Y015
+
+@_typing.final
+class WorkJobsResponse(_message.Message):
+    """WorkJobsResponse is jobs to be done, or the answer to words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeasedJobs]: ...
+    @_builtins.property
+    def answer(self) -> Global___WorkAnswer: ...
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___LeasedJobs] | None = ...,
+        answer: Global___WorkAnswer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "jobs", b"jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkJobsResponse: _TypeAlias = WorkJobsResponse  # noqa: Y015
+
+@_typing.final
+class WorkAnswer(_message.Message):
+    """WorkAnswer is what became of one request's words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
+    LEASED_UNTIL_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    RETRIED_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    SNOOZED_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    completed: _builtins.int
+    retried: _builtins.int
+    dead: _builtins.int
+    snoozed: _builtins.int
+    released: _builtins.int
+    @_builtins.property
+    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs whose lease is no longer the worker's; its words on them did nothing. Stop working on them."""
+
+    @_builtins.property
+    def leased_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when the extended ones are kept."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        leased_until: _timestamp_pb2.Timestamp | None = ...,
+        completed: _builtins.int = ...,
+        retried: _builtins.int = ...,
+        dead: _builtins.int = ...,
+        snoozed: _builtins.int = ...,
+        released: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "dead", b"dead", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids", "number", b"number", "released", b"released", "retried", b"retried", "snoozed", b"snoozed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkAnswer: _TypeAlias = WorkAnswer  # noqa: Y015
+
+@_typing.final
+class LeasedJobs(_message.Message):
+    """LeasedJobs are jobs of one tenant, kind and lease, as columns. A column of numbers that is left out is all zeros."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    LEASED_UNTIL_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MICROS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LOST_LEASES_FIELD_NUMBER: _builtins.int
+    SNOOZES_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    TRACEPARENTS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    kind: _builtins.str
+    lease_token: _builtins.int
+    priority: Global___JobPriority.ValueType
+    @_builtins.property
+    def leased_until(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def created_at_micros(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When each was enqueued, in microseconds since the epoch."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def lost_leases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def snoozes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def max_attempts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def traceparents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One for each job, one for all of them, or none."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        lease_token: _builtins.int = ...,
+        leased_until: _timestamp_pb2.Timestamp | None = ...,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        payloads: _abc.Iterable[_builtins.bytes] | None = ...,
+        created_at_micros: _abc.Iterable[_builtins.int] | None = ...,
+        attempts: _abc.Iterable[_builtins.int] | None = ...,
+        lost_leases: _abc.Iterable[_builtins.int] | None = ...,
+        snoozes: _abc.Iterable[_builtins.int] | None = ...,
+        max_attempts: _abc.Iterable[_builtins.int] | None = ...,
+        traceparents: _abc.Iterable[_builtins.str] | None = ...,
+        priority: Global___JobPriority.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "created_at_micros", b"created_at_micros", "job_ids", b"job_ids", "kind", b"kind", "lease_token", b"lease_token", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payloads", b"payloads", "priority", b"priority", "snoozes", b"snoozes", "tenant_id", b"tenant_id", "traceparents", b"traceparents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeasedJobs: _TypeAlias = LeasedJobs  # noqa: Y015
+
+@_typing.final
 class GetJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    job_id: _builtins.str
+    job_id: _builtins.int
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
-        job_id: _builtins.str = ...,
+        job_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -742,13 +1087,13 @@ class RedriveJobsRequest(_message.Message):
     tenant_id: _builtins.str
     request_id: _builtins.str
     @_builtins.property
-    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
-        job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -766,14 +1111,14 @@ class RedriveJobsResponse(_message.Message):
     SKIPPED_JOB_IDS_FIELD_NUMBER: _builtins.int
     redriven: _builtins.int
     @_builtins.property
-    def skipped_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def skipped_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that are no dead letters of this tenant."""
 
     def __init__(
         self,
         *,
         redriven: _builtins.int = ...,
-        skipped_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        skipped_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

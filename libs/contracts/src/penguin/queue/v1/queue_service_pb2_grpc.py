@@ -41,10 +41,20 @@ class QueueServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueJobsRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueJobsResponse.FromString,
                 _registered_method=True)
+        self.EnqueueBatch = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/EnqueueBatch',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchResponse.FromString,
+                _registered_method=True)
         self.LeaseJobs = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/LeaseJobs',
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.LeaseJobsRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.LeaseJobsResponse.FromString,
+                _registered_method=True)
+        self.WorkJobs = channel.stream_stream(
+                '/penguin.queue.v1.QueueService/WorkJobs',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.WorkJobsRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.WorkJobsResponse.FromString,
                 _registered_method=True)
         self.ExtendLeases = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/ExtendLeases',
@@ -100,8 +110,26 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EnqueueBatch(self, request, context):
+        """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
+        one another. The quickest way in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LeaseJobs(self, request, context):
         """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WorkJobs(self, request_iterator, context):
+        """WorkJobs is a worker's whole side of the queue on one stream: jobs come as places are free, and its words on them go
+        back in batches. A job enqueued while the stream waits is handed to it in the very transaction that stores it.
+        A client that waits for the initial metadata before its start, and for the first response, which is empty, before its
+        first words, is always told why it is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,10 +200,20 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueJobsRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueJobsResponse.SerializeToString,
             ),
+            'EnqueueBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnqueueBatch,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchResponse.SerializeToString,
+            ),
             'LeaseJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.LeaseJobs,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.LeaseJobsRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.LeaseJobsResponse.SerializeToString,
+            ),
+            'WorkJobs': grpc.stream_stream_rpc_method_handler(
+                    servicer.WorkJobs,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.WorkJobsRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.WorkJobsResponse.SerializeToString,
             ),
             'ExtendLeases': grpc.unary_unary_rpc_method_handler(
                     servicer.ExtendLeases,
@@ -258,6 +296,33 @@ class QueueService:
             _registered_method=True)
 
     @staticmethod
+    def EnqueueBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/EnqueueBatch',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def LeaseJobs(request,
             target,
             options=(),
@@ -274,6 +339,33 @@ class QueueService:
             '/penguin.queue.v1.QueueService/LeaseJobs',
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.LeaseJobsRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.LeaseJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WorkJobs(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/penguin.queue.v1.QueueService/WorkJobs',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.WorkJobsRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.WorkJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

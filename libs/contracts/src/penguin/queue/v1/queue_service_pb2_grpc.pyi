@@ -37,8 +37,18 @@ class QueueServiceStub:
     def __new__(cls, channel: _aio.Channel) -> QueueServiceAsyncStub: ...
     EnqueueJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueJobsRequest, _queue_service_pb2.EnqueueJobsResponse]
     """EnqueueJobs stores jobs; the same request_id with the same body is the same job."""
+    EnqueueBatch: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueBatchResponse]
+    """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
+    one another. The quickest way in.
+    """
     LeaseJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.LeaseJobsRequest, _queue_service_pb2.LeaseJobsResponse]
     """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
+    WorkJobs: _grpc.StreamStreamMultiCallable[_queue_service_pb2.WorkJobsRequest, _queue_service_pb2.WorkJobsResponse]
+    """WorkJobs is a worker's whole side of the queue on one stream: jobs come as places are free, and its words on them go
+    back in batches. A job enqueued while the stream waits is handed to it in the very transaction that stores it.
+    A client that waits for the initial metadata before its start, and for the first response, which is empty, before its
+    first words, is always told why it is refused.
+    """
     ExtendLeases: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ExtendLeasesRequest, _queue_service_pb2.ExtendLeasesResponse]
     """ExtendLeases keeps jobs in hand. Jobs whose lease is lost are listed: stop working on them."""
     CompleteJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.CompleteJobsRequest, _queue_service_pb2.CompleteJobsResponse]
@@ -67,8 +77,18 @@ class QueueServiceAsyncStub(QueueServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     EnqueueJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueJobsRequest, _queue_service_pb2.EnqueueJobsResponse]  # type: ignore[assignment]
     """EnqueueJobs stores jobs; the same request_id with the same body is the same job."""
+    EnqueueBatch: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueBatchResponse]  # type: ignore[assignment]
+    """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
+    one another. The quickest way in.
+    """
     LeaseJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.LeaseJobsRequest, _queue_service_pb2.LeaseJobsResponse]  # type: ignore[assignment]
     """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
+    WorkJobs: _aio.StreamStreamMultiCallable[_queue_service_pb2.WorkJobsRequest, _queue_service_pb2.WorkJobsResponse]  # type: ignore[assignment]
+    """WorkJobs is a worker's whole side of the queue on one stream: jobs come as places are free, and its words on them go
+    back in batches. A job enqueued while the stream waits is handed to it in the very transaction that stores it.
+    A client that waits for the initial metadata before its start, and for the first response, which is empty, before its
+    first words, is always told why it is refused.
+    """
     ExtendLeases: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ExtendLeasesRequest, _queue_service_pb2.ExtendLeasesResponse]  # type: ignore[assignment]
     """ExtendLeases keeps jobs in hand. Jobs whose lease is lost are listed: stop working on them."""
     CompleteJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.CompleteJobsRequest, _queue_service_pb2.CompleteJobsResponse]  # type: ignore[assignment]
@@ -102,12 +122,34 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """EnqueueJobs stores jobs; the same request_id with the same body is the same job."""
 
     @_abc_1.abstractmethod
+    def EnqueueBatch(
+        self,
+        request: _queue_service_pb2.EnqueueBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.EnqueueBatchResponse, _abc.Awaitable[_queue_service_pb2.EnqueueBatchResponse]]:
+        """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
+        one another. The quickest way in.
+        """
+
+    @_abc_1.abstractmethod
     def LeaseJobs(
         self,
         request: _queue_service_pb2.LeaseJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.LeaseJobsResponse, _abc.Awaitable[_queue_service_pb2.LeaseJobsResponse]]:
         """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
+
+    @_abc_1.abstractmethod
+    def WorkJobs(
+        self,
+        request_iterator: _MaybeAsyncIterator[_queue_service_pb2.WorkJobsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_queue_service_pb2.WorkJobsResponse], _abc.AsyncIterator[_queue_service_pb2.WorkJobsResponse]]:
+        """WorkJobs is a worker's whole side of the queue on one stream: jobs come as places are free, and its words on them go
+        back in batches. A job enqueued while the stream waits is handed to it in the very transaction that stores it.
+        A client that waits for the initial metadata before its start, and for the first response, which is empty, before its
+        first words, is always told why it is refused.
+        """
 
     @_abc_1.abstractmethod
     def ExtendLeases(

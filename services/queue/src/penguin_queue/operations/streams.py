@@ -1,0 +1,241 @@
+"""A worker's stream: keeps its places filled with leased jobs, and carries out its words on them, each on its own side.
+
+Jobs go out as columns. While nothing is ready the stream waits, and a producer of this process may hand it jobs in the very
+transaction that stores them: they come leased, and cost no second look at the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from penguin_chassis import calls
+from penguin_chassis.mutations import now
+from penguin_queue.domain.jobs import Failure, Handover, LeaseRef, Lot, Snooze
+from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.work import POLL_MAX_S, POLL_MIN_S, Work
+from penguin_queue.store.leases import Asked, new_token
+
+# One act of a stream may take this long, as a call would (seconds).
+ACT_S = 10.0
+# The largest lease at once.
+LEASE_MAX = 1000
+# Replies that wait for the client to read them: each is a lease, so there are few; then nothing more is leased.
+REPLIES_MAX = 64
+AWAY_MIN_S, AWAY_MAX_S = 0.05, 1.0
+
+Columns = tuple[Sequence[int], Sequence[int]]
+NONE: Columns = ((), ())
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a worker asks of its stream."""
+
+    kinds: tuple[str, ...]
+    max_in_flight: int
+    lease: timedelta
+    worker_id: str
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a worker says of jobs in its hands, as columns of ids and tokens where there is no more to say."""
+
+    number: int
+    completed: Columns = NONE
+    failures: Sequence[Failure] = ()
+    snoozes: Sequence[Snooze] = ()
+    extended: Columns = NONE
+    released: Columns = NONE
+
+
+@dataclass
+class Answer:
+    """What became of words: counts, and the jobs whose lease is lost."""
+
+    number: int
+    lost: list[int] = field(default_factory=list)
+    until: datetime | None = None
+    completed: int = 0
+    retried: int = 0
+    dead: int = 0
+    snoozed: int = 0
+    released: int = 0
+
+
+Reply = list[Lot] | Answer
+
+
+class Stream:
+    """One worker at the queue."""
+
+    def __init__(self, work: Work, announcer: Announcer, start: Start, draining: Callable[[], bool]) -> None:
+        self._work = work
+        self._announcer = announcer
+        self._start = start
+        self._draining = draining
+        self._replies: asyncio.Queue[Reply | Exception | None] = asyncio.Queue()
+        # Jobs in the worker's hands, by the last token they came with.
+        self._held: dict[int, int] = {}
+        # Places promised to jobs that are being stored.
+        self._promised = 0
+        self._waiting = False
+        self._closed = False
+        # Rung whenever a place, or room for a reply, may have come free.
+        self._freed = asyncio.Event()
+
+    @property
+    def free(self) -> int:
+        """Places that a lease could fill now."""
+        return self._start.max_in_flight - len(self._held) - self._promised
+
+    async def run(self, words: AsyncIterator[Words]) -> AsyncGenerator[Reply]:
+        """Replies until the words end, or for ever; what the worker still holds then is left to its leases."""
+        tasks = [asyncio.create_task(self._telling(work)) for work in (self._hear(words), self._fill())]
+        try:
+            while (reply := await self._replies.get()) is not None:
+                self._freed.set()
+                if isinstance(reply, Exception):
+                    raise reply
+                yield reply
+        finally:
+            self._closed = True
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._give_back_unsent()
+
+    async def _telling(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - raised where the stream is answered
+            self._replies.put_nowait(error)
+
+    def offer(self, kind: str, count: int) -> Handover | None:
+        """A lease for jobs about to be stored, if this stream waits for such and has the places."""
+        if not self._waiting or count > self.free or self._clogged or self._draining():
+            return None
+        if self._start.kinds and kind not in self._start.kinds:
+            return None
+        self._promised += count
+        return Handover(new_token(), now() + self._start.lease, self._start.worker_id)
+
+    def deliver(self, promised: int, lots: list[Lot]) -> bool:
+        """What became of an offer: the jobs that were stored, or none. False where the worker is gone meanwhile."""
+        self._promised -= promised
+        self._freed.set()
+        if lots and not self._closed:
+            self._put(lots)
+        return not self._closed
+
+    @property
+    def _clogged(self) -> bool:
+        """Whether the client does not read what it is sent."""
+        return self._replies.qsize() >= REPLIES_MAX
+
+    async def _until_freed(self) -> None:
+        self._freed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_MAX_S):
+                await self._freed.wait()
+
+    def _give_back_unsent(self) -> None:
+        """Jobs that the worker has never seen are nobody's: ready again at once."""
+        while not self._replies.empty():
+            reply = self._replies.get_nowait()
+            if isinstance(reply, list):
+                self._work.give_back(reply)
+
+    def _put(self, lots: list[Lot]) -> None:
+        for lot in lots:
+            self._held.update(dict.fromkeys(lot.ids, lot.token))
+        self._replies.put_nowait(lots)
+
+    async def _hear(self, words: AsyncIterator[Words]) -> None:
+        async for each in words:
+            with calls.within(ACT_S):
+                answer = await self._act(each)
+            while self._clogged:
+                await self._until_freed()
+            self._replies.put_nowait(answer)
+            self._freed.set()
+        self._replies.put_nowait(None)
+
+    async def _act(self, words: Words) -> Answer:
+        answer = Answer(words.number)
+        if words.completed[0]:
+            ids, tokens = words.completed
+            lost = await self._work.complete(ids, tokens)
+            self._drop(ids)
+            answer.completed = len(ids) - len(lost)
+            answer.lost += lost
+        if words.failures:
+            retried, dead = await self._work.fail(words.failures)
+            answer.retried, answer.dead = len(retried), len(dead)
+            self._told(answer, [failure.lease for failure in words.failures], retried | dead)
+        if words.snoozes:
+            off = await self._work.snooze(words.snoozes)
+            answer.snoozed = len(off)
+            self._told(answer, [snooze.lease for snooze in words.snoozes], off)
+        if words.released[0]:
+            back = await self._work.release(*words.released)
+            answer.released = len(back)
+            self._told(answer, list(map(LeaseRef, *words.released)), back)
+        if words.extended[0]:
+            refs = list(map(LeaseRef, *words.extended))
+            answer.until, kept = await self._work.extend(refs, self._start.lease)
+            gone = [ref.job_id for ref in refs if ref not in kept]
+            self._drop(gone)
+            answer.lost += gone
+        return answer
+
+    def _told(self, answer: Answer, spoken_of: Sequence[LeaseRef], counted: set[LeaseRef]) -> None:
+        self._drop([ref.job_id for ref in spoken_of])
+        answer.lost += [ref.job_id for ref in spoken_of if ref not in counted]
+
+    def _drop(self, ids: Sequence[int]) -> None:
+        for job_id in ids:
+            self._held.pop(job_id, None)
+
+    async def _fill(self) -> None:
+        away = AWAY_MIN_S
+        more = False
+        while not self._draining():
+            # While there is more to be had a lease waits for a fourth of the places: small ones cost as much each.
+            least = max(1, self._start.max_in_flight // 4) if more else 1
+            while self.free < least or self._clogged:
+                await self._until_freed()
+            try:
+                with calls.within(ACT_S):
+                    more = await self._lease()
+                away = AWAY_MIN_S
+            except Exception as error:
+                if not self._work.passing(error):
+                    raise
+                await asyncio.sleep(away * random.uniform(0.5, 1.0))
+                away = min(away * 2, AWAY_MAX_S)
+
+    async def _lease(self) -> bool:
+        """Lease what there is room for, or wait a while for something to lease; whether there may be more."""
+        wanted = min(self.free, LEASE_MAX)
+        with self._announcer.waiting(self._start.kinds, wanted) as waiter:
+            lots = await self._work.lease_lots(
+                Asked(self._start.kinds, wanted, now() + self._start.lease, self._start.worker_id)
+            )
+            if lots:
+                self._put(lots)
+                return sum(len(lot.ids) for lot in lots) == wanted
+            pause = POLL_MIN_S
+            with self._announcer.open_to_handover(self):
+                self._waiting = True
+                try:
+                    await waiter.wait(pause * random.uniform(4, 6))
+                finally:
+                    self._waiting = False
+        return False
