@@ -164,6 +164,23 @@ class Tier:
         except grpc.aio.AioRpcError as error:
             raise tier_error(self.name, error) from None
 
+    @contextlib.asynccontextmanager
+    async def conversation(self, method: Any, *, timeout: float) -> AsyncIterator[Any]:
+        """A platform method's stream of both directions, open once the tier has let us in, and cancelled on leaving.
+
+        Raises TierError, for what fails inside as well.
+        """
+        path: str = method._method.decode()  # noqa: SLF001 - as above
+        call = method(metadata=await self._metadata(path, None), timeout=timeout)
+        try:
+            # What is written before that may be lost, and the reason of a refusal with it.
+            await call.initial_metadata()
+            yield call
+        except grpc.aio.AioRpcError as error:
+            raise tier_error(self.name, error) from None
+        finally:
+            call.cancel()
+
     async def send_stream(self, method: Any, requests: AsyncIterator[Any], tenant_id: UUID, *, timeout: float) -> Any:
         """The reply to a client stream; raises TierError."""
         path: str = method._method.decode()  # noqa: SLF001 - as above
