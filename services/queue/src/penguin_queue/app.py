@@ -22,6 +22,7 @@ from penguin_queue.store.buffer import ready_buffer
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import LeaseStore
+from penguin_queue.store.queues import QueueStore
 
 
 @contextlib.asynccontextmanager
@@ -45,6 +46,6 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         own = tier.registration(tier.TierServicer(facts, db, state))
         async with (
             sweeping(db, work, announcer),
-            serve(config.server(), [own, *registrations(work, jobs, stream)], state) as running,
+            serve(config.server(), [own, *registrations(work, jobs, QueueStore(db, kinds), stream)], state) as running,
         ):
             yield running

@@ -69,11 +69,15 @@ BEGIN
     RETURN made;
 END $$;
 
-CREATE FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) RETURNS TABLE(fresh boolean, digest bytea, reply bytea, compensated boolean)
+CREATE FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) RETURNS TABLE(fresh boolean, handed boolean, rated smallint, tries smallint, digest bytea, reply bytea, compensated boolean)
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $$
 #variable_conflict use_column
+DECLARE
+    level smallint;
+    most smallint;
+    hindered boolean;
 BEGIN
     EXECUTE format('SET LOCAL app.current_tenant_id = %L', tenant);
     INSERT INTO step_barrier (tenant_id, key, operation, digest, reply, created_at)
@@ -81,18 +85,27 @@ BEGIN
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         RETURN QUERY
-            SELECT false, b.digest, b.reply, b.compensated
+            SELECT false, false, NULL::smallint, NULL::smallint, b.digest, b.reply, b.compensated
             FROM (SELECT) AS one LEFT JOIN step_barrier AS b
                 ON b.tenant_id = tenant AND b.key = request_key AND b.operation = 'request';
         RETURN;
     END IF;
+    SELECT coalesce(nullif(hot_enqueue.priority, 0), q.priority),
+           coalesce(nullif(hot_enqueue.max_attempts, 0), q.max_attempts),
+           token IS NOT NULL AND NOT unhindered(tenant, k.id)
+    INTO level, most, hindered
+    FROM kinds AS k JOIN queues AS q ON q.id = k.queue_id WHERE k.id = hot_enqueue.kind;
+    IF hindered THEN
+        token := NULL;
+    END IF;
     INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload,
                       traceparent, lease_token, leased_until, worker_id)
-    SELECT first_id + n - 1, due, at, tenant, hot_enqueue.kind, hot_enqueue.priority, hot_enqueue.rank,
-           hot_enqueue.max_attempts, CASE WHEN token IS NOT NULL THEN 2 WHEN due <= at THEN 1 ELSE 0 END, new.payload,
-           nullif(new.traceparent, ''), token, until, worker
+    SELECT first_id + n - 1, due, at, tenant, hot_enqueue.kind, level, hot_enqueue.rank, most,
+           CASE WHEN token IS NOT NULL THEN 2 WHEN due <= at THEN 1 ELSE 0 END, new.payload, nullif(new.traceparent, ''),
+           token, CASE WHEN token IS NOT NULL THEN until END,
+           CASE WHEN token IS NOT NULL THEN worker END
     FROM unnest(payloads, traceparents) WITH ORDINALITY AS new (payload, traceparent, n);
-    RETURN QUERY SELECT true, NULL::bytea, NULL::bytea, NULL::boolean;
+    RETURN QUERY SELECT true, token IS NOT NULL, level, most, NULL::bytea, NULL::bytea, NULL::boolean;
 END $$;
 
 CREATE TABLE public.jobs (
@@ -139,7 +152,28 @@ DECLARE
     turn record;
     taken integer;
     turns integer;
+    most integer;
+    -- Queues with a limit, and how many jobs may still be taken of each.
+    limited integer[];
+    locked integer[];
+    rooms integer[];
+    place integer;
 BEGIN
+    limited := ARRAY(SELECT q.id FROM queues q WHERE q.max_in_flight IS NOT NULL);
+    IF cardinality(limited) > 0 THEN
+        locked := ARRAY(
+            SELECT q.id FROM queues q
+            WHERE q.max_in_flight IS NOT NULL AND NOT q.paused AND (cardinality(kinds) = 0 OR EXISTS (
+                SELECT FROM kinds k WHERE k.queue_id = q.id AND k.id = ANY (lease_ready.kinds)))
+            FOR NO KEY UPDATE SKIP LOCKED);
+        -- Only now, in a snapshot that has what the last holder of the lock leased.
+        rooms := ARRAY(
+            SELECT CASE WHEN l.id = ANY (locked) THEN q.max_in_flight - (
+                       SELECT count(*)::integer FROM jobs j JOIN kinds k ON k.id = j.kind_id
+                       WHERE j.state = 2 AND k.queue_id = l.id)
+                   ELSE 0 END
+            FROM unnest(limited) WITH ORDINALITY AS l (id, n) JOIN queues q ON q.id = l.id ORDER BY l.n);
+    END IF;
     FOR level IN 1..3 LOOP
         CONTINUE WHEN NOT EXISTS (SELECT FROM jobs j WHERE j.state = 1 AND j.priority = level);
         FOR pass IN 1..2 LOOP
@@ -153,8 +187,11 @@ BEGIN
                             ORDER BY j.kind_id LIMIT 1)
                     FROM there WHERE there.kind IS NOT NULL
                 ), walk AS (
-                    SELECT there.kind, first.tenant_id, first.lap, 1 AS n
-                    FROM there, LATERAL (
+                    SELECT there.kind, k.queue_id, first.tenant_id, first.lap, a.awake, a.awake::integer AS n
+                    FROM there
+                    JOIN kinds k ON k.id = there.kind
+                    JOIN queues q ON q.id = k.queue_id,
+                    LATERAL (
                         (SELECT j.tenant_id, 0 AS lap FROM jobs j
                          WHERE j.state = 1 AND j.priority = level AND j.kind_id = there.kind
                            AND j.tenant_id > after_tenant
@@ -165,11 +202,16 @@ BEGIN
                            AND j.tenant_id <= after_tenant
                          ORDER BY j.tenant_id LIMIT 1)
                         LIMIT 1
-                    ) AS first
-                    WHERE there.kind IS NOT NULL AND (cardinality(kinds) = 0 OR there.kind = ANY (kinds))
+                    ) AS first,
+                    LATERAL (SELECT NOT EXISTS (SELECT FROM pauses p
+                        WHERE p.tenant_id = first.tenant_id AND p.kind_id IN (0, there.kind)) AS awake) AS a
+                    WHERE there.kind IS NOT NULL AND NOT (k.paused OR q.paused)
+                      AND (cardinality(kinds) = 0 OR there.kind = ANY (kinds))
+                      AND coalesce(rooms[array_position(limited, k.queue_id)] > 0, true)
                     UNION ALL
-                    SELECT walk.kind, next.tenant_id, next.lap, walk.n + 1
-                    FROM walk, LATERAL (
+                    SELECT walk.kind, walk.queue_id, next.tenant_id, next.lap, a.awake, walk.n + a.awake::integer
+                    FROM walk,
+                    LATERAL (
                         (SELECT j.tenant_id, walk.lap AS lap FROM jobs j
                          WHERE j.state = 1 AND j.priority = level AND j.kind_id = walk.kind
                            AND j.tenant_id > walk.tenant_id AND (walk.lap = 0 OR j.tenant_id <= after_tenant)
@@ -181,26 +223,40 @@ BEGIN
                            AND j.tenant_id <= after_tenant
                          ORDER BY j.tenant_id LIMIT 1)
                         LIMIT 1
-                    ) AS next
+                    ) AS next,
+                    LATERAL (SELECT NOT EXISTS (SELECT FROM pauses p
+                        WHERE p.tenant_id = next.tenant_id AND p.kind_id IN (0, walk.kind)) AS awake) AS a
                     WHERE walk.n < reach
                 )
                 -- By chance among kinds, so that small leases pass none over for ever.
-                SELECT walk.kind, walk.tenant_id, count(*) OVER () AS turns FROM walk ORDER BY walk.n, random()
+                SELECT walk.kind, walk.queue_id, walk.tenant_id, count(*) OVER () AS turns
+                FROM walk WHERE walk.awake ORDER BY walk.n, random()
             LOOP
                 turns := coalesce(turns, turn.turns::integer);
-                RETURN QUERY
-                    UPDATE jobs AS j
-                    SET state = 2, lease_token = token, leased_until = until, worker_id = worker
-                    -- An array: as a sub-select on the inner side of a join it would be run, and lock, again.
-                    WHERE j.id = ANY (ARRAY(
-                        SELECT r.id FROM jobs r
-                        WHERE r.state = 1 AND r.priority = level AND r.kind_id = turn.kind
-                          AND r.tenant_id = turn.tenant_id
-                        ORDER BY r.rank, r.run_at, r.id
-                        LIMIT CASE pass WHEN 1 THEN ceil(remaining::numeric / turns)::integer ELSE remaining END
-                        FOR UPDATE SKIP LOCKED))
-                    RETURNING j.*;
-                GET DIAGNOSTICS taken = ROW_COUNT;
+                most := CASE pass WHEN 1 THEN ceil(remaining::numeric / turns)::integer ELSE remaining END;
+                place := array_position(limited, turn.queue_id);
+                IF place IS NOT NULL THEN
+                    most := least(most, rooms[place]);
+                END IF;
+                taken := 0;
+                IF most > 0 THEN
+                    RETURN QUERY
+                        UPDATE jobs AS j
+                        SET state = 2, lease_token = token, leased_until = until, worker_id = worker
+                        -- An array: as a sub-select on the inner side of a join it would be run, and lock, again.
+                        WHERE j.id = ANY (ARRAY(
+                            SELECT r.id FROM jobs r
+                            WHERE r.state = 1 AND r.priority = level AND r.kind_id = turn.kind
+                              AND r.tenant_id = turn.tenant_id
+                            ORDER BY r.rank, r.run_at, r.id
+                            LIMIT most
+                            FOR UPDATE SKIP LOCKED))
+                        RETURNING j.*;
+                    GET DIAGNOSTICS taken = ROW_COUNT;
+                END IF;
+                IF place IS NOT NULL THEN
+                    rooms[place] := rooms[place] - taken;
+                END IF;
                 remaining := remaining - taken;
                 turns := greatest(turns - 1, 1);
                 IF remaining = 0 THEN
@@ -233,6 +289,15 @@ CREATE FUNCTION public.tier_of(target regclass) RETURNS text
     AS $_$
     SELECT regexp_replace(pg_get_userbyid(relowner)::text, '_owner$', '') FROM pg_class WHERE oid = target;
 $_$;
+
+CREATE FUNCTION public.unhindered(tenant uuid, kind integer) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT NOT EXISTS (
+        SELECT FROM kinds AS k JOIN queues AS q ON q.id = k.queue_id
+        WHERE k.id = kind AND (k.paused OR q.paused OR q.max_in_flight IS NOT NULL)
+    ) AND NOT EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
+$$;
 
 CREATE TABLE public.completed_jobs (
     id bigint NOT NULL,
@@ -334,6 +399,8 @@ CREATE SEQUENCE public.job_id_blocks
 CREATE TABLE public.kinds (
     id integer NOT NULL,
     name text NOT NULL COLLATE pg_catalog."C",
+    queue_id integer DEFAULT 1 NOT NULL,
+    paused boolean DEFAULT false NOT NULL,
     CONSTRAINT kinds_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200)))
 );
 
@@ -364,6 +431,44 @@ CREATE TABLE public.outbox (
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02');
 
 ALTER TABLE ONLY public.outbox FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.pauses (
+    tenant_id uuid NOT NULL,
+    kind_id integer NOT NULL,
+    paused_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY public.pauses FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.queues (
+    id integer NOT NULL,
+    name text NOT NULL COLLATE pg_catalog."C",
+    paused boolean DEFAULT false NOT NULL,
+    priority smallint DEFAULT 2 NOT NULL,
+    max_attempts smallint DEFAULT 10 NOT NULL,
+    backoff_base integer DEFAULT 1000 NOT NULL,
+    backoff_cap integer DEFAULT 3600000 NOT NULL,
+    lost_lease_limit smallint DEFAULT 5 NOT NULL,
+    max_in_flight integer,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT queues_backoff_base_check CHECK (((backoff_base >= 1) AND (backoff_base <= 86400000))),
+    CONSTRAINT queues_check CHECK (((backoff_cap >= backoff_base) AND (backoff_cap <= 604800000))),
+    CONSTRAINT queues_lost_lease_limit_check CHECK (((lost_lease_limit >= 0) AND (lost_lease_limit <= 100))),
+    CONSTRAINT queues_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
+    CONSTRAINT queues_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000000))),
+    CONSTRAINT queues_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100))),
+    CONSTRAINT queues_priority_check CHECK (((priority >= 1) AND (priority <= 3)))
+);
+
+ALTER TABLE public.queues ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.queues_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE public.schema_migrations (
     version integer NOT NULL,
@@ -402,6 +507,15 @@ ALTER TABLE ONLY public.kinds
 ALTER TABLE ONLY public.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (tenant_id, id);
 
+ALTER TABLE ONLY public.pauses
+    ADD CONSTRAINT pauses_pkey PRIMARY KEY (tenant_id, kind_id);
+
+ALTER TABLE ONLY public.queues
+    ADD CONSTRAINT queues_name_key UNIQUE (name);
+
+ALTER TABLE ONLY public.queues
+    ADD CONSTRAINT queues_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 
@@ -428,6 +542,8 @@ CREATE INDEX jobs_scheduled ON public.jobs USING btree (run_at) WHERE (state = 0
 
 CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id);
 
+CREATE INDEX kinds_queue ON public.kinds USING btree (queue_id);
+
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
 CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id, created_at);
@@ -437,6 +553,9 @@ ALTER INDEX public.completed_jobs_ids ATTACH PARTITION public.completed_jobs_def
 ALTER INDEX public.completed_jobs_tenant ATTACH PARTITION public.completed_jobs_default_tenant_id_id_idx;
 
 ALTER INDEX public.dead_jobs_tenant ATTACH PARTITION public.dead_jobs_default_tenant_id_id_finished_at_idx;
+
+ALTER TABLE ONLY public.kinds
+    ADD CONSTRAINT kinds_queue_id_fkey FOREIGN KEY (queue_id) REFERENCES public.queues(id);
 
 ALTER TABLE public.completed_jobs ENABLE ROW LEVEL SECURITY;
 
@@ -460,9 +579,13 @@ CREATE POLICY maintenance_duties ON public.jobs TO queue_maintenance USING (true
 
 CREATE POLICY maintenance_duties ON public.outbox TO queue_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.pauses TO queue_maintenance USING (true) WITH CHECK (true);
+
 CREATE POLICY maintenance_duties ON public.step_barrier TO queue_maintenance USING (true) WITH CHECK (true);
 
 ALTER TABLE public.outbox ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.pauses ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.step_barrier ENABLE ROW LEVEL SECURITY;
 
@@ -477,6 +600,8 @@ CREATE POLICY tenant_isolation ON public.dead_jobs_default TO queue_app, queue_r
 CREATE POLICY tenant_isolation ON public.jobs TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.outbox TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.pauses TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.step_barrier TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -518,6 +643,11 @@ GRANT ALL ON FUNCTION public.tier_of(target regclass) TO queue_maintenance;
 GRANT ALL ON FUNCTION public.tier_of(target regclass) TO queue_app;
 GRANT ALL ON FUNCTION public.tier_of(target regclass) TO queue_readonly;
 
+REVOKE ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_maintenance;
+GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_app;
+GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_readonly;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.completed_jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.completed_jobs TO queue_maintenance;
 GRANT SELECT ON TABLE public.completed_jobs TO queue_readonly;
@@ -530,7 +660,7 @@ GRANT SELECT,USAGE ON SEQUENCE public.job_id_blocks TO queue_maintenance;
 GRANT SELECT,USAGE ON SEQUENCE public.job_id_blocks TO queue_app;
 
 GRANT SELECT,INSERT ON TABLE public.kinds TO queue_app;
-GRANT SELECT ON TABLE public.kinds TO queue_maintenance;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.kinds TO queue_maintenance;
 GRANT SELECT ON TABLE public.kinds TO queue_readonly;
 
 GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_maintenance;
@@ -539,6 +669,17 @@ GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO queue_maintenance;
 GRANT SELECT ON TABLE public.outbox TO queue_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.pauses TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.pauses TO queue_maintenance;
+GRANT SELECT ON TABLE public.pauses TO queue_readonly;
+
+GRANT SELECT ON TABLE public.queues TO queue_app;
+GRANT SELECT ON TABLE public.queues TO queue_readonly;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.queues TO queue_maintenance;
+
+GRANT SELECT,USAGE ON SEQUENCE public.queues_id_seq TO queue_maintenance;
+GRANT SELECT,USAGE ON SEQUENCE public.queues_id_seq TO queue_app;
 
 GRANT SELECT ON TABLE public.schema_migrations TO queue_app;
 GRANT SELECT ON TABLE public.schema_migrations TO queue_maintenance;

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
-from penguin_queue.domain.jobs import LOST_LEASE_LIMIT, Failure, Job, LeaseRef, NewJob, Snooze
+from penguin_queue.domain.jobs import Failure, Job, LeaseRef, NewJob, Snooze
 from penguin_queue.store.jobs import LAST, JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
@@ -31,6 +31,9 @@ step = st.one_of(
     st.tuples(st.just("sweep"), st.just(0)),
     st.tuples(st.sampled_from(["complete", "fail", "kill", "snooze", "extend"]), which),
 )
+
+# What the first queue says.
+LOST_LEASE_LIMIT = 5
 
 
 @dataclass
@@ -66,7 +69,7 @@ class Model:
             (Step(self.tenant, f"req:{uuid4()}", b"d", self.at), NewJob("k", b"{}", 2, 0, None, MAX_ATTEMPTS, ""))
             for _ in range(count)
         ]
-        answers, _ = await self.reader.enqueue(self.tenant, items, gate=None, at=self.at)
+        answers, _, _ = await self.reader.enqueue(self.tenant, items, gate=None, at=self.at)
         self.jobs |= {answer: Expected(run_at=self.at) for answer in answers if isinstance(answer, int)}
 
     async def lease(self, count: int) -> None:

@@ -15,12 +15,14 @@ import pytest
 from penguin_chassis.barrier import ACTION, COMPENSATION, Step
 from penguin_chassis.faults import Aborted, Fault, InvalidArgument
 from penguin_chassis.pool import Database
-from penguin_queue.domain.jobs import LOST_LEASE_LIMIT, Job, LeaseRef, NewBatch, NewJob
+from penguin_queue.domain.jobs import Job, LeaseRef, NewBatch, NewJob
 from penguin_queue.store import COMPLETED_RETENTION, DEAD_RETENTION, jobs, keep_partitions, kinds, leases
-from penguin_queue.store.jobs import LAST, JobStore
+from penguin_queue.store.jobs import LAST, Enqueued, JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
 
+# What the first queue says.
+LOST_LEASE_LIMIT = 5
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LEASE = timedelta(seconds=30)
 
@@ -33,7 +35,7 @@ def item(tenant: UUID, *, kind: str = "k", priority: int = 2, run_at: datetime |
 
 async def enqueue(db: Database, tenant: UUID, count: int, **fields: object) -> list[int]:
     items = [item(tenant, **fields) for _ in range(count)]  # type: ignore[arg-type]
-    answers, _ = await JobStore(db, Kinds()).enqueue(tenant, items, gate=None, at=AT)
+    answers, _, _ = await JobStore(db, Kinds()).enqueue(tenant, items, gate=None, at=AT)
     return [answer for answer in answers if isinstance(answer, int)]
 
 
@@ -164,9 +166,10 @@ async def test_a_batch_is_stored_whole_and_once(own_db: Database) -> None:
     store = JobStore(own_db, Kinds())
     step = Step(tenant, "req:batch", b"d", AT)
     batch = NewBatch("k", [b'{"n":%d}' % n for n in range(250)], 2, 0, None, 10, ())
-    ids, new = await store.enqueue_batch(step, batch)
+    done = await store.enqueue_batch(step, batch)
+    ids, new = done.ids, done.new
     assert (len(ids), new) == (250, True)
-    assert await store.enqueue_batch(step, batch) == (ids, False)
+    assert await store.enqueue_batch(step, batch) == Enqueued(ids, batch)
     leased = await LeaseStore(own_db, Kinds()).lease_ready(asked(1000))
     assert {job.id: job.payload for job in leased} == dict(zip(ids, batch.payloads, strict=True))
     with pytest.raises(InvalidArgument) as refused:
@@ -180,14 +183,14 @@ async def test_a_compensated_batch_takes_its_jobs_back_and_bars_its_action(own_d
     store, batch = JobStore(own_db, Kinds()), NewBatch("k", [b"{}"] * 3, 2, 0, None, 10, ())
     action = Step(tenant, "saga:1:jobs", b"d", AT, operation=ACTION)
     undo = Step(tenant, "saga:1:jobs", b"d", AT, operation=COMPENSATION)
-    ids, _ = await store.enqueue_batch(action, batch)
+    ids = (await store.enqueue_batch(action, batch)).ids
     for _ in range(2):
-        assert await store.enqueue_batch(undo, batch) == (ids, False)
+        assert await store.enqueue_batch(undo, batch) == Enqueued(ids, batch)
     assert await LeaseStore(own_db, Kinds()).lease_ready(asked(10)) == []
     with pytest.raises(Aborted):
         await store.enqueue_batch(action, batch)
     late = Step(tenant, "saga:2:jobs", b"d", AT, operation=COMPENSATION)
-    assert await store.enqueue_batch(late, batch) == (range(0), False)
+    assert await store.enqueue_batch(late, batch) == Enqueued(range(0), batch)
 
 
 async def test_lower_ranks_go_first_within_a_priority(own_db: Database) -> None:
@@ -205,7 +208,7 @@ async def test_ids_of_many_processes_never_meet(own_db: Database) -> None:
     async def fill(store: JobStore, name: int) -> None:
         for n in range(5):
             step = Step(uuid4(), f"req:{name}.{n}", b"d", AT)
-            given.extend((await store.enqueue_batch(step, NewBatch("k", [b"{}"] * 900, 2, 0, None, 10, ())))[0])
+            given.extend((await store.enqueue_batch(step, NewBatch("k", [b"{}"] * 900, 2, 0, None, 10, ()))).ids)
 
     await asyncio.gather(*(fill(store, n) for n, store in enumerate(stores)))
     assert len(given) == len(set(given)) == 4 * 5 * 900

@@ -9,12 +9,13 @@ from uuid import uuid4
 import pytest
 
 from penguin_chassis.faults import InvalidArgument
-from penguin_queue.domain.jobs import Failure, LeaseRef, Ready, backoff, check_payload, retry_at
+from penguin_queue.domain.jobs import Backoff, Failure, LeaseRef, Ready, check_payload, retry_at
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.pacing import LOOK_EVERY, PROBE_EVERY, Pace
 from penguin_queue.store.buffer import ReadyBuffer
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
+BACKOFF = Backoff(timedelta(seconds=1), timedelta(hours=1))
 
 
 def failure(*, retryable: bool = True, delay: timedelta | None = None, chance: float = 0.5) -> Failure:
@@ -27,15 +28,20 @@ def ready(kind: str, run_at: datetime = AT) -> Ready:
 
 @pytest.mark.parametrize(("attempts", "ceiling_s"), [(1, 1), (2, 2), (5, 16), (12, 2048), (13, 3600), (100, 3600)])
 def test_backoff_doubles_up_to_an_hour_with_full_jitter(attempts: int, ceiling_s: float) -> None:
-    assert backoff(attempts, 0.0) == timedelta(0)
-    assert backoff(attempts, 0.5) == timedelta(seconds=ceiling_s / 2)
+    assert BACKOFF.after(attempts, 0.0) == timedelta(0)
+    assert BACKOFF.after(attempts, 0.5) == timedelta(seconds=ceiling_s / 2)
+
+
+def test_a_backoff_of_a_day_is_capped_at_its_cap_after_any_number_of_failures() -> None:
+    week = timedelta(days=7)
+    assert Backoff(timedelta(days=1), week).after(100, 1.0) == week
 
 
 def test_a_failure_retries_while_attempts_are_left() -> None:
-    assert retry_at(failure(), 9, 10, AT) == AT + timedelta(seconds=128)
-    assert retry_at(failure(), 10, 10, AT) is None
-    assert retry_at(failure(retryable=False), 1, 10, AT) is None
-    assert retry_at(failure(delay=timedelta(seconds=7)), 1, 10, AT) == AT + timedelta(seconds=7)
+    assert retry_at(failure(), 9, 10, AT, BACKOFF) == AT + timedelta(seconds=128)
+    assert retry_at(failure(), 10, 10, AT, BACKOFF) is None
+    assert retry_at(failure(retryable=False), 1, 10, AT, BACKOFF) is None
+    assert retry_at(failure(delay=timedelta(seconds=7)), 1, 10, AT, BACKOFF) == AT + timedelta(seconds=7)
 
 
 @pytest.mark.parametrize("payload", [b"{}", b'{"email_id": "1", "n": [1, 2]}'])

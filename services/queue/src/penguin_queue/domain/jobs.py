@@ -12,19 +12,17 @@ import orjson
 
 from penguin_chassis.faults import InvalidArgument
 
-DEFAULT_MAX_ATTEMPTS = 10
-# A job may lose this many leases; one more makes it a dead letter: it takes its workers with it.
-LOST_LEASE_LIMIT = 5
 LEASE_LOST = "lease_lost"
-BACKOFF_BASE_S = 1.0
-BACKOFF_CAP_S = 3600.0
 # Waiting, in the store's words; the contract calls both READY.
 WAITING = ("scheduled", "ready")
 
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job to store. `priority` is 1 (high) to 3 (low), `rank` orders within it; no `run_at` means now."""
+    """A job to store. `priority` is 1 (high) to 3 (low), `rank` orders within it; no `run_at` means now.
+
+    Where `priority` or `max_attempts` is 0 the queue of its kind says it.
+    """
 
     kind: str
     payload: bytes
@@ -37,7 +35,7 @@ class NewJob:
 
 @dataclass(frozen=True)
 class NewBatch:
-    """Many jobs to store that differ by their payloads alone."""
+    """Many jobs to store that differ by their payloads alone; its fields are those of NewJob."""
 
     kind: str
     payloads: Sequence[bytes]
@@ -148,19 +146,26 @@ class QueueCount:
     count: int
 
 
-def backoff(attempts: int, chance: float) -> timedelta:
-    """Exponential back-off with full jitter after the `attempts`-th failure: base 1 s, cap 1 h."""
-    # The exponent is bounded before the power: 2**99 seconds is no time at all.
-    ceiling = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(attempts - 1, 20))
-    return timedelta(seconds=ceiling * chance)
+@dataclass(frozen=True)
+class Backoff:
+    """How long a job waits after a failure: by chance up to `base`, doubled with each failure, and never above `cap`."""
+
+    base: timedelta
+    cap: timedelta
+
+    def after(self, attempts: int, chance: float) -> timedelta:
+        """The wait after the `attempts`-th failure, with full jitter by `chance` in [0, 1)."""
+        # The exponent is bounded before the power: even of a day, this often doubled, there is a timedelta.
+        longest: timedelta = min(self.cap, self.base * 2 ** min(attempts - 1, 29))
+        return longest * chance
 
 
-def retry_at(failure: Failure, attempts: int, max_attempts: int, at: datetime) -> datetime | None:
+def retry_at(failure: Failure, attempts: int, max_attempts: int, at: datetime, backoff: Backoff) -> datetime | None:
     """When a job that failed now for the `attempts`-th time runs again; None makes it a dead letter."""
     if not failure.retryable or attempts >= max_attempts:
         return None
     delay = failure.retry_delay
-    return at + (backoff(attempts, failure.chance) if delay is None else delay)
+    return at + (backoff.after(attempts, failure.chance) if delay is None else delay)
 
 
 def check_payload(payload: bytes, field: str = "payload") -> None:

@@ -66,8 +66,10 @@ class Work:
         kinds = {job.kind for _, job in items}
         due = gate is None and len(kinds) == 1 and all(job.run_at is None or job.run_at <= at for _, job in items)
         with self._handing(items[0][1].kind, len(items), due=due) as hands:
-            answers, stored = await self._jobs.enqueue(tenant_id, items, gate=gate, at=at, handover=hands.handover)
-            if hands.handover is not None:
+            answers, stored, handed = await self._jobs.enqueue(
+                tenant_id, items, gate=gate, at=at, handover=hands.handover
+            )
+            if handed and hands.handover is not None:
                 hands.lots = [
                     _lot(tenant_id, job, hands.handover, [number], [job.payload], [job.traceparent], at)
                     for number, job in stored
@@ -80,17 +82,25 @@ class Work:
         """Store all of a batch, or nothing; returns the jobs' ids."""
         due = step.operation == REQUEST and (batch.run_at is None or batch.run_at <= step.at)
         with self._handing(batch.kind, len(batch.payloads), due=due) as hands:
-            ids, new = await self._jobs.enqueue_batch(step, batch, hands.handover)
-            if new and hands.handover is not None:
+            done = await self._jobs.enqueue_batch(step, batch, hands.handover)
+            if done.handed and hands.handover is not None:
                 hands.lots = [
-                    _lot(step.tenant_id, batch, hands.handover, ids, batch.payloads, batch.traceparents, step.at)
+                    _lot(
+                        step.tenant_id,
+                        done.batch,
+                        hands.handover,
+                        done.ids,
+                        batch.payloads,
+                        batch.traceparents,
+                        step.at,
+                    )
                 ]
-        if new and not hands.lots:
+        if done.new and not done.handed:
             run_at = batch.run_at or step.at
             # The buffer takes no more than these of one kind and tenant; the others are found in PostgreSQL.
-            first = [Ready(step.tenant_id, n, batch.kind, batch.priority, run_at) for n in ids[:DEPTH]]
+            first = [Ready(step.tenant_id, n, batch.kind, done.batch.priority, run_at) for n in done.ids[:DEPTH]]
             self._announcer.tell(first, step.at)
-        return ids
+        return done.ids
 
     @contextlib.contextmanager
     def _handing(self, kind: str, count: int, *, due: bool) -> Iterator[_Hands]:

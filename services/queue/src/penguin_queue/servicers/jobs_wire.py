@@ -13,7 +13,6 @@ from penguin_chassis.errors import item_error
 from penguin_chassis.faults import Fault, InvalidArgument
 from penguin_chassis.wire import number, stamp, when
 from penguin_queue.domain.jobs import (
-    DEFAULT_MAX_ATTEMPTS,
     WAITING,
     Failure,
     Job,
@@ -33,10 +32,10 @@ def new_job(item: pb.NewJob) -> NewJob:
     return NewJob(
         kind=item.kind,
         payload=item.payload,
-        priority=item.priority or pb.JOB_PRIORITY_NORMAL,
+        priority=item.priority,
         rank=item.rank,
         run_at=when(item, "run_at"),
-        max_attempts=item.max_attempts or DEFAULT_MAX_ATTEMPTS,
+        max_attempts=item.max_attempts,
         traceparent=item.traceparent,
     )
 
@@ -51,10 +50,10 @@ def new_batch(request: pb.EnqueueBatchRequest) -> NewBatch:
     return NewBatch(
         kind=request.kind,
         payloads=list(request.payloads),
-        priority=request.priority or pb.JOB_PRIORITY_NORMAL,
+        priority=request.priority,
         rank=request.rank,
         run_at=when(request, "run_at"),
-        max_attempts=request.max_attempts or DEFAULT_MAX_ATTEMPTS,
+        max_attempts=request.max_attempts,
         traceparents=traceparents,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -45,6 +45,16 @@ class Numbered:
         return range(self.first, self.last + 1)
 
 
+@dataclass(frozen=True)
+class Enqueued:
+    """A batch that stands: as it is now, whether it is new, and whether it was leased as it was stored."""
+
+    ids: range
+    batch: NewBatch
+    new: bool = False
+    handed: bool = False
+
+
 def job_of(row: Any, kinds: Mapping[int, str]) -> Job:
     """A row of any of the three tables as the domain sees it."""
     fields = dict(row)
@@ -76,25 +86,24 @@ class JobStore:
         gate: Step | None,
         at: datetime,
         handover: Handover | None = None,
-    ) -> tuple[list[int | Fault], list[tuple[int, NewJob]]]:
+    ) -> tuple[list[int | Fault], list[tuple[int, NewJob]], bool]:
         """Store jobs once each; a compensating `gate` takes back those of its action that nobody works on instead.
 
-        Returns the answers in the order of `items` (a job's id, or why not), and the jobs that are new with their ids.
-        With a `handover` those are leased as they are stored.
+        Returns the answers in the order of `items` (a job's id, or why not), the jobs that are new with their ids, and
+        whether they were leased as they were stored: with a `handover` they are, unless they rest or are limited.
         """
         faulty = _faulty(items)
         async with self._db.tenant(tenant_id) as connection:
             if gate is not None and gate.operation == COMPENSATION:
                 ids = await self._withdraw(connection, gate)
-                return [*ids, *[0] * (len(items) - len(ids))], []
+                return [*ids, *[0] * (len(items) - len(ids))], [], False
             first = await self._ids.take(connection, len(items))
             right = [(step, (first + i, job)) for i, (step, job) in enumerate(items) if i not in faulty]
             stored: list[tuple[int, NewJob]] = []
+            handed: list[bool] = []
 
             async def write(fresh: list[tuple[Step, tuple[int, NewJob]]]) -> list[Fault | None]:
-                stored.extend(job for _, job in fresh)
-                numbers = await self._kinds.numbers(connection, {job.kind for _, job in stored})
-                await _insert(connection, tenant_id, stored, numbers, at, handover)
+                handed.append(await self._write(connection, tenant_id, [job for _, job in fresh], stored, at, handover))
                 return [None] * len(fresh)
 
             if gate is not None:
@@ -104,11 +113,30 @@ class JobStore:
                 await barrier.record(connection, gate, [each for each in done if isinstance(each, int)], list[int])
         answered = iter(done)
         answers = [faulty[i] if i in faulty else next(answered) for i in range(len(items))]
-        return answers, stored
+        return answers, stored, any(handed)
 
-    async def enqueue_batch(self, step: Step, batch: NewBatch, handover: Handover | None = None) -> tuple[range, bool]:
-        """Store all of a batch, or nothing; returns the jobs' ids, and whether they are new. With a `handover` they are
-        leased as they are stored.
+    async def _write(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        jobs: Sequence[tuple[int, NewJob]],
+        stored: list[tuple[int, NewJob]],
+        at: datetime,
+        handover: Handover | None,
+    ) -> bool:
+        """Store jobs and add them to `stored`, with what their queues say of them; whether they were handed over."""
+        numbers = await self._kinds.numbers(connection, {job.kind for _, job in jobs})
+        asked = {numbers[job.kind] for _, job in jobs}
+        terms = {row["id"]: row for row in await connection.fetch(sql.terms, tenant_id, list(asked))}
+        full = [(n, _on(job, terms[numbers[job.kind]])) for n, job in jobs]
+        handed = handover is not None and all(row["unhindered"] for row in terms.values())
+        await _insert(connection, tenant_id, full, numbers, at, handover if handed else None)
+        stored.extend(full)
+        return handed
+
+    async def enqueue_batch(self, step: Step, batch: NewBatch, handover: Handover | None = None) -> Enqueued:
+        """Store all of a batch, or nothing. With a `handover` the jobs are leased as they are stored, unless they rest or
+        are limited.
 
         A compensating `step` takes back those that nobody works on instead. Raises InvalidArgument naming the first
         payload that is no JSON object.
@@ -124,8 +152,9 @@ class JobStore:
             *_columns(batch, kind_id, first, step.at, handover),
         )  # fmt: skip
         if row["fresh"]:
-            return numbered.ids, True
-        return barrier.repeated(row, step, Numbered).ids, False
+            full = replace(batch, priority=row["rated"], max_attempts=row["tries"])
+            return Enqueued(numbered.ids, full, new=True, handed=row["handed"])
+        return Enqueued(barrier.repeated(row, step, Numbered).ids, batch)
 
     async def _prepared(self, tenant_id: UUID, batch: NewBatch) -> tuple[int, int]:
         """The number of a batch's kind and the first of its ids: mostly known here already."""
@@ -136,21 +165,21 @@ class JobStore:
                 first = await self._ids.take(connection, len(batch.payloads))
         return kind_id, first
 
-    async def _enqueue_step(self, step: Step, batch: NewBatch) -> tuple[range, bool]:
+    async def _enqueue_step(self, step: Step, batch: NewBatch) -> Enqueued:
         """A batch as a saga's action, or as what undoes it."""
         async with self._db.tenant(step.tenant_id) as connection:
             if (done := await barrier.claim(connection, step, Numbered)) is not None:
-                return done.reply.ids, False
+                return Enqueued(done.reply.ids, batch)
             if step.operation == COMPENSATION:
                 undone = await barrier.undone(connection, step, Numbered) or Numbered(0, -1)
                 await connection.execute(sql.withdraw, step.tenant_id, list(undone.ids))
-                return (await barrier.record(connection, step, undone, Numbered)).ids, False
-            numbers = await self._kinds.numbers(connection, [batch.kind])
+                return Enqueued((await barrier.record(connection, step, undone, Numbered)).ids, batch)
             first = await self._ids.take(connection, len(batch.payloads))
-            jobs = list(enumerate(_singly(batch), first))
-            await _insert(connection, step.tenant_id, jobs, numbers, step.at, None)
-            stored = await barrier.record(connection, step, Numbered(first, first + len(jobs) - 1), Numbered)
-            return stored.ids, True
+            stored: list[tuple[int, NewJob]] = []
+            await self._write(connection, step.tenant_id, list(enumerate(_singly(batch), first)), stored, step.at, None)
+            full = replace(batch, priority=stored[0][1].priority, max_attempts=stored[0][1].max_attempts)
+            numbered = Numbered(first, first + len(stored) - 1)
+            return Enqueued((await barrier.record(connection, step, numbered, Numbered)).ids, full, new=True)
 
     async def get(self, tenant_id: UUID, job_id: int) -> Job:
         """One job, wherever it stands; raises NotFound."""
@@ -208,6 +237,15 @@ def _faulty(items: Sequence[tuple[Step, NewJob]]) -> dict[int, Fault]:
         except Fault as fault:
             faulty[i] = fault
     return faulty
+
+
+def _on(job: NewJob, terms: Any) -> NewJob:
+    """A job with what its queue says where it says nothing itself."""
+    if job.priority and job.max_attempts:
+        return job
+    return replace(
+        job, priority=job.priority or terms["priority"], max_attempts=job.max_attempts or terms["max_attempts"]
+    )
 
 
 def _singly(batch: NewBatch) -> list[NewJob]:

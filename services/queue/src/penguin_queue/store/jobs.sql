@@ -13,8 +13,13 @@ FROM unnest($3::bigint[], $4::integer[], $5::bytea[], $6::smallint[], $7::smalli
     AS new (id, kind_id, payload, priority, rank, run_at, max_attempts, traceparent);
 
 -- name: enqueue_batch
-SELECT fresh, digest, reply, compensated FROM hot_enqueue(
+SELECT fresh, handed, rated, tries, digest, reply, compensated FROM hot_enqueue(
     $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, $10::smallint, $11::smallint, $12::text[], $13::bytea[], $14, $15, $16);
+
+-- name: terms
+-- What a kind's queue says of its jobs, and whether they may be leased as they are stored.
+SELECT k.id, q.priority, q.max_attempts, unhindered($1, k.id) AS unhindered
+FROM kinds AS k JOIN queues AS q ON q.id = k.queue_id WHERE k.id = ANY ($2::integer[]);
 
 -- name: withdraw
 -- What an enqueue is undone by: jobs that nobody works on.

@@ -8,14 +8,14 @@ import random
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_queue.domain.jobs import LEASE_LOST, LOST_LEASE_LIMIT, Failure, Job, LeaseRef, Lot, Ready, Snooze, retry_at
+from penguin_queue.domain.jobs import LEASE_LOST, Backoff, Failure, Job, LeaseRef, Lot, Ready, Snooze, retry_at
 from penguin_queue.store import COMPLETED_RETENTION
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
@@ -133,7 +133,7 @@ class LeaseStore:
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in held})
             for row in held:
                 ref = _ref(row)
-                run_at = retry_at(words[ref], row["attempts"] + 1, row["max_attempts"], at)
+                run_at = retry_at(words[ref], row["attempts"] + 1, row["max_attempts"], at, _backoff(row))
                 if run_at is None:
                     dead.append(ref)
                 else:
@@ -166,8 +166,8 @@ class LeaseStore:
         """Do what time alone brings: scheduled jobs fall due, leases run out, poison is buried. Bounded."""
         async with self._db.maintenance() as connection:
             due = await connection.fetch(sql.promote, at, SWEEP_LIMIT)
-            lost = await connection.fetch(sql.recover, at, SWEEP_LIMIT, LOST_LEASE_LIMIT)
-            buried = await connection.execute(sql.bury_poison, at, SWEEP_LIMIT, LOST_LEASE_LIMIT, LEASE_LOST)
+            lost = await connection.fetch(sql.recover, at, SWEEP_LIMIT)
+            buried = await connection.execute(sql.bury_poison, at, SWEEP_LIMIT, LEASE_LOST)
             next_at = await connection.fetchval(sql.next_turn)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
         moved = int(buried.rsplit(" ", 1)[-1])
@@ -186,6 +186,10 @@ def _lot(key: tuple[UUID, int, int], rows: list[Any], kinds: Mapping[int, str], 
         attempts=attempts if any(attempts) else (), lost_leases=lost if any(lost) else (),
         snoozes=snoozes if any(snoozes) else (),
     )  # fmt: skip
+
+
+def _backoff(row: Any) -> Backoff:
+    return Backoff(timedelta(milliseconds=row["backoff_base"]), timedelta(milliseconds=row["backoff_cap"]))
 
 
 def new_token() -> int:

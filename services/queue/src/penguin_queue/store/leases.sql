@@ -8,7 +8,8 @@ FROM lease_ready($1, $2, $3::integer[], $4, $5, $6);
 UPDATE jobs AS j
 SET state = 2, lease_token = $2, leased_until = $3, worker_id = $4
 WHERE j.id = ANY (ARRAY(
-    SELECT r.id FROM jobs AS r WHERE r.id = ANY ($1::bigint[]) AND r.state = 1 ORDER BY r.id FOR UPDATE SKIP LOCKED))
+    SELECT r.id FROM jobs AS r WHERE r.id = ANY ($1::bigint[]) AND r.state = 1 AND unhindered(r.tenant_id, r.kind_id)
+    ORDER BY r.id FOR UPDATE SKIP LOCKED))
 RETURNING id, kind_id, tenant_id, payload, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
           created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token;
 
@@ -72,9 +73,11 @@ JOIN unnest($1::bigint[], $2::bigint[]) AS r (id, token) ON c.id = r.id AND c.le
 WHERE c.id = ANY ($1::bigint[]) AND c.finished_at > $3;
 
 -- name: hold
-SELECT j.tenant_id, j.id, j.lease_token, j.kind_id, j.priority, j.attempts, j.max_attempts
+SELECT j.tenant_id, j.id, j.lease_token, j.kind_id, j.priority, j.attempts, j.max_attempts, q.backoff_base, q.backoff_cap
 FROM unnest($1::bigint[], $2::bigint[]) AS r (id, token)
 JOIN jobs AS j ON j.id = r.id AND j.lease_token = r.token
+JOIN kinds AS k ON k.id = j.kind_id
+JOIN queues AS q ON q.id = k.queue_id
 WHERE j.id = ANY ($1::bigint[])
 ORDER BY j.id
 FOR UPDATE OF j;
@@ -117,22 +120,24 @@ RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at;
 -- The token stays: until another lease is given, the late worker's word still counts.
 UPDATE jobs AS j SET state = 1, lost_leases = j.lost_leases + 1, leased_until = NULL
 WHERE j.id = ANY (ARRAY(
-    SELECT id FROM jobs WHERE state = 2 AND leased_until <= $1 AND lost_leases < $3
-    ORDER BY leased_until LIMIT $2 FOR UPDATE SKIP LOCKED))
+    SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
+    WHERE l.state = 2 AND l.leased_until <= $1 AND l.lost_leases < q.lost_lease_limit
+    ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
 RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at;
 
 -- name: bury_poison
 WITH gone AS (
     DELETE FROM jobs AS j
     WHERE j.id = ANY (ARRAY(
-        SELECT id FROM jobs WHERE state = 2 AND leased_until <= $1 AND lost_leases >= $3
-        ORDER BY leased_until LIMIT $2 FOR UPDATE SKIP LOCKED))
+        SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
+        WHERE l.state = 2 AND l.leased_until <= $1 AND l.lost_leases >= q.lost_lease_limit
+        ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
     RETURNING j.*
 )
 INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
                        attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error)
 SELECT id, lease_token, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts,
-       lost_leases + 1, payload, traceparent, worker_id, $4
+       lost_leases + 1, payload, traceparent, worker_id, $3
 FROM gone;
 
 -- name: next_turn

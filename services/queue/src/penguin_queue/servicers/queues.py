@@ -1,0 +1,121 @@
+"""QueueAdminService on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from penguin.queue.v1 import queue_admin_service_pb2 as pb
+from penguin.queue.v1 import queue_admin_service_pb2_grpc, queue_service_pb2
+from penguin_chassis.barrier import Step
+from penguin_chassis.mutations import step_of
+from penguin_chassis.paging import next_token, page_size, page_start
+from penguin_chassis.wire import stamp
+from penguin_queue.domain.queues import PLATFORM, Pause, Queue, Terms, backoff_of
+from penguin_queue.store.queues import QueueStore
+
+MAX_ATTEMPTS = 10
+LOST_LEASE_LIMIT = 5
+
+
+class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer):
+    """Queues for those who run the platform."""
+
+    def __init__(self, queues: QueueStore) -> None:
+        self._queues = queues
+
+    async def PutQueue(self, request: pb.PutQueueRequest, context: Any) -> pb.PutQueueResponse:
+        return pb.PutQueueResponse(queue=_queue(await self._queues.put(_step(request), _terms(request.queue))))
+
+    async def GetQueue(self, request: pb.GetQueueRequest, context: Any) -> pb.GetQueueResponse:
+        return pb.GetQueueResponse(queue=_queue(await self._queues.get(request.name)))
+
+    async def ListQueues(self, request: pb.ListQueuesRequest, context: Any) -> pb.ListQueuesResponse:
+        size = page_size(request.page_size)
+        found = await self._queues.list_page(page_start(request, _name, ""), size + 1)
+        token = next_token(request, [found[size - 1].terms.name]) if len(found) > size else ""
+        return pb.ListQueuesResponse(queues=map(_queue, found[:size]), next_page_token=token)
+
+    async def MoveKinds(self, request: pb.MoveKindsRequest, context: Any) -> pb.MoveKindsResponse:
+        moved = await self._queues.move_kinds(_step(request), request.queue, sorted(request.kinds))
+        return pb.MoveKindsResponse(queue=_queue(moved))
+
+    async def PauseJobs(self, request: pb.PauseJobsRequest, context: Any) -> pb.PauseJobsResponse:
+        await self._queues.rest(_step(request), _pause(request.target), paused=True)
+        return pb.PauseJobsResponse()
+
+    async def ResumeJobs(self, request: pb.ResumeJobsRequest, context: Any) -> pb.ResumeJobsResponse:
+        await self._queues.rest(_step(request), _pause(request.target), paused=False)
+        return pb.ResumeJobsResponse()
+
+    async def ListPauses(self, request: pb.ListPausesRequest, context: Any) -> pb.ListPausesResponse:
+        size = page_size(request.page_size)
+        found = await self._queues.list_pauses(page_start(request, _place, (0, "", "")), size + 1)
+        token = next_token(request, list(found[size - 1].place)) if len(found) > size else ""
+        return pb.ListPausesResponse(pauses=map(_target, found[:size]), next_page_token=token)
+
+
+def _step(request: Any) -> Step:
+    return replace(step_of(request), tenant_id=PLATFORM)
+
+
+def _name(key: list[Any]) -> str:
+    (name,) = key
+    if type(name) is not str:
+        raise ValueError("no name")
+    return name
+
+
+def _place(key: list[Any]) -> tuple[int, str, str]:
+    rank, name, kind = key
+    if (type(rank), type(name), type(kind)) != (int, str, str) or not 0 < rank <= 3:
+        raise ValueError("no place")
+    return rank, name, kind
+
+
+def _terms(queue: pb.Queue) -> Terms:
+    retry = queue.retry
+    base, cap = backoff_of(
+        retry.base.ToTimedelta() if retry.HasField("base") else None,
+        retry.cap.ToTimedelta() if retry.HasField("cap") else None,
+    )
+    return Terms(
+        name=queue.name,
+        priority=queue.priority or queue_service_pb2.JOB_PRIORITY_NORMAL,
+        max_attempts=queue.max_attempts or MAX_ATTEMPTS,
+        backoff_base=base,
+        backoff_cap=cap,
+        lost_lease_limit=queue.lost_lease_limit if queue.HasField("lost_lease_limit") else LOST_LEASE_LIMIT,
+        max_in_flight=queue.max_in_flight,
+    )
+
+
+def _queue(row: Queue) -> pb.Queue:
+    terms = row.terms
+    queue = pb.Queue(
+        name=terms.name,
+        priority=terms.priority,  # type: ignore[arg-type]
+        max_attempts=terms.max_attempts,
+        lost_lease_limit=terms.lost_lease_limit,
+        max_in_flight=terms.max_in_flight,
+        paused=row.paused,
+        kinds=row.kinds,
+        created_at=stamp(row.created_at),
+        updated_at=stamp(row.updated_at),
+    )
+    queue.retry.base.FromMilliseconds(terms.backoff_base)
+    queue.retry.cap.FromMilliseconds(terms.backoff_cap)
+    return queue
+
+
+def _pause(target: pb.PauseTarget) -> Pause:
+    if target.HasField("tenant"):
+        return Pause(kind=target.tenant.kind, tenant_id=UUID(target.tenant.tenant_id))
+    return Pause(queue=target.queue, kind=target.kind)
+
+
+def _target(pause: Pause) -> pb.PauseTarget:
+    if pause.tenant_id is not None:
+        return pb.PauseTarget(tenant=pb.TenantPause(tenant_id=str(pause.tenant_id), kind=pause.kind))
+    return pb.PauseTarget(kind=pause.kind) if pause.kind else pb.PauseTarget(queue=pause.queue)

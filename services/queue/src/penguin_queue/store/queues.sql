@@ -1,0 +1,57 @@
+-- name: put
+INSERT INTO queues (name, priority, max_attempts, backoff_base, backoff_cap, lost_lease_limit, max_in_flight, created_at,
+                    updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, nullif($7, 0), $8, $8)
+ON CONFLICT (name) DO UPDATE
+SET priority = $2, max_attempts = $3, backoff_base = $4, backoff_cap = $5, lost_lease_limit = $6,
+    max_in_flight = nullif($7, 0), updated_at = $8;
+
+-- name: count
+SELECT count(*) FROM queues;
+
+-- name: get
+SELECT name, paused, priority, max_attempts, backoff_base, backoff_cap, lost_lease_limit,
+       coalesce(max_in_flight, 0) AS max_in_flight, created_at, updated_at,
+       ARRAY(SELECT k.name FROM kinds AS k WHERE k.queue_id = q.id ORDER BY k.name LIMIT 1000) AS kinds
+FROM queues AS q WHERE name = $1;
+
+-- name: list_page
+SELECT name, paused, priority, max_attempts, backoff_base, backoff_cap, lost_lease_limit,
+       coalesce(max_in_flight, 0) AS max_in_flight, created_at, updated_at,
+       ARRAY(SELECT k.name FROM kinds AS k WHERE k.queue_id = q.id ORDER BY k.name LIMIT 1000) AS kinds
+FROM queues AS q WHERE name > $1 ORDER BY name LIMIT $2;
+
+-- name: move_kinds
+UPDATE kinds SET queue_id = q.id FROM queues AS q WHERE q.name = $1 AND kinds.name = ANY ($2::text[]);
+
+-- name: rest_queue
+UPDATE queues SET paused = $2 WHERE name = $1 RETURNING id;
+
+-- name: rest_kind
+UPDATE kinds SET paused = $2 WHERE name = $1 RETURNING id;
+
+-- name: kind_id
+SELECT id FROM kinds WHERE name = $1;
+
+-- name: count_tenants
+SELECT count(*) FROM pauses;
+
+-- name: rest_tenant
+INSERT INTO pauses (tenant_id, kind_id, paused_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+
+-- name: wake_tenant
+DELETE FROM pauses WHERE tenant_id = $1 AND kind_id = $2;
+
+-- name: list_pauses
+SELECT rank, name, kind
+FROM (
+    SELECT 1 AS rank, name COLLATE "C" AS name, '' COLLATE "C" AS kind FROM queues WHERE paused
+    UNION ALL
+    SELECT 2, name COLLATE "C", '' FROM kinds WHERE paused
+    UNION ALL
+    SELECT 3, p.tenant_id::text COLLATE "C", coalesce(k.name, '') COLLATE "C"
+    FROM pauses AS p LEFT JOIN kinds AS k ON k.id = p.kind_id
+) AS resting
+WHERE (rank, name, kind) > ($1, $2, $3)
+ORDER BY rank, name, kind
+LIMIT $4;
