@@ -75,6 +75,10 @@ async def five_pauses(world: World) -> Any:
     return pb.ListPausesRequest()
 
 
+async def some_jobs(world: World) -> Any:
+    return pb.GetDepthsRequest(top_tenants=5)
+
+
 def elsewhere(request: Any) -> None:
     request.target.queue = "no.such"
 
@@ -137,5 +141,12 @@ class TestQueueAdminService(ServiceContract):
             "it takes nothing but a page",
             "a list of nothing is empty",
             listing=Listing("pauses", 5),
+        ),
+        Case(
+            "GetDepths",
+            some_jobs,
+            lambda request, reply: equal(reply.HasField("computed_at"), True),
+            ("top_tenants", lambda r: setattr(r, "top_tenants", 101)),
+            "a count of nothing is empty",
         ),
     )

@@ -35,6 +35,7 @@ def run(root: Path, *words: str) -> Result:
         [], ["up"], ["status"], ["logs"], ["down"], ["env"], ["token"], ["demo"], ["send"], ["import-mail"], ["trace"],
         ["why"], ["tenant", "create"], ["tenant", "list"], ["mailbox", "create"], ["leads", "import"],
         ["template", "create"], ["campaign", "create"], ["campaign", "launch"], ["campaign", "report"], ["etl", "run"],
+        *(["queue", name] for name in ("list", "put", "move", "pause", "resume", "pauses", "top")),
     ],
 )  # fmt: skip
 def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None:
@@ -58,6 +59,10 @@ def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None
         (["campaign", "report", "x", "-t", TENANT], 3, "penguin up"),
         (["why", "x", "-t", TENANT], 3, "penguin up"),
         (["trace", "nonsense"], 2, "no email's id"),
+        (["queue", "pause"], 2, "name a queue"),
+        (["queue", "pause", "-q", "x", "-k", "y"], 2, "name a queue"),
+        (["queue", "put", "x", "--priority", "urgent"], 2, "a priority is one of"),
+        (["queue", "top"], 3, "penguin up"),
         (["trace", str(uuid4()), "--wait", "0"], 1, "no trace of email"),
         (["demo", "--emails", "0"], 2, "emails"),
         (["nonsense"], 2, "No such command"),

@@ -8,17 +8,19 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 
 from penguin_chassis import migrate, tier
-from penguin_chassis.housekeeping import PRUNE, housekeeping
+from penguin_chassis.housekeeping import PRUNE, Duty, housekeeping
 from penguin_chassis.pool import database
 from penguin_chassis.server import Running, State, serve
 from penguin_queue.config import TIER, QueueConfig
 from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.census import Census
 from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.sweeping import sweeping
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import registrations
 from penguin_queue.store import DUTIES
 from penguin_queue.store.buffer import ready_buffer
+from penguin_queue.store.census import CensusStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import LeaseStore
@@ -44,8 +46,12 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
             return Stream(work, announcer, start, lambda: state.draining)
 
         own = tier.registration(tier.TierServicer(facts, db, state))
+        census = Census(CensusStore(db))
         async with (
+            housekeeping(db, (Duty("census", 5.0, census.measure),)),
             sweeping(db, work, announcer),
-            serve(config.server(), [own, *registrations(work, jobs, QueueStore(db, kinds), stream)], state) as running,
+            serve(
+                config.server(), [own, *registrations(work, jobs, QueueStore(db, kinds), census, stream)], state
+            ) as running,
         ):
             yield running

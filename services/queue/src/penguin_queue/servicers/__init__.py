@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from penguin.queue.v1 import queue_admin_service_pb2_grpc, queue_service_pb2_grpc
 from penguin_chassis.server import Registration
+from penguin_queue.operations.census import Census
 from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers.jobs import QueueServicer
@@ -15,7 +16,7 @@ from penguin_queue.store.queues import QueueStore
 
 
 def registrations(
-    work: Work, jobs: JobStore, queues: QueueStore, streams: Callable[[Start], Stream]
+    work: Work, jobs: JobStore, queues: QueueStore, census: Census, streams: Callable[[Start], Stream]
 ) -> list[Registration]:
     """Every service of this tier."""
     return [
@@ -27,6 +28,6 @@ def registrations(
         Registration(
             "penguin.queue.v1.QueueAdminService",
             queue_admin_service_pb2_grpc.add_QueueAdminServiceServicer_to_server,
-            QueueAdminServicer(queues),
+            QueueAdminServicer(queues, census),
         ),
     ]

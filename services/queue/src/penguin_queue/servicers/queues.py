@@ -13,6 +13,8 @@ from penguin_chassis.mutations import step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp
 from penguin_queue.domain.queues import PLATFORM, Pause, Queue, Terms, backoff_of
+from penguin_queue.operations.census import Census
+from penguin_queue.store.census import Depth
 from penguin_queue.store.queues import QueueStore
 
 MAX_ATTEMPTS = 10
@@ -22,8 +24,9 @@ LOST_LEASE_LIMIT = 5
 class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer):
     """Queues for those who run the platform."""
 
-    def __init__(self, queues: QueueStore) -> None:
+    def __init__(self, queues: QueueStore, census: Census) -> None:
         self._queues = queues
+        self._census = census
 
     async def PutQueue(self, request: pb.PutQueueRequest, context: Any) -> pb.PutQueueResponse:
         return pb.PutQueueResponse(queue=_queue(await self._queues.put(_step(request), _terms(request.queue))))
@@ -54,6 +57,30 @@ class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer)
         found = await self._queues.list_pauses(page_start(request, _place, (0, "", "")), size + 1)
         token = next_token(request, list(found[size - 1].place)) if len(found) > size else ""
         return pb.ListPausesResponse(pauses=map(_target, found[:size]), next_page_token=token)
+
+    async def GetDepths(self, request: pb.GetDepthsRequest, context: Any) -> pb.GetDepthsResponse:
+        counts = await self._census.latest()
+        return pb.GetDepthsResponse(
+            kinds=map(_depth, counts.depths),
+            tenants=[
+                pb.TenantDepth(tenant_id=str(t.tenant_id), waiting=t.waiting, leased=t.leased)
+                for t in counts.tenants[: request.top_tenants]
+            ],
+            computed_at=stamp(counts.at),
+        )
+
+
+def _depth(row: Depth) -> pb.KindDepth:
+    return pb.KindDepth(
+        queue=row.queue,
+        kind=row.kind,
+        priority=row.priority,  # type: ignore[arg-type]
+        scheduled=row.scheduled,
+        ready=row.ready,
+        leased=row.leased,
+        oldest_ready_at=stamp(row.oldest_ready_at),
+        dead=row.dead,
+    )
 
 
 def _step(request: Any) -> Step:

@@ -471,3 +471,129 @@ class ListPausesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPausesResponse: _TypeAlias = ListPausesResponse  # noqa: Y015
+
+@_typing.final
+class GetDepthsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOP_TENANTS_FIELD_NUMBER: _builtins.int
+    top_tenants: _builtins.int
+    """Of how many tenants to tell, those with the most jobs first; 0 means none."""
+    def __init__(
+        self,
+        *,
+        top_tenants: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["top_tenants", b"top_tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDepthsRequest: _TypeAlias = GetDepthsRequest  # noqa: Y015
+
+@_typing.final
+class GetDepthsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    COMPUTED_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindDepth]:
+        """In the order of queues, kinds and priorities; only what has jobs."""
+
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantDepth]: ...
+    @_builtins.property
+    def computed_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[Global___KindDepth] | None = ...,
+        tenants: _abc.Iterable[Global___TenantDepth] | None = ...,
+        computed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["computed_at", b"computed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_at", b"computed_at", "kinds", b"kinds", "tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDepthsResponse: _TypeAlias = GetDepthsResponse  # noqa: Y015
+
+@_typing.final
+class KindDepth(_message.Message):
+    """KindDepth is how many jobs of a kind and priority there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    SCHEDULED_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    LEASED_FIELD_NUMBER: _builtins.int
+    OLDEST_READY_AT_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    queue: _builtins.str
+    kind: _builtins.str
+    priority: _queue_service_pb2.JobPriority.ValueType
+    scheduled: _builtins.int
+    """Not due yet."""
+    ready: _builtins.int
+    """Due, and in nobody's hands; those that rest as well."""
+    leased: _builtins.int
+    """In workers' hands."""
+    dead: _builtins.int
+    @_builtins.property
+    def oldest_ready_at(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest ready one became due."""
+
+    def __init__(
+        self,
+        *,
+        queue: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        priority: _queue_service_pb2.JobPriority.ValueType = ...,
+        scheduled: _builtins.int = ...,
+        ready: _builtins.int = ...,
+        leased: _builtins.int = ...,
+        oldest_ready_at: _timestamp_pb2.Timestamp | None = ...,
+        dead: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_ready_at", b"oldest_ready_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead", b"dead", "kind", b"kind", "leased", b"leased", "oldest_ready_at", b"oldest_ready_at", "priority", b"priority", "queue", b"queue", "ready", b"ready", "scheduled", b"scheduled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KindDepth: _TypeAlias = KindDepth  # noqa: Y015
+
+@_typing.final
+class TenantDepth(_message.Message):
+    """TenantDepth is how many jobs a tenant has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    LEASED_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    waiting: _builtins.int
+    """Scheduled or ready."""
+    leased: _builtins.int
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        leased: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leased", b"leased", "tenant_id", b"tenant_id", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantDepth: _TypeAlias = TenantDepth  # noqa: Y015

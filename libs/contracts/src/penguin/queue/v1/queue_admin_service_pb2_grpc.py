@@ -71,6 +71,11 @@ class QueueAdminServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesResponse.FromString,
                 _registered_method=True)
+        self.GetDepths = channel.unary_unary(
+                '/penguin.queue.v1.QueueAdminService/GetDepths',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.GetDepthsRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.GetDepthsResponse.FromString,
+                _registered_method=True)
 
 
 class QueueAdminServiceServicer:
@@ -127,6 +132,14 @@ class QueueAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDepths(self, request, context):
+        """GetDepths counts the jobs of all tenants. The counts are shared between callers: they are some seconds old where a
+        backlog is so large that counting it takes long, and say of when they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueueAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -164,6 +177,11 @@ def add_QueueAdminServiceServicer_to_server(servicer, server):
                     servicer.ListPauses,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesResponse.SerializeToString,
+            ),
+            'GetDepths': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDepths,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.GetDepthsRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.GetDepthsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -357,6 +375,33 @@ class QueueAdminService:
             '/penguin.queue.v1.QueueAdminService/ListPauses',
             penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDepths(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueAdminService/GetDepths',
+            penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.GetDepthsRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.GetDepthsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class QueueAdminServiceStub:
     """ResumeJobs ends the rest of exactly what was paused; NOT_FOUND where there is no such queue or kind."""
     ListPauses: _grpc.UnaryUnaryMultiCallable[_queue_admin_service_pb2.ListPausesRequest, _queue_admin_service_pb2.ListPausesResponse]
     """ListPauses pages through everything that rests: queues, then kinds, then tenants."""
+    GetDepths: _grpc.UnaryUnaryMultiCallable[_queue_admin_service_pb2.GetDepthsRequest, _queue_admin_service_pb2.GetDepthsResponse]
+    """GetDepths counts the jobs of all tenants. The counts are shared between callers: they are some seconds old where a
+    backlog is so large that counting it takes long, and say of when they are.
+    """
 
 @_typing.type_check_only
 class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
@@ -71,6 +75,10 @@ class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
     """ResumeJobs ends the rest of exactly what was paused; NOT_FOUND where there is no such queue or kind."""
     ListPauses: _aio.UnaryUnaryMultiCallable[_queue_admin_service_pb2.ListPausesRequest, _queue_admin_service_pb2.ListPausesResponse]  # type: ignore[assignment]
     """ListPauses pages through everything that rests: queues, then kinds, then tenants."""
+    GetDepths: _aio.UnaryUnaryMultiCallable[_queue_admin_service_pb2.GetDepthsRequest, _queue_admin_service_pb2.GetDepthsResponse]  # type: ignore[assignment]
+    """GetDepths counts the jobs of all tenants. The counts are shared between callers: they are some seconds old where a
+    backlog is so large that counting it takes long, and say of when they are.
+    """
 
 class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """QueueAdminService keeps the queues: what holds for all jobs of some kinds, whichever tenant's they are. Its callers are
@@ -132,5 +140,15 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_admin_service_pb2.ListPausesResponse, _abc.Awaitable[_queue_admin_service_pb2.ListPausesResponse]]:
         """ListPauses pages through everything that rests: queues, then kinds, then tenants."""
+
+    @_abc_1.abstractmethod
+    def GetDepths(
+        self,
+        request: _queue_admin_service_pb2.GetDepthsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_admin_service_pb2.GetDepthsResponse, _abc.Awaitable[_queue_admin_service_pb2.GetDepthsResponse]]:
+        """GetDepths counts the jobs of all tenants. The counts are shared between callers: they are some seconds old where a
+        backlog is so large that counting it takes long, and say of when they are.
+        """
 
 def add_QueueAdminServiceServicer_to_server(servicer: QueueAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

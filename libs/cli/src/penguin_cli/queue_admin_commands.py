@@ -1,0 +1,216 @@
+"""`queue list|put|move|pause|resume|pauses|top`: queues for those who run the platform."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from penguin.queue.v1 import queue_admin_service_pb2 as pb
+from penguin.queue.v1 import queue_service_pb2 as jobs_pb
+from penguin.queue.v1.queue_admin_service_pb2_grpc import QueueAdminServiceStub
+from penguin_cli.lookups import DEADLINE_S, PAGE, each, tenant_of
+from penguin_cli.session import connected
+from penguin_cli.status_commands import ago
+from penguin_cli.surroundings import USAGE, CommandError, act, root_of, screen
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.platform import Penguin
+
+PRIORITIES = ("high", "normal", "low")
+TOP_TENANTS = 10
+
+QueueName = Annotated[str, typer.Argument(help="The queue's name.", metavar="QUEUE")]
+OfQueue = Annotated[str | None, typer.Option("--queue", "-q", help="All jobs of a queue.")]
+OfKind = Annotated[str | None, typer.Option("--kind", "-k", help="All jobs of a kind; with a tenant: its own of it.")]
+OfTenant = Annotated[str | None, typer.Option("--tenant", "-t", help="All jobs of a tenant, by its id or name.")]
+
+
+def add_to(group: typer.Typer) -> None:
+    """Add these commands to the group."""
+    for name, command in (
+        ("list", list_), ("put", put), ("move", move), ("pause", pause), ("resume", resume), ("pauses", pauses),
+        ("top", top),
+    ):  # fmt: skip
+        group.command(name)(command)
+
+
+def list_(context: typer.Context) -> None:
+    """List the queues: what holds for their jobs, and which kinds are in them."""
+    act(_list(root_of(context)))
+
+
+async def _list(root: Path) -> None:
+    table = Table("queue", "state", "priority", "attempts", "back-off", "lost leases", "in flight", "kinds", box=None,
+                  header_style="bold", pad_edge=False)  # fmt: skip
+    async with connected(root) as penguin:
+        queue = penguin.tiers["queue"]
+        stub = queue.stub(QueueAdminServiceStub)
+        async for row in each(queue, stub.ListQueues, pb.ListQueuesRequest(page_size=PAGE), "queues"):
+            table.add_row(
+                escape(row.name), "[yellow]paused[/]" if row.paused else "", priority(row.priority),
+                str(row.max_attempts), f"{_span(row.retry.base)} to {_span(row.retry.cap)}", str(row.lost_lease_limit),
+                f"at most {row.max_in_flight:,}" if row.max_in_flight else "", escape(", ".join(row.kinds)),
+            )  # fmt: skip
+    screen().print(table)
+
+
+def put(
+    context: typer.Context,
+    name: QueueName,
+    default_priority: Annotated[str, typer.Option("--priority", help="high, normal or low.")] = "normal",
+    max_attempts: Annotated[int, typer.Option(min=1, max=100, help="Attempts before a dead letter.")] = 10,
+    backoff_base: Annotated[float, typer.Option(min=0.001, max=86400, help="First back-off, seconds.")] = 1.0,
+    backoff_cap: Annotated[float, typer.Option(min=0.001, max=604800, help="Longest back-off, seconds.")] = 3600.0,
+    lost_leases: Annotated[int, typer.Option(min=0, max=100, help="Leases lost before it is poison.")] = 5,
+    max_in_flight: Annotated[int, typer.Option(min=0, help="Jobs in workers' hands at once; 0: no limit.")] = 0,
+) -> None:
+    """Make a queue, or make one exactly so: what is not given is as by default."""
+    if default_priority not in PRIORITIES:
+        raise CommandError(f"a priority is one of {', '.join(PRIORITIES)}", USAGE)
+    queue = pb.Queue(
+        name=name, max_attempts=max_attempts, lost_lease_limit=lost_leases, max_in_flight=max_in_flight,
+        priority=jobs_pb.JobPriority.Value(f"JOB_PRIORITY_{default_priority.upper()}"),
+    )  # fmt: skip
+    queue.retry.base.FromMilliseconds(int(backoff_base * 1000))
+    queue.retry.cap.FromMilliseconds(int(backoff_cap * 1000))
+    act(_do(root_of(context), "PutQueue", pb.PutQueueRequest(request_id=str(uuid4()), queue=queue), f"{name} is set"))
+
+
+def move(
+    context: typer.Context,
+    name: QueueName,
+    kinds: Annotated[list[str], typer.Argument(help="Kinds of jobs, as email.send.", metavar="KIND…")],
+) -> None:
+    """Put kinds of jobs into a queue, with all their jobs."""
+    request = pb.MoveKindsRequest(request_id=str(uuid4()), queue=name, kinds=kinds)
+    act(_do(root_of(context), "MoveKinds", request, f"{', '.join(kinds)} now in {name}"))
+
+
+def pause(context: typer.Context, queue: OfQueue = None, kind: OfKind = None, tenant: OfTenant = None) -> None:
+    """Let jobs rest: none of them is leased from now on; what is in workers' hands goes on."""
+    act(_rest(root_of(context), queue, kind, tenant, paused=True))
+
+
+def resume(context: typer.Context, queue: OfQueue = None, kind: OfKind = None, tenant: OfTenant = None) -> None:
+    """End the rest of exactly what was paused."""
+    act(_rest(root_of(context), queue, kind, tenant, paused=False))
+
+
+async def _rest(root: Path, queue: str | None, kind: str | None, tenant: str | None, *, paused: bool) -> None:
+    if (queue is not None) == (kind is not None or tenant is not None):
+        raise CommandError("name a queue, or a kind, or a tenant (of one kind, if you like)", USAGE)
+    async with connected(root) as penguin:
+        target = await _target(penguin, queue, kind, tenant)
+        request = (pb.PauseJobsRequest if paused else pb.ResumeJobsRequest)(request_id=str(uuid4()), target=target)
+        await _call(penguin.tiers["queue"], "PauseJobs" if paused else "ResumeJobs", request)
+    screen().print(f"{escape(said_of(target))}: {'at rest' if paused else 'resumed'}")
+
+
+async def _target(penguin: Penguin, queue: str | None, kind: str | None, tenant: str | None) -> pb.PauseTarget:
+    if tenant is not None:
+        tenant_id = str(await tenant_of(penguin, tenant))
+        return pb.PauseTarget(tenant=pb.TenantPause(tenant_id=tenant_id, kind=kind or ""))
+    return pb.PauseTarget(queue=queue) if queue is not None else pb.PauseTarget(kind=kind or "")
+
+
+def pauses(context: typer.Context) -> None:
+    """List everything that rests."""
+    act(_pauses(root_of(context)))
+
+
+async def _pauses(root: Path) -> None:
+    out = screen()
+    async with connected(root) as penguin:
+        queue = penguin.tiers["queue"]
+        stub = queue.stub(QueueAdminServiceStub)
+        resting = [
+            target async for target in each(queue, stub.ListPauses, pb.ListPausesRequest(page_size=PAGE), "pauses")
+        ]
+    for target in resting:
+        out.print(escape(said_of(target)))
+    if not resting:
+        out.print("nothing rests")
+
+
+def top(
+    context: typer.Context,
+    once: Annotated[bool, typer.Option("--once", help="Print it once instead of a live view.")] = False,
+    every: Annotated[float, typer.Option(min=0.5, max=60, help="Seconds between two looks.")] = 2.0,
+) -> None:
+    """Watch all tenants' jobs: what waits, since when, what is in flight, and whose it is. Ctrl-C ends it."""
+    act(_top(root_of(context), once=once or not screen().is_terminal, every_s=every))
+
+
+async def _top(root: Path, *, once: bool, every_s: float) -> None:
+    async with connected(root) as penguin:
+        queue = penguin.tiers["queue"]
+        request = pb.GetDepthsRequest(top_tenants=TOP_TENANTS)
+        if once:
+            screen().print(view(await _call(queue, "GetDepths", request), time.time()))
+            return
+        with Live(console=screen(), auto_refresh=False, screen=True) as live:
+            while True:
+                live.update(view(await _call(queue, "GetDepths", request), time.time()), refresh=True)
+                await asyncio.sleep(every_s)
+
+
+def view(depths: pb.GetDepthsResponse, now: float) -> RenderableType:
+    """Depths as tables."""
+    kinds = Table("queue", "kind", "priority", "ready", "oldest", "scheduled", "in flight", "dead", box=None,
+                  header_style="bold", pad_edge=False)  # fmt: skip
+    for each_ in depths.kinds:
+        oldest = each_.oldest_ready_at.ToDatetime(UTC).timestamp() if each_.HasField("oldest_ready_at") else None
+        kinds.add_row(
+            escape(each_.queue), escape(each_.kind), priority(each_.priority), _count(each_.ready),
+            "" if oldest is None else ago(max(0.0, now - oldest)), _count(each_.scheduled), _count(each_.leased),
+            f"[red]{each_.dead:,}[/]" if each_.dead else "",
+        )  # fmt: skip
+    tenants = Table("tenant", "waiting", "in flight", box=None, header_style="bold", pad_edge=False)
+    for tenant in depths.tenants:
+        tenants.add_row(tenant.tenant_id, _count(tenant.waiting), _count(tenant.leased))
+    counted = datetime.fromtimestamp(depths.computed_at.seconds, UTC)
+    heading = Text(f"counted at {counted:%H:%M:%S} UTC", style="dim")
+    parts: list[RenderableType] = [heading, kinds if depths.kinds else Text("no jobs")]
+    if depths.tenants:
+        parts += [Text(), tenants]
+    return Group(*parts)
+
+
+def priority(number: int) -> str:
+    """A priority's word."""
+    return jobs_pb.JobPriority.Name(number).removeprefix("JOB_PRIORITY_").lower()  # type: ignore[arg-type]
+
+
+def said_of(target: pb.PauseTarget) -> str:
+    """Whose jobs a pause is about."""
+    if target.HasField("tenant"):
+        return f"tenant {target.tenant.tenant_id}" + (f", kind {target.tenant.kind}" if target.tenant.kind else "")
+    return f"kind {target.kind}" if target.kind else f"queue {target.queue}"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+def _span(duration: Any) -> str:
+    return f"{duration.ToTimedelta().total_seconds():g} s"
+
+
+async def _do(root: Path, name: str, request: Any, done: str) -> None:
+    async with connected(root) as penguin:
+        await _call(penguin.tiers["queue"], name, request)
+    screen().print(escape(done))
+
+
+async def _call(queue: Tier, name: str, request: Any) -> Any:
+    return await queue.insist(getattr(queue.stub(QueueAdminServiceStub), name), request, deadline_s=DEADLINE_S)

@@ -1,0 +1,64 @@
+"""Keeps a count of all jobs at hand, for statistics and for metrics. Counting reads every job, so it is done for all who ask
+together, and takes a bounded share of the time however large the backlog is."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+from opentelemetry import metrics
+
+from penguin_chassis.mutations import now
+from penguin_chassis.pool import Database
+from penguin_queue.store.census import CensusStore, Counts
+
+# A count is good for this long, or for so many times as long as it took, whichever is longer (seconds, times).
+FRESH_S = 1.0
+SHARE = 20.0
+_meter = metrics.get_meter("penguin.queue")
+_jobs = _meter.create_gauge("penguin.queue.jobs", unit="{job}", description="Jobs by queue, kind and state.")
+_age = _meter.create_gauge("penguin.queue.oldest_ready_age", unit="s", description="Wait of the oldest ready job.")
+_dead_rows = _meter.create_gauge("penguin.queue.dead_rows", unit="{row}", description="Rows vacuum has not removed.")
+STATES = ("scheduled", "ready", "leased", "dead")
+
+
+class Census:
+    """The last count, and the next one when it is time."""
+
+    def __init__(self, store: CensusStore) -> None:
+        self._store = store
+        self._counting = asyncio.Lock()
+        self._last: Counts | None = None
+        self._good_until = 0.0
+        self._shown: set[tuple[str, str]] = set()
+
+    async def latest(self) -> Counts:
+        """A count that is fresh enough. Raises as the store does."""
+        clock = asyncio.get_running_loop().time
+        async with self._counting:
+            if self._last is None or clock() >= self._good_until:
+                started = clock()
+                self._last = await self._store.count(now())
+                self._good_until = clock() + max(FRESH_S, SHARE * (clock() - started))
+            return self._last
+
+    async def measure(self, _: Database, at: datetime) -> None:
+        """Show the count as metrics: a duty of the tier's housekeeping."""
+        counts = await self.latest()
+        totals: dict[tuple[str, str], dict[str, int]] = {}
+        oldest: dict[tuple[str, str], datetime] = {}
+        for depth in counts.depths:
+            name = depth.queue, depth.kind
+            total = totals.setdefault(name, dict.fromkeys(STATES, 0))
+            for state in STATES:
+                total[state] += getattr(depth, state)
+            if depth.oldest_ready_at is not None:
+                oldest[name] = min(depth.oldest_ready_at, oldest.get(name, depth.oldest_ready_at))
+        # A kind that has no job any more is shown as such: a gauge that falls silent keeps its last value.
+        for name in self._shown | set(totals):
+            labels = {"queue": name[0], "kind": name[1]}
+            for state, count in totals.get(name, dict.fromkeys(STATES, 0)).items():
+                _jobs.set(count, labels | {"state": state})
+            _age.set(max(0.0, (at - oldest[name]).total_seconds()) if name in oldest else 0.0, labels)
+        self._shown |= set(totals)
+        _dead_rows.set(counts.dead_rows)

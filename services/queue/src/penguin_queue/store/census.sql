@@ -1,0 +1,26 @@
+-- name: depths
+SELECT q.name AS queue, k.name AS kind, d.priority, d.scheduled, d.ready, d.leased, d.oldest_ready_at, d.dead
+FROM (
+    SELECT kind_id, priority, sum(scheduled)::bigint AS scheduled, sum(ready)::bigint AS ready, sum(leased)::bigint AS leased,
+           min(oldest_ready_at) AS oldest_ready_at, sum(dead)::bigint AS dead
+    FROM (
+        SELECT kind_id, priority, count(*) FILTER (WHERE state = 0) AS scheduled, count(*) FILTER (WHERE state = 1) AS ready,
+               count(*) FILTER (WHERE state = 2) AS leased, min(run_at) FILTER (WHERE state = 1) AS oldest_ready_at,
+               0 AS dead
+        FROM jobs GROUP BY 1, 2
+        UNION ALL
+        SELECT kind_id, priority, 0, 0, 0, NULL, count(*) FROM dead_jobs GROUP BY 1, 2
+    ) AS counted
+    GROUP BY 1, 2
+) AS d
+JOIN kinds AS k ON k.id = d.kind_id
+JOIN queues AS q ON q.id = k.queue_id
+ORDER BY 1, 2, 3;
+
+-- name: tenants
+SELECT tenant_id, count(*) FILTER (WHERE state < 2) AS waiting, count(*) FILTER (WHERE state = 2) AS leased
+FROM jobs GROUP BY 1 ORDER BY count(*) DESC, tenant_id LIMIT $1;
+
+-- name: dead_rows
+-- What vacuum has not removed: it grows while an old transaction is held open somewhere.
+SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'jobs';
