@@ -18,7 +18,7 @@ from penguin_cli.logfiles import Followed, last_lines
 from penguin_cli.surroundings import CommandError, nearest_root
 from penguin_devstack.issuer import Issuer
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.messages import Refusal, SendError
+from penguin_orchestrator.messages import OutcomeUnknownError, Refusal, SendError
 
 TENANT = str(uuid4())
 
@@ -61,7 +61,7 @@ def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None
         (["trace", "nonsense"], 2, "no email's id"),
         (["queue", "pause"], 2, "name a queue"),
         (["queue", "pause", "-q", "x", "-k", "y"], 2, "name a queue"),
-        (["queue", "put", "x", "--priority", "urgent"], 2, "a priority is one of"),
+        (["queue", "put", "x", "--priority", "urgent"], 2, "urgent"),
         (["queue", "top"], 3, "penguin up"),
         (["trace", str(uuid4()), "--wait", "0"], 1, "no trace of email"),
         (["demo", "--emails", "0"], 2, "emails"),
@@ -138,6 +138,13 @@ def test_a_refusal_is_told_with_tier_status_reason_and_field() -> None:
     assert exit_code(error) == 1
     assert exit_code(TierError("oltp", grpc.StatusCode.UNAVAILABLE, "UNREACHABLE", "")) == 3
     assert "RECIPIENT_SUPPRESSED" in described(SendError(Refusal(9, "RECIPIENT_SUPPRESSED", "It is suppressed.")))
+
+
+def test_an_unknown_outcome_says_how_to_ask_again() -> None:
+    ids = tuple(uuid4() for _ in range(5))
+    text = described(OutcomeUnknownError(ids, TierError("oltp", grpc.StatusCode.UNAVAILABLE, "UNREACHABLE", "")))
+    assert f"--request-id {ids[0]}" in text
+    assert "and 2 more" in text
 
 
 def test_the_first_of_several_failures_is_told_and_a_defect_is_not_hidden() -> None:

@@ -168,6 +168,24 @@ def mails(count: int) -> list[Source]:
     ]
 
 
+async def test_what_a_body_lacks_is_told_like_what_a_header_lacks(
+    importer: Importer, tenant: UUID, oltp_db: Database
+) -> None:
+    head = b"From: a@b.example\r\nSubject: s\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed"
+    sources = [
+        Source("open.eml", head + b'; boundary="x"\r\n\r\n--x\r\n\r\nnever closed'),
+        Source("bare.eml", head + b"\r\n\r\nno boundary"),
+        *mails(1),
+    ]
+    done = await importer.run(tenant, BOX, iter(sources))
+    assert (done.imported, done.malformed) == (3, 2)
+    assert dict(done.odd)["open.eml"] == "close boundary not found"
+    assert "no boundary in multipart" in dict(done.odd)["bare.eml"]
+    async with oltp_db.tenant(tenant) as connection:
+        kept = await connection.fetch("SELECT defects FROM inbox_message_refs WHERE tenant_id = $1", tenant)
+    assert sum(bool(row["defects"]) for row in kept) == 2
+
+
 async def test_an_import_keeps_every_byte_and_run_again_imports_nothing(
     importer: Importer, tiers: dict[str, Tier], tenant: UUID, oltp_db: Database, content_db: Database
 ) -> None:

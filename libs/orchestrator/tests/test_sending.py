@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
 import pytest
+from libs.orchestrator.tests.conftest import Make
 from libs.orchestrator.tests.stored import contents, emails, outgoing, owed, until
 
 from penguin_chassis.pool import Database
@@ -283,6 +285,44 @@ async def test_another_email_under_the_same_request_id_is_refused(
     assert refused.reason == "REQUEST_ID_REUSED"
     assert isinstance(first, Sent)
     assert set(await contents(content_db, tenant)) == {first.storage_key}
+
+
+async def test_another_body_under_the_same_request_id_is_refused(
+    sender: Sender, tenant: UUID, content_db: Database
+) -> None:
+    request_id, file = uuid4(), Attachment("a.txt", "text/plain", b"one")
+    email = outgoing(request_id=request_id, subject="s", recipient="a@b.example", text="t", attachments=(file,))
+    (first,) = await sender.send_emails(tenant, [email])
+    assert isinstance(first, Sent)
+    for changed in (
+        {"text": "other"}, {"html": "<p>other</p>"}, {"headers": {"X-A": "1"}},
+        {"attachments": (replace(file, data=b"two"),)}, {"attachments": ()},
+    ):  # fmt: skip
+        (refused,) = await sender.send_emails(tenant, [replace(email, **changed)])
+        assert isinstance(refused, Refusal), changed
+        assert refused.reason == "REQUEST_ID_REUSED"
+    assert set(await contents(content_db, tenant)) == {first.storage_key}
+
+
+async def test_a_ledger_that_cannot_be_reached_costs_a_moment_and_leaves_nothing(
+    tiers: dict[str, Tier], make: Make, tenant: UUID, content_db: Database
+) -> None:
+    """Nobody listens there: the call never left, so the bodies are taken back."""
+    sender = Sender(tiers["content"], make("oltp", 9, Faults()))
+    with pytest.raises(TierError) as caught:
+        await sender.send_emails(tenant, [outgoing(), outgoing()], put_deadline_s=SOON)
+    assert (caught.value.reason, caught.value.outcome_unknown) == ("UNREACHABLE", False)
+    assert await contents(content_db, tenant) == {}
+
+
+async def test_a_try_that_may_have_acted_is_not_forgotten_for_one_that_never_left(
+    sender: Sender, tenant: UUID, faults: dict[str, Faults], content_db: Database
+) -> None:
+    known = Break(Code.UNAVAILABLE, "NO_TOKEN")
+    faults["oltp"].breaks(CREATE, Break(Code.UNAVAILABLE, acted=True), *[known] * 20)
+    with pytest.raises(OutcomeUnknownError):
+        await sender.send_emails(tenant, [outgoing()], deadline_s=SOON)
+    assert len(await contents(content_db, tenant)) == 1
 
 
 async def test_a_claimed_content_is_never_undone(

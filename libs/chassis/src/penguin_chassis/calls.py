@@ -36,6 +36,8 @@ class Call:
     method: str
     caller: Caller
     deadline: float
+    # Set once a transaction was begun for it: what fails before has had no effect.
+    begun: list[bool] = field(default_factory=list, compare=False)
 
     def remaining(self) -> float:
         """Seconds left, never below zero."""

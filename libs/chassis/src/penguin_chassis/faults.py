@@ -144,6 +144,7 @@ class Unimplemented(Fault):
     reason = "UNIMPLEMENTED"
 
 
-def database_down() -> Unavailable:
-    """The tier's answer while its database is away."""
-    return Unavailable("The tier's database does not answer.", retry_after_s=1.0)
+def database_down(*, untouched: bool = False) -> Unavailable:
+    """The tier's answer while its database is away; `untouched` where the call cannot have had an effect."""
+    metadata = {"effect": "none"} if untouched else {}
+    return Unavailable("The tier's database does not answer.", retry_after_s=1.0, metadata=metadata)

@@ -41,6 +41,11 @@ MARGIN_S = 0.02
 # What goes wrong with a connection rather than with a statement.
 _BROKEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
+# How a connection shows at its first word that its server went away.
+_GONE = (
+    OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError,
+)  # fmt: skip
+
 
 class CommitError(Exception):
     """The transaction was broken before its end, and the server rolled it back where we asked it to commit."""
@@ -143,7 +148,12 @@ class Database:
             async with asyncio.timeout(budget):
                 # The server gives a statement up before we do: that leaves the connection whole.
                 milliseconds = max(1, int(max(budget - MARGIN_S, budget / 2) * 1000))
-                await connection.execute(f"BEGIN; {context}; SET LOCAL statement_timeout = {milliseconds}")
+                try:
+                    await connection.execute(f"BEGIN; {context}; SET LOCAL statement_timeout = {milliseconds}")
+                except _GONE:
+                    self._doubt.set()
+                    raise database_down(untouched=_untouched()) from None
+                _begin()
                 try:
                     yield connection
                 except (asyncio.CancelledError, GeneratorExit):
@@ -168,7 +178,7 @@ class Database:
     async def _acquire(self, side: _Side, key: UUID | None) -> Connection:
         """A connection within the call's time and the pool's; refused at once while the database is away."""
         if not self._up.is_set():
-            raise database_down()
+            raise database_down(untouched=_untouched())
         ends = asyncio.get_running_loop().time() + min(_budget(), self._settings.acquire_timeout_s)
         try:
             await side.places.enter(key, ends - asyncio.get_running_loop().time())
@@ -179,7 +189,7 @@ class Database:
             ) from None
         try:
             if not self._up.is_set():
-                raise database_down()
+                raise database_down(untouched=_untouched())
             # Not the pool's own time-out, which makes a task of every acquisition.
             async with asyncio.timeout_at(ends):
                 return await side.pool.acquire()
@@ -187,7 +197,7 @@ class Database:
             side.places.leave(key)
             if isinstance(error, _BROKEN):  # time-outs are among them
                 self._doubt.set()
-                raise database_down() from None
+                raise database_down(untouched=_untouched()) from None
             raise
 
     async def _release(self, side: _Side, key: UUID | None, connection: Connection, *, clean: bool) -> None:
@@ -267,6 +277,18 @@ class Database:
         if self._up.is_set():
             log.warning("database does not answer")
         self._up.clear()
+
+
+def _untouched() -> bool:
+    """Whether the call in hand has begun no transaction yet."""
+    call = calls.current_call()
+    return call is not None and not call.begun
+
+
+def _begin() -> None:
+    call = calls.current_call()
+    if call is not None and not call.begun:
+        call.begun.append(True)
 
 
 def _budget() -> float:

@@ -16,6 +16,7 @@ from penguin_orchestrator.rendering import TemplateInvalidError
 
 # How a migration says that the database was made by another state of the code.
 _OTHER_SCHEMA = "was changed after it was applied"
+_REQUESTS_SHOWN = 3
 _FORESEEN = (
     CommandError,
     TierError,
@@ -71,6 +72,13 @@ def described(error: BaseException) -> str:
             return (
                 f"[bold red]failed[/]: {escape(str(error))}\n"
                 "the stack's folder holds data of another state of the code; `penguin down` and remove it to begin anew"
+            )
+        case OutcomeUnknownError():
+            again = ", ".join(map(str, error.request_ids[:_REQUESTS_SHOWN]))
+            more = f" and {left} more" if (left := len(error.request_ids) - _REQUESTS_SHOWN) > 0 else ""
+            return (
+                f"[bold red]failed[/]: {escape(str(error))}\n"
+                f"  again   the same command with --request-id {again}{more} finishes it, and sends nothing twice"
             )
         case TimeoutError() if not str(error):
             return "[bold red]failed[/]: it took too long"

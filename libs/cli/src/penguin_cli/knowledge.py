@@ -61,8 +61,8 @@ class Facts:
 
 ContentKnown = content_pb.ContentMetadata | NotAsked | Away | None
 JobKnown = queue_pb.Job | Away | None
-FactsKnown = Facts | Away | None
-NotifiedKnown = notification_pb.Notification | Away | None
+FactsKnown = Facts | NotAsked | Away | None
+NotifiedKnown = notification_pb.Notification | NotAsked | Away | None
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,8 @@ def _sends(job: queue_pb.Job, email_id: UUID) -> bool:
 
 async def of_olap(olap: Tier, tenant_id: UUID, email: email_pb.Email | None) -> FactsKnown:
     """How far the tenant's facts are loaded; None before the first load."""
+    if email is None:
+        return NotAsked()
     request = facts_pb.GetWatermarkRequest(tenant_id=str(tenant_id), source=etl.SOURCE)
     try:
         reply = await olap.call(olap.stub(FactsServiceStub).GetWatermark, request, timeout=DEADLINE_S)
@@ -178,7 +180,7 @@ async def of_olap(olap: Tier, tenant_id: UUID, email: email_pb.Email | None) -> 
     through = reply.watermark.data_through
     if not reply.HasField("watermark") or not through.seconds:
         return None
-    return Facts(through, email is not None and _last_change(email).ToNanoseconds() <= through.ToNanoseconds())
+    return Facts(through, _last_change(email).ToNanoseconds() <= through.ToNanoseconds())
 
 
 def _last_change(email: email_pb.Email) -> Timestamp:
@@ -189,6 +191,8 @@ def _last_change(email: email_pb.Email) -> Timestamp:
 
 async def of_notifications(notifications: Tier, tenant_id: UUID, email: email_pb.Email | None) -> NotifiedKnown:
     """What the tenant was told of the email's campaign, among its newest notifications."""
+    if email is None:
+        return NotAsked()
     request = notification_pb.ListNotificationsRequest(tenant_id=str(tenant_id), page_size=200)
     for _ in range(_NOTIFICATION_PAGES):
         try:
@@ -196,7 +200,7 @@ async def of_notifications(notifications: Tier, tenant_id: UUID, email: email_pb
             reply = await notifications.call(method, request, timeout=DEADLINE_S)
         except TierError as error:
             return _away(error)
-        if email is None or not email.campaign_id:
+        if not email.campaign_id:
             return None
         for each in reply.notifications:
             if each.subject_ref == email.campaign_id:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -26,8 +27,16 @@ from penguin_cli.surroundings import USAGE, CommandError, act, root_of, screen
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.platform import Penguin
 
-PRIORITIES = ("high", "normal", "low")
 TOP_TENANTS = 10
+
+
+class Priority(StrEnum):
+    """A priority's word."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
 
 QueueName = Annotated[str, typer.Argument(help="The queue's name.", metavar="QUEUE")]
 OfQueue = Annotated[str | None, typer.Option("--queue", "-q", help="All jobs of a queue.")]
@@ -67,7 +76,7 @@ async def _list(root: Path) -> None:
 def put(
     context: typer.Context,
     name: QueueName,
-    default_priority: Annotated[str, typer.Option("--priority", help="high, normal or low.")] = "normal",
+    default_priority: Annotated[Priority, typer.Option("--priority", help="Of jobs that have none.")] = Priority.NORMAL,
     max_attempts: Annotated[int, typer.Option(min=1, max=100, help="Attempts before a dead letter.")] = 10,
     backoff_base: Annotated[float, typer.Option(min=0.001, max=86400, help="First back-off, seconds.")] = 1.0,
     backoff_cap: Annotated[float, typer.Option(min=0.001, max=604800, help="Longest back-off, seconds.")] = 3600.0,
@@ -75,8 +84,6 @@ def put(
     max_in_flight: Annotated[int, typer.Option(min=0, help="Jobs in workers' hands at once; 0: no limit.")] = 0,
 ) -> None:
     """Make a queue, or make one exactly so: what is not given is as by default."""
-    if default_priority not in PRIORITIES:
-        raise CommandError(f"a priority is one of {', '.join(PRIORITIES)}", USAGE)
     queue = pb.Queue(
         name=name, max_attempts=max_attempts, lost_lease_limit=lost_leases, max_in_flight=max_in_flight,
         priority=jobs_pb.JobPriority.Value(f"JOB_PRIORITY_{default_priority.upper()}"),

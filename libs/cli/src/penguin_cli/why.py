@@ -153,6 +153,8 @@ def _of_job(job: knowledge.JobKnown) -> list[str]:
 def _of_facts(facts: knowledge.FactsKnown) -> list[str]:
     if isinstance(facts, Away):
         return _away(facts)
+    if isinstance(facts, NotAsked):
+        return ["not asked: OLTP did not say when the email last changed"]
     if facts is None:
         return ["nothing loaded for this tenant yet; `penguin etl run` loads it"]
     loaded = "its last change is in" if facts.covers else "its last change is not in yet"
@@ -162,6 +164,8 @@ def _of_facts(facts: knowledge.FactsKnown) -> list[str]:
 def _of_notified(notified: knowledge.NotifiedKnown) -> list[str]:
     if isinstance(notified, Away):
         return _away(notified)
+    if isinstance(notified, NotAsked):
+        return ["not asked: OLTP did not say of which campaign the email is"]
     if notified is None:
         return ["nothing to tell: the email is of no campaign, or its campaign has told nothing yet"]
     return [f"{notified.type} at {knowledge.at(notified.created_at)}: {escape(notified.title)}"]

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from google.protobuf.message import Message
+
 from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.oltp.v1 import email_service_pb2 as oltp_pb
 from penguin_chassis.faults import InvalidArgument
@@ -67,7 +69,9 @@ class Preparation:
         identifier, key = keys.new_id(), keys.storage_key()
         try:
             blobs = {self._hash(a): a.data for a in email.attachments if isinstance(a, Attachment)}
-            content, row = self._content(email, key), _row(email, identifier, request_id, key)
+            content = self._content(email, key)
+            row = _row(email, identifier, request_id, key)
+            row.content_digest = _digest(content)
         except (ValueError, TypeError):
             return Refusal(_INVALID_ARGUMENT, "INVALID_FIELD", "The email holds a value of a wrong kind.")
         size = content.ByteSize() + _OVERHEAD
@@ -157,6 +161,17 @@ def split_blobs(batch: Sequence[Prepared]) -> tuple[dict[str, bytes], dict[str, 
 
 def _small(data: bytes) -> bool:
     return len(data) <= INLINE_BLOB
+
+
+def _digest(content: content_pb.NewContent) -> bytes:
+    """What the content says, whichever try it is of."""
+    parts = [content.composed, *content.attachments]
+    return hashlib.blake2b(b"".join(_framed(part) for part in parts), digest_size=16).digest()
+
+
+def _framed(part: Message) -> bytes:
+    data = part.SerializeToString(deterministic=True)
+    return len(data).to_bytes(4, "big") + data
 
 
 def _row(email: OutgoingEmail, identifier: UUID, request_id: UUID, key: str) -> oltp_pb.NewEmail:

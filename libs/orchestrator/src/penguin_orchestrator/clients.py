@@ -32,6 +32,8 @@ DEADLINE_S = 10.0
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
 
+# Pivots: whoever calls them tries again, and keeps account of every try.
+TRIED_ONCE = (("penguin.oltp.v1.EmailService", "BatchCreateEmails"),)
 SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
@@ -45,7 +47,9 @@ SERVICE_CONFIG = json.dumps(
                     "backoffMultiplier": 2,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
-            }
+            },
+            # A try whose outcome is unknown must not be hidden by a later one that never left.
+            {"name": [{"service": service, "method": method} for service, method in TRIED_ONCE]},
         ],
         # Without it a dead tier receives every call four times.
         "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.2},
@@ -61,6 +65,7 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
+_ONCE = frozenset(f"/{service}/{method}" for service, method in TRIED_ONCE)
 _tracer = trace.get_tracer("penguin.orchestrator")
 _propagator = TraceContextTextMapPropagator()
 
@@ -119,7 +124,7 @@ class Tier:
                     metadata = await self._metadata(path, UUID(tenant) if tenant else None)
                     return await method(request, metadata=metadata, timeout=timeout)
             except grpc.aio.AioRpcError as error:
-                failure = tier_error(self.name, error)
+                failure = tier_error(self.name, error, tried_once=path in _ONCE)
             except TimeoutError:
                 failure = TierError(self.name, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE", "No answer in time.")
             span.set_status(StatusCode.ERROR, failure.reason)

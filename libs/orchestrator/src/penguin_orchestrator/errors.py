@@ -24,6 +24,8 @@ LATER = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED})
 NEVER = frozenset({"", "TOO_LARGE"})
 # The reason of a call that was never made for want of a token.
 NO_TOKEN = "NO_TOKEN"  # noqa: S105 - a reason, no secret
+# What gRPC says where it found nobody to send the call to: it never left.
+_UNSENT = ("connections to all backends failing", "failed to connect to all addresses", "DNS resolution failed")
 
 
 class TierError(Exception):
@@ -54,7 +56,11 @@ class TierError(Exception):
     @property
     def outcome_unknown(self) -> bool:
         """Whether the tier may have carried the call out all the same."""
-        return self.earlier_unknown or (self.code in UNKNOWN_OUTCOME and self.reason != NO_TOKEN)
+        if self.earlier_unknown:
+            return True
+        # A tier says so where it had not begun: its database was away.
+        without_effect = self.reason == NO_TOKEN or self.metadata.get("effect") == "none"
+        return self.code in UNKNOWN_OUTCOME and not without_effect
 
     @property
     def retryable(self) -> bool:
@@ -67,8 +73,11 @@ class TierError(Exception):
         return self.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
-def tier_error(tier: str, error: grpc.aio.AioRpcError) -> TierError:
-    """A gRPC error with its details unpacked; damaged details are left out."""
+def tier_error(tier: str, error: grpc.aio.AioRpcError, *, tried_once: bool = False) -> TierError:
+    """A gRPC error with its details unpacked; damaged details are left out.
+
+    `tried_once`: the channel does not repeat the call, so that the error of its last try is that of its only one.
+    """
     reason, field, metadata, retry = "", "", {}, None
     try:
         status = rpc_status.from_call(error)
@@ -84,6 +93,8 @@ def tier_error(tier: str, error: grpc.aio.AioRpcError) -> TierError:
             retry = delay.retry_delay.ToTimedelta().total_seconds()
     if error.code() is grpc.StatusCode.UNAVAILABLE and not reason:
         reason = "UNREACHABLE"
+        if tried_once and (error.details() or "").startswith(_UNSENT):
+            metadata = {"effect": "none"}
     return TierError(
         tier, error.code(), reason, error.details() or "", field=field, metadata=metadata, retry_after_s=retry
     )

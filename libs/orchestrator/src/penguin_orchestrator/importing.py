@@ -10,7 +10,7 @@ import email.utils
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.errors import MessageError
 from email.header import decode_header, make_header
@@ -37,6 +37,7 @@ HEADER_LIMIT = 990
 # A header is cut to this before it is decoded: decoding takes time that grows with the square of the length.
 RAW_HEADER_LIMIT = 8 * HEADER_LIMIT
 PROBLEMS_KEPT = 1000
+DEFECTS_KEPT, DEFECT_LENGTH = 20, 200
 _MESSAGE_ID = re.compile(r"<[^<>\s]{1,900}>")
 _parser = BytesHeaderParser()
 
@@ -77,6 +78,8 @@ class _Item:
     fingerprint: str
     key: str
     id: UUID
+    # What Content could not parse of it.
+    defects: tuple[str, ...] = ()
 
 
 class Importer:
@@ -152,7 +155,7 @@ class Importer:
             if result.WhichOneof("outcome") == "error":
                 done.refuse(item.source.name, result.error.message)
             else:
-                stored.append(item)
+                stored.append(replace(item, defects=tuple(result.content.defects)))
         return stored
 
     async def _refer(self, tenant_id: UUID, mailbox: str, items: list[_Item], done: Imported) -> None:
@@ -162,7 +165,10 @@ class Importer:
         request = inbox_pb.BatchCreateInboxMessagesRequest(
             tenant_id=str(tenant_id),
             content_generation=keys.generation(),
-            messages=[reference(item.source.raw, item.fingerprint, item.key, item.id, mailbox, at) for item in items],
+            messages=[
+                reference(item.source.raw, item.fingerprint, item.key, item.id, mailbox, at, item.defects)
+                for item in items
+            ],
         )
         request.content_claim_by.FromDatetime(at + CLAIM_WITHIN)
         method = self._oltp.stub(InboxServiceStub).BatchCreateInboxMessages
@@ -204,9 +210,15 @@ def _batches(sources: Iterable[Source], done: Imported) -> Iterator[list[Source]
 
 
 def reference(
-    raw: bytes, fingerprint: str, key: str, identifier: UUID, mailbox: str, at: datetime
+    raw: bytes,
+    fingerprint: str,
+    key: str,
+    identifier: UUID,
+    mailbox: str,
+    at: datetime,
+    of_body: Sequence[str] = (),
 ) -> inbox_pb.NewInboxMessage:
-    """What the inbox lists of a message: read from its headers, whatever state they are in."""
+    """What the inbox lists of a message: read from its headers, whatever state they are in, with the defects of its body."""
     message = _parser.parsebytes(raw)
     defects = [type(defect).__name__ for defect in message.defects]
     message_id = _first_id(_header(message, "Message-ID", defects))
@@ -227,7 +239,7 @@ def reference(
         subject=subject,
         content_storage_key=key,
         fingerprint=fingerprint,
-        defects=sorted(set(defects))[:20],
+        defects=sorted({*defects, *(words[:DEFECT_LENGTH] for words in of_body)})[:DEFECTS_KEPT],
     )
     wire.received_at.FromDatetime(at)
     if sent_at is not None:

@@ -56,8 +56,8 @@ class Sender:
     ) -> list[SendResult]:
         """Send many; answers in order, one by one. Returns once they are durable.
 
-        Raises TierError when nothing was done (Content gave no answer in `put_deadline_s` seconds, or a tier refused,
-        and what had been stored is undone) and OutcomeUnknownError when OLTP gave none in `deadline_s`, or when a part
+        Raises TierError when nothing was done (a tier was away for `put_deadline_s` seconds, or refused, and what had
+        been stored is undone) and OutcomeUnknownError when OLTP gave none in `deadline_s`, or when a part
         stands already: the same call with its request_ids completes it. Both times are for each batch of up to 500.
         """
         request_ids = tuple(email.request_id or keys.new_id() for email in emails)
@@ -118,7 +118,9 @@ class Sender:
         answers: dict[UUID, SendResult] = dict(refused)
         if stored:
             try:
-                answers |= await self._pivot(tenant_id, stored, claim_by, generation, deadline_s)
+                answers |= await self._pivot(
+                    tenant_id, stored, claim_by, generation, (min(put_deadline_s, deadline_s), deadline_s)
+                )
             except TierError:
                 # Refused for good. Whatever else may end the call here (no answer, a cancellation) leaves the emails
                 # where they may stand, and is never undone.
@@ -160,19 +162,30 @@ class Sender:
         }
 
     async def _pivot(
-        self, tenant_id: UUID, batch: Sequence[Prepared], claim_by: datetime, generation: int, deadline_s: float
+        self,
+        tenant_id: UUID,
+        batch: Sequence[Prepared],
+        claim_by: datetime,
+        generation: int,
+        deadlines: tuple[float, float],
     ) -> dict[UUID, SendResult]:
+        """Create the rows. While it is certain that nothing was done it is given up at the first deadline, and else at
+        the second (seconds)."""
+        first_s, last_s = deadlines
         request = oltp_pb.BatchCreateEmailsRequest(
             tenant_id=str(tenant_id), emails=[each.row for each in batch], content_generation=generation
         )
         request.content_claim_by.FromDatetime(claim_by)
         method = self._oltp.stub(EmailServiceStub).BatchCreateEmails
         try:
-            reply = await self._oltp.insist(method, request, deadline_s=deadline_s)
+            reply = await self._oltp.insist(method, request, deadline_s=first_s)
         except TierError as error:
-            if error.outcome_unknown:
-                raise OutcomeUnknownError(tuple(each.request_id for each in batch), error) from error
-            raise
+            if not error.outcome_unknown:
+                raise
+            try:
+                reply = await self._oltp.insist(method, request, deadline_s=last_s - first_s)
+            except TierError as last:
+                raise OutcomeUnknownError(tuple(each.request_id for each in batch), last) from last
         return {each.id: _result(result) for each, result in zip(batch, reply.results, strict=True)}
 
     async def _undo(self, tenant_id: UUID, storage_keys: Sequence[str]) -> None:

@@ -53,6 +53,7 @@ class Metadata:
     raw_source: bool
     generation: int
     attachments: tuple[Attachment, ...] = ()
+    defects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ def metadata(known: Metadata) -> pb.ContentMetadata:
         raw_source=known.raw_source,
         generation=known.generation,
         attachments=map(attachment, known.attachments),
+        defects=known.defects,
     )
 
 

@@ -190,5 +190,5 @@ def _metadata(content: NewContent, terms: Terms) -> Metadata:
         storage_key=content.storage_key, state=UNCLAIMED, content_hash=content.content_hash,
         raw_size=content.raw_size, stored_size=len(content.body.data), codec=content.body.codec, created_at=terms.at,
         claim_by=terms.claim_by, expire_at=content.expire_at, raw_source=content.raw_source,
-        generation=terms.generation, attachments=content.attachments,
+        generation=terms.generation, attachments=content.attachments, defects=tuple(content.defects),
     )  # fmt: skip

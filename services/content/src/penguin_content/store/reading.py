@@ -153,5 +153,5 @@ def _metadata(row: Any, attachments: tuple[Attachment, ...]) -> Metadata:
         storage_key=row["storage_key"], state=row["state"], content_hash=row["content_hash"].hex(),
         raw_size=row["raw_size"], stored_size=row["stored_size"], codec=row["codec"], created_at=row["created_at"],
         claim_by=row["claim_by"], expire_at=row["expire_at"], raw_source=row["raw_source"],
-        generation=row["generation"], attachments=attachments,
+        generation=row["generation"], attachments=attachments, defects=tuple(row["defects"]),
     )  # fmt: skip

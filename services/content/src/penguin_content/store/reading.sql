@@ -19,7 +19,7 @@ ORDER BY storage_key, position;
 
 -- name: page
 SELECT storage_key, state, content_hash, raw_size, stored_size, codec, created_at, claim_by, expire_at, raw_source,
-    generation, attachment_count
+    generation, attachment_count, defects
 FROM content_objects
 WHERE tenant_id = $1 AND created_at >= $2 AND (created_at, storage_key) > ($2, $3) AND ($4::text = '' OR state = $4)
 ORDER BY created_at, storage_key

@@ -345,6 +345,7 @@ class ContentMetadata(_message.Message):
     RAW_SOURCE_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    DEFECTS_FIELD_NUMBER: _builtins.int
     storage_key: _builtins.str
     """On a replay this is the key that won; the caller drops its own."""
     state: Global___ContentState.ValueType
@@ -365,6 +366,10 @@ class ContentMetadata(_message.Message):
     def expire_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def attachments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attachment]: ...
+    @_builtins.property
+    def defects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What could not be parsed of a raw source, in a few words each; the raw source itself is always whole."""
+
     def __init__(
         self,
         *,
@@ -380,10 +385,11 @@ class ContentMetadata(_message.Message):
         raw_source: _builtins.bool = ...,
         attachments: _abc.Iterable[Global___Attachment] | None = ...,
         generation: _builtins.int = ...,
+        defects: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claim_by", b"claim_by", "created_at", b"created_at", "expire_at", b"expire_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "claim_by", b"claim_by", "codec", b"codec", "content_hash", b"content_hash", "created_at", b"created_at", "expire_at", b"expire_at", "generation", b"generation", "raw_size", b"raw_size", "raw_source", b"raw_source", "state", b"state", "storage_key", b"storage_key", "stored_size", b"stored_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "claim_by", b"claim_by", "codec", b"codec", "content_hash", b"content_hash", "created_at", b"created_at", "defects", b"defects", "expire_at", b"expire_at", "generation", b"generation", "raw_size", b"raw_size", "raw_source", b"raw_source", "state", b"state", "storage_key", b"storage_key", "stored_size", b"stored_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

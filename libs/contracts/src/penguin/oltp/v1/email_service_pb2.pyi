@@ -391,6 +391,7 @@ class NewEmail(_message.Message):
     EMAIL_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     SEND_AT_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key of this item (UUID)."""
     id: _builtins.str
@@ -407,6 +408,10 @@ class NewEmail(_message.Message):
     lead_id: _builtins.str
     email_account_id: _builtins.str
     priority: Global___SendPriority.ValueType
+    content_digest: _builtins.bytes
+    """Hash of the body by whatever rule its sender has, so that another body under the same request_id is refused. It is
+    not kept.
+    """
     @_builtins.property
     def send_at(self) -> _timestamp_pb2.Timestamp:
         """Not to be sent before this; absent means now."""
@@ -428,10 +433,11 @@ class NewEmail(_message.Message):
         email_account_id: _builtins.str = ...,
         priority: Global___SendPriority.ValueType = ...,
         send_at: _timestamp_pb2.Timestamp | None = ...,
+        content_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["send_at", b"send_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "content_storage_key", b"content_storage_key", "email_account_id", b"email_account_id", "id", b"id", "lead_id", b"lead_id", "priority", b"priority", "recipient", b"recipient", "recipient_name", b"recipient_name", "request_id", b"request_id", "send_at", b"send_at", "sender", b"sender", "sender_name", b"sender_name", "step_id", b"step_id", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "content_digest", b"content_digest", "content_storage_key", b"content_storage_key", "email_account_id", b"email_account_id", "id", b"id", "lead_id", b"lead_id", "priority", b"priority", "recipient", b"recipient", "recipient_name", b"recipient_name", "request_id", b"request_id", "send_at", b"send_at", "sender", b"sender", "sender_name", b"sender_name", "step_id", b"step_id", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
