@@ -101,6 +101,13 @@ async def redrive_two(world: World) -> Any:
     return pb.RedriveJobsRequest(tenant_id=str(world.tenant), request_id=str(uuid4()), job_ids=await bury(world, 2))
 
 
+async def cancel_three(world: World) -> Any:
+    """Two that wait, and one in a worker's hands."""
+    (ref,) = await lease(world, 1)
+    ids = [ref.job_id, *await enqueue(world, 2)]
+    return pb.CancelJobsRequest(tenant_id=str(world.tenant), request_id=str(uuid4()), job_ids=ids)
+
+
 async def stats(world: World) -> Any:
     await enqueue(world, 3)
     return pb.GetQueueStatsRequest(tenant_id=str(world.tenant))
@@ -151,6 +158,22 @@ def check_extended(request: Any, reply: Any) -> None:
 def only_unknown(request: Any) -> None:
     del request.job_ids[:]
     request.job_ids.append(UNKNOWN)
+
+
+def check_cancelled(request: Any, reply: Any) -> None:
+    leased, *waiting = request.job_ids
+    assert (list(reply.cancelled_job_ids), list(reply.cancelling_job_ids)) == (waiting, [leased])
+    assert not reply.skipped_job_ids
+
+
+def none_cancelled(count: int) -> Callable[[Any], None]:
+    """Nothing was cancelled; the ids are named."""
+
+    def check(reply: Any) -> None:
+        assert (len(reply.cancelled_job_ids), len(reply.cancelling_job_ids)) == (0, 0)
+        assert len(reply.skipped_job_ids) == count
+
+    return check
 
 
 def skipped(count: int) -> Callable[[Any], None]:
@@ -249,6 +272,15 @@ class TestQueueService(ServiceContract):
             "a list of nothing is empty",
             stranger=lambda reply: equal(list(reply.jobs), []),
             listing=Listing("jobs", 5, lambda r: setattr(r, "state", pb.JOB_STATE_READY)),
+        ),
+        Case(
+            "CancelJobs",
+            cancel_three,
+            check_cancelled,
+            ("job_ids[0]", lambda r: r.job_ids.__setitem__(0, 0)),
+            Within(only_unknown, none_cancelled(1)),
+            stranger=none_cancelled(3),
+            mutation=Mutation(enqueued_by, vary=lambda r: r.job_ids.append(UNKNOWN)),
         ),
         Case(
             "RedriveJobs",

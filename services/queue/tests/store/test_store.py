@@ -16,7 +16,7 @@ from penguin_chassis.barrier import ACTION, COMPENSATION, Step
 from penguin_chassis.faults import Aborted, Fault, InvalidArgument
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import LOST_LEASE_LIMIT, Job, LeaseRef, NewBatch, NewJob
-from penguin_queue.store import COMPLETED_RETENTION, DEAD_RETENTION, jobs, keep_partitions, kinds, leases
+from penguin_queue.store import COMPLETED_RETENTION, DEAD_RETENTION, control, jobs, keep_partitions, kinds, leases
 from penguin_queue.store.jobs import LAST, JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
@@ -54,7 +54,7 @@ async def complete(store: LeaseStore, at: datetime, *refs: LeaseRef) -> set[Leas
 
 async def test_every_query_fits_the_schema(own_db: Database) -> None:
     async with own_db.maintenance() as connection:
-        for queries in (jobs.sql, kinds.sql, leases.sql):
+        for queries in (control.sql, jobs.sql, kinds.sql, leases.sql):
             for name, query in queries.names().items():
                 assert (await connection.prepare(query)).get_query() == query, name
 
@@ -100,7 +100,7 @@ async def test_a_lost_lease_is_given_again_and_the_old_token_moves_nothing(own_d
     (second,) = await store.lease_ready(asked(1, at=AT + LEASE))
     assert (second.id, second.lost_leases) == (first.id, 1)
     assert await complete(store, AT, ref(first)) == set()
-    assert await store.extend([ref(first)], AT + 2 * LEASE) == set()
+    assert await store.extend([ref(first)], AT + 2 * LEASE) == (set(), [])
     assert await complete(store, AT, ref(second)) == {ref(second)}
 
 

@@ -51,7 +51,7 @@ class NewBatch:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as stored; `state` is scheduled, ready, leased, completed or dead."""
+    """A job as stored; `state` is scheduled, ready, leased, completed, dead or cancelled."""
 
     tenant_id: UUID
     id: int
@@ -71,6 +71,8 @@ class Job:
     last_error: str
     traceparent: str
     lease_token: int | None
+    # Its tenant wishes it to end; only while it is leased.
+    cancel_wanted: bool = False
 
 
 @dataclass(frozen=True)

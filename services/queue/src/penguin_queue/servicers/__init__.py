@@ -6,18 +6,21 @@ from collections.abc import Callable
 
 from penguin.queue.v1 import queue_service_pb2_grpc
 from penguin_chassis.server import Registration
+from penguin_queue.operations.control import Control
 from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers.jobs import QueueServicer
 from penguin_queue.store.jobs import JobStore
 
 
-def registrations(work: Work, jobs: JobStore, streams: Callable[[Start], Stream]) -> list[Registration]:
+def registrations(
+    work: Work, jobs: JobStore, control: Control, streams: Callable[[Start], Stream]
+) -> list[Registration]:
     """Every service of this tier."""
     return [
         Registration(
             "penguin.queue.v1.QueueService",
             queue_service_pb2_grpc.add_QueueServiceServicer_to_server,
-            QueueServicer(work, jobs, streams),
+            QueueServicer(work, jobs, control, streams),
         ),
     ]

@@ -19,15 +19,16 @@ from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "jobs.sql")
 
-# States by the numbers that rows carry; completed and dead stand in tables of their own.
-STATES = ("scheduled", "ready", "leased", "completed", "dead")
+# States by the numbers that rows carry; what is over stands in tables of its own.
+STATES = ("scheduled", "ready", "leased", "completed", "dead", "cancelled")
 # What a caller calls a state, in those numbers.
 ASKED: dict[str, tuple[int, ...]] = {
-    "": (0, 1, 2, 3, 4),
+    "": (0, 1, 2, 3, 4, 5),
     "ready": (0, 1),
     "leased": (2,),
     "completed": (3,),
     "dead": (4,),
+    "cancelled": (5,),
 }
 LAST = 2**63 - 1
 

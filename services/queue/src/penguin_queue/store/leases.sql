@@ -13,10 +13,10 @@ RETURNING id, kind_id, tenant_id, payload, priority, rank, state, run_at, attemp
           created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token;
 
 -- name: release
--- As if it had never been leased, but for its place in the line.
+-- As if it had never been leased, but for its place in the line. Marked ones end instead.
 UPDATE jobs AS j SET state = 1, lease_token = NULL, leased_until = NULL, worker_id = NULL
 FROM unnest($1::bigint[], $2::bigint[]) AS r (id, token)
-WHERE j.id = r.id AND j.lease_token = r.token AND j.id = ANY ($1::bigint[])
+WHERE j.id = r.id AND j.lease_token = r.token AND j.id = ANY ($1::bigint[]) AND NOT j.cancel_wanted
 RETURNING j.id, j.tenant_id, j.kind_id, j.priority, j.run_at;
 
 -- name: extend
@@ -29,7 +29,7 @@ WITH held AS MATERIALIZED (
 )
 UPDATE jobs AS j SET state = 2, leased_until = $3
 WHERE j.id = ANY (ARRAY(SELECT id FROM held))
-RETURNING j.id, j.lease_token;
+RETURNING j.id, j.lease_token, j.cancel_wanted;
 
 -- name: complete
 -- Locked in the order of their ids: two who complete the same do not lock each other out.
@@ -72,7 +72,7 @@ JOIN unnest($1::bigint[], $2::bigint[]) AS r (id, token) ON c.id = r.id AND c.le
 WHERE c.id = ANY ($1::bigint[]) AND c.finished_at > $3;
 
 -- name: hold
-SELECT j.tenant_id, j.id, j.lease_token, j.kind_id, j.priority, j.attempts, j.max_attempts
+SELECT j.tenant_id, j.id, j.lease_token, j.kind_id, j.priority, j.attempts, j.max_attempts, j.cancel_wanted
 FROM unnest($1::bigint[], $2::bigint[]) AS r (id, token)
 JOIN jobs AS j ON j.id = r.id AND j.lease_token = r.token
 WHERE j.id = ANY ($1::bigint[])
@@ -117,7 +117,7 @@ RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at;
 -- The token stays: until another lease is given, the late worker's word still counts.
 UPDATE jobs AS j SET state = 1, lost_leases = j.lost_leases + 1, leased_until = NULL
 WHERE j.id = ANY (ARRAY(
-    SELECT id FROM jobs WHERE state = 2 AND leased_until <= $1 AND lost_leases < $3
+    SELECT id FROM jobs WHERE state = 2 AND leased_until <= $1 AND lost_leases < $3 AND NOT cancel_wanted
     ORDER BY leased_until LIMIT $2 FOR UPDATE SKIP LOCKED))
 RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at;
 
@@ -125,7 +125,7 @@ RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at;
 WITH gone AS (
     DELETE FROM jobs AS j
     WHERE j.id = ANY (ARRAY(
-        SELECT id FROM jobs WHERE state = 2 AND leased_until <= $1 AND lost_leases >= $3
+        SELECT id FROM jobs WHERE state = 2 AND leased_until <= $1 AND lost_leases >= $3 AND NOT cancel_wanted
         ORDER BY leased_until LIMIT $2 FOR UPDATE SKIP LOCKED))
     RETURNING j.*
 )

@@ -59,6 +59,8 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_COMPLETED: _JobState.ValueType  # 3
     JOB_STATE_DEAD: _JobState.ValueType  # 4
     """Out of attempts, or failed for good."""
+    JOB_STATE_CANCELLED: _JobState.ValueType  # 5
+    """Ended by its tenant before it was done."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """JobState is where a job stands."""
@@ -71,6 +73,8 @@ JOB_STATE_LEASED: JobState.ValueType  # 2
 JOB_STATE_COMPLETED: JobState.ValueType  # 3
 JOB_STATE_DEAD: JobState.ValueType  # 4
 """Out of attempts, or failed for good."""
+JOB_STATE_CANCELLED: JobState.ValueType  # 5
+"""Ended by its tenant before it was done."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
 @_typing.final
@@ -305,6 +309,7 @@ class Job(_message.Message):
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
+    CANCEL_WANTED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The queue's own number for it; later jobs do not always have greater ones."""
     tenant_id: _builtins.str
@@ -324,6 +329,8 @@ class Job(_message.Message):
     traceparent: _builtins.str
     rank: _builtins.int
     """Order within the priority, lower first."""
+    cancel_wanted: _builtins.bool
+    """Its cancellation is wished; it is in a worker's hands still."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -352,10 +359,11 @@ class Job(_message.Message):
         last_error: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         rank: _builtins.int = ...,
+        cancel_wanted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "leased_until", b"leased_until", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_wanted", b"cancel_wanted", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -500,21 +508,27 @@ class ExtendLeasesResponse(_message.Message):
 
     LEASED_UNTIL_FIELD_NUMBER: _builtins.int
     LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
+    CANCELLED_JOB_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def leased_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Jobs whose lease is no longer the caller's."""
 
+    @_builtins.property
+    def cancelled_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs still in the caller's hands whose cancellation is wished: stop working on them, and release or fail them."""
+
     def __init__(
         self,
         *,
         leased_until: _timestamp_pb2.Timestamp | None = ...,
         lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cancelled_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_job_ids", b"cancelled_job_ids", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -627,8 +641,11 @@ class FailJobsResponse(_message.Message):
     RETRIED_FIELD_NUMBER: _builtins.int
     DEAD_FIELD_NUMBER: _builtins.int
     LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
     retried: _builtins.int
     dead: _builtins.int
+    cancelled: _builtins.int
+    """Jobs that ended as cancelled, as their tenant wished."""
     @_builtins.property
     def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -637,10 +654,11 @@ class FailJobsResponse(_message.Message):
         retried: _builtins.int = ...,
         dead: _builtins.int = ...,
         lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cancelled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead", b"dead", "lost_job_ids", b"lost_job_ids", "retried", b"retried"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "dead", b"dead", "lost_job_ids", b"lost_job_ids", "retried", b"retried"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -702,7 +720,10 @@ class SnoozeJobsResponse(_message.Message):
 
     SNOOZED_FIELD_NUMBER: _builtins.int
     LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
     snoozed: _builtins.int
+    cancelled: _builtins.int
+    """Jobs that ended as cancelled, as their tenant wished."""
     @_builtins.property
     def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -710,10 +731,11 @@ class SnoozeJobsResponse(_message.Message):
         *,
         snoozed: _builtins.int = ...,
         lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cancelled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost_job_ids", b"lost_job_ids", "snoozed", b"snoozed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "lost_job_ids", b"lost_job_ids", "snoozed", b"snoozed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -875,12 +897,16 @@ class WorkAnswer(_message.Message):
     DEAD_FIELD_NUMBER: _builtins.int
     SNOOZED_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
+    CANCELLED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     completed: _builtins.int
     retried: _builtins.int
     dead: _builtins.int
     snoozed: _builtins.int
     released: _builtins.int
+    cancelled: _builtins.int
+    """Jobs that ended as cancelled instead of being retried, buried, put off or released."""
     @_builtins.property
     def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Jobs whose lease is no longer the worker's; its words on them did nothing. Stop working on them."""
@@ -888,6 +914,12 @@ class WorkAnswer(_message.Message):
     @_builtins.property
     def leased_until(self) -> _timestamp_pb2.Timestamp:
         """Until when the extended ones are kept."""
+
+    @_builtins.property
+    def cancelled_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs still in the worker's hands whose cancellation is wished: stop working on them, and release or fail them. Told
+        of those that were extended.
+        """
 
     def __init__(
         self,
@@ -900,10 +932,12 @@ class WorkAnswer(_message.Message):
         dead: _builtins.int = ...,
         snoozed: _builtins.int = ...,
         released: _builtins.int = ...,
+        cancelled_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cancelled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "dead", b"dead", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids", "number", b"number", "released", b"released", "retried", b"retried", "snoozed", b"snoozed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "cancelled_job_ids", b"cancelled_job_ids", "completed", b"completed", "dead", b"dead", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids", "number", b"number", "released", b"released", "retried", b"retried", "snoozed", b"snoozed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1076,6 +1110,66 @@ class ListJobsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
+
+@_typing.final
+class CancelJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    request_id: _builtins.str
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids", "request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelJobsRequest: _TypeAlias = CancelJobsRequest  # noqa: Y015
+
+@_typing.final
+class CancelJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANCELLED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    CANCELLING_JOB_IDS_FIELD_NUMBER: _builtins.int
+    SKIPPED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cancelled_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs that waited, and ended now."""
+
+    @_builtins.property
+    def cancelling_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs in workers' hands, marked: they end with their lease, or are completed before."""
+
+    @_builtins.property
+    def skipped_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids that are no jobs of this tenant, or of jobs that are over."""
+
+    def __init__(
+        self,
+        *,
+        cancelled_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cancelling_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        skipped_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_job_ids", b"cancelled_job_ids", "cancelling_job_ids", b"cancelling_job_ids", "skipped_job_ids", b"skipped_job_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelJobsResponse: _TypeAlias = CancelJobsResponse  # noqa: Y015
 
 @_typing.final
 class RedriveJobsRequest(_message.Message):

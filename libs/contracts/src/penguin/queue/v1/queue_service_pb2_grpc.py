@@ -86,6 +86,11 @@ class QueueServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.CancelJobs = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/CancelJobs',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsResponse.FromString,
+                _registered_method=True)
         self.RedriveJobs = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/RedriveJobs',
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsRequest.SerializeToString,
@@ -178,6 +183,14 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelJobs(self, request, context):
+        """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
+        "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RedriveJobs(self, request, context):
         """RedriveJobs makes dead letters ready again with fresh attempts.
         """
@@ -244,6 +257,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'CancelJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJobs,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsResponse.SerializeToString,
             ),
             'RedriveJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.RedriveJobs,
@@ -528,6 +546,33 @@ class QueueService:
             '/penguin.queue.v1.QueueService/ListJobs',
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/CancelJobs',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,10 @@ class QueueServiceStub:
     """GetJob reads one job of the tenant."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListJobsRequest, _queue_service_pb2.ListJobsResponse]
     """ListJobs pages through the tenant's jobs, newest first."""
+    CancelJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.CancelJobsRequest, _queue_service_pb2.CancelJobsResponse]
+    """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
+    "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
+    """
     RedriveJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]
     """RedriveJobs makes dead letters ready again with fresh attempts."""
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]
@@ -103,6 +107,10 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """GetJob reads one job of the tenant."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListJobsRequest, _queue_service_pb2.ListJobsResponse]  # type: ignore[assignment]
     """ListJobs pages through the tenant's jobs, newest first."""
+    CancelJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.CancelJobsRequest, _queue_service_pb2.CancelJobsResponse]  # type: ignore[assignment]
+    """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
+    "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
+    """
     RedriveJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]  # type: ignore[assignment]
     """RedriveJobs makes dead letters ready again with fresh attempts."""
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
@@ -200,6 +208,16 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListJobsResponse, _abc.Awaitable[_queue_service_pb2.ListJobsResponse]]:
         """ListJobs pages through the tenant's jobs, newest first."""
+
+    @_abc_1.abstractmethod
+    def CancelJobs(
+        self,
+        request: _queue_service_pb2.CancelJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.CancelJobsResponse, _abc.Awaitable[_queue_service_pb2.CancelJobsResponse]]:
+        """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
+        "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
+        """
 
     @_abc_1.abstractmethod
     def RedriveJobs(

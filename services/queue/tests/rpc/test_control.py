@@ -1,0 +1,175 @@
+"""A tenant's say in its jobs, as its clients have it: cancelling."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+from services.queue.tests.rows import batch_request, lease_request, ref_of, seconds
+from services.queue.tests.rpc.test_work import working
+
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_testkit.calling import Refused, TierClient
+
+COMPLETED, CANCELLED = pb.JOB_STATE_COMPLETED, pb.JOB_STATE_CANCELLED
+
+
+class Owner:
+    """A tenant of one test alone, and a worker of its kind."""
+
+    def __init__(self, queue: TierClient, stub: QueueServiceStub, tenant: UUID, kind: str) -> None:
+        self.queue, self.stub, self.tenant, self.kind = queue, stub, tenant, kind
+
+    async def enqueue(self, count: int = 1, **fields: object) -> list[int]:
+        payloads = [b'{"n":%d}' % n for n in range(count)]
+        request = batch_request(self.tenant, self.kind, *payloads, **fields)
+        reply = await self.queue.call(self.stub.EnqueueBatch, request)
+        return list(range(reply.first_job_id, reply.first_job_id + reply.count))
+
+    async def lease(self, max_jobs: int = 1000, lease_s: float = 30) -> list[pb.LeaseRef]:
+        request = lease_request(self.kind, max_jobs=max_jobs, lease_s=lease_s)
+        return [ref_of(each) for each in (await self.queue.call(self.stub.LeaseJobs, request)).jobs]
+
+    async def get(self, job_id: int) -> pb.Job:
+        request = pb.GetJobRequest(tenant_id=str(self.tenant), job_id=job_id)
+        reply: pb.GetJobResponse = await self.queue.call(self.stub.GetJob, request)
+        return reply.job
+
+    async def cancel(self, *ids: int, request_id: str = "") -> tuple[list[int], list[int], list[int]]:
+        request = pb.CancelJobsRequest(tenant_id=str(self.tenant), request_id=request_id or str(uuid4()), job_ids=ids)
+        reply = await self.queue.call(self.stub.CancelJobs, request)
+        return list(reply.cancelled_job_ids), list(reply.cancelling_job_ids), list(reply.skipped_job_ids)
+
+    async def fail(self, *leases: pb.LeaseRef, retryable: bool = False) -> pb.FailJobsResponse:
+        failures = [pb.JobFailure(lease=lease, error="smtp.temporary", retryable=retryable) for lease in leases]
+        reply: pb.FailJobsResponse = await self.queue.call(self.stub.FailJobs, pb.FailJobsRequest(failures=failures))
+        return reply
+
+    async def marked(self, **lease: float) -> pb.LeaseRef:
+        """A job in a worker's hands whose cancellation is wished."""
+        (job_id,) = await self.enqueue()
+        (ref,) = await self.lease(**lease)  # type: ignore[arg-type]
+        assert await self.cancel(job_id) == ([], [job_id], [])
+        return ref
+
+
+@pytest.fixture
+def owner(queue: TierClient, stub: QueueServiceStub, tenant: UUID, kind: str) -> Owner:
+    return Owner(queue, stub, tenant, kind)
+
+
+async def test_what_waits_ends_at_once_and_what_is_over_is_left_alone(owner: Owner) -> None:
+    later = pb.NewJob().run_at
+    later.FromJsonString("2100-01-01T00:00:00Z")
+    done, dead, leased = await owner.enqueue(3)
+    for ref in (leases := await owner.lease()):
+        if ref.job_id == done:
+            await owner.queue.call(owner.stub.CompleteJobs, pb.CompleteJobsRequest(leases=[ref]))
+        elif ref.job_id == dead:
+            await owner.fail(ref)
+    (ready,), (scheduled,), unknown = await owner.enqueue(), await owner.enqueue(run_at=later), 2**62
+    assert len(leases) == 3
+    assert await owner.cancel(unknown, scheduled, leased, ready, dead, done) == (
+        [ready, scheduled], [leased], [done, dead, unknown],
+    )  # fmt: skip
+    for job_id in (ready, scheduled):
+        job = await owner.get(job_id)
+        assert (job.state, job.HasField("finished_at"), job.cancel_wanted) == (CANCELLED, True, False)
+    assert (await owner.get(leased)).cancel_wanted
+    assert await owner.lease() == []
+    request = pb.ListJobsRequest(tenant_id=str(owner.tenant), state=CANCELLED)
+    assert [job.id for job in (await owner.queue.call(owner.stub.ListJobs, request)).jobs] == [scheduled, ready]
+    request.state = COMPLETED
+    assert [job.id for job in (await owner.queue.call(owner.stub.ListJobs, request)).jobs] == [done]
+    stats = await owner.queue.call(owner.stub.GetQueueStats, pb.GetQueueStatsRequest(tenant_id=str(owner.tenant)))
+    counts = {each.state: each.count for each in stats.counts}
+    assert counts == {pb.JOB_STATE_LEASED: 1, COMPLETED: 1, pb.JOB_STATE_DEAD: 1, CANCELLED: 2}
+
+
+async def test_the_worker_is_told_and_may_still_complete(owner: Owner) -> None:
+    ref = await owner.marked()
+    request = pb.ExtendLeasesRequest(leases=[ref], lease_duration=seconds(60))
+    reply = await owner.queue.call(owner.stub.ExtendLeases, request)
+    assert (list(reply.lost_job_ids), list(reply.cancelled_job_ids)) == ([], [ref.job_id])
+    done = await owner.queue.call(owner.stub.CompleteJobs, pb.CompleteJobsRequest(leases=[ref]))
+    assert (done.completed, (await owner.get(ref.job_id)).state) == (1, COMPLETED)
+    assert await owner.cancel(ref.job_id) == ([], [], [ref.job_id])
+
+
+@pytest.mark.parametrize("retryable", [False, True])
+async def test_a_marked_job_that_fails_is_cancelled(owner: Owner, retryable: bool) -> None:
+    ref = await owner.marked()
+    reply = await owner.fail(ref, retryable=retryable)
+    assert (reply.cancelled, reply.retried, reply.dead, list(reply.lost_job_ids)) == (1, 0, 0, [])
+    job = await owner.get(ref.job_id)
+    assert (job.state, job.attempts, job.last_error) == (CANCELLED, 1, "smtp.temporary")
+    assert list((await owner.fail(ref)).lost_job_ids) == [ref.job_id]
+    late = await owner.queue.call(owner.stub.CompleteJobs, pb.CompleteJobsRequest(leases=[ref]))
+    assert list(late.lost_job_ids) == [ref.job_id]
+
+
+async def test_a_marked_job_that_is_put_off_is_cancelled(owner: Owner) -> None:
+    ref = await owner.marked()
+    request = pb.SnoozeJobsRequest(snoozes=[pb.JobSnooze(lease=ref, delay=seconds(0), reason="content.down")])
+    reply = await owner.queue.call(owner.stub.SnoozeJobs, request)
+    assert (reply.cancelled, reply.snoozed, list(reply.lost_job_ids)) == (1, 0, [])
+    job = await owner.get(ref.job_id)
+    assert (job.state, job.attempts, job.last_error) == (CANCELLED, 0, "content.down")
+
+
+async def test_a_marked_job_whose_lease_runs_out_is_cancelled(owner: Owner) -> None:
+    ref = await owner.marked(lease_s=1)
+    for _ in range(160):
+        if (job := await owner.get(ref.job_id)).state != pb.JOB_STATE_LEASED:
+            break
+        await asyncio.sleep(0.05)
+    assert (job.state, job.lost_leases) == (CANCELLED, 1)
+    assert await owner.lease() == []
+
+
+async def test_a_stream_is_told_with_its_extensions_and_gives_marked_jobs_back_for_good(owner: Owner) -> None:
+    ids = await owner.enqueue(4)
+    async with working(owner.queue, owner.stub, owner.kind, places=4) as worker:
+        await worker.until(4)
+        assert await owner.cancel(*ids[:3]) == ([], ids[:3], [])
+        answer = await worker.say(extended=worker.leases(ids))
+        assert (list(answer.cancelled_job_ids), list(answer.lost_job_ids)) == (ids[:3], [])
+        refs = [pb.LeaseRef(job_id=job_id, lease_token=worker.held[job_id]) for job_id in ids]
+        answer = await worker.say(
+            released=worker.leases(ids[:1]),
+            failures=[pb.JobFailure(lease=refs[1], error="test.x", retryable=True)],
+            snoozes=[pb.JobSnooze(lease=refs[2], delay=seconds(0))],
+        )
+        assert (answer.cancelled, list(answer.lost_job_ids)) == (3, [])
+        assert (answer.released, answer.retried, answer.snoozed) == (0, 0, 0)
+    assert {(await owner.get(job_id)).state for job_id in ids[:3]} == {CANCELLED}
+
+
+async def test_a_cancellation_is_carried_out_once(owner: Owner) -> None:
+    ids, request_id = await owner.enqueue(2), str(uuid4())
+    first = await owner.cancel(*ids, request_id=request_id)
+    assert await owner.cancel(*ids, request_id=request_id) == first == (ids, [], [])
+    with pytest.raises(Refused) as refused:
+        await owner.cancel(ids[0], request_id=request_id)
+    assert refused.value.answer.reason == "REQUEST_ID_REUSED"
+    assert await owner.cancel(*ids) == ([], [], ids)
+
+
+async def test_nobody_cancels_anothers_jobs(owner: Owner) -> None:
+    (job_id,) = await owner.enqueue()
+    stranger = Owner(owner.queue, owner.stub, uuid4(), owner.kind)
+    assert await stranger.cancel(job_id) == ([], [], [job_id])
+    assert (await owner.get(job_id)).state == pb.JOB_STATE_READY
+    request = pb.CancelJobsRequest(tenant_id=str(owner.tenant), request_id=str(uuid4()), job_ids=[job_id])
+    token = owner.queue.tokens.token("queue", tenant=owner.tenant, scopes=["jobs.read"])
+    with pytest.raises(Refused) as refused:
+        await owner.queue.call(owner.stub.CancelJobs, request, token=token)
+    assert refused.value.answer.reason == "SCOPE_MISSING"
+    for bad, field in (([], "job_ids"), ([job_id] * 1001, "job_ids"), ([0], "job_ids[0]")):
+        request = pb.CancelJobsRequest(tenant_id=str(owner.tenant), request_id=str(uuid4()), job_ids=bad)
+        with pytest.raises(Refused) as refused:
+            await owner.queue.call(owner.stub.CancelJobs, request)
+        assert (refused.value.answer.code, refused.value.answer.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
