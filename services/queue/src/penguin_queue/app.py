@@ -40,7 +40,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         kinds = Kinds()
         jobs = JobStore(db, kinds)
         work = Work(LeaseStore(db, kinds), jobs, buffer, announcer, draining=lambda: state.draining)
-        control = Control(ControlStore(db))
+        control = Control(ControlStore(db, kinds), announcer)
 
         def stream(start: Start) -> Stream:
             return Stream(work, announcer, start, lambda: state.draining)

@@ -1,12 +1,15 @@
-"""A tenant's say in its jobs, as its clients have it: cancelling."""
+"""A tenant's say in its jobs, as its clients have it: cancelling, redriving."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from services.queue.tests.rows import batch_request, lease_request, ref_of, seconds
 from services.queue.tests.rpc.test_work import working
 
@@ -46,6 +49,19 @@ class Owner:
     async def fail(self, *leases: pb.LeaseRef, retryable: bool = False) -> pb.FailJobsResponse:
         failures = [pb.JobFailure(lease=lease, error="smtp.temporary", retryable=retryable) for lease in leases]
         reply: pb.FailJobsResponse = await self.queue.call(self.stub.FailJobs, pb.FailJobsRequest(failures=failures))
+        return reply
+
+    async def bury(self, count: int, error: str = "smtp.rejected") -> list[int]:
+        """Dead letters; their ids, in order."""
+        await self.enqueue(count)
+        leases = await self.lease()
+        failures = [pb.JobFailure(lease=lease, error=error) for lease in leases]
+        await self.queue.call(self.stub.FailJobs, pb.FailJobsRequest(failures=failures))
+        return sorted(lease.job_id for lease in leases)
+
+    async def redrive(self, **fields: Any) -> pb.RedriveJobsResponse:
+        request = pb.RedriveJobsRequest(**{"tenant_id": str(self.tenant), "request_id": str(uuid4())} | fields)
+        reply: pb.RedriveJobsResponse = await self.queue.call(self.stub.RedriveJobs, request)
         return reply
 
     async def marked(self, **lease: float) -> pb.LeaseRef:
@@ -173,3 +189,70 @@ async def test_nobody_cancels_anothers_jobs(owner: Owner) -> None:
         with pytest.raises(Refused) as refused:
             await owner.queue.call(owner.stub.CancelJobs, request)
         assert (refused.value.answer.code, refused.value.answer.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+
+
+async def refusal(call: Callable[[], Any]) -> tuple[grpc.StatusCode, list[str]]:
+    """How a call is refused: status, fields."""
+    with pytest.raises(Refused) as refused:
+        await call()
+    return refused.value.answer.code, list(refused.value.answer.fields)
+
+
+async def test_dead_letters_are_redriven_by_filter_so_many_at_a_time(owner: Owner) -> None:
+    rejected = await owner.bury(5)
+    timed_out = await owner.bury(2, "smtp.timeout")
+    errors = pb.DeadJobFilter(kind=owner.kind, error_prefix="smtp.rej")
+    dry = await owner.redrive(filter=errors, max_jobs=3, dry_run=True)
+    assert (dry.redriven, dry.remaining, list(dry.sample_job_ids)) == (3, 2, rejected[:3])
+    assert await owner.lease() == []
+    request_id = str(uuid4())
+    for _ in range(2):
+        reply = await owner.redrive(filter=errors, max_jobs=3, request_id=request_id)
+        assert (reply.redriven, reply.remaining, list(reply.sample_job_ids)) == (3, 2, [])
+    assert sorted(ref.job_id for ref in await owner.lease()) == rejected[:3]
+    assert (await owner.redrive(filter=errors)).redriven == 2
+    assert (await owner.redrive(filter=pb.DeadJobFilter(kind="test.nobody"))).redriven == 0
+    assert (await owner.redrive(filter=pb.DeadJobFilter())).redriven == 2
+    assert sorted(ref.job_id for ref in await owner.lease()) == sorted(rejected[3:] + timed_out)
+
+
+async def test_a_filter_by_time_takes_what_ended_within(owner: Owner) -> None:
+    (first,) = await owner.bury(1)
+    between = Timestamp()
+    between.FromNanoseconds((await owner.get(first)).finished_at.ToNanoseconds() + 1000)
+    (second,) = await owner.bury(1)
+    for chosen, ids in (
+        (pb.DeadJobFilter(finished_before=between), [first]),
+        (pb.DeadJobFilter(finished_after=between), [second]),
+    ):
+        assert list((await owner.redrive(filter=chosen, dry_run=True)).sample_job_ids) == ids
+
+
+async def test_a_dry_run_by_ids_says_which_would_rise(owner: Owner) -> None:
+    dead, unknown = await owner.bury(2), 2**62
+    dry = await owner.redrive(job_ids=[*dead, unknown], dry_run=True)
+    assert (dry.redriven, list(dry.sample_job_ids), list(dry.skipped_job_ids)) == (2, dead, [unknown])
+    assert (await owner.get(dead[0])).state == pb.JOB_STATE_DEAD
+
+
+async def test_a_redrive_is_by_ids_or_by_filter(owner: Owner) -> None:
+    early, late, never = Timestamp(seconds=1), Timestamp(seconds=2), Timestamp(seconds=-(10**12))
+    for fields, field in (
+        ({}, "job_ids"),
+        ({"job_ids": [1], "filter": pb.DeadJobFilter()}, "filter"),
+        ({"job_ids": [1], "max_jobs": 5}, "max_jobs"),
+        ({"filter": pb.DeadJobFilter(), "max_jobs": 1001}, "max_jobs"),
+        ({"filter": pb.DeadJobFilter(finished_before=early, finished_after=late)}, "filter.finished_before"),
+        ({"filter": pb.DeadJobFilter(finished_after=never)}, "filter.finished_after"),
+        ({"filter": pb.DeadJobFilter(kind="k" * 201)}, "filter.kind"),
+    ):
+        assert await refusal(lambda fields=fields: owner.redrive(**fields)) == (  # type: ignore[misc]
+            grpc.StatusCode.INVALID_ARGUMENT, [field],
+        )  # fmt: skip
+
+
+async def test_a_filter_reaches_no_other_tenants_dead_letters(owner: Owner) -> None:
+    (dead,) = await owner.bury(1)
+    stranger = Owner(owner.queue, owner.stub, uuid4(), owner.kind)
+    assert (await stranger.redrive(filter=pb.DeadJobFilter())).redriven == 0
+    assert (await owner.get(dead)).state == pb.JOB_STATE_DEAD

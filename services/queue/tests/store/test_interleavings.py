@@ -66,7 +66,7 @@ class Model:
     def __post_init__(self) -> None:
         self.store = LeaseStore(self.db, Kinds())
         self.reader = JobStore(self.db, Kinds())
-        self.control = ControlStore(self.db)
+        self.control = ControlStore(self.db, Kinds())
 
     async def enqueue(self, count: int) -> None:
         items = [

@@ -142,6 +142,25 @@ class Snooze:
 
 
 @dataclass(frozen=True)
+class DeadFilter:
+    """Which dead letters are meant: what is empty leaves none out; `after` is included, `before` is not."""
+
+    kind: str
+    error_prefix: str
+    after: datetime | None
+    before: datetime | None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a call would do: to how many jobs, some of them, and how many more there are that match."""
+
+    count: int
+    sample: Sequence[int]
+    remaining: int
+
+
+@dataclass(frozen=True)
 class QueueCount:
     """How many jobs of a tenant are in one state at one priority."""
 

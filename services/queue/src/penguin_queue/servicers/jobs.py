@@ -23,8 +23,7 @@ class QueueServicer(ControlMethods):
     """Jobs for their producers, their workers and their tenants."""
 
     def __init__(self, work: Work, jobs: JobStore, control: Control, streams: Callable[[Start], Stream]) -> None:
-        super().__init__(control)
-        self._work = work
+        super().__init__(work, control)
         self._jobs = jobs
         self._streams = streams
 
@@ -97,11 +96,6 @@ class QueueServicer(ControlMethods):
         )
         token = next_token(request, [found[size - 1].id]) if len(found) > size else ""
         return pb.ListJobsResponse(jobs=map(wire.job, found[:size]), next_page_token=token)
-
-    async def RedriveJobs(self, request: pb.RedriveJobsRequest, context: Any) -> pb.RedriveJobsResponse:
-        risen = await self._work.redrive(step_of(request), list(request.job_ids))
-        skipped = sorted(set(request.job_ids).difference(risen))
-        return pb.RedriveJobsResponse(redriven=len(risen), skipped_job_ids=skipped)
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Any) -> pb.GetQueueStatsResponse:
         counts, oldest = await self._jobs.stats(UUID(request.tenant_id), now())

@@ -53,3 +53,21 @@ INSERT INTO completed_jobs (id, run_at, created_at, finished_at, tenant_id, kind
 SELECT id, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts, lost_leases + 1,
        payload, traceparent, worker_id, last_error, 1
 FROM gone;
+
+-- name: dead_among
+SELECT DISTINCT id FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) ORDER BY id;
+
+-- name: dead_matching
+SELECT id FROM dead_jobs
+WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2) AND ($3::text = '' OR starts_with(last_error, $3))
+  AND finished_at >= coalesce($4::timestamptz, '-infinity') AND finished_at < coalesce($5::timestamptz, 'infinity')
+ORDER BY id
+LIMIT $6;
+
+-- name: count_dead_matching
+SELECT count(*) FROM (
+    SELECT FROM dead_jobs
+    WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2) AND ($3::text = '' OR starts_with(last_error, $3))
+      AND finished_at >= coalesce($4::timestamptz, '-infinity') AND finished_at < coalesce($5::timestamptz, 'infinity')
+    LIMIT $6
+) AS matching;

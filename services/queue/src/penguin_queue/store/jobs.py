@@ -176,9 +176,7 @@ class JobStore:
         async with self._db.tenant(step.tenant_id) as connection:
             if (done := await barrier.claim(connection, step, list[int])) is not None:
                 return done.reply, []
-            rows = await connection.fetch(sql.redrive, step.tenant_id, list(ids), at)
-            kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
-            risen = [ready_of(row, kinds) for row in rows]
+            risen = await redriven(connection, self._kinds, step.tenant_id, ids, at)
             return await barrier.record(connection, step, [job.id for job in risen], list[int]), risen
 
     async def stats(self, tenant_id: UUID, at: datetime) -> tuple[list[QueueCount], datetime | None]:
@@ -199,6 +197,15 @@ class JobStore:
         ids = await barrier.undone(connection, gate, list[int]) or []
         await connection.execute(sql.withdraw, gate.tenant_id, ids)
         return await barrier.record(connection, gate, ids, list[int])
+
+
+async def redriven(
+    connection: Connection, kinds: Kinds, tenant_id: UUID, ids: Sequence[int], at: datetime
+) -> list[Ready]:
+    """Make those of these that are dead letters ready again, with fresh attempts; returns them."""
+    rows = await connection.fetch(sql.redrive, tenant_id, list(ids), at)
+    names = await kinds.names(connection, {row["kind_id"] for row in rows})
+    return [ready_of(row, names) for row in rows]
 
 
 def _faulty(items: Sequence[tuple[Step, NewJob]]) -> dict[int, Fault]:

@@ -1172,26 +1172,75 @@ class CancelJobsResponse(_message.Message):
 Global___CancelJobsResponse: _TypeAlias = CancelJobsResponse  # noqa: Y015
 
 @_typing.final
+class DeadJobFilter(_message.Message):
+    """DeadJobFilter says which dead letters are meant. What is left out leaves none out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ERROR_PREFIX_FIELD_NUMBER: _builtins.int
+    FINISHED_BEFORE_FIELD_NUMBER: _builtins.int
+    FINISHED_AFTER_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    error_prefix: _builtins.str
+    """What last_error begins with, for example "smtp."."""
+    @_builtins.property
+    def finished_before(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def finished_after(self) -> _timestamp_pb2.Timestamp:
+        """At this moment or later."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        error_prefix: _builtins.str = ...,
+        finished_before: _timestamp_pb2.Timestamp | None = ...,
+        finished_after: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_after", b"finished_after", "finished_before", b"finished_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_prefix", b"error_prefix", "finished_after", b"finished_after", "finished_before", b"finished_before", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadJobFilter: _TypeAlias = DeadJobFilter  # noqa: Y015
+
+@_typing.final
 class RedriveJobsRequest(_message.Message):
+    """RedriveJobsRequest has either job_ids or a filter."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     JOB_IDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    MAX_JOBS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     request_id: _builtins.str
+    max_jobs: _builtins.int
+    """By a filter: how many at most in this call; 0 means 1000."""
+    dry_run: _builtins.bool
+    """Only say what would be done. Nothing is recorded under the request_id."""
     @_builtins.property
     def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def filter(self) -> Global___DeadJobFilter: ...
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        filter: Global___DeadJobFilter | None = ...,
+        max_jobs: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids", "request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "job_ids", b"job_ids", "max_jobs", b"max_jobs", "request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1203,20 +1252,31 @@ class RedriveJobsResponse(_message.Message):
 
     REDRIVEN_FIELD_NUMBER: _builtins.int
     SKIPPED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    SAMPLE_JOB_IDS_FIELD_NUMBER: _builtins.int
     redriven: _builtins.int
+    """With dry_run: how many would be."""
+    remaining: _builtins.int
+    """By a filter: how many more match it, counted to 100,000. Call again, under another request_id."""
     @_builtins.property
     def skipped_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that are no dead letters of this tenant."""
+
+    @_builtins.property
+    def sample_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With dry_run: some of those that would be."""
 
     def __init__(
         self,
         *,
         redriven: _builtins.int = ...,
         skipped_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        remaining: _builtins.int = ...,
+        sample_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["redriven", b"redriven", "skipped_job_ids", b"skipped_job_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["redriven", b"redriven", "remaining", b"remaining", "sample_job_ids", b"sample_job_ids", "skipped_job_ids", b"skipped_job_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -192,7 +192,7 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveJobs(self, request, context):
-        """RedriveJobs makes dead letters ready again with fresh attempts.
+        """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

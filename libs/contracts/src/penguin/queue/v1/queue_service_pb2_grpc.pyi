@@ -68,7 +68,7 @@ class QueueServiceStub:
     "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
     """
     RedriveJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]
-    """RedriveJobs makes dead letters ready again with fresh attempts."""
+    """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]
     """GetQueueStats counts the tenant's jobs by state and priority."""
 
@@ -112,7 +112,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
     "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
     """
     RedriveJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]  # type: ignore[assignment]
-    """RedriveJobs makes dead letters ready again with fresh attempts."""
+    """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
     """GetQueueStats counts the tenant's jobs by state and priority."""
 
@@ -225,7 +225,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.RedriveJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.RedriveJobsResponse, _abc.Awaitable[_queue_service_pb2.RedriveJobsResponse]]:
-        """RedriveJobs makes dead letters ready again with fresh attempts."""
+        """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
 
     @_abc_1.abstractmethod
     def GetQueueStats(
