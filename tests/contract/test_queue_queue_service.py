@@ -108,6 +108,14 @@ async def cancel_three(world: World) -> Any:
     return pb.CancelJobsRequest(tenant_id=str(world.tenant), request_id=str(uuid4()), job_ids=ids)
 
 
+async def purge_ready(world: World) -> Any:
+    """Two that wait, beside one that is leased and stays."""
+    await lease(world, 1)
+    await enqueue(world, 2)
+    chosen = pb.PurgeFilter(state=pb.JOB_STATE_READY)
+    return pb.PurgeJobsRequest(tenant_id=str(world.tenant), request_id=str(uuid4()), filter=chosen)
+
+
 async def stats(world: World) -> Any:
     await enqueue(world, 3)
     return pb.GetQueueStatsRequest(tenant_id=str(world.tenant))
@@ -295,6 +303,15 @@ class TestQueueService(ServiceContract):
             Within(only_unknown, skipped(1)),
             stranger=skipped(2),
             mutation=Mutation(enqueued_by, vary=match_nothing),
+        ),
+        Case(
+            "PurgeJobs",
+            purge_ready,
+            lambda request, reply: equal((reply.purged, reply.more), (2, False)),
+            ("filter.state", lambda r: setattr(r.filter, "state", pb.JOB_STATE_LEASED)),
+            Within(lambda r: setattr(r.filter, "kind", "test.nobody"), lambda reply: equal(reply.purged, 0)),
+            stranger=lambda reply: equal(reply.purged, 0),
+            mutation=Mutation(enqueued_by, vary=lambda r: setattr(r.filter, "kind", "test.nobody")),
         ),
         Case(
             "GetQueueStats",

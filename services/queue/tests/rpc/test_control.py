@@ -1,4 +1,4 @@
-"""A tenant's say in its jobs, as its clients have it: cancelling, redriving."""
+"""A tenant's say in its jobs, as its clients have it: cancelling, redriving, purging."""
 
 from __future__ import annotations
 
@@ -62,6 +62,18 @@ class Owner:
     async def redrive(self, **fields: Any) -> pb.RedriveJobsResponse:
         request = pb.RedriveJobsRequest(**{"tenant_id": str(self.tenant), "request_id": str(uuid4())} | fields)
         reply: pb.RedriveJobsResponse = await self.queue.call(self.stub.RedriveJobs, request)
+        return reply
+
+    async def purge(self, state: Any, **fields: Any) -> pb.PurgeJobsResponse:
+        request_id, max_jobs, dry_run = (fields.pop(name, None) for name in ("request_id", "max_jobs", "dry_run"))
+        request = pb.PurgeJobsRequest(
+            tenant_id=str(self.tenant),
+            request_id=request_id or str(uuid4()),
+            filter=pb.PurgeFilter(state=state, **fields),
+            max_jobs=max_jobs,
+            dry_run=dry_run,
+        )
+        reply: pb.PurgeJobsResponse = await self.queue.call(self.stub.PurgeJobs, request)
         return reply
 
     async def marked(self, **lease: float) -> pb.LeaseRef:
@@ -256,3 +268,48 @@ async def test_a_filter_reaches_no_other_tenants_dead_letters(owner: Owner) -> N
     stranger = Owner(owner.queue, owner.stub, uuid4(), owner.kind)
     assert (await stranger.redrive(filter=pb.DeadJobFilter())).redriven == 0
     assert (await owner.get(dead)).state == pb.JOB_STATE_DEAD
+
+
+async def test_waiting_jobs_are_purged_so_many_at_a_time_and_leased_ones_never(owner: Owner) -> None:
+    leased = await owner.enqueue(2)
+    await owner.lease()
+    later = Timestamp()
+    later.FromJsonString("2100-01-01T00:00:00Z")
+    ids = [*await owner.enqueue(3), *await owner.enqueue(2, run_at=later)]
+    dry = await owner.purge(pb.JOB_STATE_READY, max_jobs=4, dry_run=True)
+    assert (dry.purged, dry.more, list(dry.sample_job_ids)) == (4, True, ids[:4])
+    request_id = str(uuid4())
+    for _ in range(2):
+        reply = await owner.purge(pb.JOB_STATE_READY, max_jobs=4, request_id=request_id)
+        assert (reply.purged, reply.more, list(reply.sample_job_ids)) == (4, True, [])
+    reply = await owner.purge(pb.JOB_STATE_READY)
+    assert (reply.purged, reply.more) == (1, False)
+    page = await owner.queue.call(owner.stub.ListJobs, pb.ListJobsRequest(tenant_id=str(owner.tenant)))
+    assert sorted(job.id for job in page.jobs) == leased
+
+
+async def test_what_is_over_is_purged_by_how_it_ended(owner: Owner) -> None:
+    dead = await owner.bury(2)
+    (waiting,) = await owner.enqueue()
+    await owner.cancel(waiting)
+    done = await owner.enqueue(3)
+    await owner.queue.call(owner.stub.CompleteJobs, pb.CompleteJobsRequest(leases=await owner.lease()))
+    for state, ids in ((COMPLETED, done), (CANCELLED, [waiting]), (pb.JOB_STATE_DEAD, dead)):
+        assert list((await owner.purge(state, dry_run=True)).sample_job_ids) == ids
+        assert (await owner.purge(state, kind="test.nobody")).purged == 0
+        assert (await owner.purge(state, created_before=Timestamp(seconds=1))).purged == 0
+        stranger = Owner(owner.queue, owner.stub, uuid4(), owner.kind)
+        assert (await stranger.purge(state)).purged == 0
+        assert (await owner.purge(state, kind=owner.kind)).purged == len(ids)
+    page = await owner.queue.call(owner.stub.ListJobs, pb.ListJobsRequest(tenant_id=str(owner.tenant)))
+    assert list(page.jobs) == []
+
+
+async def test_a_purge_names_what_is_wrong_with_it(owner: Owner) -> None:
+    for call, field in (
+        (lambda: owner.purge(pb.JOB_STATE_LEASED), "filter.state"),
+        (lambda: owner.purge(pb.JOB_STATE_UNSPECIFIED), "filter.state"),
+        (lambda: owner.purge(pb.JOB_STATE_DEAD, max_jobs=5001), "max_jobs"),
+        (lambda: owner.purge(COMPLETED, created_before=Timestamp(seconds=-(10**12))), "filter.created_before"),
+    ):
+        assert await refusal(call) == (grpc.StatusCode.INVALID_ARGUMENT, [field])

@@ -152,6 +152,15 @@ class DeadFilter:
 
 
 @dataclass(frozen=True)
+class PurgeFilter:
+    """Which jobs are to go: `state` is ready, completed, dead or cancelled; no kind or time leaves none out."""
+
+    state: str
+    kind: str
+    created_before: datetime | None
+
+
+@dataclass(frozen=True)
 class Preview:
     """What a call would do: to how many jobs, some of them, and how many more there are that match."""
 

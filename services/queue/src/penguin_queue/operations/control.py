@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from penguin_chassis.barrier import Step
-from penguin_queue.domain.jobs import DeadFilter, Preview
+from penguin_queue.domain.jobs import DeadFilter, Preview, PurgeFilter
 from penguin_queue.operations.announcing import Announcer
-from penguin_queue.store.control import SAMPLE, Cancelled, ControlStore, Redriven
+from penguin_queue.store.control import SAMPLE, Cancelled, ControlStore, Purged, Redriven
 
 
 class Control:
@@ -36,3 +36,11 @@ class Control:
         """What redriving these ids would do, and which of them it would pass over."""
         found = await self._store.dead_among(tenant_id, ids)
         return Preview(len(found), found[:SAMPLE], 0), set(ids).difference(found)
+
+    async def purge(self, step: Step, chosen: PurgeFilter, limit: int) -> Purged:
+        """Remove jobs that match. Hints that stand in the buffer for them are dropped there."""
+        return await self._store.purge(step, chosen, limit)
+
+    async def purgeable(self, tenant_id: UUID, chosen: PurgeFilter, limit: int) -> tuple[list[int], bool]:
+        """Ids of the jobs that purge would remove, and whether there are more."""
+        return await self._store.purgeable(tenant_id, chosen, limit)

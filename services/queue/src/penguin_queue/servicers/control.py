@@ -10,12 +10,14 @@ from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1 import queue_service_pb2_grpc
 from penguin_chassis.faults import InvalidArgument
 from penguin_chassis.mutations import step_of
-from penguin_chassis.wire import when
-from penguin_queue.domain.jobs import DeadFilter
+from penguin_chassis.wire import when, word
+from penguin_queue.domain.jobs import DeadFilter, PurgeFilter
 from penguin_queue.operations.control import Control
 from penguin_queue.operations.work import Work
+from penguin_queue.store.control import SAMPLE
 
 MAX_REDRIVEN = 1000
+MAX_PURGED = 5000
 
 
 class ControlMethods(queue_service_pb2_grpc.QueueServiceServicer):
@@ -53,6 +55,15 @@ class ControlMethods(queue_service_pb2_grpc.QueueServiceServicer):
             return pb.RedriveJobsResponse(redriven=would.count, remaining=would.remaining, sample_job_ids=would.sample)
         done = await self._control.redrive_matching(step_of(request), chosen, limit)
         return pb.RedriveJobsResponse(redriven=done.count, remaining=done.remaining)
+
+    async def PurgeJobs(self, request: pb.PurgeJobsRequest, context: Any) -> pb.PurgeJobsResponse:
+        asked, limit = request.filter, request.max_jobs or MAX_PURGED
+        chosen = PurgeFilter(word(pb.JobState, asked.state), asked.kind, _moment(asked, "created_before"))
+        if request.dry_run:
+            ids, more = await self._control.purgeable(UUID(request.tenant_id), chosen, limit)
+            return pb.PurgeJobsResponse(purged=len(ids), more=more, sample_job_ids=ids[:SAMPLE])
+        done = await self._control.purge(step_of(request), chosen, limit)
+        return pb.PurgeJobsResponse(purged=done.count, more=done.more)
 
 
 def _check_either(request: pb.RedriveJobsRequest) -> None:

@@ -1,4 +1,4 @@
-"""The tenant's word on its jobs: cancelling and redriving them. What becomes of marked ones is the leases' store's to see to, by
+"""The tenant's word on its jobs: cancelling, redriving and purging them. What becomes of marked ones is the leases' store's to see to, by
 `end_marked` and `end_lost` in its own transactions."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from penguin_chassis import barrier
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_queue.domain.jobs import DeadFilter, LeaseRef, Preview, Ready
+from penguin_queue.domain.jobs import DeadFilter, LeaseRef, Preview, PurgeFilter, Ready
 from penguin_queue.store.jobs import redriven
 from penguin_queue.store.kinds import Kinds
 
@@ -22,6 +22,13 @@ sql = load("penguin_queue.store", "control.sql")
 # How far what matches is counted, and how many ids a preview shows.
 COUNTED = 100_000
 SAMPLE = 20
+# By the state that is asked for: what matches, and how it goes.
+PURGES = {
+    "ready": (sql.matching_ready, sql.purge_jobs),
+    "dead": (sql.matching_dead, sql.purge_dead_jobs),
+    "completed": (sql.matching_completed, sql.purge_completed_jobs),
+    "cancelled": (sql.matching_cancelled, sql.purge_completed_jobs),
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,14 @@ class Redriven:
 
     count: int
     remaining: int
+
+
+@dataclass(frozen=True)
+class Purged:
+    """How many jobs went, and whether there are more that match."""
+
+    count: int
+    more: bool
 
 
 class ControlStore:
@@ -82,7 +97,7 @@ class ControlStore:
         self, connection: Connection, tenant_id: UUID, chosen: DeadFilter, limit: int
     ) -> tuple[list[int], int]:
         """The first ids that match, and how many match in all: COUNTED beyond those at most."""
-        kinds: list[Any] = await self._kinds.known(connection, [chosen.kind]) if chosen.kind else [None]
+        kinds = await self._kinds_of(connection, chosen.kind)
         if not kinds:
             return [], 0
         where = (tenant_id, kinds[0], chosen.error_prefix, chosen.after, chosen.before)
@@ -90,6 +105,33 @@ class ControlStore:
         if len(ids) < limit:
             return ids, len(ids)
         return ids, await connection.fetchval(sql.count_dead_matching, *where, limit + COUNTED)
+
+    async def purge(self, step: Step, chosen: PurgeFilter, limit: int) -> Purged:
+        """Remove jobs that match and that nobody works on, at most `limit`, in the order of their ids."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, Purged)) is not None:
+                return done.reply
+            ids, more = await self._matching(connection, step.tenant_id, chosen, limit)
+            gone = await connection.execute(PURGES[chosen.state][1], step.tenant_id, ids)
+            return await barrier.record(connection, step, Purged(int(gone.rsplit(" ", 1)[-1]), more), Purged)
+
+    async def purgeable(self, tenant_id: UUID, chosen: PurgeFilter, limit: int) -> tuple[list[int], bool]:
+        """Ids of the jobs that purge would remove, and whether there are more."""
+        async with self._db.tenant(tenant_id) as connection:
+            return await self._matching(connection, tenant_id, chosen, limit)
+
+    async def _matching(
+        self, connection: Connection, tenant_id: UUID, chosen: PurgeFilter, limit: int
+    ) -> tuple[list[int], bool]:
+        kinds = await self._kinds_of(connection, chosen.kind)
+        if not kinds:
+            return [], False
+        found = await connection.fetch(PURGES[chosen.state][0], tenant_id, kinds[0], chosen.created_before, limit + 1)
+        return [row["id"] for row in found[:limit]], len(found) > limit
+
+    async def _kinds_of(self, connection: Connection, kind: str) -> list[Any]:
+        """The number of the kind that is asked for, None for all, or nothing where there is no such kind."""
+        return await self._kinds.known(connection, [kind]) if kind else [None]
 
 
 async def end_marked(

@@ -71,3 +71,43 @@ SELECT count(*) FROM (
       AND finished_at >= coalesce($4::timestamptz, '-infinity') AND finished_at < coalesce($5::timestamptz, 'infinity')
     LIMIT $6
 ) AS matching;
+
+-- name: matching_ready
+SELECT id FROM jobs
+WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2)
+  AND created_at < coalesce($3::timestamptz, 'infinity') AND state < 2
+ORDER BY id
+LIMIT $4;
+
+-- name: matching_dead
+SELECT id FROM dead_jobs
+WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2) AND created_at < coalesce($3::timestamptz, 'infinity')
+ORDER BY id
+LIMIT $4;
+
+-- name: matching_completed
+SELECT id FROM completed_jobs
+WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2)
+  AND created_at < coalesce($3::timestamptz, 'infinity') AND outcome = 0
+ORDER BY id
+LIMIT $4;
+
+-- name: matching_cancelled
+SELECT id FROM completed_jobs
+WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2)
+  AND created_at < coalesce($3::timestamptz, 'infinity') AND outcome = 1
+ORDER BY id
+LIMIT $4;
+
+-- name: purge_jobs
+-- One that somebody is at just now is being leased, or has been: it stays.
+DELETE FROM jobs AS j
+WHERE j.tenant_id = $1 AND j.id = ANY (ARRAY(
+    SELECT w.id FROM jobs AS w WHERE w.tenant_id = $1 AND w.id = ANY ($2::bigint[]) AND w.state < 2
+    ORDER BY w.id FOR UPDATE SKIP LOCKED));
+
+-- name: purge_dead_jobs
+DELETE FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]);
+
+-- name: purge_completed_jobs
+DELETE FROM completed_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]);

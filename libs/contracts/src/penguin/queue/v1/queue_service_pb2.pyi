@@ -1283,6 +1283,99 @@ class RedriveJobsResponse(_message.Message):
 Global___RedriveJobsResponse: _TypeAlias = RedriveJobsResponse  # noqa: Y015
 
 @_typing.final
+class PurgeFilter(_message.Message):
+    """PurgeFilter says which jobs are meant. What is left out leaves none out, but for the state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    state: Global___JobState.ValueType
+    """READY (those that are not due yet, too), COMPLETED, DEAD or CANCELLED."""
+    kind: _builtins.str
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        state: Global___JobState.ValueType = ...,
+        kind: _builtins.str = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "kind", b"kind", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeFilter: _TypeAlias = PurgeFilter  # noqa: Y015
+
+@_typing.final
+class PurgeJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    MAX_JOBS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    request_id: _builtins.str
+    max_jobs: _builtins.int
+    """How many at most in this call; 0 means 5000."""
+    dry_run: _builtins.bool
+    """Only say what would be done. Nothing is recorded under the request_id."""
+    @_builtins.property
+    def filter(self) -> Global___PurgeFilter: ...
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        filter: Global___PurgeFilter | None = ...,
+        max_jobs: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "max_jobs", b"max_jobs", "request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeJobsRequest: _TypeAlias = PurgeJobsRequest  # noqa: Y015
+
+@_typing.final
+class PurgeJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURGED_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    SAMPLE_JOB_IDS_FIELD_NUMBER: _builtins.int
+    purged: _builtins.int
+    """With dry_run: how many would be."""
+    more: _builtins.bool
+    """Whether more match. Call again, under another request_id."""
+    @_builtins.property
+    def sample_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With dry_run: some of those that would be."""
+
+    def __init__(
+        self,
+        *,
+        purged: _builtins.int = ...,
+        more: _builtins.bool = ...,
+        sample_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "purged", b"purged", "sample_job_ids", b"sample_job_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeJobsResponse: _TypeAlias = PurgeJobsResponse  # noqa: Y015
+
+@_typing.final
 class GetQueueStatsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -96,6 +96,11 @@ class QueueServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsResponse.FromString,
                 _registered_method=True)
+        self.PurgeJobs = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/PurgeJobs',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsResponse.FromString,
+                _registered_method=True)
         self.GetQueueStats = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/GetQueueStats',
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetQueueStatsRequest.SerializeToString,
@@ -198,6 +203,13 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PurgeJobs(self, request, context):
+        """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetQueueStats(self, request, context):
         """GetQueueStats counts the tenant's jobs by state and priority.
         """
@@ -267,6 +279,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.RedriveJobs,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsResponse.SerializeToString,
+            ),
+            'PurgeJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeJobs,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsResponse.SerializeToString,
             ),
             'GetQueueStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQueueStats,
@@ -600,6 +617,33 @@ class QueueService:
             '/penguin.queue.v1.QueueService/RedriveJobs',
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/PurgeJobs',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

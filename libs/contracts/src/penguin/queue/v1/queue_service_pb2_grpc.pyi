@@ -69,6 +69,8 @@ class QueueServiceStub:
     """
     RedriveJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]
     """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
+    PurgeJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeJobsRequest, _queue_service_pb2.PurgeJobsResponse]
+    """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]
     """GetQueueStats counts the tenant's jobs by state and priority."""
 
@@ -113,6 +115,8 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """
     RedriveJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]  # type: ignore[assignment]
     """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
+    PurgeJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeJobsRequest, _queue_service_pb2.PurgeJobsResponse]  # type: ignore[assignment]
+    """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
     """GetQueueStats counts the tenant's jobs by state and priority."""
 
@@ -226,6 +230,14 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.RedriveJobsResponse, _abc.Awaitable[_queue_service_pb2.RedriveJobsResponse]]:
         """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
+
+    @_abc_1.abstractmethod
+    def PurgeJobs(
+        self,
+        request: _queue_service_pb2.PurgeJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.PurgeJobsResponse, _abc.Awaitable[_queue_service_pb2.PurgeJobsResponse]]:
+        """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
 
     @_abc_1.abstractmethod
     def GetQueueStats(
