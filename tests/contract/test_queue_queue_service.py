@@ -116,6 +116,13 @@ async def purge_ready(world: World) -> Any:
     return pb.PurgeJobsRequest(tenant_id=str(world.tenant), request_id=str(uuid4()), filter=chosen)
 
 
+async def hasten_two(world: World) -> Any:
+    return pb.SetJobPriorityRequest(
+        tenant_id=str(world.tenant), request_id=str(uuid4()), job_ids=await enqueue(world, 2),
+        priority=pb.JOB_PRIORITY_HIGH, rank=-5,
+    )  # fmt: skip
+
+
 async def stats(world: World) -> Any:
     await enqueue(world, 3)
     return pb.GetQueueStatsRequest(tenant_id=str(world.tenant))
@@ -185,6 +192,15 @@ def none_cancelled(count: int) -> Callable[[Any], None]:
     def check(reply: Any) -> None:
         assert (len(reply.cancelled_job_ids), len(reply.cancelling_job_ids)) == (0, 0)
         assert len(reply.skipped_job_ids) == count
+
+    return check
+
+
+def unchanged(count: int) -> Callable[[Any], None]:
+    """Nothing was given another place; the ids are named."""
+
+    def check(reply: Any) -> None:
+        assert (reply.changed, len(reply.skipped_job_ids)) == (0, count)
 
     return check
 
@@ -312,6 +328,15 @@ class TestQueueService(ServiceContract):
             Within(lambda r: setattr(r.filter, "kind", "test.nobody"), lambda reply: equal(reply.purged, 0)),
             stranger=lambda reply: equal(reply.purged, 0),
             mutation=Mutation(enqueued_by, vary=lambda r: setattr(r.filter, "kind", "test.nobody")),
+        ),
+        Case(
+            "SetJobPriority",
+            hasten_two,
+            lambda request, reply: equal((reply.changed, list(reply.skipped_job_ids)), (2, [])),
+            ("priority", lambda r: r.ClearField("priority")),
+            Within(only_unknown, unchanged(1)),
+            stranger=unchanged(2),
+            mutation=Mutation(enqueued_by, vary=lambda r: setattr(r, "rank", 5)),
         ),
         Case(
             "GetQueueStats",

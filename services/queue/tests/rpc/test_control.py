@@ -1,4 +1,4 @@
-"""A tenant's say in its jobs, as its clients have it: cancelling, redriving, purging."""
+"""A tenant's say in its jobs, as its clients have it: cancelling, redriving, purging, reordering."""
 
 from __future__ import annotations
 
@@ -74,6 +74,12 @@ class Owner:
             dry_run=dry_run,
         )
         reply: pb.PurgeJobsResponse = await self.queue.call(self.stub.PurgeJobs, request)
+        return reply
+
+    async def set_priority(self, *ids: int, **fields: Any) -> pb.SetJobPriorityResponse:
+        usual: dict[str, Any] = {"request_id": str(uuid4()), "priority": pb.JOB_PRIORITY_HIGH}
+        request = pb.SetJobPriorityRequest(tenant_id=str(self.tenant), job_ids=ids, **(usual | fields))
+        reply: pb.SetJobPriorityResponse = await self.queue.call(self.stub.SetJobPriority, request)
         return reply
 
     async def marked(self, **lease: float) -> pb.LeaseRef:
@@ -313,3 +319,31 @@ async def test_a_purge_names_what_is_wrong_with_it(owner: Owner) -> None:
         (lambda: owner.purge(COMPLETED, created_before=Timestamp(seconds=-(10**12))), "filter.created_before"),
     ):
         assert await refusal(call) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+
+
+async def test_waiting_jobs_are_given_another_place(owner: Owner) -> None:
+    (leased,) = await owner.enqueue()
+    await owner.lease()
+    first, second = await owner.enqueue(2, rank=7)
+    reply = await owner.set_priority(first, leased, 2**62)
+    assert (reply.changed, list(reply.skipped_job_ids)) == (1, [leased, 2**62])
+    assert (await owner.set_priority(second, priority=pb.JOB_PRIORITY_NORMAL, rank=-3)).changed == 1
+    places = [(job.priority, job.rank) for job in [await owner.get(first), await owner.get(second)]]
+    assert places == [(pb.JOB_PRIORITY_HIGH, 7), (pb.JOB_PRIORITY_NORMAL, -3)]
+    assert sorted(ref.job_id for ref in await owner.lease()) == [first, second]
+
+
+async def test_an_order_is_given_once(owner: Owner) -> None:
+    (job_id,) = await owner.enqueue()
+    request_id = str(uuid4())
+    assert (await owner.set_priority(job_id, request_id=request_id, rank=0)).changed == 1
+    await owner.set_priority(job_id, priority=pb.JOB_PRIORITY_LOW)
+    assert (await owner.set_priority(job_id, request_id=request_id, rank=0)).changed == 1
+    assert (await owner.get(job_id)).priority == pb.JOB_PRIORITY_LOW
+    for fields, field in (({"priority": 0}, "priority"), ({"priority": 9}, "priority"), ({"rank": 1001}, "rank")):
+        assert await refusal(lambda fields=fields: owner.set_priority(job_id, **fields)) == (  # type: ignore[misc]
+            grpc.StatusCode.INVALID_ARGUMENT, [field],
+        )  # fmt: skip
+    assert list((await Owner(owner.queue, owner.stub, uuid4(), owner.kind).set_priority(job_id)).skipped_job_ids) == [
+        job_id
+    ]

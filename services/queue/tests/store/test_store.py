@@ -198,6 +198,15 @@ async def test_lower_ranks_go_first_within_a_priority(own_db: Database) -> None:
     assert [(await leases_of.lease_ready(asked(1)))[0].rank for _ in range(3)] == [-5, 0, 5]
 
 
+async def test_waiting_jobs_are_leased_in_the_place_they_are_given(own_db: Database) -> None:
+    tenant, leases_of = uuid4(), LeaseStore(own_db, Kinds())
+    first, second, third = await enqueue(own_db, tenant, 3)
+    place = control.ControlStore(own_db, Kinds()).set_priority
+    assert (await place(Step(tenant, "req:1", b"d", AT), [third], 1, None))[0] == [third]
+    assert (await place(Step(tenant, "req:2", b"d", AT), [second], 2, -3))[0] == [second]
+    assert [(await leases_of.lease_ready(asked(1)))[0].id for _ in range(3)] == [third, second, first]
+
+
 async def test_ids_of_many_processes_never_meet(own_db: Database) -> None:
     stores = [JobStore(own_db, Kinds()) for _ in range(4)]
     given: list[int] = []

@@ -44,3 +44,9 @@ class Control:
     async def purgeable(self, tenant_id: UUID, chosen: PurgeFilter, limit: int) -> tuple[list[int], bool]:
         """Ids of the jobs that purge would remove, and whether there are more."""
         return await self._store.purgeable(tenant_id, chosen, limit)
+
+    async def set_priority(self, step: Step, ids: Sequence[int], priority: int, rank: int | None) -> list[int]:
+        """Give jobs that wait another place in the order; returns their ids. The buffer, too, is told of the new one."""
+        changed, waiting = await self._store.set_priority(step, ids, priority, rank)
+        self._announcer.tell(waiting, step.at)
+        return changed

@@ -65,6 +65,12 @@ class ControlMethods(queue_service_pb2_grpc.QueueServiceServicer):
         done = await self._control.purge(step_of(request), chosen, limit)
         return pb.PurgeJobsResponse(purged=done.count, more=done.more)
 
+    async def SetJobPriority(self, request: pb.SetJobPriorityRequest, context: Any) -> pb.SetJobPriorityResponse:
+        rank = request.rank if request.HasField("rank") else None
+        changed = await self._control.set_priority(step_of(request), list(request.job_ids), request.priority, rank)
+        skipped = sorted(set(request.job_ids).difference(changed))
+        return pb.SetJobPriorityResponse(changed=len(changed), skipped_job_ids=skipped)
+
 
 def _check_either(request: pb.RedriveJobsRequest) -> None:
     if request.HasField("filter"):

@@ -1,4 +1,4 @@
-"""The tenant's word on its jobs: cancelling, redriving and purging them. What becomes of marked ones is the leases' store's to see to, by
+"""The tenant's word on its jobs: cancelling, redriving, purging and reordering them. What becomes of marked ones is the leases' store's to see to, by
 `end_marked` and `end_lost` in its own transactions."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import DeadFilter, LeaseRef, Preview, PurgeFilter, Ready
-from penguin_queue.store.jobs import redriven
+from penguin_queue.store.jobs import ready_of, redriven
 from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "control.sql")
@@ -128,6 +128,19 @@ class ControlStore:
             return [], False
         found = await connection.fetch(PURGES[chosen.state][0], tenant_id, kinds[0], chosen.created_before, limit + 1)
         return [row["id"] for row in found[:limit]], len(found) > limit
+
+    async def set_priority(
+        self, step: Step, ids: Sequence[int], priority: int, rank: int | None
+    ) -> tuple[list[int], list[Ready]]:
+        """Give jobs that wait this priority, and this rank if there is one; returns their ids, and the jobs changed by this
+        very call."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, list[int])) is not None:
+                return done.reply, []
+            rows = await connection.fetch(sql.set_priority, step.tenant_id, list(ids), priority, rank)
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+            changed = sorted(row["id"] for row in rows)
+            return await barrier.record(connection, step, changed, list[int]), [ready_of(row, kinds) for row in rows]
 
     async def _kinds_of(self, connection: Connection, kind: str) -> list[Any]:
         """The number of the kind that is asked for, None for all, or nothing where there is no such kind."""

@@ -111,3 +111,10 @@ DELETE FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]);
 
 -- name: purge_completed_jobs
 DELETE FROM completed_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]);
+
+-- name: set_priority
+UPDATE jobs AS j SET priority = $3, rank = coalesce($4::smallint, j.rank)
+WHERE j.tenant_id = $1 AND j.id = ANY (ARRAY(
+    SELECT w.id FROM jobs AS w WHERE w.tenant_id = $1 AND w.id = ANY ($2::bigint[]) AND w.state < 2
+    ORDER BY w.id FOR UPDATE))
+RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at;

@@ -101,6 +101,11 @@ class QueueServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsResponse.FromString,
                 _registered_method=True)
+        self.SetJobPriority = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/SetJobPriority',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityResponse.FromString,
+                _registered_method=True)
         self.GetQueueStats = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/GetQueueStats',
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetQueueStatsRequest.SerializeToString,
@@ -210,6 +215,14 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetJobPriority(self, request, context):
+        """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
+        still go by the old one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetQueueStats(self, request, context):
         """GetQueueStats counts the tenant's jobs by state and priority.
         """
@@ -284,6 +297,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.PurgeJobs,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsResponse.SerializeToString,
+            ),
+            'SetJobPriority': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetJobPriority,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityResponse.SerializeToString,
             ),
             'GetQueueStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQueueStats,
@@ -644,6 +662,33 @@ class QueueService:
             '/penguin.queue.v1.QueueService/PurgeJobs',
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetJobPriority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/SetJobPriority',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -71,6 +71,10 @@ class QueueServiceStub:
     """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
     PurgeJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeJobsRequest, _queue_service_pb2.PurgeJobsResponse]
     """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
+    SetJobPriority: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.SetJobPriorityRequest, _queue_service_pb2.SetJobPriorityResponse]
+    """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
+    still go by the old one.
+    """
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]
     """GetQueueStats counts the tenant's jobs by state and priority."""
 
@@ -117,6 +121,10 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
     PurgeJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeJobsRequest, _queue_service_pb2.PurgeJobsResponse]  # type: ignore[assignment]
     """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
+    SetJobPriority: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.SetJobPriorityRequest, _queue_service_pb2.SetJobPriorityResponse]  # type: ignore[assignment]
+    """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
+    still go by the old one.
+    """
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
     """GetQueueStats counts the tenant's jobs by state and priority."""
 
@@ -238,6 +246,16 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.PurgeJobsResponse, _abc.Awaitable[_queue_service_pb2.PurgeJobsResponse]]:
         """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
+
+    @_abc_1.abstractmethod
+    def SetJobPriority(
+        self,
+        request: _queue_service_pb2.SetJobPriorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.SetJobPriorityResponse, _abc.Awaitable[_queue_service_pb2.SetJobPriorityResponse]]:
+        """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
+        still go by the old one.
+        """
 
     @_abc_1.abstractmethod
     def GetQueueStats(
