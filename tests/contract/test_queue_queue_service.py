@@ -97,6 +97,19 @@ async def list_five(world: World) -> Any:
     return pb.ListJobsRequest(tenant_id=str(world.tenant))
 
 
+async def two_payloads(world: World) -> Any:
+    """One that waits, and one that is dead."""
+    return pb.GetJobPayloadsRequest(
+        tenant_id=str(world.tenant), job_ids=[*await bury(world, 1), *await enqueue(world, 1)]
+    )
+
+
+def check_payloads(request: Any, reply: Any) -> None:
+    assert [(each.job_id, each.payload) for each in reply.payloads] == [(n, b'{"n":1}') for n in request.job_ids]
+    assert not reply.missing_ids
+    assert not reply.deferred_ids
+
+
 async def redrive_two(world: World) -> Any:
     return pb.RedriveJobsRequest(tenant_id=str(world.tenant), request_id=str(uuid4()), job_ids=await bury(world, 2))
 
@@ -301,6 +314,14 @@ class TestQueueService(ServiceContract):
             "a list of nothing is empty",
             stranger=lambda reply: equal(list(reply.jobs), []),
             listing=Listing("jobs", 5, lambda r: setattr(r, "state", pb.JOB_STATE_READY)),
+        ),
+        Case(
+            "GetJobPayloads",
+            two_payloads,
+            check_payloads,
+            ("job_ids[0]", lambda r: r.job_ids.__setitem__(0, 0)),
+            Within(only_unknown, lambda reply: equal(list(reply.missing_ids), [UNKNOWN])),
+            stranger=lambda reply: equal((list(reply.payloads), len(reply.missing_ids)), ([], 2)),
         ),
         Case(
             "CancelJobs",

@@ -56,7 +56,6 @@ class Job:
     tenant_id: UUID
     id: int
     kind: str
-    payload: bytes
     priority: int
     rank: int
     state: str
@@ -73,6 +72,8 @@ class Job:
     lease_token: int | None
     # Its tenant wishes it to end; only while it is leased.
     cancel_wanted: bool = False
+    # Read for workers only.
+    payload: bytes = b""
 
 
 @dataclass(frozen=True)

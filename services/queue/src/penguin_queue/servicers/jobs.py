@@ -97,6 +97,14 @@ class QueueServicer(ControlMethods):
         token = next_token(request, [found[size - 1].id]) if len(found) > size else ""
         return pb.ListJobsResponse(jobs=map(wire.job, found[:size]), next_page_token=token)
 
+    async def GetJobPayloads(self, request: pb.GetJobPayloadsRequest, context: Any) -> pb.GetJobPayloadsResponse:
+        found = dict(await self._jobs.payloads(UUID(request.tenant_id), list(request.job_ids)))
+        return pb.GetJobPayloadsResponse(
+            payloads=[pb.JobPayload(job_id=n, payload=each) for n, each in found.items() if each is not None],
+            missing_ids=sorted(set(request.job_ids).difference(found)),
+            deferred_ids=[n for n, each in found.items() if each is None],
+        )
+
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Any) -> pb.GetQueueStatsResponse:
         counts, oldest = await self._jobs.stats(UUID(request.tenant_id), now())
         return pb.GetQueueStatsResponse(counts=map(wire.count, counts), oldest_due_at=stamp(oldest))

@@ -31,6 +31,8 @@ ASKED: dict[str, tuple[int, ...]] = {
     "cancelled": (5,),
 }
 LAST = 2**63 - 1
+# Payloads that one answer holds, but for the last of them (bytes): a message has 4 MiB.
+PAYLOADS_MAX = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,11 @@ class JobStore:
             rows = await connection.fetch(sql.list_page, tenant_id, before, ASKED[state], known[0], limit)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
         return [job_of(row, kinds) for row in rows]
+
+    async def payloads(self, tenant_id: UUID, ids: Sequence[int]) -> list[tuple[int, bytes | None]]:
+        """Those of these jobs that there are, in the order of their ids, with their payloads as far as there is room."""
+        async with self._db.tenant(tenant_id) as connection:
+            return [tuple(row) for row in await connection.fetch(sql.payloads, tenant_id, list(ids), PAYLOADS_MAX)]
 
     async def redrive(self, step: Step, ids: Sequence[int], at: datetime) -> tuple[list[int], list[Ready]]:
         """Make dead letters ready again with fresh attempts; returns their ids, and the jobs risen by this very call."""

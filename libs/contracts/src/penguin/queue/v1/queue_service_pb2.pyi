@@ -315,6 +315,7 @@ class Job(_message.Message):
     tenant_id: _builtins.str
     kind: _builtins.str
     payload: _builtins.bytes
+    """Given to workers; its tenant asks for it by GetJobPayloads."""
     priority: Global___JobPriority.ValueType
     state: Global___JobState.ValueType
     attempts: _builtins.int
@@ -1110,6 +1111,87 @@ class ListJobsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
+
+@_typing.final
+class GetJobPayloadsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobPayloadsRequest: _TypeAlias = GetJobPayloadsRequest  # noqa: Y015
+
+@_typing.final
+class GetJobPayloadsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOADS_FIELD_NUMBER: _builtins.int
+    MISSING_IDS_FIELD_NUMBER: _builtins.int
+    DEFERRED_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobPayload]:
+        """In the order of their jobs' ids; about 2 MiB of them at most."""
+
+    @_builtins.property
+    def missing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids that are no jobs of this tenant."""
+
+    @_builtins.property
+    def deferred_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of jobs whose payloads there was no room for: ask for them again."""
+
+    def __init__(
+        self,
+        *,
+        payloads: _abc.Iterable[Global___JobPayload] | None = ...,
+        missing_ids: _abc.Iterable[_builtins.int] | None = ...,
+        deferred_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred_ids", b"deferred_ids", "missing_ids", b"missing_ids", "payloads", b"payloads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobPayloadsResponse: _TypeAlias = GetJobPayloadsResponse  # noqa: Y015
+
+@_typing.final
+class JobPayload(_message.Message):
+    """JobPayload is what one job is to do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.int
+    payload: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.int = ...,
+        payload: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobPayload: _TypeAlias = JobPayload  # noqa: Y015
 
 @_typing.final
 class CancelJobsRequest(_message.Message):

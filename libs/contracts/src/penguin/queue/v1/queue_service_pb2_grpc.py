@@ -86,6 +86,11 @@ class QueueServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.GetJobPayloads = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/GetJobPayloads',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsResponse.FromString,
+                _registered_method=True)
         self.CancelJobs = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/CancelJobs',
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsRequest.SerializeToString,
@@ -180,14 +185,21 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """GetJob reads one job of the tenant.
+        """GetJob reads one job of the tenant, without its payload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """ListJobs pages through the tenant's jobs, newest first.
+        """ListJobs pages through the tenant's jobs, newest first, without their payloads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJobPayloads(self, request, context):
+        """GetJobPayloads reads what jobs are to do. It has a scope of its own: who watches a queue need not see what is in it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,6 +294,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'GetJobPayloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobPayloads,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsResponse.SerializeToString,
             ),
             'CancelJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJobs,
@@ -581,6 +598,33 @@ class QueueService:
             '/penguin.queue.v1.QueueService/ListJobs',
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJobPayloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/GetJobPayloads',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,9 +60,11 @@ class QueueServiceStub:
     SnoozeJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.SnoozeJobsRequest, _queue_service_pb2.SnoozeJobsResponse]
     """SnoozeJobs returns jobs to be run later without burning an attempt: what they need is down."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetJobRequest, _queue_service_pb2.GetJobResponse]
-    """GetJob reads one job of the tenant."""
+    """GetJob reads one job of the tenant, without its payload."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListJobsRequest, _queue_service_pb2.ListJobsResponse]
-    """ListJobs pages through the tenant's jobs, newest first."""
+    """ListJobs pages through the tenant's jobs, newest first, without their payloads."""
+    GetJobPayloads: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetJobPayloadsRequest, _queue_service_pb2.GetJobPayloadsResponse]
+    """GetJobPayloads reads what jobs are to do. It has a scope of its own: who watches a queue need not see what is in it."""
     CancelJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.CancelJobsRequest, _queue_service_pb2.CancelJobsResponse]
     """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
     "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
@@ -110,9 +112,11 @@ class QueueServiceAsyncStub(QueueServiceStub):
     SnoozeJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.SnoozeJobsRequest, _queue_service_pb2.SnoozeJobsResponse]  # type: ignore[assignment]
     """SnoozeJobs returns jobs to be run later without burning an attempt: what they need is down."""
     GetJob: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetJobRequest, _queue_service_pb2.GetJobResponse]  # type: ignore[assignment]
-    """GetJob reads one job of the tenant."""
+    """GetJob reads one job of the tenant, without its payload."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListJobsRequest, _queue_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """ListJobs pages through the tenant's jobs, newest first."""
+    """ListJobs pages through the tenant's jobs, newest first, without their payloads."""
+    GetJobPayloads: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetJobPayloadsRequest, _queue_service_pb2.GetJobPayloadsResponse]  # type: ignore[assignment]
+    """GetJobPayloads reads what jobs are to do. It has a scope of its own: who watches a queue need not see what is in it."""
     CancelJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.CancelJobsRequest, _queue_service_pb2.CancelJobsResponse]  # type: ignore[assignment]
     """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
     "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
@@ -211,7 +215,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.GetJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.GetJobResponse, _abc.Awaitable[_queue_service_pb2.GetJobResponse]]:
-        """GetJob reads one job of the tenant."""
+        """GetJob reads one job of the tenant, without its payload."""
 
     @_abc_1.abstractmethod
     def ListJobs(
@@ -219,7 +223,15 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListJobsResponse, _abc.Awaitable[_queue_service_pb2.ListJobsResponse]]:
-        """ListJobs pages through the tenant's jobs, newest first."""
+        """ListJobs pages through the tenant's jobs, newest first, without their payloads."""
+
+    @_abc_1.abstractmethod
+    def GetJobPayloads(
+        self,
+        request: _queue_service_pb2.GetJobPayloadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.GetJobPayloadsResponse, _abc.Awaitable[_queue_service_pb2.GetJobPayloadsResponse]]:
+        """GetJobPayloads reads what jobs are to do. It has a scope of its own: who watches a queue need not see what is in it."""
 
     @_abc_1.abstractmethod
     def CancelJobs(
