@@ -126,7 +126,7 @@ def keyed(method: MethodDescriptor) -> bool:
 
 def mutates(method: MethodDescriptor) -> bool:
     """By its scope: whatever is not for reading."""
-    return not str(rule_of(method).scope).endswith(".read")
+    return not str(rule_of(method).scope).endswith((".read", ".payloads"))
 
 
 def test_the_contracts_are_all_here() -> None:

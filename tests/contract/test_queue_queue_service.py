@@ -97,8 +97,43 @@ async def list_five(world: World) -> Any:
     return pb.ListJobsRequest(tenant_id=str(world.tenant))
 
 
+async def two_payloads(world: World) -> Any:
+    """One that waits, and one that is dead."""
+    return pb.GetJobPayloadsRequest(
+        tenant_id=str(world.tenant), job_ids=[*await bury(world, 1), *await enqueue(world, 1)]
+    )
+
+
+def check_payloads(request: Any, reply: Any) -> None:
+    assert [(each.job_id, each.payload) for each in reply.payloads] == [(n, b'{"n":1}') for n in request.job_ids]
+    assert not reply.missing_ids
+    assert not reply.deferred_ids
+
+
 async def redrive_two(world: World) -> Any:
     return pb.RedriveJobsRequest(tenant_id=str(world.tenant), request_id=str(uuid4()), job_ids=await bury(world, 2))
+
+
+async def cancel_three(world: World) -> Any:
+    """Two that wait, and one in a worker's hands."""
+    (ref,) = await lease(world, 1)
+    ids = [ref.job_id, *await enqueue(world, 2)]
+    return pb.CancelJobsRequest(tenant_id=str(world.tenant), request_id=str(uuid4()), job_ids=ids)
+
+
+async def purge_ready(world: World) -> Any:
+    """Two that wait, beside one that is leased and stays."""
+    await lease(world, 1)
+    await enqueue(world, 2)
+    chosen = pb.PurgeFilter(state=pb.JOB_STATE_READY)
+    return pb.PurgeJobsRequest(tenant_id=str(world.tenant), request_id=str(uuid4()), filter=chosen)
+
+
+async def hasten_two(world: World) -> Any:
+    return pb.SetJobPriorityRequest(
+        tenant_id=str(world.tenant), request_id=str(uuid4()), job_ids=await enqueue(world, 2),
+        priority=pb.JOB_PRIORITY_HIGH, rank=-5,
+    )  # fmt: skip
 
 
 async def stats(world: World) -> Any:
@@ -151,6 +186,36 @@ def check_extended(request: Any, reply: Any) -> None:
 def only_unknown(request: Any) -> None:
     del request.job_ids[:]
     request.job_ids.append(UNKNOWN)
+
+
+def match_nothing(request: Any) -> None:
+    request.ClearField("job_ids")
+    request.filter.kind = "test.nobody"
+
+
+def check_cancelled(request: Any, reply: Any) -> None:
+    leased, *waiting = request.job_ids
+    assert (list(reply.cancelled_job_ids), list(reply.cancelling_job_ids)) == (waiting, [leased])
+    assert not reply.skipped_job_ids
+
+
+def none_cancelled(count: int) -> Callable[[Any], None]:
+    """Nothing was cancelled; the ids are named."""
+
+    def check(reply: Any) -> None:
+        assert (len(reply.cancelled_job_ids), len(reply.cancelling_job_ids)) == (0, 0)
+        assert len(reply.skipped_job_ids) == count
+
+    return check
+
+
+def unchanged(count: int) -> Callable[[Any], None]:
+    """Nothing was given another place; the ids are named."""
+
+    def check(reply: Any) -> None:
+        assert (reply.changed, len(reply.skipped_job_ids)) == (0, count)
+
+    return check
 
 
 def skipped(count: int) -> Callable[[Any], None]:
@@ -251,13 +316,48 @@ class TestQueueService(ServiceContract):
             listing=Listing("jobs", 5, lambda r: setattr(r, "state", pb.JOB_STATE_READY)),
         ),
         Case(
+            "GetJobPayloads",
+            two_payloads,
+            check_payloads,
+            ("job_ids[0]", lambda r: r.job_ids.__setitem__(0, 0)),
+            Within(only_unknown, lambda reply: equal(list(reply.missing_ids), [UNKNOWN])),
+            stranger=lambda reply: equal((list(reply.payloads), len(reply.missing_ids)), ([], 2)),
+        ),
+        Case(
+            "CancelJobs",
+            cancel_three,
+            check_cancelled,
+            ("job_ids[0]", lambda r: r.job_ids.__setitem__(0, 0)),
+            Within(only_unknown, none_cancelled(1)),
+            stranger=none_cancelled(3),
+            mutation=Mutation(enqueued_by, vary=lambda r: r.job_ids.append(UNKNOWN)),
+        ),
+        Case(
             "RedriveJobs",
             redrive_two,
             lambda request, reply: equal((reply.redriven, list(reply.skipped_job_ids)), (2, [])),
             ("job_ids[0]", lambda r: r.job_ids.__setitem__(0, 0)),
             Within(only_unknown, skipped(1)),
             stranger=skipped(2),
-            mutation=Mutation(enqueued_by, vary=lambda r: r.job_ids.append(UNKNOWN)),
+            mutation=Mutation(enqueued_by, vary=match_nothing),
+        ),
+        Case(
+            "PurgeJobs",
+            purge_ready,
+            lambda request, reply: equal((reply.purged, reply.more), (2, False)),
+            ("filter.state", lambda r: setattr(r.filter, "state", pb.JOB_STATE_LEASED)),
+            Within(lambda r: setattr(r.filter, "kind", "test.nobody"), lambda reply: equal(reply.purged, 0)),
+            stranger=lambda reply: equal(reply.purged, 0),
+            mutation=Mutation(enqueued_by, vary=lambda r: setattr(r.filter, "kind", "test.nobody")),
+        ),
+        Case(
+            "SetJobPriority",
+            hasten_two,
+            lambda request, reply: equal((reply.changed, list(reply.skipped_job_ids)), (2, [])),
+            ("priority", lambda r: r.ClearField("priority")),
+            Within(only_unknown, unchanged(1)),
+            stranger=unchanged(2),
+            mutation=Mutation(enqueued_by, vary=lambda r: setattr(r, "rank", 5)),
         ),
         Case(
             "GetQueueStats",

@@ -36,6 +36,8 @@ def run(root: Path, *words: str) -> Result:
         ["why"], ["tenant", "create"], ["tenant", "list"], ["mailbox", "create"], ["leads", "import"],
         ["template", "create"], ["campaign", "create"], ["campaign", "launch"], ["campaign", "report"], ["etl", "run"],
         *(["queue", name] for name in ("list", "put", "move", "pause", "resume", "pauses", "top")),
+        ["queue", "stats"], ["queue", "jobs"], ["queue", "job"], ["queue", "cancel"], ["queue", "redrive"],
+        ["queue", "purge"], ["queue", "priority"],
     ],
 )  # fmt: skip
 def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None:
@@ -58,6 +60,13 @@ def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None
         (["send", "-t", TENANT], 2, "Missing option"),
         (["campaign", "report", "x", "-t", TENANT], 3, "penguin up"),
         (["why", "x", "-t", TENANT], 3, "penguin up"),
+        (["queue", "stats", "-t", TENANT], 3, "penguin up"),
+        (["queue", "redrive", "-t", TENANT], 2, "name dead letters"),
+        (["queue", "redrive", "7", "--all", "-t", TENANT], 2, "name dead letters"),
+        (["queue", "purge", "leased", "-t", TENANT], 2, "leased"),
+        (["queue", "priority", "urgent", "7", "-t", TENANT], 2, "urgent"),
+        (["queue", "cancel", "0", "-t", TENANT], 2, "greater than"),
+        (["queue", "cancel", "-t", TENANT], 2, "Missing argument"),
         (["trace", "nonsense"], 2, "no email's id"),
         (["queue", "pause"], 2, "name a queue"),
         (["queue", "pause", "-q", "x", "-k", "y"], 2, "name a queue"),

@@ -77,6 +77,7 @@ FAILED = email("FAILED", attempts=[email_pb.Attempt(attempt=1, smtp_code=550, en
             "dead letter (smtp.rejected)",
             False,
         ),
+        (known(email=email("QUEUED"), job=job("CANCELLED")), "its job was cancelled", False),
         (known(email=LATER, job=job("READY", timedelta(hours=1))), "waits for its time", True),
         (known(email=email("QUEUED"), content=AWAY, job=job("READY")), "Content is away", False),
         (known(email=email("QUEUED"), job=job("READY", timedelta(minutes=1))), "to be tried again at", True),

@@ -21,7 +21,8 @@ MODULES = {
     "up": "stack_commands", "status": "status_commands", "logs": "stack_commands", "down": "stack_commands",
     "env": "stack_commands", "token": "token_commands", "demo": "demo_commands", "send": "sending",
     "import-mail": "mail", "tenant": "onboarding", "mailbox": "onboarding", "leads": "onboarding",
-    "template": "onboarding", "campaign": "campaigns", "etl": "campaigns", "trace": "tracing", "why": "why", "queue": "queue_group",
+    "template": "onboarding", "campaign": "campaigns", "etl": "campaigns", "trace": "tracing", "why": "why",
+    "queue": "queue_group",
 }  # fmt: skip
 
 

@@ -39,8 +39,8 @@ class Method:
 
     @property
     def reads(self) -> bool:
-        """Whether it changes nothing: what asks for a read scope."""
-        return self.scope.endswith(".read")
+        """Whether it changes nothing: what asks for a read scope, or for payloads'."""
+        return self.scope.endswith((".read", ".payloads"))
 
     def new_request(self) -> Message:
         """An empty request of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from email.parser import BytesHeaderParser
@@ -142,16 +143,18 @@ async def of_content(content: Tier, tenant_id: UUID, email: email_pb.Email | Non
 
 
 async def of_queue(queue: Tier, tenant_id: UUID, email_id: UUID, email: email_pb.Email | None) -> JobKnown:
-    """The job that sends it: searched from the newest back to the email's creation, at most 100,000 jobs."""
+    """The job that sends it: searched from the newest back to the email's creation, at most 100,000 jobs. Which email a
+    job is for stands in its payload, and nowhere else."""
     oldest = email.queued_at.seconds - _CLOCKS_S if email is not None else 0
     request = queue_pb.ListJobsRequest(tenant_id=str(tenant_id), page_size=_JOBS_PAGE, kind=SEND_JOB)
     for _ in range(_JOB_PAGES):
         try:
             reply = await queue.call(queue.stub(QueueServiceStub).ListJobs, request, timeout=DEADLINE_S)
+            sender = await _sender(queue, tenant_id, email_id, [job.id for job in reply.jobs])
         except TierError as error:
             return _away(error)
         for job in reply.jobs:
-            if _sends(job, email_id):
+            if job.id == sender:
                 found: queue_pb.Job = job
                 return found
         if not reply.next_page_token or (reply.jobs and reply.jobs[-1].created_at.seconds < oldest):
@@ -160,9 +163,21 @@ async def of_queue(queue: Tier, tenant_id: UUID, email_id: UUID, email: email_pb
     return None
 
 
-def _sends(job: queue_pb.Job, email_id: UUID) -> bool:
+async def _sender(queue: Tier, tenant_id: UUID, email_id: UUID, ids: Sequence[int]) -> int | None:
+    """Which of these jobs sends the email, if any does. Raises TierError."""
+    while ids:
+        request = queue_pb.GetJobPayloadsRequest(tenant_id=str(tenant_id), job_ids=ids)
+        reply = await queue.call(queue.stub(QueueServiceStub).GetJobPayloads, request, timeout=DEADLINE_S)
+        for each in reply.payloads:
+            if _sends(each.payload, email_id):
+                return int(each.job_id)
+        ids = list(reply.deferred_ids)
+    return None
+
+
+def _sends(body: bytes, email_id: UUID) -> bool:
     try:
-        payload = json.loads(job.payload)
+        payload = json.loads(body)
     except ValueError:
         return False
     return isinstance(payload, dict) and payload.get("email_id") == str(email_id)

@@ -50,7 +50,7 @@ def add_to(group: typer.Typer) -> None:
         ("list", list_), ("put", put), ("move", move), ("pause", pause), ("resume", resume), ("pauses", pauses),
         ("top", top),
     ):  # fmt: skip
-        group.command(name)(command)
+        group.command(name, rich_help_panel="Queues")(command)
 
 
 def list_(context: typer.Context) -> None:

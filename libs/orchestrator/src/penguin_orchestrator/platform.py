@@ -27,7 +27,7 @@ SCOPES = (
     "email_accounts.write", "domains.read", "domains.write", "companies.read", "companies.write", "users.read",
     "users.write", "tenants.read", "tenants.write", "suppressions.read", "suppressions.write", "inbox.read",
     "inbox.write", "ledger.read", "facts.read", "facts.write", "reports.read", "jobs.read", "jobs.write",
-    "notifications.read", "notifications.write",
+    "jobs.payloads", "notifications.read", "notifications.write",
 )  # fmt: skip
 
 

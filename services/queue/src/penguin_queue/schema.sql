@@ -127,6 +127,7 @@ CREATE TABLE public.jobs (
     traceparent text,
     worker_id text,
     last_error text,
+    cancel_wanted boolean DEFAULT false NOT NULL,
     CONSTRAINT jobs_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
     CONSTRAINT jobs_payload_check CHECK ((octet_length(payload) <= 65536)),
     CONSTRAINT jobs_priority_check CHECK (((priority >= 1) AND (priority <= 3))),
@@ -316,7 +317,8 @@ CREATE TABLE public.completed_jobs (
     payload bytea NOT NULL,
     traceparent text,
     worker_id text,
-    last_error text
+    last_error text,
+    outcome smallint DEFAULT 0 NOT NULL
 )
 PARTITION BY RANGE (finished_at);
 
@@ -339,7 +341,8 @@ CREATE TABLE public.completed_jobs_default (
     payload bytea NOT NULL,
     traceparent text,
     worker_id text,
-    last_error text
+    last_error text,
+    outcome smallint DEFAULT 0 NOT NULL
 );
 
 ALTER TABLE ONLY public.completed_jobs_default FORCE ROW LEVEL SECURITY;

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Failure, Job, LeaseRef, NewJob, Snooze
+from penguin_queue.store.control import ControlStore
 from penguin_queue.store.jobs import LAST, JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
@@ -29,7 +30,8 @@ step = st.one_of(
     st.tuples(st.just("lease"), st.integers(min_value=1, max_value=4)),
     st.tuples(st.just("wait"), st.sampled_from([1, LEASE_S // 2, LEASE_S, 4 * LEASE_S])),
     st.tuples(st.just("sweep"), st.just(0)),
-    st.tuples(st.sampled_from(["complete", "fail", "kill", "snooze", "extend"]), which),
+    st.tuples(st.sampled_from(["complete", "fail", "kill", "snooze", "extend", "release"]), which),
+    st.tuples(st.just("cancel"), which),
 )
 
 # What the first queue says.
@@ -47,6 +49,10 @@ class Expected:
     attempts: int = 0
     lost_leases: int = 0
     snoozes: int = 0
+    marked: bool = False
+
+    def cancelled(self) -> None:
+        self.state, self.token, self.marked = "cancelled", None, False
 
 
 @dataclass
@@ -63,6 +69,7 @@ class Model:
     def __post_init__(self) -> None:
         self.store = LeaseStore(self.db, Kinds())
         self.reader = JobStore(self.db, Kinds())
+        self.control = ControlStore(self.db, Kinds())
 
     async def enqueue(self, count: int) -> None:
         items = [
@@ -94,6 +101,9 @@ class Model:
                 job.state = "ready"
             elif job.state == "leased" and job.until <= self.at:
                 job.lost_leases += 1
+                if job.marked:
+                    job.cancelled()
+                    continue
                 job.state = "dead" if job.lost_leases > LOST_LEASE_LIMIT else "ready"
 
     def speaker(self, number: int) -> tuple[LeaseRef, Expected, bool] | None:
@@ -108,27 +118,58 @@ class Model:
         repeated = job.state == "completed" and job.token == ref.token
         assert (await self.store.complete([ref.job_id], [ref.token], self.at) == []) == (counts or repeated)
         if counts:
-            job.state = "completed"
+            job.state, job.marked = "completed", False
+
+    async def cancel(self, number: int) -> None:
+        if not self.jobs:
+            return
+        job_id = list(self.jobs)[number % len(self.jobs)]
+        job = self.jobs[job_id]
+        step = Step(self.tenant, f"req:{uuid4()}", b"d", self.at)
+        done = await self.control.cancel(step, [job_id])
+        assert (done.ended == [job_id]) == (job.state in {"scheduled", "ready"})
+        assert (done.marked == [job_id]) == (job.state == "leased")
+        if done.marked:
+            job.marked = True
+        elif done.ended:
+            job.cancelled()
+
+    async def release(self, ref: LeaseRef, job: Expected, counts: bool) -> None:
+        back, _, cancelled = await self.store.release([ref.job_id], [ref.token], self.at)
+        assert (ref in back, ref in cancelled) == (counts and not job.marked, counts and job.marked)
+        if counts and job.marked:
+            job.cancelled()
+        elif counts:
+            job.state, job.token = "ready", None
 
     async def fail(self, ref: LeaseRef, job: Expected, counts: bool, *, retryable: bool = True) -> None:
-        retried, dead = await self.store.fail([Failure(ref, "x", retryable, timedelta(seconds=5), 0.5)], self.at)
-        assert (ref in retried or ref in dead) == counts
+        retried, dead, cancelled = await self.store.fail(
+            [Failure(ref, "x", retryable, timedelta(seconds=5), 0.5)], self.at
+        )
+        assert (ref in retried or ref in dead or ref in cancelled) == counts
+        assert (ref in cancelled) == (counts and job.marked)
         if counts:
             job.attempts += 1
+        if counts and job.marked:
+            job.cancelled()
+        elif counts:
             job.state = "scheduled" if retryable and job.attempts < MAX_ATTEMPTS else "dead"
             assert (ref in dead) == (job.state == "dead")
             job.token, job.run_at = None, self.at + timedelta(seconds=5)
 
     async def snooze(self, ref: LeaseRef, job: Expected, counts: bool) -> None:
-        off = await self.store.snooze([Snooze(ref, timedelta(seconds=20), "away")], self.at)
-        assert (ref in off) == counts
-        if counts:
+        off, cancelled = await self.store.snooze([Snooze(ref, timedelta(seconds=20), "away")], self.at)
+        assert (ref in off, ref in cancelled) == (counts and not job.marked, counts and job.marked)
+        if counts and job.marked:
+            job.cancelled()
+        elif counts:
             job.state, job.token, job.run_at = "scheduled", None, self.at + timedelta(seconds=20)
             job.snoozes += 1
 
     async def extend(self, ref: LeaseRef, job: Expected, counts: bool) -> None:
         until = self.at + timedelta(seconds=2 * LEASE_S)
-        assert (await self.store.extend([ref], until) == {ref}) == counts
+        expected = ({ref}, [ref.job_id] if job.marked else []) if counts else (set(), [])
+        assert await self.store.extend([ref], until) == expected
         if counts:
             job.state, job.until = "leased", until
 
@@ -164,7 +205,7 @@ async def test_any_interleaving_agrees_with_the_model(own_db: Database, steps: l
     model = Model(own_db)
     await model.enqueue(2)
     for word, number in steps:
-        if word in {"complete", "fail", "kill", "snooze", "extend"}:
+        if word in {"complete", "fail", "kill", "snooze", "extend", "release"}:
             await model.speak(word, number)
         else:
             await getattr(model, word)(number)
@@ -202,3 +243,46 @@ async def test_crashing_workers_at_once_complete_each_job_once(own_db: Database)
     assert len(finished) == 200
     assert set(won.values()) == {1}
     assert Counter(job.state for job in finished) == Counter(completed=len(won), dead=buried)
+
+
+async def test_cancellations_and_workers_at_once_end_each_job_once(own_db: Database) -> None:
+    model = Model(own_db)
+    await model.enqueue(300)
+    chance = random.Random(11)
+    ids, left = list(model.jobs), set(model.jobs)
+    cancelled: Counter[int] = Counter()
+    done: Counter[int] = Counter()
+
+    async def tenant() -> None:
+        while left:
+            step = Step(model.tenant, f"req:{uuid4()}", b"d", START)
+            reply = await model.control.cancel(step, chance.sample(ids, 20))
+            cancelled.update(reply.ended)
+            left.difference_update(reply.ended)
+            await asyncio.sleep(chance.random() / 50)
+
+    async def worker() -> None:
+        store = LeaseStore(own_db, Kinds())
+        while left:
+            leased = await store.lease_ready(Asked((), chance.randint(1, 20), START + timedelta(seconds=LEASE_S), "w"))
+            await asyncio.sleep(chance.random() / 100)
+            refs = [LeaseRef(j.id, j.lease_token) for j in leased if j.lease_token]
+            columns = [ref.job_id for ref in refs], [ref.token for ref in refs]
+            if not refs:
+                continue
+            if chance.random() < 0.5:
+                assert await store.complete(*columns, START) == []
+                done.update(columns[0])
+                left.difference_update(columns[0])
+            else:
+                back, _, ended = await store.release(*columns, START)
+                assert back | ended == set(refs)
+                cancelled.update(ref.job_id for ref in ended)
+                left.difference_update(ref.job_id for ref in ended)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(worker() for _ in range(4)), *(tenant() for _ in range(2)))
+    assert len(cancelled + done) == 300
+    assert set((cancelled + done).values()) == {1}
+    found = await model.reader.list_page(model.tenant, before=LAST, state="", kind="", limit=1000)
+    assert Counter(job.state for job in found) == Counter(cancelled=len(cancelled), completed=len(done))

@@ -16,7 +16,7 @@ from penguin_chassis.barrier import ACTION, COMPENSATION, Step
 from penguin_chassis.faults import Aborted, Fault, InvalidArgument
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Job, LeaseRef, NewBatch, NewJob
-from penguin_queue.store import COMPLETED_RETENTION, DEAD_RETENTION, jobs, keep_partitions, kinds, leases
+from penguin_queue.store import COMPLETED_RETENTION, DEAD_RETENTION, control, jobs, keep_partitions, kinds, leases
 from penguin_queue.store.jobs import LAST, Enqueued, JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
@@ -56,7 +56,7 @@ async def complete(store: LeaseStore, at: datetime, *refs: LeaseRef) -> set[Leas
 
 async def test_every_query_fits_the_schema(own_db: Database) -> None:
     async with own_db.maintenance() as connection:
-        for queries in (jobs.sql, kinds.sql, leases.sql):
+        for queries in (control.sql, jobs.sql, kinds.sql, leases.sql):
             for name, query in queries.names().items():
                 assert (await connection.prepare(query)).get_query() == query, name
 
@@ -102,7 +102,7 @@ async def test_a_lost_lease_is_given_again_and_the_old_token_moves_nothing(own_d
     (second,) = await store.lease_ready(asked(1, at=AT + LEASE))
     assert (second.id, second.lost_leases) == (first.id, 1)
     assert await complete(store, AT, ref(first)) == set()
-    assert await store.extend([ref(first)], AT + 2 * LEASE) == set()
+    assert await store.extend([ref(first)], AT + 2 * LEASE) == (set(), [])
     assert await complete(store, AT, ref(second)) == {ref(second)}
 
 
@@ -199,6 +199,15 @@ async def test_lower_ranks_go_first_within_a_priority(own_db: Database) -> None:
         await store.enqueue_batch(Step(tenant, f"req:{n}", b"d", AT), NewBatch("k", [b"{}"], 2, rank, None, 10, ()))
     leases_of = LeaseStore(own_db, Kinds())
     assert [(await leases_of.lease_ready(asked(1)))[0].rank for _ in range(3)] == [-5, 0, 5]
+
+
+async def test_waiting_jobs_are_leased_in_the_place_they_are_given(own_db: Database) -> None:
+    tenant, leases_of = uuid4(), LeaseStore(own_db, Kinds())
+    first, second, third = await enqueue(own_db, tenant, 3)
+    place = control.ControlStore(own_db, Kinds()).set_priority
+    assert (await place(Step(tenant, "req:1", b"d", AT), [third], 1, None))[0] == [third]
+    assert (await place(Step(tenant, "req:2", b"d", AT), [second], 2, -3))[0] == [second]
+    assert [(await leases_of.lease_ready(asked(1)))[0].id for _ in range(3)] == [third, second, first]
 
 
 async def test_ids_of_many_processes_never_meet(own_db: Database) -> None:

@@ -30,7 +30,7 @@ _WATCH_S = 0.3
 _PARALLEL = 8
 # The requester's own words come back in these, and how fresh the answer is: they tell nothing of anybody.
 _ECHO = frozenset({"missing_ids", "missing_keys", "next_page_token", "next_cursor", "freshness", "computed_at",
-                   "data_through", "day", "resume_token", "deferred_keys"})  # fmt: skip
+                   "data_through", "day", "resume_token", "deferred_keys", "deferred_ids"})  # fmt: skip
 # What sums up a tenant without naming anything: the second tenant has sent nothing, so all of it is nothing.
 _SUMS = frozenset({"CountDay", "GetBillingReport", "ListCampaignTotals"})
 # Fields by which a list's items are asked for, beyond `<message>_id`.
@@ -39,6 +39,7 @@ _ALSO: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "InboxMessage": {"fingerprint": ("fingerprints",), "thread_id": ("thread_id",), "mailbox": ("mailbox",)},
     "ContentMetadata": {"storage_key": ("storage_key", "storage_keys")},
     "SequenceStep": {"id": ("step_id",)},
+    "Job": {"id": ("job_ids",)},
 }
 # Ids are words, or numbers.
 _KINDS = {FieldDescriptor.TYPE_STRING: str, FieldDescriptor.TYPE_INT64: int}

@@ -49,12 +49,11 @@ class NewBatch:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as stored; `state` is scheduled, ready, leased, completed or dead."""
+    """A job as stored; `state` is scheduled, ready, leased, completed, dead or cancelled."""
 
     tenant_id: UUID
     id: int
     kind: str
-    payload: bytes
     priority: int
     rank: int
     state: str
@@ -69,6 +68,10 @@ class Job:
     last_error: str
     traceparent: str
     lease_token: int | None
+    # Its tenant wishes it to end; only while it is leased.
+    cancel_wanted: bool = False
+    # Read for workers only.
+    payload: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,34 @@ class Snooze:
     lease: LeaseRef
     delay: timedelta
     reason: str
+
+
+@dataclass(frozen=True)
+class DeadFilter:
+    """Which dead letters are meant: what is empty leaves none out; `after` is included, `before` is not."""
+
+    kind: str
+    error_prefix: str
+    after: datetime | None
+    before: datetime | None
+
+
+@dataclass(frozen=True)
+class PurgeFilter:
+    """Which jobs are to go: `state` is ready, completed, dead or cancelled; no kind or time leaves none out."""
+
+    state: str
+    kind: str
+    created_before: datetime | None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a call would do: to how many jobs, some of them, and how many more there are that match."""
+
+    count: int
+    sample: Sequence[int]
+    remaining: int
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,9 @@ class Answer:
     dead: int = 0
     snoozed: int = 0
     released: int = 0
+    # Jobs that ended as cancelled, and the ids of those still in hand whose cancellation is wished.
+    cancelled: int = 0
+    cancelling: list[int] = field(default_factory=list)
 
 
 Reply = list[Lot] | Answer
@@ -176,28 +179,31 @@ class Stream:
             answer.completed = len(ids) - len(lost)
             answer.lost += lost
         if words.failures:
-            retried, dead = await self._work.fail(words.failures)
+            retried, dead, cancelled = await self._work.fail(words.failures)
             answer.retried, answer.dead = len(retried), len(dead)
-            self._told(answer, [failure.lease for failure in words.failures], retried | dead)
+            self._told(answer, [failure.lease for failure in words.failures], retried | dead, cancelled)
         if words.snoozes:
-            off = await self._work.snooze(words.snoozes)
+            off, cancelled = await self._work.snooze(words.snoozes)
             answer.snoozed = len(off)
-            self._told(answer, [snooze.lease for snooze in words.snoozes], off)
+            self._told(answer, [snooze.lease for snooze in words.snoozes], off, cancelled)
         if words.released[0]:
-            back = await self._work.release(*words.released)
+            back, cancelled = await self._work.release(*words.released)
             answer.released = len(back)
-            self._told(answer, list(map(LeaseRef, *words.released)), back)
+            self._told(answer, list(map(LeaseRef, *words.released)), back, cancelled)
         if words.extended[0]:
             refs = list(map(LeaseRef, *words.extended))
-            answer.until, kept = await self._work.extend(refs, self._start.lease)
+            answer.until, kept, answer.cancelling = await self._work.extend(refs, self._start.lease)
             gone = [ref.job_id for ref in refs if ref not in kept]
             self._drop(gone)
             answer.lost += gone
         return answer
 
-    def _told(self, answer: Answer, spoken_of: Sequence[LeaseRef], counted: set[LeaseRef]) -> None:
+    def _told(
+        self, answer: Answer, spoken_of: Sequence[LeaseRef], counted: set[LeaseRef], cancelled: set[LeaseRef]
+    ) -> None:
         self._drop([ref.job_id for ref in spoken_of])
-        answer.lost += [ref.job_id for ref in spoken_of if ref not in counted]
+        answer.cancelled += len(cancelled)
+        answer.lost += [ref.job_id for ref in spoken_of if ref not in counted and ref not in cancelled]
 
     def _drop(self, ids: Sequence[int]) -> None:
         for job_id in ids:

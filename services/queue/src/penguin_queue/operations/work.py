@@ -174,34 +174,37 @@ class Work:
         with contextlib.suppress(Fault):
             await self.release(lot.ids, [lot.token] * len(lot.ids))
 
-    async def release(self, ids: Sequence[int], tokens: Sequence[int]) -> set[LeaseRef]:
-        """Make jobs ready again untouched; returns those that are."""
-        back, risen = await self._leases.release(ids, tokens)
-        self._announcer.tell(risen, now())
-        return back
+    async def release(self, ids: Sequence[int], tokens: Sequence[int]) -> tuple[set[LeaseRef], set[LeaseRef]]:
+        """Make jobs ready again untouched; returns those that are, and those that were cancelled."""
+        at = now()
+        back, risen, cancelled = await self._leases.release(ids, tokens, at)
+        self._announcer.tell(risen, at)
+        return back, cancelled
 
-    async def extend(self, leases: Sequence[LeaseRef], duration: timedelta) -> tuple[datetime, set[LeaseRef]]:
-        """Keep jobs in hand; returns until when, and whose lease still stands."""
+    async def extend(
+        self, leases: Sequence[LeaseRef], duration: timedelta
+    ) -> tuple[datetime, set[LeaseRef], list[int]]:
+        """Keep jobs in hand; returns until when, whose lease still stands, and whose cancellation is wished."""
         until = now() + duration
-        return until, await self._leases.extend(leases, until)
+        return until, *await self._leases.extend(leases, until)
 
     async def complete(self, ids: Sequence[int], tokens: Sequence[int]) -> list[int]:
         """End jobs that are done; returns those that are not, their lease being lost."""
         return await self._leases.complete(ids, tokens, now())
 
-    async def fail(self, failures: Sequence[Failure]) -> tuple[set[LeaseRef], set[LeaseRef]]:
-        """Put failed jobs back or bury them; returns the retried and the dead."""
+    async def fail(self, failures: Sequence[Failure]) -> tuple[set[LeaseRef], set[LeaseRef], set[LeaseRef]]:
+        """Put failed jobs back or bury them; returns the retried, the dead, and those that were cancelled."""
         at = now()
-        retried, dead = await self._leases.fail(failures, at)
+        retried, dead, cancelled = await self._leases.fail(failures, at)
         self._announcer.tell(list(retried.values()), at)
-        return set(retried), dead
+        return set(retried), dead, cancelled
 
-    async def snooze(self, snoozes: Sequence[Snooze]) -> set[LeaseRef]:
-        """Put jobs off; returns those that were."""
+    async def snooze(self, snoozes: Sequence[Snooze]) -> tuple[set[LeaseRef], set[LeaseRef]]:
+        """Put jobs off; returns those that were, and those that were cancelled."""
         at = now()
-        off = await self._leases.snooze(snoozes, at)
+        off, cancelled = await self._leases.snooze(snoozes, at)
         self._announcer.tell(list(off.values()), at)
-        return set(off)
+        return set(off), cancelled
 
     async def sweep(self) -> Swept:
         """One round of what time alone brings."""

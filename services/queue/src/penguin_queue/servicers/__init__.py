@@ -6,28 +6,27 @@ from collections.abc import Callable
 
 from penguin.queue.v1 import queue_admin_service_pb2_grpc, queue_service_pb2_grpc
 from penguin_chassis.server import Registration
-from penguin_queue.operations.census import Census
+from penguin_queue.operations.control import Control
 from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers.jobs import QueueServicer
 from penguin_queue.servicers.queues import QueueAdminServicer
 from penguin_queue.store.jobs import JobStore
-from penguin_queue.store.queues import QueueStore
 
 
 def registrations(
-    work: Work, jobs: JobStore, queues: QueueStore, census: Census, streams: Callable[[Start], Stream]
+    work: Work, jobs: JobStore, control: Control, admin: QueueAdminServicer, streams: Callable[[Start], Stream]
 ) -> list[Registration]:
     """Every service of this tier."""
     return [
         Registration(
             "penguin.queue.v1.QueueService",
             queue_service_pb2_grpc.add_QueueServiceServicer_to_server,
-            QueueServicer(work, jobs, streams),
+            QueueServicer(work, jobs, control, streams),
         ),
         Registration(
             "penguin.queue.v1.QueueAdminService",
             queue_admin_service_pb2_grpc.add_QueueAdminServiceServicer_to_server,
-            QueueAdminServicer(queues, census),
+            admin,
         ),
     ]

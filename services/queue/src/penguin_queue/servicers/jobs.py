@@ -8,21 +8,22 @@ from typing import Any
 from uuid import UUID
 
 from penguin.queue.v1 import queue_service_pb2 as pb
-from penguin.queue.v1 import queue_service_pb2_grpc
 from penguin_chassis.mutations import gate_of, item_steps, now, step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp, word
+from penguin_queue.operations.control import Control
 from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import jobs_wire as wire
+from penguin_queue.servicers.control import ControlMethods
 from penguin_queue.store.jobs import LAST, JobStore
 
 
-class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
+class QueueServicer(ControlMethods):
     """Jobs for their producers, their workers and their tenants."""
 
-    def __init__(self, work: Work, jobs: JobStore, streams: Callable[[Start], Stream]) -> None:
-        self._work = work
+    def __init__(self, work: Work, jobs: JobStore, control: Control, streams: Callable[[Start], Stream]) -> None:
+        super().__init__(work, control)
         self._jobs = jobs
         self._streams = streams
 
@@ -58,8 +59,10 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
 
     async def ExtendLeases(self, request: pb.ExtendLeasesRequest, context: Any) -> pb.ExtendLeasesResponse:
         leases = [wire.lease_ref(ref) for ref in request.leases]
-        until, held = await self._work.extend(leases, request.lease_duration.ToTimedelta())
-        return pb.ExtendLeasesResponse(leased_until=stamp(until), lost_job_ids=wire.lost(leases, held))
+        until, held, cancelling = await self._work.extend(leases, request.lease_duration.ToTimedelta())
+        return pb.ExtendLeasesResponse(
+            leased_until=stamp(until), lost_job_ids=wire.lost(leases, held), cancelled_job_ids=cancelling
+        )
 
     async def CompleteJobs(self, request: pb.CompleteJobsRequest, context: Any) -> pb.CompleteJobsResponse:
         ids, tokens = [ref.job_id for ref in request.leases], [ref.lease_token for ref in request.leases]
@@ -68,14 +71,15 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
 
     async def FailJobs(self, request: pb.FailJobsRequest, context: Any) -> pb.FailJobsResponse:
         failures = [wire.failure(item) for item in request.failures]
-        retried, dead = await self._work.fail(failures)
-        lost = wire.lost([f.lease for f in failures], retried | dead)
-        return pb.FailJobsResponse(retried=len(retried), dead=len(dead), lost_job_ids=lost)
+        retried, dead, cancelled = await self._work.fail(failures)
+        lost = wire.lost([f.lease for f in failures], retried | dead | cancelled)
+        return pb.FailJobsResponse(retried=len(retried), dead=len(dead), cancelled=len(cancelled), lost_job_ids=lost)
 
     async def SnoozeJobs(self, request: pb.SnoozeJobsRequest, context: Any) -> pb.SnoozeJobsResponse:
         snoozes = [wire.snooze(item) for item in request.snoozes]
-        off = await self._work.snooze(snoozes)
-        return pb.SnoozeJobsResponse(snoozed=len(off), lost_job_ids=wire.lost([s.lease for s in snoozes], off))
+        off, cancelled = await self._work.snooze(snoozes)
+        lost = wire.lost([s.lease for s in snoozes], off | cancelled)
+        return pb.SnoozeJobsResponse(snoozed=len(off), cancelled=len(cancelled), lost_job_ids=lost)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
         found = await self._jobs.get(UUID(request.tenant_id), request.job_id)
@@ -93,10 +97,13 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
         token = next_token(request, [found[size - 1].id]) if len(found) > size else ""
         return pb.ListJobsResponse(jobs=map(wire.job, found[:size]), next_page_token=token)
 
-    async def RedriveJobs(self, request: pb.RedriveJobsRequest, context: Any) -> pb.RedriveJobsResponse:
-        risen = await self._work.redrive(step_of(request), list(request.job_ids))
-        skipped = sorted(set(request.job_ids).difference(risen))
-        return pb.RedriveJobsResponse(redriven=len(risen), skipped_job_ids=skipped)
+    async def GetJobPayloads(self, request: pb.GetJobPayloadsRequest, context: Any) -> pb.GetJobPayloadsResponse:
+        found = dict(await self._jobs.payloads(UUID(request.tenant_id), list(request.job_ids)))
+        return pb.GetJobPayloadsResponse(
+            payloads=[pb.JobPayload(job_id=n, payload=each) for n, each in found.items() if each is not None],
+            missing_ids=sorted(set(request.job_ids).difference(found)),
+            deferred_ids=[n for n, each in found.items() if each is None],
+        )
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Any) -> pb.GetQueueStatsResponse:
         counts, oldest = await self._jobs.stats(UUID(request.tenant_id), now())

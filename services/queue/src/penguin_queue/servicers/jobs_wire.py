@@ -93,6 +93,7 @@ def job(row: Job) -> pb.Job:
         last_error=row.last_error,
         traceparent=row.traceparent,
         rank=row.rank,
+        cancel_wanted=row.cancel_wanted,
     )
 
 
@@ -168,6 +169,7 @@ def reply(said: Reply) -> pb.WorkJobsResponse:
         answer=pb.WorkAnswer(
             number=said.number, lost_job_ids=said.lost, leased_until=stamp(said.until), completed=said.completed,
             retried=said.retried, dead=said.dead, snoozed=said.snoozed, released=said.released,
+            cancelled_job_ids=said.cancelling, cancelled=said.cancelled,
         )
     )  # fmt: skip
 

@@ -19,17 +19,20 @@ from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "jobs.sql")
 
-# States by the numbers that rows carry; completed and dead stand in tables of their own.
-STATES = ("scheduled", "ready", "leased", "completed", "dead")
+# States by the numbers that rows carry; what is over stands in tables of its own.
+STATES = ("scheduled", "ready", "leased", "completed", "dead", "cancelled")
 # What a caller calls a state, in those numbers.
 ASKED: dict[str, tuple[int, ...]] = {
-    "": (0, 1, 2, 3, 4),
+    "": (0, 1, 2, 3, 4, 5),
     "ready": (0, 1),
     "leased": (2,),
     "completed": (3,),
     "dead": (4,),
+    "cancelled": (5,),
 }
 LAST = 2**63 - 1
+# Payloads that one answer holds, but for the last of them (bytes): a message has 4 MiB.
+PAYLOADS_MAX = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -199,14 +202,17 @@ class JobStore:
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
         return [job_of(row, kinds) for row in rows]
 
+    async def payloads(self, tenant_id: UUID, ids: Sequence[int]) -> list[tuple[int, bytes | None]]:
+        """Those of these jobs that there are, in the order of their ids, with their payloads as far as there is room."""
+        async with self._db.tenant(tenant_id) as connection:
+            return [tuple(row) for row in await connection.fetch(sql.payloads, tenant_id, list(ids), PAYLOADS_MAX)]
+
     async def redrive(self, step: Step, ids: Sequence[int], at: datetime) -> tuple[list[int], list[Ready]]:
         """Make dead letters ready again with fresh attempts; returns their ids, and the jobs risen by this very call."""
         async with self._db.tenant(step.tenant_id) as connection:
             if (done := await barrier.claim(connection, step, list[int])) is not None:
                 return done.reply, []
-            rows = await connection.fetch(sql.redrive, step.tenant_id, list(ids), at)
-            kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
-            risen = [ready_of(row, kinds) for row in rows]
+            risen = await redriven(connection, self._kinds, step.tenant_id, ids, at)
             return await barrier.record(connection, step, [job.id for job in risen], list[int]), risen
 
     async def stats(self, tenant_id: UUID, at: datetime) -> tuple[list[QueueCount], datetime | None]:
@@ -227,6 +233,15 @@ class JobStore:
         ids = await barrier.undone(connection, gate, list[int]) or []
         await connection.execute(sql.withdraw, gate.tenant_id, ids)
         return await barrier.record(connection, gate, ids, list[int])
+
+
+async def redriven(
+    connection: Connection, kinds: Kinds, tenant_id: UUID, ids: Sequence[int], at: datetime
+) -> list[Ready]:
+    """Make those of these that are dead letters ready again, with fresh attempts; returns them."""
+    rows = await connection.fetch(sql.redrive, tenant_id, list(ids), at)
+    names = await kinds.names(connection, {row["kind_id"] for row in rows})
+    return [ready_of(row, names) for row in rows]
 
 
 def _faulty(items: Sequence[tuple[Step, NewJob]]) -> dict[int, Fault]:

@@ -26,41 +26,56 @@ FROM kinds AS k JOIN queues AS q ON q.id = k.queue_id WHERE k.id = ANY ($2::inte
 DELETE FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state < 2;
 
 -- name: get
-SELECT tenant_id, id, kind_id, payload, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
-       created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token
+SELECT tenant_id, id, kind_id, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
+       created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted
 FROM jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
-SELECT tenant_id, id, kind_id, payload, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
-       created_at, NULL, finished_at, last_error, traceparent, lease_token
+SELECT tenant_id, id, kind_id, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
+       created_at, NULL, finished_at, last_error, traceparent, lease_token, false
 FROM dead_jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
-SELECT tenant_id, id, kind_id, payload, priority, rank, 3, run_at, attempts, max_attempts, lost_leases, snoozes,
-       created_at, NULL, finished_at, last_error, traceparent, lease_token
+SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 1 THEN 5 ELSE 3 END, run_at, attempts, max_attempts,
+       lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false
 FROM completed_jobs WHERE tenant_id = $1 AND id = $2
 ORDER BY finished_at DESC NULLS FIRST
 LIMIT 1;
 
 -- name: list_page
 -- About newest first: ids are given out in blocks. Each arm stops at the page's size.
-(SELECT tenant_id, id, kind_id, payload, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
-        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token
+(SELECT tenant_id, id, kind_id, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
+        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted
  FROM jobs
  WHERE tenant_id = $1 AND id < $2 AND state = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 UNION ALL
-(SELECT tenant_id, id, kind_id, payload, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
-        created_at, NULL, finished_at, last_error, traceparent, lease_token
+(SELECT tenant_id, id, kind_id, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
+        created_at, NULL, finished_at, last_error, traceparent, lease_token, false
  FROM dead_jobs
  WHERE tenant_id = $1 AND id < $2 AND 4 = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 UNION ALL
-(SELECT tenant_id, id, kind_id, payload, priority, rank, 3, run_at, attempts, max_attempts, lost_leases, snoozes,
-        created_at, NULL, finished_at, last_error, traceparent, lease_token
+(SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 1 THEN 5 ELSE 3 END, run_at, attempts, max_attempts,
+        lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false
  FROM completed_jobs
- WHERE tenant_id = $1 AND id < $2 AND 3 = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
+ WHERE tenant_id = $1 AND id < $2 AND CASE outcome WHEN 1 THEN 5 ELSE 3 END = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 ORDER BY id DESC
 LIMIT $5;
+
+-- name: payloads
+-- As many as there is room for, and always the first; of the others it is told that they are there.
+SELECT id, CASE WHEN before < $3 THEN payload END AS payload
+FROM (
+    SELECT id, payload, sum(octet_length(payload)) OVER (ORDER BY id) - octet_length(payload) AS before
+    FROM (
+        SELECT id, payload FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[])
+        UNION ALL
+        SELECT id, payload FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[])
+        UNION ALL
+        SELECT id, payload FROM completed_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[])
+    ) AS wherever
+) AS measured
+ORDER BY id;
 
 -- name: redrive
 WITH found AS MATERIALIZED (
@@ -85,7 +100,7 @@ SELECT state, priority, count(*) AS count FROM jobs WHERE tenant_id = $1 GROUP B
 UNION ALL
 SELECT 4, priority, count(*) FROM dead_jobs WHERE tenant_id = $1 GROUP BY 2
 UNION ALL
-SELECT 3, priority, count(*) FROM completed_jobs WHERE tenant_id = $1 GROUP BY 2
+SELECT CASE outcome WHEN 1 THEN 5 ELSE 3 END, priority, count(*) FROM completed_jobs WHERE tenant_id = $1 GROUP BY 1, 2
 ORDER BY 1, 2;
 
 -- name: oldest_due_at

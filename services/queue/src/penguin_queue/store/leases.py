@@ -17,6 +17,7 @@ from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import LEASE_LOST, Backoff, Failure, Job, LeaseRef, Lot, Ready, Snooze, retry_at
 from penguin_queue.store import COMPLETED_RETENTION
+from penguin_queue.store.control import end_lost, end_marked
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
 
@@ -85,14 +86,19 @@ class LeaseStore:
         groups = itertools.groupby(rows, key=itemgetter("tenant_id", "kind_id", "priority"))
         return [_lot(key, list(found), kinds, token, asked.until) for key, found in groups]
 
-    async def release(self, ids: Sequence[int], tokens: Sequence[int]) -> tuple[set[LeaseRef], list[Ready]]:
-        """Make jobs ready again as if they had not been leased; returns those that are."""
+    async def release(
+        self, ids: Sequence[int], tokens: Sequence[int], at: datetime
+    ) -> tuple[set[LeaseRef], list[Ready], set[LeaseRef]]:
+        """Make jobs ready again as if they had not been leased; returns those that are, and those that were cancelled."""
+        cancelled: set[LeaseRef] = set()
         async with self._db.maintenance() as connection:
             rows = await connection.fetch(sql.release, ids, tokens)
+            if len(rows) < len(ids):
+                cancelled = await end_marked(connection, list(map(LeaseRef, ids, tokens)), at)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
         risen = [ready_of(row, kinds) for row in rows]
         back = {job.id for job in risen}
-        return {ref for ref in map(LeaseRef, ids, tokens) if ref.job_id in back}, risen
+        return {ref for ref in map(LeaseRef, ids, tokens) if ref.job_id in back}, risen, cancelled
 
     async def lease_refs(self, ids: Sequence[int], asked: Asked) -> list[Job]:
         """Lease exactly those of these jobs that are still ready."""
@@ -104,10 +110,12 @@ class LeaseStore:
         kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
         return [job_of(row, kinds) for row in rows]
 
-    async def extend(self, leases: Sequence[LeaseRef], until: datetime) -> set[LeaseRef]:
-        """Keep jobs in hand until then; returns those that still are the caller's."""
+    async def extend(self, leases: Sequence[LeaseRef], until: datetime) -> tuple[set[LeaseRef], list[int]]:
+        """Keep jobs in hand until then; returns those that still are the caller's, and the ids of those among them whose
+        cancellation is wished."""
         async with self._db.maintenance() as connection:
-            return set(map(_ref, await connection.fetch(sql.extend, *_columns(leases), until)))
+            rows = await connection.fetch(sql.extend, *_columns(leases), until)
+        return set(map(_ref, rows)), sorted(row["id"] for row in rows if row["cancel_wanted"])
 
     async def complete(self, ids: Sequence[int], tokens: Sequence[int], at: datetime) -> list[int]:
         """End jobs that are done, under one token each. Returns those that are not, neither by this call nor by an
@@ -123,14 +131,19 @@ class LeaseStore:
         ended = {row["id"] for row in rows}
         return list(dict.fromkeys(job_id for job_id in ids if job_id not in ended))
 
-    async def fail(self, failures: Sequence[Failure], at: datetime) -> tuple[dict[LeaseRef, Ready], set[LeaseRef]]:
-        """Put failed jobs back, or bury them; returns the retried and the dead."""
+    async def fail(
+        self, failures: Sequence[Failure], at: datetime
+    ) -> tuple[dict[LeaseRef, Ready], set[LeaseRef], set[LeaseRef]]:
+        """Put failed jobs back, or bury them; returns the retried, the dead, and those that were cancelled."""
         words = {f.lease: f for f in failures}
         retried: dict[LeaseRef, Ready] = {}
         dead: list[LeaseRef] = []
         async with self._db.maintenance() as connection:
             held = await connection.fetch(sql.hold, *_columns(list(words)))
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in held})
+            marked, held = _parted(held)
+            errors = [words[ref].error for ref in marked]
+            cancelled = await end_marked(connection, marked, at, errors=errors, attempts=1) if marked else set()
             for row in held:
                 ref = _ref(row)
                 run_at = retry_at(words[ref], row["attempts"] + 1, row["max_attempts"], at, _backoff(row))
@@ -144,15 +157,18 @@ class LeaseStore:
             if dead:
                 ids, _ = _columns(dead)
                 await connection.execute(sql.bury, ids, [words[ref].error for ref in dead], at)
-        return retried, set(dead)
+        return retried, set(dead), cancelled
 
-    async def snooze(self, snoozes: Sequence[Snooze], at: datetime) -> dict[LeaseRef, Ready]:
-        """Put jobs off without burning an attempt; returns those that were."""
+    async def snooze(self, snoozes: Sequence[Snooze], at: datetime) -> tuple[dict[LeaseRef, Ready], set[LeaseRef]]:
+        """Put jobs off without burning an attempt; returns those that were, and those that were cancelled."""
         words = {s.lease: s for s in snoozes}
         off: dict[LeaseRef, Ready] = {}
         async with self._db.maintenance() as connection:
             held = await connection.fetch(sql.hold, *_columns(list(words)))
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in held})
+            marked, held = _parted(held)
+            reasons = [words[ref].reason for ref in marked]
+            cancelled = await end_marked(connection, marked, at, errors=reasons) if marked else set()
             for row in held:
                 ref = _ref(row)
                 run_at = at + words[ref].delay
@@ -160,18 +176,19 @@ class LeaseStore:
             if off:
                 reasons = [words[ref].reason for ref in off]
                 await connection.execute(sql.put_off, *_returned(list(off.values())), reasons, at)
-        return off
+        return off, cancelled
 
     async def sweep(self, at: datetime) -> Swept:
         """Do what time alone brings: scheduled jobs fall due, leases run out, poison is buried. Bounded."""
         async with self._db.maintenance() as connection:
             due = await connection.fetch(sql.promote, at, SWEEP_LIMIT)
+            cancelled = await end_lost(connection, at, SWEEP_LIMIT)
             lost = await connection.fetch(sql.recover, at, SWEEP_LIMIT)
             buried = await connection.execute(sql.bury_poison, at, SWEEP_LIMIT, LEASE_LOST)
             next_at = await connection.fetchval(sql.next_turn)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
         moved = int(buried.rsplit(" ", 1)[-1])
-        more = SWEEP_LIMIT in (len(due), len(lost), moved)
+        more = SWEEP_LIMIT in (len(due), len(lost), moved, cancelled)
         return Swept([ready_of(row, kinds) for row in (*due, *lost)], moved, more, next_at)
 
 
@@ -199,6 +216,11 @@ def new_token() -> int:
 
 def _ref(row: Any) -> LeaseRef:
     return LeaseRef(row["id"], row["lease_token"])
+
+
+def _parted(held: Sequence[Any]) -> tuple[list[LeaseRef], list[Any]]:
+    """Those whose cancellation is wished, and the rows of the others."""
+    return [_ref(row) for row in held if row["cancel_wanted"]], [row for row in held if not row["cancel_wanted"]]
 
 
 def _columns(leases: Sequence[LeaseRef]) -> tuple[list[int], list[int]]:

@@ -14,10 +14,10 @@ RETURNING id, kind_id, tenant_id, payload, priority, rank, state, run_at, attemp
           created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token;
 
 -- name: release
--- As if it had never been leased, but for its place in the line.
+-- As if it had never been leased, but for its place in the line. Marked ones end instead.
 UPDATE jobs AS j SET state = 1, lease_token = NULL, leased_until = NULL, worker_id = NULL
 FROM unnest($1::bigint[], $2::bigint[]) AS r (id, token)
-WHERE j.id = r.id AND j.lease_token = r.token AND j.id = ANY ($1::bigint[])
+WHERE j.id = r.id AND j.lease_token = r.token AND j.id = ANY ($1::bigint[]) AND NOT j.cancel_wanted
 RETURNING j.id, j.tenant_id, j.kind_id, j.priority, j.run_at;
 
 -- name: extend
@@ -30,7 +30,7 @@ WITH held AS MATERIALIZED (
 )
 UPDATE jobs AS j SET state = 2, leased_until = $3
 WHERE j.id = ANY (ARRAY(SELECT id FROM held))
-RETURNING j.id, j.lease_token;
+RETURNING j.id, j.lease_token, j.cancel_wanted;
 
 -- name: complete
 -- Locked in the order of their ids: two who complete the same do not lock each other out.
@@ -73,7 +73,8 @@ JOIN unnest($1::bigint[], $2::bigint[]) AS r (id, token) ON c.id = r.id AND c.le
 WHERE c.id = ANY ($1::bigint[]) AND c.finished_at > $3;
 
 -- name: hold
-SELECT j.tenant_id, j.id, j.lease_token, j.kind_id, j.priority, j.attempts, j.max_attempts, q.backoff_base, q.backoff_cap
+SELECT j.tenant_id, j.id, j.lease_token, j.kind_id, j.priority, j.attempts, j.max_attempts, j.cancel_wanted,
+       q.backoff_base, q.backoff_cap
 FROM unnest($1::bigint[], $2::bigint[]) AS r (id, token)
 JOIN jobs AS j ON j.id = r.id AND j.lease_token = r.token
 JOIN kinds AS k ON k.id = j.kind_id
@@ -121,7 +122,7 @@ RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at;
 UPDATE jobs AS j SET state = 1, lost_leases = j.lost_leases + 1, leased_until = NULL
 WHERE j.id = ANY (ARRAY(
     SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
-    WHERE l.state = 2 AND l.leased_until <= $1 AND l.lost_leases < q.lost_lease_limit
+    WHERE l.state = 2 AND l.leased_until <= $1 AND l.lost_leases < q.lost_lease_limit AND NOT l.cancel_wanted
     ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
 RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at;
 
@@ -130,7 +131,7 @@ WITH gone AS (
     DELETE FROM jobs AS j
     WHERE j.id = ANY (ARRAY(
         SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
-        WHERE l.state = 2 AND l.leased_until <= $1 AND l.lost_leases >= q.lost_lease_limit
+        WHERE l.state = 2 AND l.leased_until <= $1 AND l.lost_leases >= q.lost_lease_limit AND NOT l.cancel_wanted
         ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
     RETURNING j.*
 )

@@ -59,6 +59,8 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_COMPLETED: _JobState.ValueType  # 3
     JOB_STATE_DEAD: _JobState.ValueType  # 4
     """Out of attempts, or failed for good."""
+    JOB_STATE_CANCELLED: _JobState.ValueType  # 5
+    """Ended by its tenant before it was done."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """JobState is where a job stands."""
@@ -71,6 +73,8 @@ JOB_STATE_LEASED: JobState.ValueType  # 2
 JOB_STATE_COMPLETED: JobState.ValueType  # 3
 JOB_STATE_DEAD: JobState.ValueType  # 4
 """Out of attempts, or failed for good."""
+JOB_STATE_CANCELLED: JobState.ValueType  # 5
+"""Ended by its tenant before it was done."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
 @_typing.final
@@ -305,11 +309,13 @@ class Job(_message.Message):
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
+    CANCEL_WANTED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The queue's own number for it; later jobs do not always have greater ones."""
     tenant_id: _builtins.str
     kind: _builtins.str
     payload: _builtins.bytes
+    """Given to workers; its tenant asks for it by GetJobPayloads."""
     priority: Global___JobPriority.ValueType
     state: Global___JobState.ValueType
     attempts: _builtins.int
@@ -324,6 +330,8 @@ class Job(_message.Message):
     traceparent: _builtins.str
     rank: _builtins.int
     """Order within the priority, lower first."""
+    cancel_wanted: _builtins.bool
+    """Its cancellation is wished; it is in a worker's hands still."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -352,10 +360,11 @@ class Job(_message.Message):
         last_error: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         rank: _builtins.int = ...,
+        cancel_wanted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "leased_until", b"leased_until", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_wanted", b"cancel_wanted", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -500,21 +509,27 @@ class ExtendLeasesResponse(_message.Message):
 
     LEASED_UNTIL_FIELD_NUMBER: _builtins.int
     LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
+    CANCELLED_JOB_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def leased_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Jobs whose lease is no longer the caller's."""
 
+    @_builtins.property
+    def cancelled_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs still in the caller's hands whose cancellation is wished: stop working on them, and release or fail them."""
+
     def __init__(
         self,
         *,
         leased_until: _timestamp_pb2.Timestamp | None = ...,
         lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cancelled_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_job_ids", b"cancelled_job_ids", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -627,8 +642,11 @@ class FailJobsResponse(_message.Message):
     RETRIED_FIELD_NUMBER: _builtins.int
     DEAD_FIELD_NUMBER: _builtins.int
     LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
     retried: _builtins.int
     dead: _builtins.int
+    cancelled: _builtins.int
+    """Jobs that ended as cancelled, as their tenant wished."""
     @_builtins.property
     def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -637,10 +655,11 @@ class FailJobsResponse(_message.Message):
         retried: _builtins.int = ...,
         dead: _builtins.int = ...,
         lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cancelled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead", b"dead", "lost_job_ids", b"lost_job_ids", "retried", b"retried"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "dead", b"dead", "lost_job_ids", b"lost_job_ids", "retried", b"retried"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -702,7 +721,10 @@ class SnoozeJobsResponse(_message.Message):
 
     SNOOZED_FIELD_NUMBER: _builtins.int
     LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
     snoozed: _builtins.int
+    cancelled: _builtins.int
+    """Jobs that ended as cancelled, as their tenant wished."""
     @_builtins.property
     def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -710,10 +732,11 @@ class SnoozeJobsResponse(_message.Message):
         *,
         snoozed: _builtins.int = ...,
         lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cancelled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost_job_ids", b"lost_job_ids", "snoozed", b"snoozed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "lost_job_ids", b"lost_job_ids", "snoozed", b"snoozed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -875,12 +898,16 @@ class WorkAnswer(_message.Message):
     DEAD_FIELD_NUMBER: _builtins.int
     SNOOZED_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
+    CANCELLED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     completed: _builtins.int
     retried: _builtins.int
     dead: _builtins.int
     snoozed: _builtins.int
     released: _builtins.int
+    cancelled: _builtins.int
+    """Jobs that ended as cancelled instead of being retried, buried, put off or released."""
     @_builtins.property
     def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Jobs whose lease is no longer the worker's; its words on them did nothing. Stop working on them."""
@@ -888,6 +915,12 @@ class WorkAnswer(_message.Message):
     @_builtins.property
     def leased_until(self) -> _timestamp_pb2.Timestamp:
         """Until when the extended ones are kept."""
+
+    @_builtins.property
+    def cancelled_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs still in the worker's hands whose cancellation is wished: stop working on them, and release or fail them. Told
+        of those that were extended.
+        """
 
     def __init__(
         self,
@@ -900,10 +933,12 @@ class WorkAnswer(_message.Message):
         dead: _builtins.int = ...,
         snoozed: _builtins.int = ...,
         released: _builtins.int = ...,
+        cancelled_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cancelled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "dead", b"dead", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids", "number", b"number", "released", b"released", "retried", b"retried", "snoozed", b"snoozed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "cancelled_job_ids", b"cancelled_job_ids", "completed", b"completed", "dead", b"dead", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids", "number", b"number", "released", b"released", "retried", b"retried", "snoozed", b"snoozed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1078,7 +1113,88 @@ class ListJobsResponse(_message.Message):
 Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
 
 @_typing.final
-class RedriveJobsRequest(_message.Message):
+class GetJobPayloadsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobPayloadsRequest: _TypeAlias = GetJobPayloadsRequest  # noqa: Y015
+
+@_typing.final
+class GetJobPayloadsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOADS_FIELD_NUMBER: _builtins.int
+    MISSING_IDS_FIELD_NUMBER: _builtins.int
+    DEFERRED_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobPayload]:
+        """In the order of their jobs' ids; about 2 MiB of them at most."""
+
+    @_builtins.property
+    def missing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids that are no jobs of this tenant."""
+
+    @_builtins.property
+    def deferred_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of jobs whose payloads there was no room for: ask for them again."""
+
+    def __init__(
+        self,
+        *,
+        payloads: _abc.Iterable[Global___JobPayload] | None = ...,
+        missing_ids: _abc.Iterable[_builtins.int] | None = ...,
+        deferred_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred_ids", b"deferred_ids", "missing_ids", b"missing_ids", "payloads", b"payloads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobPayloadsResponse: _TypeAlias = GetJobPayloadsResponse  # noqa: Y015
+
+@_typing.final
+class JobPayload(_message.Message):
+    """JobPayload is what one job is to do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.int
+    payload: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.int = ...,
+        payload: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobPayload: _TypeAlias = JobPayload  # noqa: Y015
+
+@_typing.final
+class CancelJobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
@@ -1101,6 +1217,115 @@ class RedriveJobsRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+Global___CancelJobsRequest: _TypeAlias = CancelJobsRequest  # noqa: Y015
+
+@_typing.final
+class CancelJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANCELLED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    CANCELLING_JOB_IDS_FIELD_NUMBER: _builtins.int
+    SKIPPED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cancelled_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs that waited, and ended now."""
+
+    @_builtins.property
+    def cancelling_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs in workers' hands, marked: they end with their lease, or are completed before."""
+
+    @_builtins.property
+    def skipped_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids that are no jobs of this tenant, or of jobs that are over."""
+
+    def __init__(
+        self,
+        *,
+        cancelled_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cancelling_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        skipped_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_job_ids", b"cancelled_job_ids", "cancelling_job_ids", b"cancelling_job_ids", "skipped_job_ids", b"skipped_job_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelJobsResponse: _TypeAlias = CancelJobsResponse  # noqa: Y015
+
+@_typing.final
+class DeadJobFilter(_message.Message):
+    """DeadJobFilter says which dead letters are meant. What is left out leaves none out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ERROR_PREFIX_FIELD_NUMBER: _builtins.int
+    FINISHED_BEFORE_FIELD_NUMBER: _builtins.int
+    FINISHED_AFTER_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    error_prefix: _builtins.str
+    """What last_error begins with, for example "smtp."."""
+    @_builtins.property
+    def finished_before(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def finished_after(self) -> _timestamp_pb2.Timestamp:
+        """At this moment or later."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        error_prefix: _builtins.str = ...,
+        finished_before: _timestamp_pb2.Timestamp | None = ...,
+        finished_after: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_after", b"finished_after", "finished_before", b"finished_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_prefix", b"error_prefix", "finished_after", b"finished_after", "finished_before", b"finished_before", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadJobFilter: _TypeAlias = DeadJobFilter  # noqa: Y015
+
+@_typing.final
+class RedriveJobsRequest(_message.Message):
+    """RedriveJobsRequest has either job_ids or a filter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    MAX_JOBS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    request_id: _builtins.str
+    max_jobs: _builtins.int
+    """By a filter: how many at most in this call; 0 means 1000."""
+    dry_run: _builtins.bool
+    """Only say what would be done. Nothing is recorded under the request_id."""
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def filter(self) -> Global___DeadJobFilter: ...
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        filter: Global___DeadJobFilter | None = ...,
+        max_jobs: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "job_ids", b"job_ids", "max_jobs", b"max_jobs", "request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
 Global___RedriveJobsRequest: _TypeAlias = RedriveJobsRequest  # noqa: Y015
 
 @_typing.final
@@ -1109,24 +1334,189 @@ class RedriveJobsResponse(_message.Message):
 
     REDRIVEN_FIELD_NUMBER: _builtins.int
     SKIPPED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    SAMPLE_JOB_IDS_FIELD_NUMBER: _builtins.int
     redriven: _builtins.int
+    """With dry_run: how many would be."""
+    remaining: _builtins.int
+    """By a filter: how many more match it, counted to 100,000. Call again, under another request_id."""
     @_builtins.property
     def skipped_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that are no dead letters of this tenant."""
+
+    @_builtins.property
+    def sample_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With dry_run: some of those that would be."""
 
     def __init__(
         self,
         *,
         redriven: _builtins.int = ...,
         skipped_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        remaining: _builtins.int = ...,
+        sample_job_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["redriven", b"redriven", "skipped_job_ids", b"skipped_job_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["redriven", b"redriven", "remaining", b"remaining", "sample_job_ids", b"sample_job_ids", "skipped_job_ids", b"skipped_job_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RedriveJobsResponse: _TypeAlias = RedriveJobsResponse  # noqa: Y015
+
+@_typing.final
+class PurgeFilter(_message.Message):
+    """PurgeFilter says which jobs are meant. What is left out leaves none out, but for the state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    state: Global___JobState.ValueType
+    """READY (those that are not due yet, too), COMPLETED, DEAD or CANCELLED."""
+    kind: _builtins.str
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        state: Global___JobState.ValueType = ...,
+        kind: _builtins.str = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "kind", b"kind", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeFilter: _TypeAlias = PurgeFilter  # noqa: Y015
+
+@_typing.final
+class PurgeJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    MAX_JOBS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    request_id: _builtins.str
+    max_jobs: _builtins.int
+    """How many at most in this call; 0 means 5000."""
+    dry_run: _builtins.bool
+    """Only say what would be done. Nothing is recorded under the request_id."""
+    @_builtins.property
+    def filter(self) -> Global___PurgeFilter: ...
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        filter: Global___PurgeFilter | None = ...,
+        max_jobs: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "max_jobs", b"max_jobs", "request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeJobsRequest: _TypeAlias = PurgeJobsRequest  # noqa: Y015
+
+@_typing.final
+class PurgeJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURGED_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    SAMPLE_JOB_IDS_FIELD_NUMBER: _builtins.int
+    purged: _builtins.int
+    """With dry_run: how many would be."""
+    more: _builtins.bool
+    """Whether more match. Call again, under another request_id."""
+    @_builtins.property
+    def sample_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With dry_run: some of those that would be."""
+
+    def __init__(
+        self,
+        *,
+        purged: _builtins.int = ...,
+        more: _builtins.bool = ...,
+        sample_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "purged", b"purged", "sample_job_ids", b"sample_job_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeJobsResponse: _TypeAlias = PurgeJobsResponse  # noqa: Y015
+
+@_typing.final
+class SetJobPriorityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    request_id: _builtins.str
+    priority: Global___JobPriority.ValueType
+    rank: _builtins.int
+    """Order within the priority, lower first; absent leaves each job's own."""
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        priority: Global___JobPriority.ValueType = ...,
+        rank: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rank", b"_rank", "rank", b"rank"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rank", b"_rank", "job_ids", b"job_ids", "priority", b"priority", "rank", b"rank", "request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
+    _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
+
+Global___SetJobPriorityRequest: _TypeAlias = SetJobPriorityRequest  # noqa: Y015
+
+@_typing.final
+class SetJobPriorityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    SKIPPED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    changed: _builtins.int
+    """Jobs that have this priority and rank now."""
+    @_builtins.property
+    def skipped_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids that are no jobs of this tenant, or of jobs that are leased or over."""
+
+    def __init__(
+        self,
+        *,
+        changed: _builtins.int = ...,
+        skipped_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "skipped_job_ids", b"skipped_job_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetJobPriorityResponse: _TypeAlias = SetJobPriorityResponse  # noqa: Y015
 
 @_typing.final
 class GetQueueStatsRequest(_message.Message):

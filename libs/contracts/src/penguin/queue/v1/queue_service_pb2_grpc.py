@@ -86,10 +86,30 @@ class QueueServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.GetJobPayloads = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/GetJobPayloads',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsResponse.FromString,
+                _registered_method=True)
+        self.CancelJobs = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/CancelJobs',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsResponse.FromString,
+                _registered_method=True)
         self.RedriveJobs = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/RedriveJobs',
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsResponse.FromString,
+                _registered_method=True)
+        self.PurgeJobs = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/PurgeJobs',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsResponse.FromString,
+                _registered_method=True)
+        self.SetJobPriority = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/SetJobPriority',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityResponse.FromString,
                 _registered_method=True)
         self.GetQueueStats = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/GetQueueStats',
@@ -165,21 +185,51 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """GetJob reads one job of the tenant.
+        """GetJob reads one job of the tenant, without its payload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """ListJobs pages through the tenant's jobs, newest first.
+        """ListJobs pages through the tenant's jobs, newest first, without their payloads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJobPayloads(self, request, context):
+        """GetJobPayloads reads what jobs are to do. It has a scope of its own: who watches a queue need not see what is in it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelJobs(self, request, context):
+        """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
+        "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RedriveJobs(self, request, context):
-        """RedriveJobs makes dead letters ready again with fresh attempts.
+        """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeJobs(self, request, context):
+        """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetJobPriority(self, request, context):
+        """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
+        still go by the old one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,10 +295,30 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobsResponse.SerializeToString,
             ),
+            'GetJobPayloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobPayloads,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsResponse.SerializeToString,
+            ),
+            'CancelJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJobs,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsResponse.SerializeToString,
+            ),
             'RedriveJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.RedriveJobs,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsResponse.SerializeToString,
+            ),
+            'PurgeJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeJobs,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsResponse.SerializeToString,
+            ),
+            'SetJobPriority': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetJobPriority,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityResponse.SerializeToString,
             ),
             'GetQueueStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQueueStats,
@@ -539,6 +609,60 @@ class QueueService:
             _registered_method=True)
 
     @staticmethod
+    def GetJobPayloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/GetJobPayloads',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobPayloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/CancelJobs',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.CancelJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RedriveJobs(request,
             target,
             options=(),
@@ -555,6 +679,60 @@ class QueueService:
             '/penguin.queue.v1.QueueService/RedriveJobs',
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.RedriveJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/PurgeJobs',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.PurgeJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetJobPriority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/SetJobPriority',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityResponse.FromString,
             options,
             channel_credentials,
             insecure,

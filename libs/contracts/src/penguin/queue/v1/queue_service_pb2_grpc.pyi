@@ -60,11 +60,23 @@ class QueueServiceStub:
     SnoozeJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.SnoozeJobsRequest, _queue_service_pb2.SnoozeJobsResponse]
     """SnoozeJobs returns jobs to be run later without burning an attempt: what they need is down."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetJobRequest, _queue_service_pb2.GetJobResponse]
-    """GetJob reads one job of the tenant."""
+    """GetJob reads one job of the tenant, without its payload."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListJobsRequest, _queue_service_pb2.ListJobsResponse]
-    """ListJobs pages through the tenant's jobs, newest first."""
+    """ListJobs pages through the tenant's jobs, newest first, without their payloads."""
+    GetJobPayloads: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetJobPayloadsRequest, _queue_service_pb2.GetJobPayloadsResponse]
+    """GetJobPayloads reads what jobs are to do. It has a scope of its own: who watches a queue need not see what is in it."""
+    CancelJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.CancelJobsRequest, _queue_service_pb2.CancelJobsResponse]
+    """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
+    "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
+    """
     RedriveJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]
-    """RedriveJobs makes dead letters ready again with fresh attempts."""
+    """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
+    PurgeJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeJobsRequest, _queue_service_pb2.PurgeJobsResponse]
+    """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
+    SetJobPriority: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.SetJobPriorityRequest, _queue_service_pb2.SetJobPriorityResponse]
+    """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
+    still go by the old one.
+    """
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]
     """GetQueueStats counts the tenant's jobs by state and priority."""
 
@@ -100,11 +112,23 @@ class QueueServiceAsyncStub(QueueServiceStub):
     SnoozeJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.SnoozeJobsRequest, _queue_service_pb2.SnoozeJobsResponse]  # type: ignore[assignment]
     """SnoozeJobs returns jobs to be run later without burning an attempt: what they need is down."""
     GetJob: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetJobRequest, _queue_service_pb2.GetJobResponse]  # type: ignore[assignment]
-    """GetJob reads one job of the tenant."""
+    """GetJob reads one job of the tenant, without its payload."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListJobsRequest, _queue_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """ListJobs pages through the tenant's jobs, newest first."""
+    """ListJobs pages through the tenant's jobs, newest first, without their payloads."""
+    GetJobPayloads: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetJobPayloadsRequest, _queue_service_pb2.GetJobPayloadsResponse]  # type: ignore[assignment]
+    """GetJobPayloads reads what jobs are to do. It has a scope of its own: who watches a queue need not see what is in it."""
+    CancelJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.CancelJobsRequest, _queue_service_pb2.CancelJobsResponse]  # type: ignore[assignment]
+    """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
+    "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
+    """
     RedriveJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]  # type: ignore[assignment]
-    """RedriveJobs makes dead letters ready again with fresh attempts."""
+    """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
+    PurgeJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeJobsRequest, _queue_service_pb2.PurgeJobsResponse]  # type: ignore[assignment]
+    """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
+    SetJobPriority: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.SetJobPriorityRequest, _queue_service_pb2.SetJobPriorityResponse]  # type: ignore[assignment]
+    """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
+    still go by the old one.
+    """
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
     """GetQueueStats counts the tenant's jobs by state and priority."""
 
@@ -191,7 +215,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.GetJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.GetJobResponse, _abc.Awaitable[_queue_service_pb2.GetJobResponse]]:
-        """GetJob reads one job of the tenant."""
+        """GetJob reads one job of the tenant, without its payload."""
 
     @_abc_1.abstractmethod
     def ListJobs(
@@ -199,7 +223,25 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListJobsResponse, _abc.Awaitable[_queue_service_pb2.ListJobsResponse]]:
-        """ListJobs pages through the tenant's jobs, newest first."""
+        """ListJobs pages through the tenant's jobs, newest first, without their payloads."""
+
+    @_abc_1.abstractmethod
+    def GetJobPayloads(
+        self,
+        request: _queue_service_pb2.GetJobPayloadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.GetJobPayloadsResponse, _abc.Awaitable[_queue_service_pb2.GetJobPayloadsResponse]]:
+        """GetJobPayloads reads what jobs are to do. It has a scope of its own: who watches a queue need not see what is in it."""
+
+    @_abc_1.abstractmethod
+    def CancelJobs(
+        self,
+        request: _queue_service_pb2.CancelJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.CancelJobsResponse, _abc.Awaitable[_queue_service_pb2.CancelJobsResponse]]:
+        """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
+        "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
+        """
 
     @_abc_1.abstractmethod
     def RedriveJobs(
@@ -207,7 +249,25 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.RedriveJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.RedriveJobsResponse, _abc.Awaitable[_queue_service_pb2.RedriveJobsResponse]]:
-        """RedriveJobs makes dead letters ready again with fresh attempts."""
+        """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
+
+    @_abc_1.abstractmethod
+    def PurgeJobs(
+        self,
+        request: _queue_service_pb2.PurgeJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.PurgeJobsResponse, _abc.Awaitable[_queue_service_pb2.PurgeJobsResponse]]:
+        """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
+
+    @_abc_1.abstractmethod
+    def SetJobPriority(
+        self,
+        request: _queue_service_pb2.SetJobPriorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.SetJobPriorityResponse, _abc.Awaitable[_queue_service_pb2.SetJobPriorityResponse]]:
+        """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
+        still go by the old one.
+        """
 
     @_abc_1.abstractmethod
     def GetQueueStats(

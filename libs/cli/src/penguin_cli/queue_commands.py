@@ -1,0 +1,257 @@
+"""`queue`: what a tenant has in the queue, and its say in it. Each command is one call: who moves many jobs runs it until
+nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_chassis.wire import number
+from penguin_cli import queue_tables
+from penguin_cli.lookups import DEADLINE_S, TenantName, tenant_of
+from penguin_cli.session import connected
+from penguin_cli.surroundings import USAGE, CommandError, act, root_of, screen
+from penguin_orchestrator import keys
+
+# What a refusal names of many ids.
+_SHOWN = 20
+
+
+class State(StrEnum):
+    """Where a job can stand."""
+
+    READY = "ready"
+    LEASED = "leased"
+    COMPLETED = "completed"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class Gone(StrEnum):
+    """What can be purged."""
+
+    READY = "ready"
+    COMPLETED = "completed"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class Priority(StrEnum):
+    """The order of due jobs."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+JobIds = Annotated[list[int], typer.Argument(min=1, help="The jobs' ids, at most 1000.", metavar="ID")]
+Kind = Annotated[str, typer.Option(help="Only this kind, for example email.send.", metavar="KIND")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+Before = Annotated[datetime | None, typer.Option(help="UTC; only what is earlier.")]
+After = Annotated[datetime | None, typer.Option(help="UTC; only what is not earlier.")]
+
+
+def add_to(group: typer.Typer) -> None:
+    """Add these commands to the group."""
+    for command in (stats, jobs, job, cancel, redrive, purge, priority):
+        group.command(rich_help_panel="A tenant's jobs")(command)
+
+
+@contextlib.asynccontextmanager
+async def _queue(
+    context: typer.Context, tenant: str
+) -> AsyncIterator[tuple[UUID, Callable[[str, Any], Awaitable[Any]]]]:
+    """The tenant's id, and a way to call one of Queue's methods by its name."""
+    async with connected(root_of(context)) as penguin:
+        tenant_id, tier = await tenant_of(penguin, tenant), penguin.tiers["queue"]
+
+        async def call(method: str, request: Any) -> Any:
+            return await tier.insist(getattr(tier.stub(QueueServiceStub), method), request, deadline_s=DEADLINE_S)
+
+        yield tenant_id, call
+
+
+def stats(context: typer.Context, tenant: TenantName) -> None:
+    """Count the tenant's jobs by state and priority."""
+
+    async def work() -> None:
+        async with _queue(context, tenant) as (tenant_id, call):
+            reply = await call("GetQueueStats", pb.GetQueueStatsRequest(tenant_id=str(tenant_id)))
+        screen().print(queue_tables.stats(reply))
+
+    act(work())
+
+
+def jobs(
+    context: typer.Context,
+    tenant: TenantName,
+    state: Annotated[State | None, typer.Option(help="Only these.", show_default="all")] = None,
+    kind: Kind = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many at most.")] = 50,
+) -> None:
+    """List the tenant's jobs, about newest first."""
+
+    async def work() -> None:
+        async with _queue(context, tenant) as (tenant_id, call):
+            request = pb.ListJobsRequest(
+                tenant_id=str(tenant_id), page_size=limit, state=number(pb.JobState, state), kind=kind
+            )
+            reply = await call("ListJobs", request)
+        screen().print(queue_tables.jobs(reply.jobs))
+        if reply.next_page_token:
+            screen(errors=True).print("[dim]there are more; --limit shows up to 1000[/]")
+
+    act(work())
+
+
+def job(
+    context: typer.Context,
+    job_id: Annotated[int, typer.Argument(min=1, help="The job's id.", metavar="ID")],
+    tenant: TenantName,
+    payload: Annotated[
+        bool, typer.Option("--payload", help="Show its payload, too: needs scope jobs.payloads.")
+    ] = False,
+) -> None:
+    """Show all that is known of one job."""
+
+    async def work() -> None:
+        body: bytes | None = None
+        async with _queue(context, tenant) as (tenant_id, call):
+            reply = await call("GetJob", pb.GetJobRequest(tenant_id=str(tenant_id), job_id=job_id))
+            if payload:
+                asked = pb.GetJobPayloadsRequest(tenant_id=str(tenant_id), job_ids=[job_id])
+                body = next((each.payload for each in (await call("GetJobPayloads", asked)).payloads), None)
+        screen().print(queue_tables.job(reply.job, body))
+
+    act(work())
+
+
+def cancel(context: typer.Context, job_ids: JobIds, tenant: TenantName) -> None:
+    """Cancel jobs: those that wait end at once, those in workers' hands as soon as these let go of them."""
+
+    async def work() -> None:
+        async with _queue(context, tenant) as (tenant_id, call):
+            request = pb.CancelJobsRequest(tenant_id=str(tenant_id), request_id=str(keys.new_id()), job_ids=job_ids)
+            reply = await call("CancelJobs", request)
+        ended, marked = len(reply.cancelled_job_ids), len(reply.cancelling_job_ids)
+        screen().print(f"[bold]{ended}[/] cancelled, {marked} marked: in workers' hands still")
+        _refuse_skipped(reply.skipped_job_ids, "no jobs of this tenant, or over")
+
+    act(work())
+
+
+def redrive(
+    context: typer.Context,
+    tenant: TenantName,
+    job_ids: Annotated[list[int] | None, typer.Argument(min=1, help="Dead letters' ids.", metavar="ID")] = None,
+    kind: Kind = "",
+    error: Annotated[str, typer.Option(help="Only those whose last error begins so, for example smtp.")] = "",
+    before: Before = None,
+    after: After = None,
+    every: Annotated[bool, typer.Option("--all", help="Whatever there is.")] = False,
+    most: Annotated[int, typer.Option("--max", min=1, max=1000, help="By a filter: how many at most.")] = 1000,
+    dry_run: DryRun = False,
+) -> None:
+    """Make dead letters ready again, with fresh attempts: the named ones, or those that died as the options say."""
+    filtered = bool(kind or error or before or after or every)
+    request = pb.RedriveJobsRequest(request_id=str(keys.new_id()), job_ids=job_ids, dry_run=dry_run)
+    if filtered:
+        request.max_jobs = most
+        request.filter.CopyFrom(
+            pb.DeadJobFilter(
+                kind=kind, error_prefix=error, finished_before=_stamp(before), finished_after=_stamp(after)
+            )
+        )
+    act(_redrive(context, tenant, request, right=filtered != bool(job_ids)))
+
+
+async def _redrive(context: typer.Context, tenant: str, request: pb.RedriveJobsRequest, *, right: bool) -> None:
+    if not right:
+        raise CommandError("name dead letters by their ids, or by --kind, --error, --before, --after, or --all", USAGE)
+    async with _queue(context, tenant) as (tenant_id, call):
+        request.tenant_id = str(tenant_id)
+        reply = await call("RedriveJobs", request)
+    _tell(reply.redriven, "made ready again", reply.sample_job_ids, dry_run=request.dry_run)
+    if reply.remaining:
+        screen().print(f"{reply.remaining:,} more match; run it again for these")
+    _refuse_skipped(reply.skipped_job_ids, "no dead letters of this tenant")
+
+
+def purge(
+    context: typer.Context,
+    state: Annotated[Gone, typer.Argument(help="Which jobs; ready ones are all that wait.")],
+    tenant: TenantName,
+    kind: Kind = "",
+    before: Annotated[datetime | None, typer.Option(help="UTC; only what was created earlier.")] = None,
+    most: Annotated[int, typer.Option("--max", min=1, max=5000, help="How many at most.")] = 5000,
+    dry_run: DryRun = False,
+) -> None:
+    """Remove jobs for good. Those in workers' hands are never touched."""
+
+    async def work() -> None:
+        async with _queue(context, tenant) as (tenant_id, call):
+            chosen = pb.PurgeFilter(state=number(pb.JobState, state), kind=kind, created_before=_stamp(before))
+            request = pb.PurgeJobsRequest(
+                tenant_id=str(tenant_id), request_id=str(keys.new_id()), filter=chosen, max_jobs=most, dry_run=dry_run
+            )
+            reply = await call("PurgeJobs", request)
+        _tell(reply.purged, "removed", reply.sample_job_ids, dry_run=dry_run)
+        if reply.more:
+            screen().print("more match; run it again for these")
+
+    act(work())
+
+
+def priority(
+    context: typer.Context,
+    level: Annotated[Priority, typer.Argument(help="The priority they get.", metavar="PRIORITY")],
+    job_ids: JobIds,
+    tenant: TenantName,
+    rank: Annotated[
+        int | None,
+        typer.Option(min=-1000, max=1000, help="Order within it, lower first.", show_default="each job's own"),
+    ] = None,
+) -> None:
+    """Give jobs that wait another place in the order."""
+
+    async def work() -> None:
+        async with _queue(context, tenant) as (tenant_id, call):
+            request = pb.SetJobPriorityRequest(
+                tenant_id=str(tenant_id), request_id=str(keys.new_id()), job_ids=job_ids,
+                priority=number(pb.JobPriority, level), rank=rank,
+            )  # fmt: skip
+            reply = await call("SetJobPriority", request)
+        screen().print(f"[bold]{reply.changed}[/] given priority {level}")
+        _refuse_skipped(reply.skipped_job_ids, "no jobs of this tenant, leased, or over")
+
+    act(work())
+
+
+def _stamp(at: datetime | None) -> Timestamp | None:
+    if at is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(at if at.tzinfo else at.replace(tzinfo=UTC))
+    return stamp
+
+
+def _tell(count: int, done: str, sample: Sequence[int], *, dry_run: bool) -> None:
+    screen().print(f"[bold]{count:,}[/] {'would be ' if dry_run else ''}{done}")
+    if sample:
+        rest = " …" if count > len(sample) else ""
+        screen().print(f"[dim]{', '.join(map(str, sample))}{rest}[/]")
+
+
+def _refuse_skipped(ids: Sequence[int], why: str) -> None:
+    if ids:
+        rest = " …" if len(ids) > _SHOWN else ""
+        raise CommandError(f"{len(ids)} passed over ({why}): {', '.join(map(str, ids[:_SHOWN]))}{rest}")

@@ -1,0 +1,166 @@
+"""`penguin queue`: what each command asks of the tier, and how it tells the answer. Fakes stand at the tier's stub."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import RenderableType
+from typer.testing import CliRunner, Result
+
+from penguin.oltp.v1 import email_service_pb2 as email_pb
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin_cli import knowledge, queue_commands, queue_tables
+from penguin_cli.app import build
+
+TENANT = str(uuid4())
+JOB = pb.Job(
+    id=7, kind="email.send", state=pb.JOB_STATE_LEASED, priority=pb.JOB_PRIORITY_HIGH, rank=-3, attempts=1, max_attempts=10,
+    created_at=Timestamp(seconds=1_772_366_400), run_at=Timestamp(seconds=1_772_366_460), last_error="smtp.[451]",
+    cancel_wanted=True,
+)  # fmt: skip
+
+
+class FakeQueue:
+    """Queue as `connected` gives it: answers by method, and remembers what it was asked."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.asked: list[Any] = []
+
+    def stub(self, _: Any) -> Any:
+        return SimpleNamespace(**{name: name for name in self.answers})
+
+    async def insist(self, method: str, request: Any, *, deadline_s: float) -> Any:
+        self.asked.append(request)
+        return self.answers[method]
+
+    async def call(self, method: str, request: Any, *, timeout: float) -> Any:
+        copy = type(request)()
+        copy.CopyFrom(request)
+        self.asked.append(copy)
+        answer = self.answers[method]
+        return answer.pop(0) if isinstance(answer, list) else answer
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run a command of `penguin queue` against a fake."""
+
+    def run(fake: FakeQueue, *words: str) -> Result:
+        @contextlib.asynccontextmanager
+        async def connected(root: Path) -> AsyncIterator[Any]:
+            yield SimpleNamespace(tiers={"queue": fake})
+
+        monkeypatch.setattr(queue_commands, "connected", connected)
+        result = CliRunner().invoke(build(), ["--root", str(tmp_path), "queue", *words, "-t", TENANT])
+        assert "Traceback" not in result.output
+        assert all(asked.tenant_id == TENANT for asked in fake.asked)
+        assert all(UUID(asked.request_id) for asked in fake.asked if "request_id" in asked.DESCRIPTOR.fields_by_name)
+        return result
+
+    return run
+
+
+def test_statistics_are_drawn_by_state_and_priority(run: Run) -> None:
+    reply = pb.GetQueueStatsResponse(oldest_due_at=Timestamp(seconds=1_772_366_400))
+    reply.counts.add(state=pb.JOB_STATE_READY, priority=pb.JOB_PRIORITY_LOW, count=1200)
+    reply.counts.add(state=pb.JOB_STATE_CANCELLED, priority=pb.JOB_PRIORITY_HIGH, count=3)
+    result = run(FakeQueue(GetQueueStats=reply), "stats")
+    lines = {line.split()[0]: line.split()[1:] for line in result.output.splitlines()}
+    assert (lines["ready"], lines["cancelled"]) == (["0", "0", "1,200", "1,200"], ["3", "0", "0", "3"])
+    assert "due since 2026-03-01 12:00:00 UTC" in result.output
+    assert "nothing is due" in run(FakeQueue(GetQueueStats=pb.GetQueueStatsResponse()), "stats").output
+
+
+def test_jobs_are_listed_as_they_are_asked_for(run: Run) -> None:
+    fake = FakeQueue(ListJobs=pb.ListJobsResponse(jobs=[JOB], next_page_token="more"))
+    result = run(fake, "jobs", "--state", "leased", "--kind", "email.send", "-n", "1")
+    assert (fake.asked[0].state, fake.asked[0].kind, fake.asked[0].page_size) == (pb.JOB_STATE_LEASED, "email.send", 1)
+    for words in ("email.send", "leased to be cancelled", "high -3", "1/10", "smtp.[451]", "there are more"):
+        assert words in result.output
+    assert "no such jobs" in run(FakeQueue(ListJobs=pb.ListJobsResponse()), "jobs").output
+
+
+def test_a_payload_is_shown_only_where_it_is_asked_for(run: Run, text_of: Callable[[RenderableType], str]) -> None:
+    payloads = pb.GetJobPayloadsResponse(payloads=[pb.JobPayload(job_id=7, payload=b'{"email_id":"[e]"}')])
+    fake = FakeQueue(GetJob=pb.GetJobResponse(job=JOB), GetJobPayloads=payloads)
+    assert "payload" not in run(fake, "job", "7").output
+    assert len(fake.asked) == 1
+    assert '{"email_id":"[e]"}' in run(fake, "job", "7", "--payload").output
+    assert list(fake.asked[-1].job_ids) == [7]
+    assert "lost leases" not in text_of(queue_tables.job(JOB, None))
+
+
+def test_a_cancellation_tells_what_ended_what_is_marked_and_what_was_passed_over(run: Run) -> None:
+    fake = FakeQueue(CancelJobs=pb.CancelJobsResponse(cancelled_job_ids=[1, 2], cancelling_job_ids=[3]))
+    result = run(fake, "cancel", "1", "2", "3")
+    assert (result.exit_code, list(fake.asked[0].job_ids)) == (0, [1, 2, 3])
+    assert "2 cancelled, 1 marked" in result.output
+    refused = run(FakeQueue(CancelJobs=pb.CancelJobsResponse(skipped_job_ids=[4])), "cancel", "4")
+    assert (refused.exit_code, "1 passed over" in refused.output) == (1, True)
+
+
+def test_dead_letters_are_redriven_by_ids_or_by_what_they_are(run: Run) -> None:
+    fake = FakeQueue(RedriveJobs=pb.RedriveJobsResponse(redriven=2))
+    assert "2 made ready again" in run(fake, "redrive", "1", "2").output
+    assert (list(fake.asked[0].job_ids), fake.asked[0].HasField("filter"), fake.asked[0].max_jobs) == ([1, 2], False, 0)
+    fake = FakeQueue(RedriveJobs=pb.RedriveJobsResponse(redriven=3, remaining=1500, sample_job_ids=[5, 6]))
+    result = run(
+        fake, "redrive", "--kind", "email.send", "--error", "smtp.", "--after", "2026-03-01", "--max", "3", "--dry-run"
+    )
+    (asked,) = fake.asked
+    assert (asked.filter.kind, asked.filter.error_prefix, asked.max_jobs, asked.dry_run) == (
+        "email.send", "smtp.", 3, True,
+    )  # fmt: skip
+    assert asked.filter.finished_after.seconds == 1_772_323_200
+    assert not asked.filter.HasField("finished_before")
+    for words in ("3 would be made ready again", "5, 6 …", "1,500 more match"):
+        assert words in result.output
+    run(fake, "redrive", "--all")
+    assert fake.asked[-1].HasField("filter")
+
+
+def test_a_purge_names_a_state_and_may_be_tried_dry(run: Run) -> None:
+    fake = FakeQueue(PurgeJobs=pb.PurgeJobsResponse(purged=5000, more=True))
+    result = run(fake, "purge", "completed", "--before", "2026-03-01T12:00:00", "--dry-run")
+    (asked,) = fake.asked
+    assert (asked.filter.state, asked.filter.created_before.seconds) == (pb.JOB_STATE_COMPLETED, 1_772_366_400)
+    assert (asked.max_jobs, asked.dry_run) == (5000, True)
+    assert "5,000 would be removed" in result.output
+    assert "more match" in result.output
+    assert "5,000 removed" in run(fake, "purge", "dead", "--max", "10").output
+    assert (fake.asked[-1].filter.state, fake.asked[-1].max_jobs) == (pb.JOB_STATE_DEAD, 10)
+
+
+def test_a_priority_is_given_with_a_rank_or_leaves_it(run: Run) -> None:
+    fake = FakeQueue(SetJobPriority=pb.SetJobPriorityResponse(changed=2))
+    assert "2 given priority low" in run(fake, "priority", "low", "1", "2").output
+    assert (fake.asked[0].priority, fake.asked[0].HasField("rank")) == (pb.JOB_PRIORITY_LOW, False)
+    run(fake, "priority", "high", "1", "--rank", "-5")
+    assert (fake.asked[-1].rank, list(fake.asked[-1].job_ids)) == (-5, [1])
+
+
+async def test_the_job_of_an_email_is_found_by_its_payload() -> None:
+    email_id = uuid4()
+    ours = pb.JobPayload(job_id=8, payload=b'{"email_id":"%s"}' % str(email_id).encode())
+    fake: Any = FakeQueue(
+        ListJobs=pb.ListJobsResponse(jobs=[JOB, pb.Job(id=8)]),
+        GetJobPayloads=[
+            pb.GetJobPayloadsResponse(payloads=[pb.JobPayload(job_id=7, payload=b"{}")], deferred_ids=[8]),
+            pb.GetJobPayloadsResponse(payloads=[ours]),
+        ],
+    )
+    found = await knowledge.of_queue(fake, UUID(TENANT), email_id, email_pb.Email())
+    assert isinstance(found, pb.Job)
+    assert found.id == 8
+    assert [list(asked.job_ids) for asked in fake.asked[1:]] == [[7, 8], [8]]

@@ -1,0 +1,163 @@
+"""The tenant's word on its jobs: cancelling, redriving, purging and reordering them. What becomes of marked ones is the leases' store's to see to, by
+`end_marked` and `end_lost` in its own transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from penguin_chassis import barrier
+from penguin_chassis.barrier import Step
+from penguin_chassis.pool import Connection, Database
+from penguin_chassis.queries import load
+from penguin_queue.domain.jobs import DeadFilter, LeaseRef, Preview, PurgeFilter, Ready
+from penguin_queue.store.jobs import ready_of, redriven
+from penguin_queue.store.kinds import Kinds
+
+sql = load("penguin_queue.store", "control.sql")
+
+# How far what matches is counted, and how many ids a preview shows.
+COUNTED = 100_000
+SAMPLE = 20
+# By the state that is asked for: what matches, and how it goes.
+PURGES = {
+    "ready": (sql.matching_ready, sql.purge_jobs),
+    "dead": (sql.matching_dead, sql.purge_dead_jobs),
+    "completed": (sql.matching_completed, sql.purge_completed_jobs),
+    "cancelled": (sql.matching_cancelled, sql.purge_completed_jobs),
+}
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """Ids of jobs that ended by a cancellation, and of those marked for it: in order."""
+
+    ended: list[int]
+    marked: list[int]
+
+
+@dataclass(frozen=True)
+class Redriven:
+    """How many dead letters rose again, and how many more match."""
+
+    count: int
+    remaining: int
+
+
+@dataclass(frozen=True)
+class Purged:
+    """How many jobs went, and whether there are more that match."""
+
+    count: int
+    more: bool
+
+
+class ControlStore:
+    """What tenants do to their jobs, each call within one tenant."""
+
+    def __init__(self, db: Database, kinds: Kinds) -> None:
+        self._db = db
+        self._kinds = kinds
+
+    async def cancel(self, step: Step, ids: Sequence[int]) -> Cancelled:
+        """End jobs that wait, mark those that are leased."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, Cancelled)) is not None:
+                return done.reply
+            rows = await connection.fetch(sql.cancel, step.tenant_id, list(ids), step.at)
+            ended, marked = (sorted(row["id"] for row in rows if row["ended"] is each) for each in (True, False))
+            return await barrier.record(connection, step, Cancelled(ended, marked), Cancelled)
+
+    async def redrive_matching(self, step: Step, chosen: DeadFilter, limit: int) -> tuple[Redriven, list[Ready]]:
+        """Make dead letters that match ready again, at most `limit`, in the order of their ids; returns how many, and the
+        jobs risen by this very call."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, Redriven)) is not None:
+                return done.reply, []
+            ids, matching = await self._dead(connection, step.tenant_id, chosen, limit)
+            risen = await redriven(connection, self._kinds, step.tenant_id, ids, step.at)
+            reply = Redriven(len(risen), matching - len(ids))
+            return await barrier.record(connection, step, reply, Redriven), risen
+
+    async def redrivable(self, tenant_id: UUID, chosen: DeadFilter, limit: int) -> Preview:
+        """What redrive_matching would do."""
+        async with self._db.tenant(tenant_id) as connection:
+            ids, matching = await self._dead(connection, tenant_id, chosen, limit)
+        return Preview(len(ids), ids[:SAMPLE], matching - len(ids))
+
+    async def dead_among(self, tenant_id: UUID, ids: Sequence[int]) -> list[int]:
+        """Those of these ids that are dead letters, in order."""
+        async with self._db.tenant(tenant_id) as connection:
+            return [row["id"] for row in await connection.fetch(sql.dead_among, tenant_id, list(ids))]
+
+    async def _dead(
+        self, connection: Connection, tenant_id: UUID, chosen: DeadFilter, limit: int
+    ) -> tuple[list[int], int]:
+        """The first ids that match, and how many match in all: COUNTED beyond those at most."""
+        kinds = await self._kinds_of(connection, chosen.kind)
+        if not kinds:
+            return [], 0
+        where = (tenant_id, kinds[0], chosen.error_prefix, chosen.after, chosen.before)
+        ids = [row["id"] for row in await connection.fetch(sql.dead_matching, *where, limit)]
+        if len(ids) < limit:
+            return ids, len(ids)
+        return ids, await connection.fetchval(sql.count_dead_matching, *where, limit + COUNTED)
+
+    async def purge(self, step: Step, chosen: PurgeFilter, limit: int) -> Purged:
+        """Remove jobs that match and that nobody works on, at most `limit`, in the order of their ids."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, Purged)) is not None:
+                return done.reply
+            ids, more = await self._matching(connection, step.tenant_id, chosen, limit)
+            gone = await connection.execute(PURGES[chosen.state][1], step.tenant_id, ids)
+            return await barrier.record(connection, step, Purged(int(gone.rsplit(" ", 1)[-1]), more), Purged)
+
+    async def purgeable(self, tenant_id: UUID, chosen: PurgeFilter, limit: int) -> tuple[list[int], bool]:
+        """Ids of the jobs that purge would remove, and whether there are more."""
+        async with self._db.tenant(tenant_id) as connection:
+            return await self._matching(connection, tenant_id, chosen, limit)
+
+    async def _matching(
+        self, connection: Connection, tenant_id: UUID, chosen: PurgeFilter, limit: int
+    ) -> tuple[list[int], bool]:
+        kinds = await self._kinds_of(connection, chosen.kind)
+        if not kinds:
+            return [], False
+        found = await connection.fetch(PURGES[chosen.state][0], tenant_id, kinds[0], chosen.created_before, limit + 1)
+        return [row["id"] for row in found[:limit]], len(found) > limit
+
+    async def set_priority(
+        self, step: Step, ids: Sequence[int], priority: int, rank: int | None
+    ) -> tuple[list[int], list[Ready]]:
+        """Give jobs that wait this priority, and this rank if there is one; returns their ids, and the jobs changed by this
+        very call."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, list[int])) is not None:
+                return done.reply, []
+            rows = await connection.fetch(sql.set_priority, step.tenant_id, list(ids), priority, rank)
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+            changed = sorted(row["id"] for row in rows)
+            return await barrier.record(connection, step, changed, list[int]), [ready_of(row, kinds) for row in rows]
+
+    async def _kinds_of(self, connection: Connection, kind: str) -> list[Any]:
+        """The number of the kind that is asked for, None for all, or nothing where there is no such kind."""
+        return await self._kinds.known(connection, [kind]) if kind else [None]
+
+
+async def end_marked(
+    connection: Connection, refs: Sequence[LeaseRef], at: datetime, *, errors: Sequence[str] = (), attempts: int = 0
+) -> set[LeaseRef]:
+    """End those of these jobs whose cancellation is wished, with the worker's words on them and so many more attempts;
+    returns them."""
+    ids, tokens = [ref.job_id for ref in refs], [ref.token for ref in refs]
+    rows = await connection.fetch(sql.end_marked, ids, tokens, list(errors) or [""] * len(ids), at, attempts)
+    return {LeaseRef(row["id"], row["lease_token"]) for row in rows}
+
+
+async def end_lost(connection: Connection, at: datetime, limit: int) -> int:
+    """End jobs whose cancellation is wished and whose lease has run out; returns how many, at most `limit`."""
+    ended = await connection.execute(sql.end_marked_lost, at, limit)
+    return int(ended.rsplit(" ", 1)[-1])
