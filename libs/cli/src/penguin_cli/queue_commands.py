@@ -143,7 +143,7 @@ def cancel(context: typer.Context, job_ids: JobIds, tenant: TenantName) -> None:
             request = pb.CancelJobsRequest(tenant_id=str(tenant_id), request_id=str(keys.new_id()), job_ids=job_ids)
             reply = await call("CancelJobs", request)
         ended, marked = len(reply.cancelled_job_ids), len(reply.cancelling_job_ids)
-        screen().print(f"[bold]{ended}[/] cancelled, {marked} marked: in workers' hands still")
+        screen().print(f"[bold]{ended}[/] cancelled, {marked} marked (in workers' hands)")
         _refuse_skipped(reply.skipped_job_ids, "no jobs of this tenant, or over")
 
     act(work())

@@ -1,5 +1,5 @@
-"""The tenant's word on its jobs: cancelling, redriving, purging and reordering them. What becomes of marked ones is the leases' store's to see to, by
-`end_marked` and `end_lost` in its own transactions."""
+"""The tenant's word on its jobs: cancelling, redriving, purging and reordering them. What becomes of marked ones is seen to
+by the leases' store, which calls `end_marked` and `end_lost` in its own transactions."""
 
 from __future__ import annotations
 
