@@ -12,7 +12,7 @@ from penguin_orchestrator.clients import Tier
 from penguin_worker.bodies import Bodies
 from penguin_worker.campaigns import CampaignCompletion
 from penguin_worker.config import WorkerConfig
-from penguin_worker.jobs import Kind, one_by_one
+from penguin_worker.kinds import Kind
 from penguin_worker.leasing import Worker
 from penguin_worker.ledger import Ledger
 from penguin_worker.refreshing import KIND as REFRESH
@@ -40,9 +40,9 @@ async def work(tiers: Mapping[str, Tier], config: WorkerConfig, stopped: asyncio
         bodies = Bodies(tiers["content"], config.attachment_cache_bytes)
         sending = EmailSending(bodies, ledger, pool, worker.stopping, config.unsubscribe_url)
         kinds = {
-            "email.send": Kind(sending.handle, together=True),
-            "campaign.complete": Kind(one_by_one(CampaignCompletion(tiers["oltp"]).handle)),
-            REFRESH: Kind(one_by_one(Refreshing(tiers).handle)),
+            "email.send": Kind(many=sending.handle),
+            "campaign.complete": Kind(CampaignCompletion(tiers["oltp"]).handle),
+            REFRESH: Kind(Refreshing(tiers).handle),
         }
         if config.etl_interval_s:
             ticking = asyncio.create_task(RefreshTicker(tiers["oltp"], tiers["queue"], config.etl_interval_s).run())
