@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -24,6 +25,7 @@ from penguin_worker.heartbeats import Heartbeats
 from penguin_worker.jobs import Away, Job, NotDone, Reject, Release, Retry, Snooze, Verdict
 from penguin_worker.kinds import Kind
 from penguin_worker.lines import Line
+from penguin_worker.middleware import Middleware, around, tracing
 from penguin_worker.standing import Standing
 
 log = logging.getLogger(__name__)
@@ -45,12 +47,13 @@ NOT_NOW = frozenset(
 class Worker:
     """Runs jobs of the given kinds until it is stopped.
 
-    `stopping` turns true in the middle of the drain: handlers then put back what they have not begun.
+    `middleware` stands around every handler of single jobs. `stopping` turns true in the middle of the drain: handlers then put back what they have not begun.
     """
 
-    def __init__(self, queue: Tier, config: WorkerConfig) -> None:
+    def __init__(self, queue: Tier, config: WorkerConfig, middleware: Sequence[Middleware] = (tracing,)) -> None:
         self._queue = queue
         self._config = config
+        self._middleware = middleware
         self._kinds: Mapping[str, Kind] = {}
         self._lines: list[Line] = []
         # A job that is leased to us again is surely lost under the lease before.
@@ -72,9 +75,17 @@ class Worker:
 
     async def run(self, kinds: Mapping[str, Kind], stopped: asyncio.Event) -> None:
         """Work until `stopped`, then finish what is in hand within the drain time and hand back the rest."""
-        self._kinds = kinds
-        self._lines = [self._line(list(kinds), self._config.concurrency)]
         config = self._config
+        self._kinds = {
+            name: replace(kind, one=around(kind.one, self._middleware)) if kind.one else kind
+            for name, kind in kinds.items()
+        }
+        # A kind with a limit has a stream of its own: what waits for its places keeps nobody else from theirs.
+        limited = {name: kind.limit for name, kind in kinds.items() if kind.limit is not None}
+        shared = [name for name in kinds if name not in limited]
+        self._lines = [self._line([name], limit) for name, limit in limited.items()]
+        if shared:
+            self._lines.append(self._line(shared, config.concurrency))
         heartbeats = Heartbeats(self._queue, config.lease_s, config.stuck_s, self._jobs, self._lose, self._beaten)
         async with heartbeats.beating():
             leasing = [asyncio.create_task(line.run()) for line in self._lines]
@@ -112,16 +123,18 @@ class Worker:
                 part[0].cancel = task.cancel
 
     async def _run(self, kind: Kind, jobs: Sequence[Job]) -> None:
+        limit = asyncio.timeout(kind.timeout_s)
         try:
-            if kind.many:
-                await kind.many(jobs)
-            elif kind.one:
-                jobs[0].begun = True
-                await kind.one(jobs[0])
-                jobs[0].settle()
+            async with limit:
+                if kind.many:
+                    await kind.many(jobs)
+                elif kind.one:
+                    jobs[0].begun = True
+                    await kind.one(jobs[0])
+                    jobs[0].settle()
             error: NotDone = Retry("defect.unsettled")
         except Exception as raised:
-            error = _said_of(raised)
+            error = Retry("timeout") if limit.expired() and isinstance(raised, TimeoutError) else _said_of(raised)
             if error.error.startswith("defect."):
                 log.exception("a handler of %s failed", jobs[0].kind)
         for job in jobs:

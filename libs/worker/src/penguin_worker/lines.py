@@ -105,7 +105,6 @@ class Line:
             try:
                 async with WorkStream.opened(self._queue, self._start(asked)) as stream:
                     opened = time.monotonic()
-                    self._queue_standing.answered("leases")
                     await self._hold(stream, asked)
             except TierError as error:
                 if opened is not None and time.monotonic() - opened > LIVED_S:
@@ -131,6 +130,8 @@ class Line:
     async def _hold(self, stream: WorkStream, asked: _Asked) -> None:
         """Live with a stream until it ends, or another is wanted; raises TierError where it breaks off."""
         ends = time.monotonic() + LIFE_S * random.uniform(0.7, 0.9)
+        # Not before: a queue that lets us in and drops us at once is to be left alone for longer each time.
+        lived = asyncio.get_running_loop().call_later(LIVED_S, self._queue_standing.answered, "leases")
         reading = asyncio.create_task(self._read(stream))
         reading.add_done_callback(lambda _: self._changed.set())
         self._stream = stream
@@ -148,6 +149,7 @@ class Line:
                 reading.result()
         finally:
             self._leave()
+            lived.cancel()
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
@@ -176,6 +178,7 @@ class Line:
 
     async def _read(self, stream: WorkStream) -> None:
         async for lot in stream.lots():
+            self._queue_standing.answered("leases")
             jobs = unpacked(lot, time.monotonic() + self._lease_left(lot))
             self._in_hand.update({(job.id, job.lease_token): job for job in jobs})
             self.emptied.clear()

@@ -32,7 +32,7 @@ class WorkStream:
         self._tier = tier
         self._call = call
         self._numbers = itertools.count(1)
-        self._unanswered: dict[int, asyncio.Future[pb.WorkAnswer]] = {}
+        self._unanswered: dict[int, asyncio.Future[pb.WorkAnswer | TierError]] = {}
         # gRPC takes one message at a time.
         self._writing = asyncio.Lock()
         self._ended = False
@@ -93,13 +93,13 @@ class WorkStream:
         if self._ended:
             raise _gone(self._tier)
         words.number = next(self._numbers)
-        answer: asyncio.Future[pb.WorkAnswer] = asyncio.get_running_loop().create_future()
-        self._unanswered[words.number] = answer
+        answering: asyncio.Future[pb.WorkAnswer | TierError] = asyncio.get_running_loop().create_future()
+        self._unanswered[words.number] = answering
         try:
             async with asyncio.timeout(ANSWER_S):
                 async with self._writing:
                     await self._call.write(words)
-                return await answer
+                answer = await answering
         except TimeoutError:
             # A stream that answers no more is no use to its jobs either.
             self._call.cancel()
@@ -111,6 +111,9 @@ class WorkStream:
             raise _gone(self._tier) from None
         finally:
             self._unanswered.pop(words.number, None)
+        if isinstance(answer, TierError):
+            raise answer
+        return answer
 
     async def finish(self) -> None:
         """Say no more: the tier answers what it has heard, sends what it has leased for us, and ends the stream."""
@@ -128,7 +131,7 @@ class WorkStream:
         self._ended = True
         for waiting in self._unanswered.values():
             if not waiting.done():
-                waiting.set_exception(error)
+                waiting.set_result(error)
 
 
 def _gone(tier: str) -> TierError:
