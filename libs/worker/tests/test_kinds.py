@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,6 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+import penguin_worker
 from penguin_worker.jobs import Job, NotDone, Reject, Retry, Snooze
 from penguin_worker.kinds import Kind, Kinds, One, typed
 from penguin_worker.middleware import around, tracing
@@ -67,6 +69,21 @@ def test_a_kind_that_cannot_be_run_is_refused(wrong: dict[str, float]) -> None:
 
     with pytest.raises(ValueError):
         Kind(one if wrong else None, **wrong)  # type: ignore[arg-type]
+
+
+async def test_the_packages_example_is_a_worker() -> None:
+    example = str(penguin_worker.__doc__).split("```python\n")[1].split("```")[0]
+    built: list[tuple[UUID, UUID]] = []
+
+    class Reports:
+        async def build(self, report_id: UUID, *, request_id: UUID) -> None:
+            built.append((report_id, request_id))
+
+    names: dict[str, Any] = {"Report": Report, "reports": Reports(), "asyncio": asyncio}
+    exec(example, names)
+    each = job(payload={"report_id": str(uuid4())})
+    await names["kinds"]["report.build"].one(each)
+    assert built == [(UUID(each.payload["report_id"]), each.effect_key("build"))]
 
 
 async def test_layers_stand_around_a_handler_in_their_order() -> None:

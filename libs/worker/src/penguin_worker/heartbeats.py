@@ -39,7 +39,8 @@ class _Answer:
 
 class Heartbeats:
     """Extends the leases of `held` jobs by `lease_s` seconds, three times in each; tells `lost` of those that are not ours
-    any more, and `told` of trouble or of none (empty), both on the event loop."""
+    any more, and `told` of trouble or of none (empty), both on the event loop. Once that has stood still for `stuck_s`
+    seconds leases are let go, and `stuck` is called in the thread."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Heartbeats:
         held: Callable[[], Sequence[Job]],
         lost: Callable[[Sequence[Job]], None],
         told: Callable[[str], None],
+        stuck: Callable[[], None] | None = None,
     ) -> None:
         self._queue = queue
         self._lease_s = lease_s
@@ -56,6 +58,7 @@ class Heartbeats:
         self._held = held
         self._lost = lost
         self._told = told
+        self._stuck = stuck
         self._ending = threading.Event()
         # Of the event loop: its last sign of life, and what proves who we are.
         self._alive_at = time.monotonic()
@@ -93,13 +96,18 @@ class Heartbeats:
             pause = self._lease_s / 3
             while not self._ending.wait(pause):
                 if time.monotonic() - self._alive_at > self._stuck_s:
-                    log.error("the event loop stands still: leases are let go")
+                    self._let_go()
                     pause = 1.0
                     continue
                 answer = self._extend(stub)
                 pause = min(1.0, self._lease_s / 10) * random.uniform(0.75, 1) if answer.trouble else self._lease_s / 3
                 with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
                     loop.call_soon_threadsafe(self._tell, answer)
+
+    def _let_go(self) -> None:
+        log.error("the event loop stands still: leases are let go")
+        if self._stuck is not None:
+            self._stuck()
 
     def _extend(self, stub: QueueServiceStub) -> _Answer:
         answer = _Answer()

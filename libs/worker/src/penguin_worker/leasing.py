@@ -10,7 +10,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -47,13 +47,22 @@ NOT_NOW = frozenset(
 class Worker:
     """Runs jobs of the given kinds until it is stopped.
 
-    `middleware` stands around every handler of single jobs. `stopping` turns true in the middle of the drain: handlers then put back what they have not begun.
+    `middleware` stands around every handler of single jobs. `stopping` turns true in the middle of the drain: handlers
+    then put back what they have not begun. `stuck` is called, in a thread, when the event loop has stood still for too
+    long: a process of its own had better end then, for the queue sends ever more jobs to a stream that is open.
     """
 
-    def __init__(self, queue: Tier, config: WorkerConfig, middleware: Sequence[Middleware] = (tracing,)) -> None:
+    def __init__(
+        self,
+        queue: Tier,
+        config: WorkerConfig,
+        middleware: Sequence[Middleware] = (tracing,),
+        stuck: Callable[[], None] | None = None,
+    ) -> None:
         self._queue = queue
         self._config = config
         self._middleware = middleware
+        self._stuck = stuck
         self._kinds: Mapping[str, Kind] = {}
         self._lines: list[Line] = []
         # A job that is leased to us again is surely lost under the lease before.
@@ -86,7 +95,9 @@ class Worker:
         self._lines = [self._line([name], limit) for name, limit in limited.items()]
         if shared:
             self._lines.append(self._line(shared, config.concurrency))
-        heartbeats = Heartbeats(self._queue, config.lease_s, config.stuck_s, self._jobs, self._lose, self._beaten)
+        heartbeats = Heartbeats(
+            self._queue, config.lease_s, config.stuck_s, self._jobs, self._lose, self._beaten, self._stuck
+        )
         async with heartbeats.beating():
             leasing = [asyncio.create_task(line.run()) for line in self._lines]
             waiting = asyncio.create_task(stopped.wait())

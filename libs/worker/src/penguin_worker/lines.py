@@ -68,8 +68,6 @@ class Line:
         # Rung by whatever may ask for another stream.
         self._changed = asyncio.Event()
         self._halted = False
-        # How far the end of a lease lay ahead of our clock, of the lot that came the quickest.
-        self._most_ahead = float("-inf")
         # Set while nothing is in hand.
         self.emptied = asyncio.Event()
         self.emptied.set()
@@ -179,17 +177,10 @@ class Line:
     async def _read(self, stream: WorkStream) -> None:
         async for lot in stream.lots():
             self._queue_standing.answered("leases")
-            jobs = unpacked(lot, time.monotonic() + self._lease_left(lot))
+            jobs = unpacked(lot, time.monotonic() + self._config.lease_s)
             self._in_hand.update({(job.id, job.lease_token): job for job in jobs})
             self.emptied.clear()
             self._take(self, jobs)
-
-    def _lease_left(self, lot: pb.LeasedJobs) -> float:
-        """Seconds for which a lot is surely ours. It may have waited for us to read it, and our clock need not be the
-        queue's: what comes later than the quickest lot did has waited by so much."""
-        ahead = lot.leased_until.ToMicroseconds() / 1e6 - time.time()
-        self._most_ahead = max(self._most_ahead, ahead)
-        return self._config.lease_s - (self._most_ahead - ahead)
 
     def _gone(self, job: Job) -> None:
         self._in_hand.pop((job.id, job.lease_token), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from penguin_chassis import memory
 from penguin_orchestrator.clients import Tier
@@ -23,8 +23,10 @@ from penguin_worker.smtp import SmtpPool, SmtpSettings
 log = logging.getLogger(__name__)
 
 
-async def work(tiers: Mapping[str, Tier], config: WorkerConfig, stopped: asyncio.Event) -> None:
-    """Run one worker until `stopped`; channels stay open, they are the caller's."""
+async def work(
+    tiers: Mapping[str, Tier], config: WorkerConfig, stopped: asyncio.Event, stuck: Callable[[], None] | None = None
+) -> None:
+    """Run one worker until `stopped`; channels stay open, they are the caller's. For `stuck` see Worker."""
     smtp = SmtpSettings(
         config.smtp_host,
         config.smtp_port,
@@ -34,7 +36,7 @@ async def work(tiers: Mapping[str, Tier], config: WorkerConfig, stopped: asyncio
     )
     async with contextlib.AsyncExitStack() as stack:
         pool = await stack.enter_async_context(SmtpPool(smtp))
-        worker = Worker(tiers["queue"], config)
+        worker = Worker(tiers["queue"], config, stuck=stuck)
         ledger = Ledger(tiers["oltp"])
         stack.callback(ledger.cancel)
         bodies = Bodies(tiers["content"], config.attachment_cache_bytes)
