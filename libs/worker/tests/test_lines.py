@@ -18,7 +18,7 @@ from penguin_orchestrator.errors import TierError
 from penguin_testkit.peers import Peers
 from penguin_worker import lines
 from penguin_worker.config import WorkerConfig
-from penguin_worker.jobs import Away, Job
+from penguin_worker.jobs import Away, Job, Snooze
 from penguin_worker.kinds import Kind
 from penguin_worker.leasing import Worker
 from penguin_worker.streaming import WorkStream
@@ -206,6 +206,42 @@ async def test_jobs_in_hand_are_bounded_however_often_the_stream_breaks(
         gate.open.set()
         await eventually(lambda: all_are(peers, ids, "completed"))
     assert gate.most <= 8
+
+
+async def test_a_job_that_comes_again_before_its_word_is_answered_keeps_its_new_lease(
+    peers: Peers, tiers: dict[str, Tier], configure: Configure
+) -> None:
+    gate, tries = Gate(), 0
+
+    async def again(job: Job) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            peers.queue.switch.deaf = {"WorkJobs"}
+            raise Snooze("again", 0)
+        await gate.handle(job)
+
+    (job_id,) = put(peers, "noop", 1)
+    async with at_work(tiers["queue"], configure(lease_s=1.0), noop=Kind(again)) as worker:
+        await eventually(lambda: len(gate.begun) == 1)
+        assert worker.in_hand == 2
+        before = peers.queue.switch.calls["ExtendLeases"]
+        await eventually(lambda: peers.queue.switch.calls["ExtendLeases"] > before + 1)
+        peers.queue.switch.deaf = set()
+        gate.open.set()
+        await eventually(lambda: peers.queue.state(job_id) == "completed")
+    assert tries == 2
+
+
+async def test_a_stop_waits_for_what_is_on_its_way(peers: Peers, tiers: dict[str, Tier], configure: Configure) -> None:
+    for _ in range(5):
+        ids = put(peers, "noop", 20)
+        async with at_work(tiers["queue"], configure(), noop=Kind(nothing)):
+            await eventually(lambda: bool(peers.queue.started))
+            peers.queue.started.clear()
+        # Done or given back, at once: none is left to its lease.
+        assert {peers.queue.state(each) for each in ids} <= {"completed", "ready"}
+    assert all(stored.job.lost_leases == 0 for stored in peers.queue.jobs.values())
 
 
 async def test_a_narrow_stream_is_widened_when_places_come_free(

@@ -52,6 +52,8 @@ class Heartbeats:
         told: Callable[[str], None],
         stuck: Callable[[], None] | None = None,
     ) -> None:
+        if not queue.address:
+            raise ValueError("heartbeats need the queue's address, for a channel of their own")
         self._queue = queue
         self._lease_s = lease_s
         self._stuck_s = stuck_s
@@ -80,25 +82,33 @@ class Heartbeats:
             await asyncio.to_thread(thread.join, self._lease_s)
 
     async def _show(self) -> None:
+        # Twice this is less than it takes to be thought stuck.
         pause = min(SHOW_S, self._lease_s / 4, self._stuck_s / 4)
         while True:
             self._alive_at = time.monotonic()
-            # Kept as it is where no new one is to be had: it may still do.
-            with contextlib.suppress(TierError, TimeoutError):
-                async with asyncio.timeout(self._lease_s / 2):
+            try:
+                async with asyncio.timeout(pause):
                     method = self._queue.stub(QueueServiceStub).ExtendLeases
                     self._metadata = tuple(await self._queue.platform_metadata(method))
+            except (TierError, TimeoutError):
+                pass  # the one before may still do
+            except Exception:
+                log.exception("no token for the heartbeats")
             await asyncio.sleep(pause)
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         with grpc.insecure_channel(self._queue.address, options=OPTIONS) as channel:
             stub = QueueServiceStub(channel)
             pause = self._lease_s / 3
+            suspected = False
             while not self._ending.wait(pause):
                 if time.monotonic() - self._alive_at > self._stuck_s:
-                    self._let_go()
-                    pause = 1.0
+                    # Seen twice: a process that was only halted as a whole shows itself first.
+                    if suspected:
+                        self._let_go()
+                    suspected, pause = True, min(1.0, self._lease_s / 3)
                     continue
+                suspected = False
                 answer = self._extend(stub)
                 pause = min(1.0, self._lease_s / 10) * random.uniform(0.75, 1) if answer.trouble else self._lease_s / 3
                 with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
@@ -122,6 +132,11 @@ class Heartbeats:
                 reply = stub.ExtendLeases(request, metadata=self._metadata, timeout=self._lease_s / 6)
             except grpc.RpcError as error:
                 answer.trouble = f"{self._queue.name}.{error.code().name}"
+                break
+            except Exception:
+                # The thread outlives it: without heartbeats every lease would be lost.
+                log.exception("a heartbeat failed")
+                answer.trouble = "defect"
                 break
             lost = set(reply.lost_job_ids)
             for job in jobs:

@@ -12,6 +12,9 @@ from penguin_worker.jobs import Job, Reject
 
 P = TypeVar("P")
 
+# The contract's limit for one stream.
+PLACES_MAX = 5000
+
 # Handles one job: returning is done, raising NotDone is not.
 One = Callable[[Job], Awaitable[None]]
 # The same, with the job's payload as a type of its own.
@@ -36,8 +39,8 @@ class Kind:
     def __post_init__(self) -> None:
         if (self.one is None) == (self.many is None):
             raise ValueError("a kind has one handler: of single jobs, or of many together")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError("a kind has one place at least")
+        if self.limit is not None and not 1 <= self.limit <= PLACES_MAX:
+            raise ValueError(f"a kind has 1 to {PLACES_MAX} places")
         if self.timeout_s is not None and self.timeout_s <= 0:
             raise ValueError("a time-out lies ahead")
 

@@ -119,6 +119,8 @@ class Worker:
         for job in jobs:
             if (earlier := self._latest.get(job.id)) is not None:
                 self._lose([earlier])
+                # Settled or not: the queue names lost jobs by their ids, and this one's is to mean the later lease.
+                earlier.lost = True
             self._latest[job.id] = job
             job.on_settled = partial(self._settled, line)
         if self._halted:
@@ -203,7 +205,7 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 for line in self._lines:
-                    await line.emptied.wait()
+                    await line.quiet.wait()
 
 
 def _said_of(error: Exception) -> NotDone:

@@ -21,10 +21,12 @@ from penguin_worker.acknowledging import Acknowledger
 from penguin_worker.config import WorkerConfig
 from penguin_worker.jobs import Job, Verdict, unpacked
 from penguin_worker.standing import Standing
-from penguin_worker.streaming import LIFE_S, WorkStream
+from penguin_worker.streaming import LIFE_S, WorkStream, ended
 
 # A kind that nobody enqueues: a stream of it is one of words alone.
 NOTHING = "worker.nothing"
+# The contract's limit.
+KINDS_MAX = 100
 # How long the end of a stream may take, places are gathered for a wider one, and held-up kinds are left alone (seconds).
 FINISH_S = 5.0
 GATHER_S = 0.25
@@ -54,6 +56,10 @@ class Line:
         queue_standing: Standing,
         take: Callable[[Line, list[Job]], None],
     ) -> None:
+        if len(kinds) > KINDS_MAX:
+            raise ValueError(
+                f"a stream has {KINDS_MAX} kinds at most: give some of them a limit, and so one of their own"
+            )
         self._queue = queue
         self._config = config
         self._kinds = kinds
@@ -68,9 +74,10 @@ class Line:
         # Rung by whatever may ask for another stream.
         self._changed = asyncio.Event()
         self._halted = False
-        # Set while nothing is in hand.
-        self.emptied = asyncio.Event()
-        self.emptied.set()
+        # Set while nothing is in hand, nor any stream open that may bring something.
+        self.quiet = asyncio.Event()
+        self._taking = False
+        self._settle_down()
         self._acknowledger = Acknowledger(self._open_stream, queue_standing, self._gone)
 
     def jobs(self) -> tuple[Job, ...]:
@@ -96,15 +103,21 @@ class Line:
         """Hold one stream after the other, for ever."""
         while True:
             asked = self._wanted()
+            self._settle_down()
             if not (asked.kinds and asked.places) and not self._in_hand:
                 await self._change(LOOK_S if not self._halted else None)
                 continue
             opened: float | None = None
+            self._taking = bool(asked.kinds and asked.places)
+            self._settle_down()
             try:
                 async with WorkStream.opened(self._queue, self._start(asked)) as stream:
                     opened = time.monotonic()
                     await self._hold(stream, asked)
+                self._taking = False
             except TierError as error:
+                self._taking = False
+                self._settle_down()
                 if opened is not None and time.monotonic() - opened > LIVED_S:
                     await asyncio.sleep(random.uniform(0, GATHER_S))
                 else:
@@ -139,10 +152,12 @@ class Line:
                 looking = LOOK_S if len(asked.kinds) < len(self._kinds) and not self._halted else FINISH_S
                 await self._change(looking)
             self._leave()
-            if not reading.done():
-                # What the queue has leased for us meanwhile comes yet; cut off, it would be lost until its lease is over.
-                await stream.finish()
-                await asyncio.wait([reading], timeout=FINISH_S)
+            if reading.done():
+                reading.result()
+                raise ended(self._queue.name)
+            # What the queue has leased for us meanwhile comes yet; cut off, it would be lost until its lease is over.
+            await stream.finish()
+            await asyncio.wait([reading], timeout=FINISH_S)
             if reading.done():
                 reading.result()
         finally:
@@ -178,15 +193,21 @@ class Line:
         async for lot in stream.lots():
             self._queue_standing.answered("leases")
             jobs = unpacked(lot, time.monotonic() + self._config.lease_s)
-            self._in_hand.update({(job.id, job.lease_token): job for job in jobs})
-            self.emptied.clear()
+            # Taken before the heartbeats see them: by then an earlier lease of the same job is known to be lost.
             self._take(self, jobs)
+            self._in_hand.update({(job.id, job.lease_token): job for job in jobs})
+            self._settle_down()
 
     def _gone(self, job: Job) -> None:
         self._in_hand.pop((job.id, job.lease_token), None)
-        if not self._in_hand:
-            self.emptied.set()
+        self._settle_down()
         self._changed.set()
+
+    def _settle_down(self) -> None:
+        if self._in_hand or self._taking:
+            self.quiet.clear()
+        else:
+            self.quiet.set()
 
     async def _change(self, within_s: float | None) -> None:
         with contextlib.suppress(TimeoutError):

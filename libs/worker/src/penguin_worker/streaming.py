@@ -50,7 +50,7 @@ class WorkStream:
                         await call.write(pb.WorkJobsRequest(start=start))
                     # The first reply is empty; where it does not come, reading tells why.
                     if await call.read() is grpc.aio.EOF:
-                        raise _gone(queue.name)
+                        raise ended(queue.name)
             except TimeoutError:
                 raise TierError(
                     queue.name, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE", "No answer in time."
@@ -61,11 +61,11 @@ class WorkStream:
             try:
                 yield stream
             finally:
-                stream._end(_gone(queue.name))
+                stream._end(ended(queue.name))
 
     async def lots(self) -> AsyncIterator[pb.LeasedJobs]:
         """Jobs as they come, until either side has ended the stream in order; raises TierError where it breaks off."""
-        ending = _gone(self._tier)
+        ending = ended(self._tier)
         try:
             while (reply := await self._call.read()) is not grpc.aio.EOF:
                 if reply.HasField("answer"):
@@ -91,7 +91,7 @@ class WorkStream:
         Raises TierError: with no answer the words may have been heard or not, and may be said again on another stream.
         """
         if self._ended:
-            raise _gone(self._tier)
+            raise ended(self._tier)
         words.number = next(self._numbers)
         answering: asyncio.Future[pb.WorkAnswer | TierError] = asyncio.get_running_loop().create_future()
         self._unanswered[words.number] = answering
@@ -108,7 +108,7 @@ class WorkStream:
             raise tier_error(self._tier, error) from None
         except (asyncio.InvalidStateError, grpc.aio.UsageError):
             # It has ended meanwhile; the reader is told why.
-            raise _gone(self._tier) from None
+            raise ended(self._tier) from None
         finally:
             self._unanswered.pop(words.number, None)
         if isinstance(answer, TierError):
@@ -134,5 +134,6 @@ class WorkStream:
                 waiting.set_result(error)
 
 
-def _gone(tier: str) -> TierError:
+def ended(tier: str) -> TierError:
+    """What a stream that is no more is to whoever needs one: it may be tried on another."""
     return TierError(tier, grpc.StatusCode.UNAVAILABLE, "STREAM_ENDED", "The stream has ended.")
