@@ -66,7 +66,6 @@ def configure() -> Configure:
     def make(**fields: object) -> WorkerConfig:
         usual = {
             "worker_id": "test",
-            "wait_s": 0.2,
             "lease_s": 5.0,
             "drain_s": 2.0,
             "etl_interval_s": 0.0,

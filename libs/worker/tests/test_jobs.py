@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
 from opentelemetry import trace
 
 from penguin.queue.v1 import queue_service_pb2 as pb
-from penguin_worker.jobs import Job, Reject, Retry, Verdict
+from penguin_worker.jobs import Job, Reject, Retry, Verdict, unpacked
 
 PRODUCER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -53,6 +54,39 @@ def test_the_first_verdict_stands() -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"not json", b"[1]", b'{"email_id": 7}'])
 def test_a_payload_that_says_nothing_is_refused_by_its_handler(payload: bytes) -> None:
-    wire = pb.LeasedJob(job=pb.Job(id=7, tenant_id=str(uuid4()), payload=payload), lease_token=3)
+    lot = pb.LeasedJobs(tenant_id=str(uuid4()), kind="email.send", lease_token=3, job_ids=[7], payloads=[payload])
+    (read,) = unpacked(lot, 0.0)
     with pytest.raises(Reject):
-        Job.of(wire, 0.0).uuid("email_id")
+        read.uuid("email_id")
+
+
+def test_columns_become_jobs_and_those_left_out_are_zeros() -> None:
+    tenant = uuid4()
+    lot = pb.LeasedJobs(
+        tenant_id=str(tenant), kind="email.send", lease_token=3, job_ids=[7, 8], payloads=[b"{}", b"{}"]
+    )
+    lot.created_at_micros[:] = [1_000_000, 2_500_000]
+    lot.attempts[:] = [0, 2]
+    lot.max_attempts[:] = [10, 5]
+    lot.traceparents[:] = [PRODUCER]
+    first, second = unpacked(lot, 9.0)
+    assert (first.id, first.tenant_id, first.lease_token, first.lease_until, first.attempts) == (7, tenant, 3, 9.0, 0)
+    assert (second.id, second.attempts, second.max_attempts, second.snoozes, second.lost_leases) == (8, 2, 5, 0, 0)
+    assert (first.traceparent, second.traceparent) == (PRODUCER, PRODUCER)
+    assert second.created_at == datetime(1970, 1, 1, 0, 0, 2, 500_000, tzinfo=UTC)
+    lot.traceparents[:] = []
+    assert unpacked(lot, 9.0)[0].traceparent == ""
+
+
+def test_what_is_settled_is_no_longer_held() -> None:
+    one = job()
+    one.settle()
+    assert not one.held
+
+
+def test_an_effect_has_one_key_at_every_attempt() -> None:
+    first = job()
+    later = replace(first, attempts=3, lease_token=99)
+    assert first.effect_key("invoice") == later.effect_key("invoice")
+    assert first.effect_key("invoice") != first.effect_key("letter")
+    assert first.effect_key("invoice") != replace(first, id=8).effect_key("invoice")

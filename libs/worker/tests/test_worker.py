@@ -226,7 +226,7 @@ async def test_a_lost_lease_cancels_a_handler(
         await asyncio.wait_for(cancelled.wait(), 5)
     # Nothing was said of a job that is another's.
     assert peers.queue.state(job_id) == "leased"
-    assert not peers.queue.switch.calls["CompleteJobs"] + peers.queue.switch.calls["SnoozeJobs"]
+    assert peers.queue.jobs[job_id].job.snoozes == 0
 
 
 async def test_a_stop_finishes_what_it_can_and_hands_back_the_rest(
@@ -257,7 +257,7 @@ async def test_queue_away_is_told_once_and_waited_out(
     peers.queue.switch.down = True
     with caplog.at_level(logging.INFO, "penguin_worker.standing"):
         async with working(tiers, configure(smtp_port=mailbox.port)):
-            await eventually(lambda: peers.queue.switch.calls["LeaseJobs"] > 6)
+            await eventually(lambda: peers.queue.switch.calls["WorkJobs"] > 6)
             peers.queue.switch.down = False
             await eventually(settled(peers, pairs, "completed", "sent"))
     assert [r.getMessage() for r in caplog.records if "leases" in r.getMessage()] == [

@@ -82,9 +82,11 @@ def _rule(path: str) -> tuple[str, bool]:
 class Tier:
     """One tier as a caller has it."""
 
-    def __init__(self, name: str, channel: grpc.aio.Channel, tokens: TokenSource) -> None:
+    def __init__(self, name: str, channel: grpc.aio.Channel, tokens: TokenSource, address: str = "") -> None:
         self.name = name
         self.channel = channel
+        # For who needs a channel of its own, as a thread does.
+        self.address = address
         self._tokens = tokens
         self._stubs: dict[Any, Any] = {}
 
@@ -108,6 +110,10 @@ class Tier:
         metadata = {"authorization": f"Bearer {token}"}
         _propagator.inject(metadata)
         return list(metadata.items())
+
+    async def platform_metadata(self, method: Any) -> list[tuple[str, str]]:
+        """What goes with a call of a platform method over a channel of the caller's own; raises TierError."""
+        return await self._metadata(method._method.decode(), None)  # noqa: SLF001 - as below
 
     async def call(
         self, method: Any, request: Any, *, timeout: float = DEADLINE_S, attributes: Mapping[str, str] | None = None
@@ -214,5 +220,5 @@ async def connect(addresses: Mapping[str, str], tokens: TokenSource) -> AsyncIte
         for name, address in addresses.items():
             channel = grpc.aio.insecure_channel(address, options=OPTIONS)
             stack.push_async_callback(channel.close, None)
-            tiers[name] = Tier(name, channel, tokens)
+            tiers[name] = Tier(name, channel, tokens, address)
         yield tiers

@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import itertools
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
-import orjson
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -27,10 +23,11 @@ from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin.oltp.v1 import email_service_pb2_grpc as email_grpc
 from penguin.oltp.v1 import tenant_service_pb2 as tenant_pb
 from penguin.oltp.v1 import tenant_service_pb2_grpc as tenant_grpc
-from penguin.queue.v1 import queue_service_pb2 as queue_pb
 from penguin.queue.v1 import queue_service_pb2_grpc as queue_grpc
 from penguin_orchestrator.clients import OPTIONS, Tier
 from penguin_orchestrator.tokens import TokenSource
+from penguin_testkit.fake_queue import FakeQueue
+from penguin_testkit.switches import Switch
 
 NOT_FOUND = 5
 
@@ -43,185 +40,6 @@ class NoTokens(TokenSource):
 
     async def platform_token(self, tier: str, method: str, scope: str) -> str:
         return "none"
-
-
-@dataclass
-class Switch:
-    """What a tester does to a peer: `down` refuses every call, `deaf` names methods that act and then answer nothing."""
-
-    down: bool = False
-    deaf: set[str] = field(default_factory=set)
-    calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-
-    async def enter(self, name: str, context: Any) -> None:
-        """To be called first by every method."""
-        self.calls[name] += 1
-        if self.down:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
-
-    async def leave(self, name: str, context: Any) -> None:
-        """To be called last."""
-        if name in self.deaf:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "deaf")
-
-
-@dataclass
-class StoredJob:
-    """A job as the fake queue keeps it."""
-
-    job: queue_pb.Job
-    lease_token: int = 0
-    leased_until: float = 0.0
-    due: float = 0.0
-    reasons: list[str] = field(default_factory=list)
-
-
-class FakeQueue(queue_grpc.QueueServiceServicer):
-    """Jobs in memory, with leases that run out and tokens that fence."""
-
-    def __init__(self) -> None:
-        self.switch = Switch()
-        self.jobs: dict[int, StoredJob] = {}
-        self._requests: dict[str, int] = {}
-        self._numbers = itertools.count(1)
-
-    def put(self, tenant_id: UUID, kind: str, payload: Mapping[str, Any], **fields: Any) -> int:
-        """A job that is due."""
-        job = queue_pb.Job(
-            id=next(self._numbers), tenant_id=str(tenant_id), kind=kind, payload=orjson.dumps(dict(payload)),
-            state=queue_pb.JOB_STATE_READY, **({"max_attempts": 10} | fields),
-        )  # fmt: skip
-        job.created_at.GetCurrentTime()
-        self.jobs[job.id] = StoredJob(job)
-        return job.id
-
-    def state(self, job_id: int) -> str:
-        """ready, leased, completed or dead."""
-        return queue_pb.JobState.Name(self.jobs[job_id].job.state).removeprefix("JOB_STATE_").lower()
-
-    def steal(self, job_id: int) -> None:
-        """Let another worker have it: the lease in hand is lost."""
-        self.jobs[job_id].lease_token = next(self._numbers)
-
-    async def EnqueueJobs(  # noqa: N802
-        self, request: queue_pb.EnqueueJobsRequest, context: Any
-    ) -> queue_pb.EnqueueJobsResponse:
-        await self.switch.enter("EnqueueJobs", context)
-        reply = queue_pb.EnqueueJobsResponse()
-        for new in request.jobs:
-            if new.request_id not in self._requests:
-                payload = orjson.loads(new.payload or b"{}")
-                self._requests[new.request_id] = self.put(UUID(request.tenant_id), new.kind, payload)
-            reply.results.add(job_id=self._requests[new.request_id])
-        return reply
-
-    async def EnqueueBatch(  # noqa: N802
-        self, request: queue_pb.EnqueueBatchRequest, context: Any
-    ) -> queue_pb.EnqueueBatchResponse:
-        await self.switch.enter("EnqueueBatch", context)
-        if request.request_id not in self._requests:
-            ids = [self.put(UUID(request.tenant_id), request.kind, orjson.loads(each)) for each in request.payloads]
-            self._requests[request.request_id] = ids[0]
-        return queue_pb.EnqueueBatchResponse(
-            first_job_id=self._requests[request.request_id], count=len(request.payloads)
-        )
-
-    async def LeaseJobs(  # noqa: N802
-        self, request: queue_pb.LeaseJobsRequest, context: Any
-    ) -> queue_pb.LeaseJobsResponse:
-        await self.switch.enter("LeaseJobs", context)
-        ends = time.monotonic() + request.wait.ToTimedelta().total_seconds()
-        while True:
-            reply = queue_pb.LeaseJobsResponse(jobs=self._lease(request))
-            if reply.jobs or time.monotonic() >= ends or self.switch.down:
-                return reply
-            await asyncio.sleep(0.005)
-
-    def _lease(self, request: queue_pb.LeaseJobsRequest) -> list[queue_pb.LeasedJob]:
-        # One token for all that one call leases, as the tier has it.
-        now, token = time.monotonic(), next(self._numbers)
-        leased: list[queue_pb.LeasedJob] = []
-        for stored in self.jobs.values():
-            job = stored.job
-            if job.state == queue_pb.JOB_STATE_LEASED and stored.leased_until <= now:
-                job.state, job.lost_leases = queue_pb.JOB_STATE_READY, job.lost_leases + 1
-            wanted = not request.kinds or job.kind in request.kinds
-            if (
-                wanted
-                and job.state == queue_pb.JOB_STATE_READY
-                and stored.due <= now
-                and len(leased) < request.max_jobs
-            ):
-                job.state = queue_pb.JOB_STATE_LEASED
-                stored.lease_token = token
-                stored.leased_until = now + request.lease_duration.ToTimedelta().total_seconds()
-                leased.append(queue_pb.LeasedJob(job=job, lease_token=stored.lease_token))
-        return leased
-
-    def _held(self, ref: queue_pb.LeaseRef) -> StoredJob | None:
-        stored = self.jobs.get(ref.job_id)
-        if stored is None or stored.lease_token != ref.lease_token or stored.job.state != queue_pb.JOB_STATE_LEASED:
-            return None
-        return stored
-
-    async def ExtendLeases(  # noqa: N802
-        self, request: queue_pb.ExtendLeasesRequest, context: Any
-    ) -> queue_pb.ExtendLeasesResponse:
-        await self.switch.enter("ExtendLeases", context)
-        reply = queue_pb.ExtendLeasesResponse()
-        for ref in request.leases:
-            if (stored := self._held(ref)) is None:
-                reply.lost_job_ids.append(ref.job_id)
-            else:
-                stored.leased_until = time.monotonic() + request.lease_duration.ToTimedelta().total_seconds()
-        return reply
-
-    async def CompleteJobs(  # noqa: N802
-        self, request: queue_pb.CompleteJobsRequest, context: Any
-    ) -> queue_pb.CompleteJobsResponse:
-        await self.switch.enter("CompleteJobs", context)
-        reply = queue_pb.CompleteJobsResponse()
-        for ref in request.leases:
-            if (stored := self._held(ref)) is None:
-                reply.lost_job_ids.append(ref.job_id)
-            else:
-                stored.job.state = queue_pb.JOB_STATE_COMPLETED
-                reply.completed += 1
-        return reply
-
-    async def FailJobs(  # noqa: N802
-        self, request: queue_pb.FailJobsRequest, context: Any
-    ) -> queue_pb.FailJobsResponse:
-        await self.switch.enter("FailJobs", context)
-        reply = queue_pb.FailJobsResponse()
-        for failure in request.failures:
-            if (stored := self._held(failure.lease)) is None:
-                reply.lost_job_ids.append(failure.lease.job_id)
-                continue
-            stored.job.attempts += 1
-            stored.job.last_error = failure.error
-            dead = not failure.retryable or stored.job.attempts >= stored.job.max_attempts
-            stored.job.state = queue_pb.JOB_STATE_DEAD if dead else queue_pb.JOB_STATE_READY
-            stored.due = time.monotonic() + 0.05
-            reply.dead += dead
-            reply.retried += not dead
-        return reply
-
-    async def SnoozeJobs(  # noqa: N802
-        self, request: queue_pb.SnoozeJobsRequest, context: Any
-    ) -> queue_pb.SnoozeJobsResponse:
-        await self.switch.enter("SnoozeJobs", context)
-        reply = queue_pb.SnoozeJobsResponse()
-        for snooze in request.snoozes:
-            if (stored := self._held(snooze.lease)) is None:
-                reply.lost_job_ids.append(snooze.lease.job_id)
-                continue
-            stored.job.snoozes += 1
-            stored.job.state = queue_pb.JOB_STATE_READY
-            stored.due = time.monotonic() + snooze.delay.ToTimedelta().total_seconds()
-            stored.reasons.append(snooze.reason)
-            reply.snoozed += 1
-        return reply
 
 
 class FakeEmails(email_grpc.EmailServiceServicer):
@@ -430,5 +248,5 @@ class Peers:
             for name in ("oltp", "content", "queue", "olap"):
                 channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=OPTIONS)
                 stack.push_async_callback(channel.close, None)
-                tiers[name] = Tier(name, channel, NoTokens())
+                tiers[name] = Tier(name, channel, NoTokens(), f"127.0.0.1:{self.port}")
             yield tiers

@@ -1,1 +1,27 @@
-"""Leases jobs from the Queue tier and runs their handlers: SMTP sending, ETL, campaign completion."""
+"""Runs jobs of the Queue tier: a library for writing workers, and the platform's own (SMTP sending, ETL, campaign completion).
+
+A worker is functions by kind. Each gets its job and, read as the type it asks for, its payload:
+
+```python
+from penguin_orchestrator.platform import Penguin
+from penguin_worker.config import WorkerConfig
+from penguin_worker.jobs import Job
+from penguin_worker.kinds import Kinds
+from penguin_worker.leasing import Worker
+
+kinds = Kinds()
+
+@kinds.on("report.build", Report, limit=4, timeout_s=60)
+async def build(job: Job, report: Report) -> None:
+    await reports.build(report.report_id, request_id=job.effect_key("build"))
+
+async def main(stopped: asyncio.Event) -> None:
+    async with Penguin.connect() as penguin:
+        await Worker(penguin.tiers["queue"], WorkerConfig()).run(kinds, stopped)
+```
+
+Returning is done. Raising says what else it is (`jobs`): Retry, Snooze, Away, Release or Reject; any other exception is a
+defect and costs an attempt. Jobs come at least once: bring effects about under `Job.effect_key`, which stays the same from
+attempt to attempt. A function that blocks goes through `threads.in_thread`; what stands around every handler is a layer of
+`middleware`. A lease is kept for as long as its handler runs; when it is lost all the same, the handler is cancelled.
+"""

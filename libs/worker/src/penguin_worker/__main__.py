@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 
@@ -19,7 +20,12 @@ async def _main(config: WorkerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with Penguin.connect() as penguin:
-        await work(penguin.tiers, config, stopped)
+        await work(penguin.tiers, config, stopped, _hung)
+
+
+def _hung() -> None:
+    # Whoever runs us starts another; nothing that would have to wait for the event loop can be done any more.
+    os._exit(os.EX_SOFTWARE)
 
 
 def main() -> int:

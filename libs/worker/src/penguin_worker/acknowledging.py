@@ -1,36 +1,42 @@
-"""Tells the queue what became of jobs, many at a time. A word that cannot be delivered within its lease is dropped:
-the lease runs out and the job comes back, to a handler that finds its work done."""
+"""Tells the queue what became of jobs, many at a time. A word that is not answered within its lease is dropped: the lease
+runs out and the job comes back, to a handler that finds its work done."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 from penguin.queue.v1 import queue_service_pb2 as pb
-from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
-from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
 from penguin_worker.batching import MicroBatch
-from penguin_worker.jobs import Job, Reject, Retry, Snooze, Verdict
+from penguin_worker.jobs import Job, Reject, Release, Retry, Snooze, Verdict
 from penguin_worker.standing import Standing
+from penguin_worker.streaming import WorkStream
 
 Said = tuple[Job, Verdict]
-CALL_S = 5.0
+# What the contract takes at once; a moment is enough to gather, for words wait for the answer to those before them.
+SIZE = 1000
+DELAY_S = 0.005
+# A word whose lease is nearly over is said once all the same.
+LEAST_S = 0.1
+ERROR_MAX = 500
+DELAY_MAX_S = 7 * 24 * 3600.0
 
 
 class Acknowledger:
-    """Completes, fails and snoozes jobs in small batches; calls `gone` with each job that is off our hands."""
+    """Says words of jobs on whichever stream is open; calls `gone` with each job that is off our hands."""
 
-    def __init__(self, queue: Tier, standing: Standing, gone: Callable[[Job], None]) -> None:
-        self._queue = queue
+    def __init__(
+        self, stream: Callable[[], Awaitable[WorkStream]], standing: Standing, gone: Callable[[Job], None]
+    ) -> None:
+        self._stream = stream
         self._standing = standing
         self._gone = gone
-        self._batch: MicroBatch[Said] = MicroBatch(self._flush)
+        self._batch: MicroBatch[Said] = MicroBatch(self._flush, size=SIZE, delay_s=DELAY_S)
 
     def say(self, job: Job, verdict: Verdict) -> None:
-        """What became of a job that is still ours."""
+        """What became of a job. Words on a lost lease do nothing but free the place that the queue keeps for it."""
         self._batch.add((job, verdict))
 
     async def drain(self, within_s: float) -> None:
@@ -41,45 +47,62 @@ class Acknowledger:
             self._batch.cancel()
 
     async def _flush(self, said: list[Said]) -> None:
-        stub = self._queue.stub(QueueServiceStub)
-        done = [job for job, verdict in said if verdict is None]
-        failed = [(job, v) for job, v in said if isinstance(v, Retry | Reject)]
-        snoozed = [(job, v) for job, v in said if isinstance(v, Snooze)]
-        calls: list[tuple[Any, Any, Sequence[Job]]] = []
-        if done:
-            calls.append((stub.CompleteJobs, pb.CompleteJobsRequest(leases=[job.lease() for job in done]), done))
-        if failed:
-            calls.append((stub.FailJobs, _failures(failed), [job for job, _ in failed]))
-        if snoozed:
-            calls.append((stub.SnoozeJobs, _snoozes(snoozed), [job for job, _ in snoozed]))
-        await asyncio.gather(*(self._tell(*call) for call in calls))
-
-    async def _tell(self, method: Any, request: Any, jobs: Sequence[Job]) -> None:
+        left = max(job.lease_until for job, _ in said) - time.monotonic()
         try:
-            left = max(0.1, max(job.lease_until for job in jobs) - time.monotonic())
-            await self._queue.insist(method, request, deadline_s=left, timeout=CALL_S)
+            async with asyncio.timeout(max(LEAST_S, left)):
+                await self._insist(said)
             self._standing.answered("acknowledgements")
+        except TimeoutError:
+            self._standing.failed("acknowledgements", "queue.UNANSWERED")
         except TierError as error:
             self._standing.failed("acknowledgements", f"{error.tier}.{error.reason}")
         finally:
-            for job in jobs:
+            for job, _ in said:
                 self._gone(job)
 
+    async def _insist(self, said: Sequence[Said]) -> None:
+        """Say it on one stream after the other, until one answers; raises TierError where it is refused for good."""
+        while True:
+            stream = await self._stream()
+            try:
+                await stream.say(words_of(said))
+            except TierError as error:
+                if not error.retryable:
+                    raise
+                await asyncio.sleep(self._standing.failed("acknowledgements", f"{error.tier}.{error.reason}"))
+            else:
+                return
 
-def _failures(failed: Sequence[tuple[Job, Retry | Reject]]) -> pb.FailJobsRequest:
-    request = pb.FailJobsRequest()
-    for job, verdict in failed:
-        failure = request.failures.add(
-            lease=job.lease(), error=verdict.error[:500], retryable=isinstance(verdict, Retry)
-        )
-        if isinstance(verdict, Retry) and verdict.delay_s is not None:
-            failure.retry_delay.FromMilliseconds(int(verdict.delay_s * 1000))
-    return request
+
+def words_of(said: Sequence[Said]) -> pb.WorkJobsRequest:
+    """What became of jobs, as the stream is told."""
+    words = pb.WorkJobsRequest()
+    for job, verdict in said:
+        if verdict is None:
+            _add(words.completed, job)
+        elif isinstance(verdict, Snooze):
+            snooze = words.snoozes.add(lease=_lease(job), reason=verdict.error[:ERROR_MAX])
+            snooze.delay.FromMilliseconds(_milliseconds(verdict.delay_s))
+        elif isinstance(verdict, Retry | Reject):
+            error = verdict.error[:ERROR_MAX] or "unnamed"
+            failure = words.failures.add(lease=_lease(job), error=error, retryable=isinstance(verdict, Retry))
+            if isinstance(verdict, Retry) and verdict.delay_s is not None:
+                failure.retry_delay.FromMilliseconds(_milliseconds(verdict.delay_s))
+        elif isinstance(verdict, Release):
+            _add(words.released, job)
+        else:
+            raise TypeError(f"the queue has no word for {type(verdict).__name__}")
+    return words
 
 
-def _snoozes(snoozed: Sequence[tuple[Job, Snooze]]) -> pb.SnoozeJobsRequest:
-    request = pb.SnoozeJobsRequest()
-    for job, verdict in snoozed:
-        snooze = request.snoozes.add(lease=job.lease(), reason=verdict.error[:500])
-        snooze.delay.FromMilliseconds(int(verdict.delay_s * 1000))
-    return request
+def _lease(job: Job) -> pb.LeaseRef:
+    return pb.LeaseRef(job_id=job.id, lease_token=job.lease_token)
+
+
+def _add(leases: pb.Leases, job: Job) -> None:
+    leases.job_ids.append(job.id)
+    leases.lease_tokens.append(job.lease_token)
+
+
+def _milliseconds(delay_s: float) -> int:
+    return int(min(max(delay_s, 0.0), DELAY_MAX_S) * 1000)

@@ -21,11 +21,11 @@ class WorkerConfig(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, populate_by_name=True)
 
     worker_id: str = Field(default_factory=_who, min_length=1, max_length=200, validation_alias="WORKER_ID")
-    # Jobs in hand at once, and jobs asked for in one lease.
+    # Jobs in hand at once.
     concurrency: int = Field(default=64, ge=1, le=1000, validation_alias="WORKER_CONCURRENCY")
-    batch: int = Field(default=100, ge=1, le=1000, validation_alias="WORKER_BATCH")
     lease_s: float = Field(default=30.0, ge=1, le=3600, validation_alias="WORKER_LEASE_S")
-    wait_s: float = Field(default=10.0, ge=0, le=25, validation_alias="WORKER_WAIT_S")
+    # For how long leases are kept while the event loop stands still: beyond that a hung process gives its jobs up.
+    stuck_s: float = Field(default=120.0, ge=1, validation_alias="WORKER_STUCK_S")
     drain_s: float = Field(default=10.0, ge=0, validation_alias="PENGUIN_DRAIN_SECONDS")
     # How often facts are refreshed; 0 leaves that to others.
     etl_interval_s: float = Field(default=60.0, ge=0, validation_alias="ETL_INTERVAL_S")

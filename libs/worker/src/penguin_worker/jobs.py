@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,8 +16,10 @@ from opentelemetry.trace import Link
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin_orchestrator import keys
 
 _propagator = TraceContextTextMapPropagator()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class NotDone(Exception):
@@ -46,6 +48,10 @@ class Snooze(NotDone):
 
 class Away(NotDone):
     """What its kind needs is away: put off without counting an attempt, and the kind is left alone for a while."""
+
+
+class Release(NotDone):
+    """It was not begun: given back untouched, ready at once, and nothing counted."""
 
 
 class Reject(NotDone):
@@ -77,36 +83,15 @@ class Job:
     cancel: Callable[[], object] | None = field(default=None, repr=False)
     # Begun beyond recall: at a stop it is left to its lease rather than handed back.
     committed: bool = False
+    # Whether a handler of single jobs was called for it: if not, it may be given back as if nothing had happened.
+    begun: bool = False
     lost: bool = False
     settled: bool = False
 
-    @classmethod
-    def of(cls, leased: pb.LeasedJob, lease_until: float) -> Job:
-        """From the wire; a payload that is no JSON object reads as an empty one."""
-        job = leased.job
-        try:
-            payload = orjson.loads(job.payload or b"{}")
-        except orjson.JSONDecodeError:
-            payload = {}
-        return cls(
-            id=job.id,
-            tenant_id=UUID(job.tenant_id),
-            kind=job.kind,
-            payload=payload if isinstance(payload, dict) else {},
-            lease_token=leased.lease_token,
-            lease_until=lease_until,
-            attempts=job.attempts,
-            max_attempts=job.max_attempts or 10,
-            snoozes=job.snoozes,
-            lost_leases=job.lost_leases,
-            traceparent=job.traceparent,
-            created_at=job.created_at.ToDatetime(UTC),
-        )
-
     @property
     def held(self) -> bool:
-        """Whether no other worker can have it yet, as far as we can know."""
-        return not self.lost and time.monotonic() < self.lease_until
+        """Whether it is ours to work on: not settled, and nobody else's as far as we can know. May be asked in any thread."""
+        return not self.lost and not self.settled and time.monotonic() < self.lease_until
 
     @property
     def last_attempt(self) -> bool:
@@ -126,9 +111,10 @@ class Job:
         except (KeyError, ValueError):
             raise Reject("payload_invalid") from None
 
-    def lease(self) -> pb.LeaseRef:
-        """How the queue is told of which lease we speak."""
-        return pb.LeaseRef(job_id=self.id, lease_token=self.lease_token)
+    def effect_key(self, *parts: object) -> UUID:
+        """The idempotency key of an effect of this job, told apart by `parts`: the same at every attempt, so that whoever
+        takes request_ids brings it about once."""
+        return keys.request_id("effect", self.tenant_id, self.id, *parts)
 
     def origin(self) -> tuple[Context | None, list[Link]]:
         """The first try continues its producer's trace; a later one begins its own, linked to it."""
@@ -140,24 +126,48 @@ class Job:
         return Context(), [Link(trace.get_current_span(context).get_span_context())]
 
 
-# Handles jobs of one kind and one tenant together, and settles each; what it raises is said of those it left unsettled.
-Handler = Callable[[Sequence[Job]], Awaitable[None]]
+def unpacked(lot: pb.LeasedJobs, lease_until: float) -> list[Job]:
+    """The jobs of a lot, in its order; `lease_until` in monotonic seconds. A payload that is no JSON object reads as an
+    empty one."""
+    count = len(lot.job_ids)
+    tenant_id = UUID(lot.tenant_id)
+    shared = list(lot.traceparents) or [""]
+    traceparents = shared * count if len(shared) == 1 else shared
+    # A column of numbers that is left out is all zeros.
+    zeros = [0] * count
+    columns = zip(
+        lot.job_ids,
+        lot.payloads,
+        lot.created_at_micros or zeros,
+        lot.attempts or zeros,
+        lot.lost_leases or zeros,
+        lot.snoozes or zeros,
+        lot.max_attempts or zeros,
+        traceparents,
+        strict=True,
+    )
+    return [
+        Job(
+            id=job_id,
+            tenant_id=tenant_id,
+            kind=lot.kind,
+            payload=_object(payload),
+            lease_token=lot.lease_token,
+            lease_until=lease_until,
+            attempts=attempts,
+            max_attempts=max_attempts or 10,
+            snoozes=snoozes,
+            lost_leases=lost_leases,
+            traceparent=traceparent,
+            created_at=_EPOCH + timedelta(microseconds=created_at),
+        )
+        for job_id, payload, created_at, attempts, lost_leases, snoozes, max_attempts, traceparent in columns
+    ]
 
 
-def one_by_one(handle: Callable[[Job], Awaitable[None]]) -> Handler:
-    """A handler of single jobs: returning is done, raising NotDone is not."""
-
-    async def handler(jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            await handle(job)
-            job.settle()
-
-    return handler
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How jobs of a kind are run: `together` in groups of one tenant, or each in a task of its own."""
-
-    handler: Handler
-    together: bool = False
+def _object(payload: bytes) -> Mapping[str, Any]:
+    try:
+        read = orjson.loads(payload or b"{}")
+    except orjson.JSONDecodeError:
+        return {}
+    return read if isinstance(read, dict) else {}

@@ -1,35 +1,37 @@
-"""Leases jobs, keeps them while they are worked on, and gives them up in order. It knows no handler by name.
+"""Runs leased jobs, and gives them up in order. It knows no handler by name, and the queue only by its lines.
 
-The number of jobs in hand is bounded. While Queue is away it idles; a job whose lease is lost is dropped unspoken.
+The number of jobs in hand is bounded. A job whose lease is lost is dropped unspoken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 
-from penguin.queue.v1 import queue_service_pb2 as pb
-from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
-from penguin_worker.acknowledging import Acknowledger
 from penguin_worker.config import WorkerConfig
-from penguin_worker.jobs import Away, Job, Kind, NotDone, Reject, Retry, Snooze, Verdict
+from penguin_worker.heartbeats import Heartbeats
+from penguin_worker.jobs import Away, Job, NotDone, Reject, Release, Retry, Snooze, Verdict
+from penguin_worker.kinds import Kind
+from penguin_worker.lines import Line
+from penguin_worker.middleware import Middleware, around, tracing
 from penguin_worker.standing import Standing
 
 log = logging.getLogger(__name__)
 
-# How long places are gathered for a bigger lease, and how long a call may outlast its wait (seconds).
-GATHER_S = 0.25
+# How long handlers may take to end once they are cancelled, and words to be said after that (seconds).
 GRACE_S = 5.0
-PER_CALL = 1000
 SNOOZE_MIN_S = 0.5
 SNOOZE_MAX_S = 5.0
 # Answers that say nothing of the job: not there, too busy, too slow.
@@ -45,26 +47,36 @@ NOT_NOW = frozenset(
 class Worker:
     """Runs jobs of the given kinds until it is stopped.
 
-    `stopping` turns true in the middle of the drain: handlers then put back what they have not begun.
+    `middleware` stands around every handler of single jobs. `stopping` turns true in the middle of the drain: handlers
+    then put back what they have not begun. `stuck` is called, in a thread, when the event loop has stood still for too
+    long: a process of its own had better end then, for the queue sends ever more jobs to a stream that is open.
     """
 
-    def __init__(self, queue: Tier, config: WorkerConfig) -> None:
+    def __init__(
+        self,
+        queue: Tier,
+        config: WorkerConfig,
+        middleware: Sequence[Middleware] = (tracing,),
+        stuck: Callable[[], None] | None = None,
+    ) -> None:
         self._queue = queue
         self._config = config
+        self._middleware = middleware
+        self._stuck = stuck
         self._kinds: Mapping[str, Kind] = {}
-        # By job and lease: a job that was lost may be leased to us again before its first handler has ended.
-        self._in_hand: dict[tuple[int, int], Job] = {}
+        self._lines: list[Line] = []
+        # A job that is leased to us again is surely lost under the lease before.
+        self._latest: WeakValueDictionary[int, Job] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._space = asyncio.Event()
         self._queue_standing = Standing("queue")
         self._kind_standing = Standing("kind")
-        self._acknowledger = Acknowledger(queue, self._queue_standing, self._gone)
+        self._halted = False
         self._stopping = False
 
     @property
     def in_hand(self) -> int:
         """Jobs leased and not yet acknowledged."""
-        return len(self._in_hand)
+        return len(self._jobs())
 
     def stopping(self) -> bool:
         """Whether what has not begun is to be put back."""
@@ -72,81 +84,76 @@ class Worker:
 
     async def run(self, kinds: Mapping[str, Kind], stopped: asyncio.Event) -> None:
         """Work until `stopped`, then finish what is in hand within the drain time and hand back the rest."""
-        self._kinds = kinds
-        leasing = asyncio.create_task(self._lease())
-        beating = asyncio.create_task(self._heartbeats())
-        waiting = asyncio.create_task(stopped.wait())
-        try:
-            await asyncio.wait([leasing, beating, waiting], return_when=asyncio.FIRST_COMPLETED)
-            await _cancelled(leasing)
-            await self._drain()
-        finally:
-            await asyncio.gather(*(_cancelled(task) for task in (leasing, beating, waiting)))
-
-    async def _lease(self) -> None:
-        while True:
-            free = await self._places()
-            kinds = self._kind_standing.present(self._kinds)
-            if not kinds:
-                await asyncio.sleep(0.1)
-                continue
-            # While some kinds are held up the poll is short, so that they are asked for again soon.
-            wait = self._config.wait_s if len(kinds) == len(self._kinds) else min(1.0, self._config.wait_s)
-            request = pb.LeaseJobsRequest(
-                kinds=kinds, max_jobs=min(free, self._config.batch), worker_id=self._config.worker_id
-            )
-            request.lease_duration.FromMilliseconds(int(self._config.lease_s * 1000))
-            request.wait.FromMilliseconds(int(wait * 1000))
+        config = self._config
+        self._kinds = {
+            name: replace(kind, one=around(kind.one, self._middleware)) if kind.one else kind
+            for name, kind in kinds.items()
+        }
+        # A kind with a limit has a stream of its own: what waits for its places keeps nobody else from theirs.
+        limited = {name: kind.limit for name, kind in kinds.items() if kind.limit is not None}
+        shared = [name for name in kinds if name not in limited]
+        self._lines = [self._line([name], limit) for name, limit in limited.items()]
+        if shared:
+            self._lines.append(self._line(shared, config.concurrency))
+        heartbeats = Heartbeats(
+            self._queue, config.lease_s, config.stuck_s, self._jobs, self._lose, self._beaten, self._stuck
+        )
+        async with heartbeats.beating():
+            leasing = [asyncio.create_task(line.run()) for line in self._lines]
+            waiting = asyncio.create_task(stopped.wait())
             try:
-                method = self._queue.stub(QueueServiceStub).LeaseJobs
-                reply = await self._queue.call(method, request, timeout=wait + GRACE_S)
-            except TierError as error:
-                await asyncio.sleep(self._queue_standing.failed("leases", f"{error.tier}.{error.reason}"))
-                continue
-            self._queue_standing.answered("leases")
-            self._take(reply.jobs)
+                await asyncio.wait([*leasing, waiting], return_when=asyncio.FIRST_COMPLETED)
+                await self._drain()
+            finally:
+                await asyncio.gather(*(_cancelled(task) for task in (*leasing, waiting)))
 
-    async def _places(self) -> int:
-        """Wait for free places; for a moment also for more of them, so that jobs come in batches."""
-        await self._free(1)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GATHER_S):
-                await self._free(max(1, min(self._config.batch, self._config.concurrency) // 2))
-        return self._config.concurrency - len(self._in_hand)
+    def _line(self, kinds: Sequence[str], places: int) -> Line:
+        return Line(self._queue, self._config, kinds, places, self._kind_standing, self._queue_standing, self._take)
 
-    async def _free(self, enough: int) -> None:
-        while self._config.concurrency - len(self._in_hand) < enough:
-            self._space.clear()
-            await self._space.wait()
+    def _jobs(self) -> list[Job]:
+        """Every job in hand; asked for by the thread of the heartbeats, too."""
+        return [job for line in self._lines for job in line.jobs()]
 
-    def _take(self, leased: Sequence[pb.LeasedJob]) -> None:
-        until = time.monotonic() + self._config.lease_s
-        jobs = [Job.of(each, until) for each in leased]
+    def _take(self, line: Line, jobs: Sequence[Job]) -> None:
+        """Begin a lot: jobs of one tenant and kind."""
         for job in jobs:
-            job.on_settled = self._settled
-            self._in_hand[job.id, job.lease_token] = job
-        jobs.sort(key=lambda job: (job.kind, job.tenant_id))
-        for (name, _), group in itertools.groupby(jobs, lambda job: (job.kind, job.tenant_id)):
-            kind, together = self._kinds[name], list(group)
-            for part in [together] if kind.together else [[job] for job in together]:
-                task = asyncio.create_task(self._run(kind, part))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                if not kind.together:
-                    part[0].cancel = task.cancel
+            if (earlier := self._latest.get(job.id)) is not None:
+                self._lose([earlier])
+                # Settled or not: the queue names lost jobs by their ids, and this one's is to mean the later lease.
+                earlier.lost = True
+            self._latest[job.id] = job
+            job.on_settled = partial(self._settled, line)
+        if self._halted:
+            for job in jobs:
+                job.settle(Release("worker_stopping"))
+            return
+        kind = self._kinds[jobs[0].kind]
+        for part in [jobs] if kind.many else [[job] for job in jobs]:
+            task = asyncio.create_task(self._run(kind, part))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            if kind.one:
+                part[0].cancel = task.cancel
 
     async def _run(self, kind: Kind, jobs: Sequence[Job]) -> None:
+        limit = asyncio.timeout(kind.timeout_s)
         try:
-            await kind.handler(jobs)
+            async with limit:
+                if kind.many:
+                    await kind.many(jobs)
+                elif kind.one:
+                    jobs[0].begun = True
+                    await kind.one(jobs[0])
+                    jobs[0].settle()
             error: NotDone = Retry("defect.unsettled")
         except Exception as raised:
-            error = _said_of(raised)
+            error = Retry("timeout") if limit.expired() and isinstance(raised, TimeoutError) else _said_of(raised)
             if error.error.startswith("defect."):
                 log.exception("a handler of %s failed", jobs[0].kind)
         for job in jobs:
             job.settle(error)
 
-    def _settled(self, job: Job, verdict: Verdict) -> None:
+    def _settled(self, line: Line, job: Job, verdict: Verdict) -> None:
         if verdict is None:
             self._kind_standing.answered(job.kind)
         elif isinstance(verdict, Away):
@@ -155,72 +162,50 @@ class Worker:
             verdict = Snooze(verdict.error, delay * random.uniform(0.5, 1.0))
         elif isinstance(verdict, Reject):
             log.error("a job of %s is given up: %s", job.kind, verdict.error, extra={"detail": str(job.id)})
-        if job.lost:
-            self._gone(job)
+        # Of a lost one nothing is to be said, but its place is to be freed: under a lost lease this does no more.
+        line.say(job, Release("lease_lost") if job.lost else verdict)
+
+    def _beaten(self, trouble: str) -> None:
+        if trouble:
+            self._queue_standing.failed("heartbeats", trouble)
         else:
-            self._acknowledger.say(job, verdict)
-
-    def _gone(self, job: Job) -> None:
-        self._in_hand.pop((job.id, job.lease_token), None)
-        self._space.set()
-
-    async def _heartbeats(self) -> None:
-        pause = self._config.lease_s / 3
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                await self.extend()
-                pause = self._config.lease_s / 3
-            except TierError as error:
-                self._queue_standing.failed("heartbeats", f"{error.tier}.{error.reason}")
-                pause = min(1.0, self._config.lease_s / 10)
-
-    async def extend(self) -> None:
-        """Keep every job in hand for another lease; drops those that are lost. Raises TierError."""
-        held = [job for job in self._in_hand.values() if not job.lost]
-        for first in range(0, len(held), PER_CALL):
-            jobs = held[first : first + PER_CALL]
-            until = time.monotonic() + self._config.lease_s
-            request = pb.ExtendLeasesRequest(leases=[job.lease() for job in jobs])
-            request.lease_duration.FromMilliseconds(int(self._config.lease_s * 1000))
-            method = self._queue.stub(QueueServiceStub).ExtendLeases
-            reply = await self._queue.call(method, request, timeout=self._config.lease_s / 6)
-            lost = set(reply.lost_job_ids)
-            for job in jobs:
-                if job.id not in lost:
-                    job.lease_until = until
-                elif not job.settled:
-                    self._lose(job)
-        if held:
             self._queue_standing.answered("heartbeats")
 
-    def _lose(self, job: Job) -> None:
-        job.lost = True
-        log.warning("the lease of a job of %s is lost", job.kind, extra={"detail": str(job.id)})
-        if job.cancel is not None:
-            job.cancel()
-            job.settle(Snooze("lease_lost", 0))
+    def _lose(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if job.lost or job.settled:
+                continue
+            job.lost = True
+            log.warning("the lease of a job of %s is lost", job.kind, extra={"detail": str(job.id)})
+            if job.cancel is not None:
+                job.cancel()
+                job.settle(Release("lease_lost"))
 
     async def _drain(self) -> None:
         ends = time.monotonic() + self._config.drain_s
-        log.info("stopping with %d jobs in hand", len(self._in_hand))
+        log.info("stopping with %d jobs in hand", self.in_hand)
+        self._halted = True
+        for line in self._lines:
+            line.halt()
         await self._finished(self._config.drain_s / 2)
         self._stopping = True
         await self._finished(max(0.0, ends - time.monotonic()))
-        for task in set(self._tasks):
-            await _cancelled(task)
-        for job in list(self._in_hand.values()):
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=GRACE_S)
+        for job in self._jobs():
             # One that is committed keeps its lease: nobody is to try it before it is certain that we are gone.
             if not job.committed:
-                job.settle(Snooze("worker_stopping", 0))
-        await self._acknowledger.drain(min(GRACE_S, 1.0 + self._config.drain_s / 4))
+                job.settle(Snooze("worker_stopping", 0) if job.begun else Release("worker_stopping"))
+        within_s = min(GRACE_S, 1.0 + self._config.drain_s / 4)
+        await asyncio.gather(*(line.drain(within_s) for line in self._lines))
 
     async def _finished(self, within_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while self._in_hand:
-                    self._space.clear()
-                    await self._space.wait()
+                for line in self._lines:
+                    await line.quiet.wait()
 
 
 def _said_of(error: Exception) -> NotDone:
@@ -237,7 +222,7 @@ def _said_of(error: Exception) -> NotDone:
     return Retry(f"defect.{type(error).__name__}")
 
 
-async def _cancelled(task: asyncio.Task[None] | asyncio.Task[bool]) -> None:
+async def _cancelled(task: asyncio.Task[Any]) -> None:
     """End a task and take in whatever it ends with; a defect that ended it before is raised."""
     if task.done() and not task.cancelled():
         task.result()

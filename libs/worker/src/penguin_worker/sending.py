@@ -21,7 +21,7 @@ from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.oltp.v1 import email_service_pb2 as pb
 from penguin_worker.bodies import Bodies
 from penguin_worker.headers import UnsendableError
-from penguin_worker.jobs import Away, Job, NotDone, Reject, Retry, Snooze
+from penguin_worker.jobs import Away, Job, NotDone, Reject, Release, Retry, Snooze
 from penguin_worker.ledger import LeaseLost, Ledger, RefusedError, reason_of
 from penguin_worker.mime import Letter, build, check
 from penguin_worker.smtp import Handover, Outcome, ServerAwayError, SmtpPool
@@ -142,7 +142,7 @@ class EmailSending:
         async with self._claims:
             for task in tasks:
                 if self._stopping() or not task.job.held:
-                    task.job.settle(Snooze("not_begun", 0))
+                    task.job.settle(Release("not_begun"))
             tasks = [task for task in tasks if not task.job.settled]
             if not tasks:
                 return
