@@ -57,6 +57,7 @@ class Work:
         self._draining = draining
         self._pace = Pace()
         self._returns: set[asyncio.Task[None]] = set()
+        self._abandoned: set[asyncio.Task[list[Lot]]] = set()
 
     async def enqueue(
         self, tenant_id: UUID, items: Sequence[tuple[Step, NewJob]], gate: Step | None
@@ -154,8 +155,20 @@ class Work:
         return found
 
     async def lease_lots(self, asked: Asked) -> list[Lot]:
-        """Lease due jobs as columns, without waiting."""
-        return await self._leases.lease_lots(asked)
+        """Lease due jobs as columns, without waiting. Whoever is cancelled meanwhile never learns what was leased to
+        him: it is given back."""
+        leasing = asyncio.create_task(self._leases.lease_lots(asked))
+        try:
+            return await asyncio.shield(leasing)
+        except asyncio.CancelledError:
+            self._abandoned.add(leasing)
+            leasing.add_done_callback(self._give_back_leased)
+            raise
+
+    def _give_back_leased(self, leasing: asyncio.Task[list[Lot]]) -> None:
+        self._abandoned.discard(leasing)
+        if not leasing.cancelled() and leasing.exception() is None:
+            self.give_back(leasing.result())
 
     @staticmethod
     def passing(error: Exception) -> bool:

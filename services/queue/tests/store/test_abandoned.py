@@ -1,0 +1,55 @@
+"""A stream that ends while jobs are being leased for it: they are nobody's, and ready again at once."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+from penguin_chassis.barrier import Step
+from penguin_chassis.pool import Database
+from penguin_queue.domain.jobs import Lot, NewBatch
+from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.work import Work
+from penguin_queue.store.buffer import ready_buffer
+from penguin_queue.store.jobs import JobStore
+from penguin_queue.store.kinds import Kinds
+from penguin_queue.store.leases import Asked, LeaseStore
+
+
+class Slow(LeaseStore):
+    """Has leased when it is told so, and answers some time later."""
+
+    def __init__(self, db: Database, kinds: Kinds) -> None:
+        super().__init__(db, kinds)
+        self.leased, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def lease_lots(self, asked: Asked) -> list[Lot]:
+        lots = await super().lease_lots(asked)
+        self.leased.set()
+        await self.answers.wait()
+        return lots
+
+
+async def test_what_is_leased_for_a_stream_that_has_ended_is_given_back(own_db: Database) -> None:
+    at = datetime.now(UTC)
+    leases, jobs = Slow(own_db, Kinds()), JobStore(own_db, Kinds())
+    done = await jobs.enqueue_batch(Step(uuid4(), "req:1", b"d", at), NewBatch("k", [b"{}"] * 3, 0, 0, None, 0, ()))
+    async with ready_buffer("") as buffer:
+        work = Work(leases, jobs, buffer, Announcer(buffer))
+        asked = Asked((), 10, at + timedelta(minutes=1), "gone")
+        leasing = asyncio.create_task(work.lease_lots(asked))
+        await leases.leased.wait()
+        leasing.cancel()
+        await asyncio.wait([leasing])
+        assert leasing.cancelled()
+        assert await LeaseStore(own_db, Kinds()).lease_lots(asked) == []
+        leases.answers.set()
+        async with asyncio.timeout(10):
+            while True:
+                found = await LeaseStore(own_db, Kinds()).lease_lots(asked)
+                if found:
+                    break
+                await asyncio.sleep(0.01)
+    assert sorted(job_id for lot in found for job_id in lot.ids) == list(done.ids)
+    assert not any(lot.lost_leases for lot in found)
