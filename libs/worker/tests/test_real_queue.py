@@ -137,6 +137,24 @@ async def test_leases_are_kept_for_longer_than_they_last(side: Side, configure: 
     assert [job.lost_leases for job in await side.jobs()] == [0, 0, 0]
 
 
+async def test_a_cancelled_job_stops_its_handler_and_never_runs_again(side: Side, configure: Configure) -> None:
+    gate = Gate()
+    first, second = await side.put(2)
+    async with at_work(side.queue, configure(lease_s=1.0), **{side.kind: Kind(gate.handle)}):
+        await eventually(lambda: len(gate.begun) == 2)
+        request = pb.CancelJobsRequest(tenant_id=str(side.tenant), request_id=str(uuid4()), job_ids=[first])
+        reply = await side.queue.call(side.queue.stub(QueueServiceStub).CancelJobs, request)
+        assert list(reply.cancelling_job_ids) == [first]
+        await until(lambda: _stands(side, first, pb.JOB_STATE_CANCELLED))
+        gate.open.set()
+        await until(lambda: _stands(side, second, pb.JOB_STATE_COMPLETED))
+    assert len(gate.begun) == 2
+
+
+async def _stands(side: Side, job_id: int, state: int) -> bool:
+    return {job.id: int(job.state) for job in await side.jobs()}[job_id] == state
+
+
 async def test_a_stop_hands_back_what_is_not_done(side: Side, configure: Configure) -> None:
     gate = Gate()
     await side.put(6)

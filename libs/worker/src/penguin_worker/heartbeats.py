@@ -34,12 +34,14 @@ class _Answer:
     """What a call of the thread brought, for the event loop to hear of."""
 
     lost: list[Job] = field(default_factory=list)
+    cancelled: list[Job] = field(default_factory=list)
     trouble: str = ""
 
 
 class Heartbeats:
     """Extends the leases of `held` jobs by `lease_s` seconds, three times in each; tells `lost` of those that are not ours
-    any more, and `told` of trouble or of none (empty), both on the event loop. Once that has stood still for `stuck_s`
+    any more, `cancelled` of those that their tenant wants to end, and `told` of trouble or of none (empty), all on the event
+    loop. Once that has stood still for `stuck_s`
     seconds leases are let go, and `stuck` is called in the thread."""
 
     def __init__(
@@ -49,6 +51,7 @@ class Heartbeats:
         stuck_s: float,
         held: Callable[[], Sequence[Job]],
         lost: Callable[[Sequence[Job]], None],
+        cancelled: Callable[[Sequence[Job]], None],
         told: Callable[[str], None],
         stuck: Callable[[], None] | None = None,
     ) -> None:
@@ -59,6 +62,7 @@ class Heartbeats:
         self._stuck_s = stuck_s
         self._held = held
         self._lost = lost
+        self._cancelled = cancelled
         self._told = told
         self._stuck = stuck
         self._ending = threading.Event()
@@ -138,14 +142,17 @@ class Heartbeats:
                 log.exception("a heartbeat failed")
                 answer.trouble = "defect"
                 break
-            lost = set(reply.lost_job_ids)
+            lost, cancelled = set(reply.lost_job_ids), set(reply.cancelled_job_ids)
             for job in jobs:
                 if job.id in lost:
                     answer.lost.append(job)
-                else:
-                    job.lease_until = until
+                    continue
+                job.lease_until = until
+                if job.id in cancelled:
+                    answer.cancelled.append(job)
         return answer
 
     def _tell(self, answer: _Answer) -> None:
         self._told(answer.trouble)
         self._lost(answer.lost)
+        self._cancelled(answer.cancelled)

@@ -96,7 +96,7 @@ class Worker:
         if shared:
             self._lines.append(self._line(shared, config.concurrency))
         heartbeats = Heartbeats(
-            self._queue, config.lease_s, config.stuck_s, self._jobs, self._lose, self._beaten, self._stuck
+            self._queue, config.lease_s, config.stuck_s, self._jobs, self._lose, self._cancel, self._beaten, self._stuck
         )
         async with heartbeats.beating():
             leasing = [asyncio.create_task(line.run()) for line in self._lines]
@@ -180,6 +180,16 @@ class Worker:
             if job.cancel is not None:
                 job.cancel()
                 job.settle(Release("lease_lost"))
+
+    def _cancel(self, jobs: Sequence[Job]) -> None:
+        """Stop handlers of jobs that are to end. One beyond recall, or of a group, goes on: it is done, or ends at its
+        next word."""
+        for job in jobs:
+            if job.settled or job.committed or job.cancel is None:
+                continue
+            log.info("a job of %s is cancelled", job.kind, extra={"detail": str(job.id)})
+            job.cancel()
+            job.settle(Release("cancelled"))
 
     async def _drain(self) -> None:
         ends = time.monotonic() + self._config.drain_s
