@@ -174,7 +174,8 @@ async def test_a_call_ends_with_its_clients_deadline(probe: Probe, tenant: UUID)
     answer = await refusal(probe, tenant, timeout=0.3)
     assert answer.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert time.monotonic() - started < 1.5
-    assert 0 < seen[0] <= 0.3
+    # On the wire a time-out has few digits, and is rounded up.
+    assert 0 < seen[0] <= 0.3 * 1.02
     await settled(lambda: probe.in_flight == 0)
 
 
