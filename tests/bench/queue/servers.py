@@ -26,7 +26,7 @@ SETTINGS = {
 }
 # But for what was migrated, and what the service remembers.
 _TABLES = """SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
-WHERE schemaname = 'public' AND tablename NOT IN ('schema_migrations', 'kinds')"""
+WHERE schemaname = 'public' AND tablename NOT IN ('schema_migrations', 'kinds', 'queues')"""
 
 
 class Servers:

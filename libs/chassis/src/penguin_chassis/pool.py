@@ -112,6 +112,7 @@ class Database:
         that writes does, it may have been done.
         """
         connection = await self._acquire(self._app, tenant_id)
+        _begin()
         clean = False
         try:
             rows = await connection.fetch(query, tenant_id, *arguments, timeout=_budget())
