@@ -15,6 +15,29 @@ BEGIN
     EXECUTE format('GRANT SELECT ON %s TO %I', target, tier || '_readonly');
 END $$;
 
+CREATE FUNCTION public.complete_one_lease(ids bigint[], token bigint, at timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET jit TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+DECLARE
+    ended bigint;
+BEGIN
+    WITH done AS (
+        DELETE FROM jobs AS j WHERE j.id = ANY (ids) AND j.lease_token = token RETURNING j.*
+    ), kept AS (
+        INSERT INTO completed_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority,
+                                    rank, attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error)
+        SELECT id, lease_token, run_at, created_at, at, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts,
+               lost_leases, payload, traceparent, worker_id, last_error
+        FROM done
+    )
+    SELECT count(*) INTO ended FROM done;
+    RETURN ended;
+END $$;
+
 CREATE FUNCTION public.drop_partitions(parent regclass, before date) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'public', 'pg_temp'
@@ -617,6 +640,9 @@ REVOKE ALL ON FUNCTION public.adopt_tenant_table(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.adopt_tenant_table(target regclass) TO queue_maintenance;
 GRANT ALL ON FUNCTION public.adopt_tenant_table(target regclass) TO queue_app;
 GRANT ALL ON FUNCTION public.adopt_tenant_table(target regclass) TO queue_readonly;
+
+REVOKE ALL ON FUNCTION public.complete_one_lease(ids bigint[], token bigint, at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.complete_one_lease(ids bigint[], token bigint, at timestamp with time zone) TO queue_maintenance;
 
 REVOKE ALL ON FUNCTION public.drop_partitions(parent regclass, before date) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.drop_partitions(parent regclass, before date) TO queue_maintenance;

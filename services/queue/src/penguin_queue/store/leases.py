@@ -90,15 +90,13 @@ class LeaseStore:
         self, ids: Sequence[int], tokens: Sequence[int], at: datetime
     ) -> tuple[set[LeaseRef], list[Ready], set[LeaseRef]]:
         """Make jobs ready again as if they had not been leased; returns those that are, and those that were cancelled."""
-        cancelled: set[LeaseRef] = set()
         async with self._db.maintenance() as connection:
-            rows = await connection.fetch(sql.release, ids, tokens)
-            if len(rows) < len(ids):
-                cancelled = await end_marked(connection, list(map(LeaseRef, ids, tokens)), at)
+            # Locked in the order of their ids first, as by everybody who waits for locks.
+            marked, held = _parted(await connection.fetch(sql.hold, ids, tokens))
+            cancelled = await end_marked(connection, marked, at) if marked else set()
+            rows = await connection.fetch(sql.release, [row["id"] for row in held])
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
-        risen = [ready_of(row, kinds) for row in rows]
-        back = {job.id for job in risen}
-        return {ref for ref in map(LeaseRef, ids, tokens) if ref.job_id in back}, risen, cancelled
+        return set(map(_ref, held)), [ready_of(row, kinds) for row in rows], cancelled
 
     async def lease_refs(self, ids: Sequence[int], asked: Asked) -> list[Job]:
         """Lease exactly those of these jobs that are still ready."""
