@@ -16,6 +16,7 @@ import orjson
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from penguin_chassis.faults import ResourceExhausted
+from penguin_chassis.pool import affected
 from penguin_chassis.queries import load
 
 if TYPE_CHECKING:
@@ -123,13 +124,13 @@ async def settle(
     gone = back = 0
     async with db.maintenance() as connection:
         if delivered:
-            gone = _count(
+            gone = affected(
                 await connection.execute(
                     sql.settle_delivered, [t for t, _ in delivered], [i for _, i in delivered], token
                 )
             )
         if failed:
-            back = _count(
+            back = affected(
                 await connection.execute(
                     sql.settle_failed,
                     [f[0] for f in failed],
@@ -163,7 +164,3 @@ async def depth(db: Database) -> tuple[int, datetime | None]:
     async with db.maintenance() as connection:
         row = await connection.fetchrow(sql.depth, COUNT_LIMIT)
     return (row["depth"], row["oldest_at"]) if row else (0, None)
-
-
-def _count(command_tag: str) -> int:
-    return int(command_tag.rsplit(" ", 1)[-1])

@@ -280,6 +280,11 @@ class Database:
         self._up.clear()
 
 
+def affected(command_tag: str) -> int:
+    """How many rows a statement touched, by the tag that the server answers it with."""
+    return int(command_tag.rsplit(" ", 1)[-1])
+
+
 def _untouched() -> bool:
     """Whether the call in hand has begun no transaction yet."""
     call = calls.current_call()

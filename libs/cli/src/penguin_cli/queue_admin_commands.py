@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -20,7 +19,9 @@ from rich.text import Text
 from penguin.queue.v1 import queue_admin_service_pb2 as pb
 from penguin.queue.v1 import queue_service_pb2 as jobs_pb
 from penguin.queue.v1.queue_admin_service_pb2_grpc import QueueAdminServiceStub
+from penguin_chassis.wire import number, word
 from penguin_cli.lookups import DEADLINE_S, PAGE, each, tenant_of
+from penguin_cli.queue_commands import Priority
 from penguin_cli.session import connected
 from penguin_cli.status_commands import ago
 from penguin_cli.surroundings import USAGE, CommandError, act, root_of, screen
@@ -28,14 +29,6 @@ from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.platform import Penguin
 
 TOP_TENANTS = 10
-
-
-class Priority(StrEnum):
-    """A priority's word."""
-
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
 
 
 QueueName = Annotated[str, typer.Argument(help="The queue's name.", metavar="QUEUE")]
@@ -66,7 +59,7 @@ async def _list(root: Path) -> None:
         stub = queue.stub(QueueAdminServiceStub)
         async for row in each(queue, stub.ListQueues, pb.ListQueuesRequest(page_size=PAGE), "queues"):
             table.add_row(
-                escape(row.name), "[yellow]paused[/]" if row.paused else "", priority(row.priority),
+                escape(row.name), "[yellow]paused[/]" if row.paused else "", word(jobs_pb.JobPriority, row.priority),
                 str(row.max_attempts), f"{_span(row.retry.base)} to {_span(row.retry.cap)}", str(row.lost_lease_limit),
                 f"at most {row.max_in_flight:,}" if row.max_in_flight else "", escape(", ".join(row.kinds)),
             )  # fmt: skip
@@ -86,7 +79,7 @@ def put(
     """Make a queue, or make one exactly so: what is not given is as by default."""
     queue = pb.Queue(
         name=name, max_attempts=max_attempts, lost_lease_limit=lost_leases, max_in_flight=max_in_flight,
-        priority=jobs_pb.JobPriority.Value(f"JOB_PRIORITY_{default_priority.upper()}"),
+        priority=number(jobs_pb.JobPriority, default_priority),
     )  # fmt: skip
     queue.retry.base.FromMilliseconds(int(backoff_base * 1000))
     queue.retry.cap.FromMilliseconds(int(backoff_cap * 1000))
@@ -178,7 +171,7 @@ def view(depths: pb.GetDepthsResponse, now: float) -> RenderableType:
     for each_ in depths.kinds:
         oldest = each_.oldest_ready_at.ToDatetime(UTC).timestamp() if each_.HasField("oldest_ready_at") else None
         kinds.add_row(
-            escape(each_.queue), escape(each_.kind), priority(each_.priority), _count(each_.ready),
+            escape(each_.queue), escape(each_.kind), word(jobs_pb.JobPriority, each_.priority), _count(each_.ready),
             "" if oldest is None else ago(max(0.0, now - oldest)), _count(each_.scheduled), _count(each_.leased),
             f"[red]{each_.dead:,}[/]" if each_.dead else "",
         )  # fmt: skip
@@ -193,11 +186,6 @@ def view(depths: pb.GetDepthsResponse, now: float) -> RenderableType:
     return Group(*parts)
 
 
-def priority(number: int) -> str:
-    """A priority's word."""
-    return jobs_pb.JobPriority.Name(number).removeprefix("JOB_PRIORITY_").lower()  # type: ignore[arg-type]
-
-
 def said_of(target: pb.PauseTarget) -> str:
     """Whose jobs a pause is about."""
     if target.HasField("tenant"):
@@ -205,8 +193,8 @@ def said_of(target: pb.PauseTarget) -> str:
     return f"kind {target.kind}" if target.kind else f"queue {target.queue}"
 
 
-def _count(number: int) -> str:
-    return f"{number:,}" if number else ""
+def _count(jobs: int) -> str:
+    return f"{jobs:,}" if jobs else ""
 
 
 def _span(duration: Any) -> str:

@@ -37,7 +37,6 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
     state = State()
     async with (
         database(config.pool()) as db,
-        housekeeping(db, (PRUNE, *DUTIES)),
         ready_buffer(config.redis_url) as buffer,
     ):
         announcer = Announcer(buffer)
@@ -53,7 +52,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         census = Census(CensusStore(db))
         admin = QueueAdminServicer(QueueStore(db, kinds), census)
         async with (
-            housekeeping(db, (Duty("census", 5.0, census.measure),)),
+            housekeeping(db, (PRUNE, *DUTIES, Duty("census", 5.0, census.measure))),
             sweeping(db, work, announcer),
             serve(config.server(), [own, *registrations(work, jobs, control, admin, stream)], state) as running,
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from penguin_chassis.pool import Database
+from penguin_chassis.pool import Database, affected
 from penguin_notifications.domain.admin_events import LONGEST_RETENTION, RETENTION
 from penguin_notifications.store.admin_events import sql as admin_sql
 from penguin_notifications.store.notifications import sql
@@ -33,5 +33,5 @@ async def _remove(db: Database, query: str, *args: object) -> None:
     for _ in range(ROUNDS):
         async with db.maintenance() as connection:
             removed = await connection.execute(query, *args, LIMIT)
-        if int(removed.rsplit(" ", 1)[-1]) < LIMIT:
+        if affected(removed) < LIMIT:
             return

@@ -8,8 +8,6 @@ from uuid import UUID
 
 from penguin_chassis.faults import InvalidArgument
 
-# Whose steps those are that no tenant makes.
-PLATFORM = UUID(int=0)
 BASE = timedelta(seconds=1)
 CAP = timedelta(hours=1)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from penguin.queue.v1 import queue_admin_service_pb2 as pb
 from penguin.queue.v1 import queue_admin_service_pb2_grpc, queue_service_pb2
-from penguin_chassis.barrier import Step
 from penguin_chassis.mutations import step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp
-from penguin_queue.domain.queues import PLATFORM, Pause, Queue, Terms, backoff_of
+from penguin_queue.domain.queues import Pause, Queue, Terms, backoff_of
 from penguin_queue.operations.census import Census
 from penguin_queue.store.census import Depth
 from penguin_queue.store.queues import QueueStore
@@ -29,7 +27,7 @@ class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer)
         self._census = census
 
     async def PutQueue(self, request: pb.PutQueueRequest, context: Any) -> pb.PutQueueResponse:
-        return pb.PutQueueResponse(queue=_queue(await self._queues.put(_step(request), _terms(request.queue))))
+        return pb.PutQueueResponse(queue=_queue(await self._queues.put(step_of(request), _terms(request.queue))))
 
     async def GetQueue(self, request: pb.GetQueueRequest, context: Any) -> pb.GetQueueResponse:
         return pb.GetQueueResponse(queue=_queue(await self._queues.get(request.name)))
@@ -41,15 +39,15 @@ class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer)
         return pb.ListQueuesResponse(queues=map(_queue, found[:size]), next_page_token=token)
 
     async def MoveKinds(self, request: pb.MoveKindsRequest, context: Any) -> pb.MoveKindsResponse:
-        moved = await self._queues.move_kinds(_step(request), request.queue, sorted(request.kinds))
+        moved = await self._queues.move_kinds(step_of(request), request.queue, sorted(request.kinds))
         return pb.MoveKindsResponse(queue=_queue(moved))
 
     async def PauseJobs(self, request: pb.PauseJobsRequest, context: Any) -> pb.PauseJobsResponse:
-        await self._queues.rest(_step(request), _pause(request.target), paused=True)
+        await self._queues.rest(step_of(request), _pause(request.target), paused=True)
         return pb.PauseJobsResponse()
 
     async def ResumeJobs(self, request: pb.ResumeJobsRequest, context: Any) -> pb.ResumeJobsResponse:
-        await self._queues.rest(_step(request), _pause(request.target), paused=False)
+        await self._queues.rest(step_of(request), _pause(request.target), paused=False)
         return pb.ResumeJobsResponse()
 
     async def ListPauses(self, request: pb.ListPausesRequest, context: Any) -> pb.ListPausesResponse:
@@ -81,10 +79,6 @@ def _depth(row: Depth) -> pb.KindDepth:
         oldest_ready_at=stamp(row.oldest_ready_at),
         dead=row.dead,
     )
-
-
-def _step(request: Any) -> Step:
-    return replace(step_of(request), tenant_id=PLATFORM)
 
 
 def _name(key: list[Any]) -> str:

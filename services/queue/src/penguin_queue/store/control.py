@@ -11,7 +11,7 @@ from uuid import UUID
 
 from penguin_chassis import barrier
 from penguin_chassis.barrier import Step
-from penguin_chassis.pool import Connection, Database
+from penguin_chassis.pool import Connection, Database, affected
 from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import DeadFilter, LeaseRef, Preview, PurgeFilter, Ready
 from penguin_queue.store.jobs import ready_of, redriven
@@ -113,7 +113,7 @@ class ControlStore:
                 return done.reply
             ids, more = await self._matching(connection, step.tenant_id, chosen, limit)
             gone = await connection.execute(PURGES[chosen.state][1], step.tenant_id, ids)
-            return await barrier.record(connection, step, Purged(int(gone.rsplit(" ", 1)[-1]), more), Purged)
+            return await barrier.record(connection, step, Purged(affected(gone), more), Purged)
 
     async def purgeable(self, tenant_id: UUID, chosen: PurgeFilter, limit: int) -> tuple[list[int], bool]:
         """Ids of the jobs that purge would remove, and whether there are more."""
@@ -159,5 +159,4 @@ async def end_marked(
 
 async def end_lost(connection: Connection, at: datetime, limit: int) -> int:
     """End jobs whose cancellation is wished and whose lease has run out; returns how many, at most `limit`."""
-    ended = await connection.execute(sql.end_marked_lost, at, limit)
-    return int(ended.rsplit(" ", 1)[-1])
+    return affected(await connection.execute(sql.end_marked_lost, at, limit))

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-from penguin_chassis.pool import Connection, Database
+from penguin_chassis.pool import Connection, Database, affected
 from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import LEASE_LOST, Backoff, Failure, Job, LeaseRef, Lot, Ready, Snooze, retry_at
 from penguin_queue.store import COMPLETED_RETENTION
@@ -59,32 +59,27 @@ class LeaseStore:
     async def lease_ready(self, asked: Asked) -> list[Job]:
         """Lease ready jobs, high priority first, tenants and kinds in turn."""
         async with self._db.maintenance() as connection:
-            kinds = await self._kinds.known(connection, asked.kinds)
-            if asked.kinds and not kinds:
-                return []
-            rows = await connection.fetch(
-                sql.lease_ready, self._after, asked.max_jobs, kinds, new_token(), asked.until, asked.worker_id
-            )
-            if rows:
-                self._after = rows[-1]["tenant_id"]
-            return await self._jobs(connection, rows)
+            return await self._jobs(connection, await self._take(connection, asked, new_token()))
 
     async def lease_lots(self, asked: Asked) -> list[Lot]:
         """Lease ready jobs as lease_ready does, as columns."""
         async with self._db.maintenance() as connection:
-            wanted = await self._kinds.known(connection, asked.kinds)
-            if asked.kinds and not wanted:
-                return []
             token = new_token()
-            rows = await connection.fetch(
-                sql.lease_ready, self._after, asked.max_jobs, wanted, token, asked.until, asked.worker_id
-            )
-            if not rows:
-                return []
-            self._after = rows[-1]["tenant_id"]
+            rows = await self._take(connection, asked, token)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
         groups = itertools.groupby(rows, key=itemgetter("tenant_id", "kind_id", "priority"))
         return [_lot(key, list(found), kinds, token, asked.until) for key, found in groups]
+
+    async def _take(self, connection: Connection, asked: Asked, token: int) -> Sequence[Any]:
+        wanted = await self._kinds.known(connection, asked.kinds)
+        if asked.kinds and not wanted:
+            return []
+        rows: list[Any] = await connection.fetch(
+            sql.lease_ready, self._after, asked.max_jobs, wanted, token, asked.until, asked.worker_id
+        )
+        if rows:
+            self._after = rows[-1]["tenant_id"]
+        return rows
 
     async def release(
         self, ids: Sequence[int], tokens: Sequence[int], at: datetime
@@ -185,7 +180,7 @@ class LeaseStore:
             buried = await connection.execute(sql.bury_poison, at, SWEEP_LIMIT, LEASE_LOST)
             next_at = await connection.fetchval(sql.next_turn)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
-        moved = int(buried.rsplit(" ", 1)[-1])
+        moved = affected(buried)
         more = SWEEP_LIMIT in (len(due), len(lost), moved, cancelled)
         return Swept([ready_of(row, kinds) for row in (*due, *lost)], moved, more, next_at)
 
