@@ -12,9 +12,11 @@ from penguin_chassis.housekeeping import PRUNE, Duty, housekeeping
 from penguin_chassis.pool import database
 from penguin_chassis.server import Running, State, serve
 from penguin_queue.config import TIER, QueueConfig
+from penguin_queue.domain.lanes import Lanes
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.census import Census
 from penguin_queue.operations.control import Control
+from penguin_queue.operations.leasing import Leasing, surveying
 from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.sweeping import sweeping
 from penguin_queue.operations.work import Work
@@ -39,10 +41,12 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         database(config.pool()) as db,
         ready_buffer(config.redis_url) as buffer,
     ):
-        announcer = Announcer(buffer)
+        lanes = Lanes()
+        announcer = Announcer(buffer, lanes)
         kinds = Kinds()
-        jobs = JobStore(db, kinds)
-        work = Work(LeaseStore(db, kinds), jobs, buffer, announcer, draining=lambda: state.draining)
+        jobs, leases = JobStore(db, kinds), LeaseStore(db, kinds)
+        leasing = Leasing(leases, lanes, announcer)
+        work = Work(leases, leasing, jobs, buffer, announcer, draining=lambda: state.draining)
         control = Control(ControlStore(db, kinds), announcer)
 
         def stream(start: Start) -> Stream:
@@ -50,10 +54,11 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
 
         own = tier.registration(tier.TierServicer(facts, db, state))
         census = Census(CensusStore(db))
-        admin = QueueAdminServicer(QueueStore(db, kinds), census)
+        admin = QueueAdminServicer(QueueStore(db, kinds), census, announcer)
         async with (
             housekeeping(db, (PRUNE, *DUTIES, Duty("census", 5.0, census.measure))),
             sweeping(db, work, announcer),
+            surveying(db, leasing, announcer),
             serve(config.server(), [own, *registrations(work, jobs, control, admin, stream)], state) as running,
         ):
             yield running

@@ -160,6 +160,86 @@ WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', au
 
 ALTER TABLE ONLY public.jobs FORCE ROW LEVEL SECURITY;
 
+CREATE FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], wanted integer, token bigint, until timestamp with time zone, worker text) RETURNS SETOF public.jobs
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_sort TO 'off'
+    SET jit TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+DECLARE
+    remaining integer := wanted;
+    at_hand integer;
+    most integer;
+    taken integer;
+    short boolean[] := array_fill(false, ARRAY[cardinality(bands)]);
+    -- Queues with a limit, and how many jobs may still be taken of each; each lane's place among them.
+    limited integer[];
+    locked integer[];
+    rooms integer[];
+    places integer[];
+BEGIN
+    limited := ARRAY(SELECT q.id FROM queues q WHERE q.max_in_flight IS NOT NULL);
+    IF cardinality(limited) > 0 THEN
+        locked := ARRAY(
+            SELECT q.id FROM queues q
+            WHERE q.max_in_flight IS NOT NULL AND EXISTS (
+                SELECT FROM kinds k WHERE k.queue_id = q.id AND k.id = ANY (lease_lanes.kinds))
+            FOR NO KEY UPDATE SKIP LOCKED);
+        -- Only now, in a snapshot that has what the last holder of the lock leased.
+        rooms := ARRAY(
+            SELECT CASE WHEN l.id = ANY (locked) THEN q.max_in_flight - (
+                       SELECT count(*)::integer FROM jobs j JOIN kinds k ON k.id = j.kind_id
+                       WHERE j.state = 2 AND k.queue_id = l.id)
+                   ELSE 0 END
+            FROM unnest(limited) WITH ORDINALITY AS l (id, n) JOIN queues q ON q.id = l.id ORDER BY l.n);
+        places := ARRAY(
+            SELECT array_position(limited, k.queue_id)
+            FROM unnest(lease_lanes.kinds) WITH ORDINALITY AS l (kind, n) JOIN kinds k ON k.id = l.kind ORDER BY l.n);
+    END IF;
+    FOR band IN 1..3 LOOP
+        CONTINUE WHEN array_position(bands, band::smallint) IS NULL;
+        at_hand := remaining;
+        FOR pass IN 1..2 LOOP
+            FOR lane IN 1..cardinality(bands) LOOP
+                CONTINUE WHEN bands[lane] <> band OR short[lane];
+                most := CASE pass WHEN 1 THEN least(remaining, ceil(shares[lane]::numeric * at_hand / wanted)::integer)
+                                  ELSE remaining END;
+                IF places[lane] IS NOT NULL THEN
+                    most := least(most, rooms[places[lane]]);
+                END IF;
+                CONTINUE WHEN most <= 0;
+                RETURN QUERY
+                    UPDATE jobs AS j
+                    SET state = 2, lease_token = token, leased_until = until, worker_id = worker
+                    -- An array: as a sub-select on the inner side of a join it would be run, and lock, again.
+                    WHERE j.ctid = ANY (ARRAY(
+                        SELECT r.ctid FROM jobs r
+                        WHERE r.state = 1 AND r.priority = levels[lane] AND r.kind_id = lease_lanes.kinds[lane]
+                          AND r.tenant_id = tenants[lane]
+                          AND (r.rank, r.run_at, r.id) >= (ranks[lane], dues[lane], lease_lanes.ids[lane])
+                          AND (SELECT NOT resting(tenants[lane], lease_lanes.kinds[lane]))
+                        ORDER BY r.rank, r.run_at, r.id
+                        LIMIT most
+                        FOR UPDATE SKIP LOCKED))
+                    RETURNING j.*;
+                GET DIAGNOSTICS taken = ROW_COUNT;
+                short[lane] := taken < most;
+                IF places[lane] IS NOT NULL THEN
+                    rooms[places[lane]] := rooms[places[lane]] - taken;
+                END IF;
+                remaining := remaining - taken;
+                IF remaining = 0 THEN
+                    RETURN;
+                END IF;
+            END LOOP;
+        END LOOP;
+    END LOOP;
+END $$;
+
 CREATE FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) RETURNS SETOF public.jobs
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -307,6 +387,40 @@ BEGIN
     EXECUTE format('CREATE POLICY maintenance_duties ON %s TO %I USING (true) WITH CHECK (true)',
                    target, tier || '_maintenance');
 END $$;
+
+CREATE FUNCTION public.resting(tenant uuid, kind integer) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT EXISTS (
+        SELECT FROM kinds AS k JOIN queues AS q ON q.id = k.queue_id WHERE k.id = kind AND (k.paused OR q.paused)
+    ) OR EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
+$$;
+
+CREATE FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) RETURNS TABLE(priority smallint, kind_id integer, tenant_id uuid, rank smallint, run_at timestamp with time zone, id bigint, limited boolean, resting boolean)
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_sort TO 'off'
+    SET jit TO 'off'
+    AS $$
+    WITH RECURSIVE heads AS (
+        (SELECT j.priority, j.kind_id, j.tenant_id, j.rank, j.run_at, j.id, 1 AS n FROM jobs AS j
+         WHERE j.state = 1 AND (j.priority, j.kind_id, j.tenant_id) > (after_priority, after_kind, after_tenant)
+         ORDER BY j.priority, j.kind_id, j.tenant_id, j.rank, j.run_at, j.id LIMIT 1)
+        UNION ALL
+        SELECT next.*, h.n + 1
+        FROM heads AS h, LATERAL (
+            SELECT j.priority, j.kind_id, j.tenant_id, j.rank, j.run_at, j.id FROM jobs AS j
+            WHERE j.state = 1 AND (j.priority, j.kind_id, j.tenant_id) > (h.priority, h.kind_id, h.tenant_id)
+            ORDER BY j.priority, j.kind_id, j.tenant_id, j.rank, j.run_at, j.id LIMIT 1
+        ) AS next
+        WHERE h.n < most
+    )
+    SELECT h.priority, h.kind_id, h.tenant_id, h.rank, h.run_at, h.id, q.max_in_flight IS NOT NULL, resting(h.tenant_id, h.kind_id)
+    FROM heads AS h JOIN kinds AS k ON k.id = h.kind_id JOIN queues AS q ON q.id = k.queue_id
+$$;
 
 CREATE FUNCTION public.tier_of(target regclass) RETURNS text
     LANGUAGE sql STABLE
@@ -517,6 +631,15 @@ CREATE TABLE public.step_barrier (
 
 ALTER TABLE ONLY public.step_barrier FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.tenant_weights (
+    tenant_id uuid NOT NULL,
+    weight integer NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT tenant_weights_weight_check CHECK (((weight >= 1) AND (weight <= 10000)))
+);
+
+ALTER TABLE ONLY public.tenant_weights FORCE ROW LEVEL SECURITY;
+
 ALTER TABLE ONLY public.completed_jobs ATTACH PARTITION public.completed_jobs_default DEFAULT;
 
 ALTER TABLE ONLY public.dead_jobs ATTACH PARTITION public.dead_jobs_default DEFAULT;
@@ -547,6 +670,9 @@ ALTER TABLE ONLY public.schema_migrations
 
 ALTER TABLE ONLY public.step_barrier
     ADD CONSTRAINT step_barrier_pkey PRIMARY KEY (tenant_id, key, operation);
+
+ALTER TABLE ONLY public.tenant_weights
+    ADD CONSTRAINT tenant_weights_pkey PRIMARY KEY (tenant_id);
 
 CREATE INDEX completed_jobs_ids ON ONLY public.completed_jobs USING brin (id) WITH (pages_per_range='16', autosummarize='on');
 
@@ -609,6 +735,8 @@ CREATE POLICY maintenance_duties ON public.pauses TO queue_maintenance USING (tr
 
 CREATE POLICY maintenance_duties ON public.step_barrier TO queue_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.tenant_weights TO queue_maintenance USING (true) WITH CHECK (true);
+
 ALTER TABLE public.outbox ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.pauses ENABLE ROW LEVEL SECURITY;
@@ -630,6 +758,10 @@ CREATE POLICY tenant_isolation ON public.outbox TO queue_app, queue_readonly USI
 CREATE POLICY tenant_isolation ON public.pauses TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.step_barrier TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.tenant_weights TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE public.tenant_weights ENABLE ROW LEVEL SECURITY;
 
 REVOKE USAGE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO queue_app;
@@ -659,6 +791,9 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_maintenance;
 GRANT SELECT ON TABLE public.jobs TO queue_readonly;
 
+REVOKE ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], wanted integer, token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], wanted integer, token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
+
 REVOKE ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
 
@@ -666,6 +801,14 @@ REVOKE ALL ON FUNCTION public.protect_tenant_table(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO queue_maintenance;
 GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO queue_app;
 GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO queue_readonly;
+
+REVOKE ALL ON FUNCTION public.resting(tenant uuid, kind integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.resting(tenant uuid, kind integer) TO queue_maintenance;
+GRANT ALL ON FUNCTION public.resting(tenant uuid, kind integer) TO queue_app;
+GRANT ALL ON FUNCTION public.resting(tenant uuid, kind integer) TO queue_readonly;
+
+REVOKE ALL ON FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) TO queue_maintenance;
 
 REVOKE ALL ON FUNCTION public.tier_of(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.tier_of(target regclass) TO queue_maintenance;
@@ -716,3 +859,7 @@ GRANT SELECT ON TABLE public.schema_migrations TO queue_maintenance;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO queue_maintenance;
 GRANT SELECT ON TABLE public.step_barrier TO queue_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenant_weights TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenant_weights TO queue_maintenance;
+GRANT SELECT ON TABLE public.tenant_weights TO queue_readonly;

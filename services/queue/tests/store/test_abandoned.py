@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
+
+from services.queue.tests.leases import Leases
 
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Lot, NewBatch
+from penguin_queue.domain.lanes import Lane, Lanes, Place, Turn
 from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.leasing import Leasing
 from penguin_queue.operations.work import Work
 from penguin_queue.store.buffer import ready_buffer
 from penguin_queue.store.jobs import JobStore
@@ -24,8 +29,8 @@ class Slow(LeaseStore):
         super().__init__(db, kinds)
         self.leased, self.answers = asyncio.Event(), asyncio.Event()
 
-    async def lease_lots(self, asked: Asked) -> list[Lot]:
-        lots = await super().lease_lots(asked)
+    async def lease_lots(self, asked: Asked, turns: Sequence[Turn]) -> tuple[list[Lot], list[tuple[Lane, Place]]]:
+        lots = await super().lease_lots(asked, turns)
         self.leased.set()
         await self.answers.wait()
         return lots
@@ -36,18 +41,22 @@ async def test_what_is_leased_for_a_stream_that_has_ended_is_given_back(own_db: 
     leases, jobs = Slow(own_db, Kinds()), JobStore(own_db, Kinds())
     done = await jobs.enqueue_batch(Step(uuid4(), "req:1", b"d", at), NewBatch("k", [b"{}"] * 3, 0, 0, None, 0, ()))
     async with ready_buffer("") as buffer:
-        work = Work(leases, jobs, buffer, Announcer(buffer))
+        lanes = Lanes()
+        announcer = Announcer(buffer, lanes)
+        by_turns = Leasing(leases, lanes, announcer)
+        await by_turns.look()
+        work = Work(leases, by_turns, jobs, buffer, announcer)
         asked = Asked((), 10, at + timedelta(minutes=1), "gone")
         leasing = asyncio.create_task(work.lease_lots(asked))
         await leases.leased.wait()
         leasing.cancel()
         await asyncio.wait([leasing])
         assert leasing.cancelled()
-        assert await LeaseStore(own_db, Kinds()).lease_lots(asked) == []
+        assert await Leases(own_db).lots(asked) == []
         leases.answers.set()
         async with asyncio.timeout(10):
             while True:
-                found = await LeaseStore(own_db, Kinds()).lease_lots(asked)
+                found = await Leases(own_db).lots(asked)
                 if found:
                     break
                 await asyncio.sleep(0.01)

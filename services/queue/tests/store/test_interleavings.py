@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from services.queue.tests.leases import Leases
 
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database, database
@@ -24,7 +25,7 @@ from penguin_queue.store import leases
 from penguin_queue.store.control import ControlStore
 from penguin_queue.store.jobs import LAST, JobStore
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import Asked, LeaseStore
+from penguin_queue.store.leases import Asked
 from penguin_testkit.databases import Databases
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -78,7 +79,7 @@ class Model:
     tokens: list[LeaseRef] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.store = LeaseStore(self.db, Kinds())
+        self.store = Leases(self.db)
         self.reader = JobStore(self.db, Kinds())
         self.control = ControlStore(self.db, Kinds())
 
@@ -289,7 +290,7 @@ async def test_crashing_workers_at_once_complete_each_job_once(own_db: Database)
 
     async def worker() -> None:
         nonlocal buried, clock
-        store = LeaseStore(own_db, Kinds())
+        store = Leases(own_db)
         while sum(won.values()) + buried < 200:
             leased = await store.lease_ready(Asked((), chance.randint(1, 20), clock + timedelta(seconds=1), "w"))
             refs = [LeaseRef(j.id, j.lease_token) for j in leased if j.lease_token]
@@ -329,7 +330,7 @@ async def test_cancellations_and_workers_at_once_end_each_job_once(own_db: Datab
             await asyncio.sleep(chance.random() / 50)
 
     async def worker() -> None:
-        store = LeaseStore(own_db, Kinds())
+        store = Leases(own_db)
         while left:
             leased = await store.lease_ready(Asked((), chance.randint(1, 20), START + timedelta(seconds=LEASE_S), "w"))
             await asyncio.sleep(chance.random() / 100)

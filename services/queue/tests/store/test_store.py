@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from services.queue.tests.leases import Leases
 
 from penguin_chassis.barrier import ACTION, COMPENSATION, Step
 from penguin_chassis.faults import Aborted, Fault, InvalidArgument
@@ -66,7 +67,7 @@ async def test_high_priority_first_then_tenants_in_even_shares(own_db: Database)
     await enqueue(own_db, deep, 500)
     await enqueue(own_db, small, 3)
     await enqueue(own_db, urgent, 2, priority=1)
-    store = LeaseStore(own_db, Kinds())
+    store = Leases(own_db)
     leased = await store.lease_ready(asked(10))
     by_tenant = {t: sum(j.tenant_id == t for j in leased) for t in (deep, small, urgent)}
     assert by_tenant == {urgent: 2, small: 3, deep: 5}
@@ -78,7 +79,7 @@ async def test_single_leases_go_round_the_tenants(own_db: Database) -> None:
     tenants = [uuid4() for _ in range(4)]
     for tenant in tenants:
         await enqueue(own_db, tenant, 50)
-    store = LeaseStore(own_db, Kinds())
+    store = Leases(own_db)
     served = [(await store.lease_ready(asked(1)))[0].tenant_id for _ in range(8)]
     assert served[:4] == served[4:]
     assert set(served) == set(tenants)
@@ -88,13 +89,13 @@ async def test_kinds_nobody_asks_for_stand_in_nobodys_way(own_db: Database) -> N
     tenant = uuid4()
     await enqueue(own_db, tenant, 300, kind="foreign", priority=1)
     wanted = await enqueue(own_db, tenant, 2, kind="mine", priority=3)
-    leased = await LeaseStore(own_db, Kinds()).lease_ready(asked(10, "mine", "other"))
+    leased = await Leases(own_db).lease_ready(asked(10, "mine", "other"))
     assert {job.id for job in leased} == set(wanted)
 
 
 async def test_a_lost_lease_is_given_again_and_the_old_token_moves_nothing(own_db: Database) -> None:
     await enqueue(own_db, uuid4(), 1)
-    store = LeaseStore(own_db, Kinds())
+    store = Leases(own_db)
     (first,) = await store.lease_ready(asked(1))
     assert (await store.sweep(AT + LEASE - timedelta(seconds=1))).ready == []
     swept = await store.sweep(AT + LEASE)
@@ -108,7 +109,7 @@ async def test_a_lost_lease_is_given_again_and_the_old_token_moves_nothing(own_d
 
 async def test_a_late_worker_may_complete_until_another_has_the_job(own_db: Database) -> None:
     await enqueue(own_db, uuid4(), 1)
-    store = LeaseStore(own_db, Kinds())
+    store = Leases(own_db)
     (job,) = await store.lease_ready(asked(1))
     await store.sweep(AT + LEASE)
     assert await complete(store, AT + LEASE, ref(job)) == {ref(job)}
@@ -121,7 +122,7 @@ async def test_a_late_worker_may_complete_until_another_has_the_job(own_db: Data
 async def test_a_job_that_loses_every_worker_is_buried(own_db: Database) -> None:
     tenant = uuid4()
     (job_id,) = await enqueue(own_db, tenant, 1)
-    store = LeaseStore(own_db, Kinds())
+    store = Leases(own_db)
     at = AT
     for _ in range(LOST_LEASE_LIMIT):
         await store.lease_ready(asked(1, at=at))
@@ -139,7 +140,7 @@ async def test_the_sweep_finds_what_falls_due_and_says_when_the_next_does(own_db
     soon, late = AT + timedelta(seconds=5), AT + timedelta(seconds=60)
     (first,) = await enqueue(own_db, tenant, 1, run_at=soon)
     await enqueue(own_db, tenant, 1, run_at=late)
-    store = LeaseStore(own_db, Kinds())
+    store = Leases(own_db)
     assert await store.lease_ready(asked(10)) == []
     assert (await store.sweep(AT)).next_at == soon
     swept = await store.sweep(soon)
@@ -150,7 +151,7 @@ async def test_the_sweep_finds_what_falls_due_and_says_when_the_next_does(own_db
 async def test_leasing_at_once_gives_each_job_to_one(own_db: Database) -> None:
     tenant = uuid4()
     ids = await enqueue(own_db, tenant, 300)
-    stores = [LeaseStore(own_db, Kinds()) for _ in range(4)]
+    stores = [Leases(own_db) for _ in range(4)]
     rounds = await asyncio.gather(
         *(store.lease_ready(asked(random.randint(1, 60))) for store in stores for _ in range(3)),
         *(store.lease_refs(ids[:40], asked(40)) for store in stores),
@@ -170,12 +171,12 @@ async def test_a_batch_is_stored_whole_and_once(own_db: Database) -> None:
     ids, new = done.ids, done.new
     assert (len(ids), new) == (250, True)
     assert await store.enqueue_batch(step, batch) == Enqueued(ids, batch)
-    leased = await LeaseStore(own_db, Kinds()).lease_ready(asked(1000))
+    leased = await Leases(own_db).lease_ready(asked(1000))
     assert {job.id: job.payload for job in leased} == dict(zip(ids, batch.payloads, strict=True))
     with pytest.raises(InvalidArgument) as refused:
         await store.enqueue_batch(Step(tenant, "req:other", b"d", AT), replace(batch, payloads=[b"{}", b"[]"]))
     assert refused.value.field == "payloads[1]"
-    assert await LeaseStore(own_db, Kinds()).lease_ready(asked(1000)) == []
+    assert await Leases(own_db).lease_ready(asked(1000)) == []
 
 
 async def test_a_compensated_batch_takes_its_jobs_back_and_bars_its_action(own_db: Database) -> None:
@@ -186,7 +187,7 @@ async def test_a_compensated_batch_takes_its_jobs_back_and_bars_its_action(own_d
     ids = (await store.enqueue_batch(action, batch)).ids
     for _ in range(2):
         assert await store.enqueue_batch(undo, batch) == Enqueued(ids, batch)
-    assert await LeaseStore(own_db, Kinds()).lease_ready(asked(10)) == []
+    assert await Leases(own_db).lease_ready(asked(10)) == []
     with pytest.raises(Aborted):
         await store.enqueue_batch(action, batch)
     late = Step(tenant, "saga:2:jobs", b"d", AT, operation=COMPENSATION)
@@ -197,12 +198,12 @@ async def test_lower_ranks_go_first_within_a_priority(own_db: Database) -> None:
     tenant, store = uuid4(), JobStore(own_db, Kinds())
     for n, rank in enumerate((5, -5, 0)):
         await store.enqueue_batch(Step(tenant, f"req:{n}", b"d", AT), NewBatch("k", [b"{}"], 2, rank, None, 10, ()))
-    leases_of = LeaseStore(own_db, Kinds())
+    leases_of = Leases(own_db)
     assert [(await leases_of.lease_ready(asked(1)))[0].rank for _ in range(3)] == [-5, 0, 5]
 
 
 async def test_waiting_jobs_are_leased_in_the_place_they_are_given(own_db: Database) -> None:
-    tenant, leases_of = uuid4(), LeaseStore(own_db, Kinds())
+    tenant, leases_of = uuid4(), Leases(own_db)
     first, second, third = await enqueue(own_db, tenant, 3)
     place = control.ControlStore(own_db, Kinds()).set_priority
     assert (await place(Step(tenant, "req:1", b"d", AT), [third], 1, None))[0] == [third]
@@ -233,7 +234,7 @@ async def test_a_compensated_enqueue_takes_its_jobs_back_and_bars_its_action(own
         assert not any(isinstance(a, Fault) for a in (await store.enqueue(tenant, items, gate=action, at=AT))[0])
     for _ in range(2):
         await store.enqueue(tenant, items, gate=undo, at=AT)
-    assert await LeaseStore(own_db, Kinds()).lease_ready(asked(10)) == []
+    assert await Leases(own_db).lease_ready(asked(10)) == []
     with pytest.raises(Aborted) as refused:
         await store.enqueue(tenant, items, gate=action, at=AT)
     assert refused.value.reason == "SAGA_COMPENSATED"
@@ -243,7 +244,7 @@ async def test_history_goes_by_partition_and_dead_letters_outlive_it(own_db: Dat
     tenant = uuid4()
     await enqueue(own_db, tenant, 3)
     today = datetime.now(UTC)
-    store, reader = LeaseStore(own_db, Kinds()), JobStore(own_db, Kinds())
+    store, reader = Leases(own_db), JobStore(own_db, Kinds())
     done, killed, old = await store.lease_ready(asked(3))
     await complete(store, today, ref(done))
     await complete(store, today - COMPLETED_RETENTION - timedelta(hours=1), ref(old))  # in the default partition
@@ -270,4 +271,4 @@ async def test_tenants_see_their_own_jobs_only(own_db: Database) -> None:
             assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         async with own_db.tenant(other) as connection:
-            await connection.fetch(leases.sql.lease_ready, mine, 1, [], 1, AT, "w")
+            await connection.fetch(leases.sql.lease_lanes, *[[]] * 8, 1, 1, AT, "w")

@@ -10,6 +10,7 @@ import pytest
 
 from penguin_chassis.faults import InvalidArgument
 from penguin_queue.domain.jobs import Backoff, Failure, LeaseRef, Ready, check_payload, retry_at
+from penguin_queue.domain.lanes import Lanes
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.pacing import LOOK_EVERY, PROBE_EVERY, Pace
 from penguin_queue.store.buffer import ReadyBuffer
@@ -59,7 +60,7 @@ def test_anything_else_is_none(payload: bytes) -> None:
 
 
 async def test_only_as_many_waiters_are_told_as_there_is_work_for() -> None:
-    announcer = Announcer(ReadyBuffer(None))
+    announcer = Announcer(ReadyBuffer(None), Lanes())
     with (
         announcer.waiting(("a",), 2) as first,
         announcer.waiting(("b",), 1) as other,
@@ -73,7 +74,7 @@ async def test_only_as_many_waiters_are_told_as_there_is_work_for() -> None:
 
 
 async def test_an_earlier_job_brings_the_sweep_forward() -> None:
-    announcer = Announcer(ReadyBuffer(None))
+    announcer = Announcer(ReadyBuffer(None), Lanes())
     turn = asyncio.create_task(announcer.until_turn(AT + timedelta(seconds=50), AT, 60, 0.01))
     await asyncio.sleep(0)
     announcer.tell([ready("a", AT + timedelta(seconds=55))], AT)

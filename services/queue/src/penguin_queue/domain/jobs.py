@@ -83,6 +83,7 @@ class Ready:
     kind: str
     priority: int
     run_at: datetime
+    rank: int = 0
 
 
 class LeaseRef(NamedTuple):

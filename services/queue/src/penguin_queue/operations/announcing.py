@@ -6,13 +6,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from penguin_queue.domain.jobs import Handover, Lot, Ready
+from penguin_queue.domain.lanes import Lane, Lanes, Place
 from penguin_queue.store.buffer import ReadyBuffer
+
+# For as many jobs all who wait are woken: how many there are is not known.
+MANY = 1_000_000
 
 
 class Taker(Protocol):
@@ -44,12 +48,14 @@ class Waiter:
 class Announcer:
     """Who waits in this process, and whom else to tell."""
 
-    def __init__(self, buffer: ReadyBuffer) -> None:
+    def __init__(self, buffer: ReadyBuffer, lanes: Lanes) -> None:
         self._buffer = buffer
+        self._lanes = lanes
         self._waiters: list[Waiter] = []
         self._takers: list[Taker] = []
         self._alarm = asyncio.Event()
         self._alarm_at: datetime | None = None
+        self._look = asyncio.Event()
 
     @contextlib.contextmanager
     def waiting(self, kinds: tuple[str, ...], max_jobs: int) -> Iterator[Waiter]:
@@ -83,11 +89,39 @@ class Announcer:
         now = [job for job in jobs if job.run_at <= at]
         later = min((job.run_at for job in jobs if job.run_at > at), default=None)
         if now:
+            for job in now:
+                self._lanes.told(Lane(job.priority, job.kind, job.tenant_id), Place(job.rank, job.run_at, job.id))
             self._ring(Counter(job.kind for job in now))
             self._buffer.offer(now)
         if later is not None and (self._alarm_at is None or later < self._alarm_at):
             self._alarm_at = later
             self._alarm.set()
+
+    def found(self, kinds: Collection[str]) -> None:
+        """There are jobs of these kinds that nobody here was told of."""
+        if kinds:
+            self._ring(Counter(dict.fromkeys(kinds, MANY)))
+
+    def more_of(self, kinds: Collection[str]) -> None:
+        """A lease may have left jobs of these kinds (none: of any) behind: the next who waits may have them."""
+        kind = self._lanes.open_kind(kinds)
+        if kind is not None:
+            self._ring(Counter({kind: 1}))
+
+    def freed(self) -> None:
+        """Jobs have ended: what a limit held back may be had now."""
+        self.found(self._lanes.freed())
+
+    def look(self) -> None:
+        """Something else than an enqueue may have made jobs ready: look at once."""
+        self._look.set()
+
+    async def until_wanted(self, longest_s: float) -> None:
+        """Until somebody wants a look, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._look.wait()
+        self._look.clear()
 
     def _ring(self, kinds: Counter[str]) -> None:
         """Wake as many waiters as there is work for, longest waiting first."""

@@ -18,7 +18,7 @@ from penguin_chassis import calls
 from penguin_chassis.mutations import now
 from penguin_queue.domain.jobs import Failure, Handover, LeaseRef, Lot, Snooze
 from penguin_queue.operations.announcing import Announcer
-from penguin_queue.operations.work import POLL_MAX_S, POLL_MIN_S, Work
+from penguin_queue.operations.work import POLL_MAX_S, Work
 from penguin_queue.store.leases import Asked, new_token
 
 # One act of a stream may take this long, as a call would (seconds).
@@ -234,14 +234,16 @@ class Stream:
             lots = await self._work.lease_lots(
                 Asked(self._start.kinds, wanted, now() + self._start.lease, self._start.worker_id)
             )
-            if lots:
-                self._put(lots)
-                return sum(len(lot.ids) for lot in lots) == wanted
-            pause = POLL_MIN_S
-            with self._announcer.open_to_handover(self):
-                self._waiting = True
-                try:
-                    await waiter.wait(pause * random.uniform(4, 6))
-                finally:
-                    self._waiting = False
-        return False
+            if not lots:
+                with self._announcer.open_to_handover(self):
+                    self._waiting = True
+                    try:
+                        await waiter.wait(POLL_MAX_S * random.uniform(0.4, 0.6))
+                    finally:
+                        self._waiting = False
+                return False
+        self._put(lots)
+        if sum(len(lot.ids) for lot in lots) < wanted:
+            return False
+        self._announcer.more_of(self._start.kinds)
+        return True

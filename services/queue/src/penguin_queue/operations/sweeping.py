@@ -8,32 +8,64 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 
 from penguin_chassis.defects import places
 from penguin_chassis.mutations import now
 from penguin_chassis.pool import Database
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.work import Work
+from penguin_queue.store.leases import EVER
 
 log = logging.getLogger(__name__)
 
 LONGEST_S = 1.0
 SHORTEST_S = 0.01
+# How far behind the last sweep the next one begins: clocks differ, and a transaction that began before may have ended since.
+MARGIN = timedelta(seconds=15)
+# How often all is swept at most (seconds), and the share of the time that this may take (one part in so many).
+WHOLE_S = 60.0
+SHARE = 100.0
 # While the database is away the monitor watches it; the sweep only looks whether it is back (seconds).
 AWAY_S = 1.0
 
 
+class Reach:
+    """From when on a sweep looks. What an earlier one has been through is not looked at again and again, for there stands what has
+    gone from it and vacuum has not removed; now and then all is."""
+
+    def __init__(self) -> None:
+        self._through = EVER
+        self._whole_at = -WHOLE_S
+        self._whole_for = WHOLE_S
+
+    def after(self, monotonic: float) -> datetime:
+        """From when on the next sweep looks."""
+        return EVER if monotonic - self._whole_at >= self._whole_for else self._through - MARGIN
+
+    def swept(self, at: datetime, after: datetime, monotonic: float, cost_s: float) -> None:
+        """A sweep has been through all from `after` to `at`."""
+        self._through = max(self._through, at)
+        if after == EVER:
+            self._whole_at, self._whole_for = monotonic, max(WHOLE_S, SHARE * cost_s)
+
+
 async def _keep_sweeping(db: Database, work: Work, announcer: Announcer) -> None:
+    clock = asyncio.get_running_loop().time
+    reach = Reach()
     while True:
         if not await db.wait_up(AWAY_S):
             continue
+        at, started = now(), clock()
+        after = reach.after(started)
         try:
-            swept = await work.sweep()
+            swept = await work.sweep(at, after)
         except Exception as error:  # noqa: BLE001 - the next round tries again
             log.warning("sweep failed: %s", type(error).__name__, extra={"places": places(error)})
             await asyncio.sleep(LONGEST_S * random.uniform(0.5, 1.0))
             continue
         if not swept.more:
+            reach.swept(at, after, clock(), clock() - started)
             await announcer.until_turn(swept.next_at, now(), LONGEST_S, SHORTEST_S)
 
 

@@ -16,6 +16,7 @@ from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, U
 from penguin_chassis.mutations import now
 from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Ready, Snooze
 from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.leasing import Leasing
 from penguin_queue.operations.pacing import Pace
 from penguin_queue.store.buffer import DEPTH, ReadyBuffer
 from penguin_queue.store.jobs import JobStore
@@ -44,6 +45,7 @@ class Work:
     def __init__(
         self,
         leases: LeaseStore,
+        leasing: Leasing,
         jobs: JobStore,
         buffer: ReadyBuffer,
         announcer: Announcer,
@@ -51,6 +53,7 @@ class Work:
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._leases = leases
+        self._leasing = leasing
         self._jobs = jobs
         self._buffer = buffer
         self._announcer = announcer
@@ -76,7 +79,9 @@ class Work:
                     for number, job in stored
                 ]
         if not hands.lots:
-            self._announcer.tell([Ready(tenant_id, n, j.kind, j.priority, j.run_at or at) for n, j in stored], at)
+            self._announcer.tell(
+                [Ready(tenant_id, n, j.kind, j.priority, j.run_at or at, j.rank) for n, j in stored], at
+            )
         return answers
 
     async def enqueue_batch(self, step: Step, batch: NewBatch) -> range:
@@ -99,7 +104,9 @@ class Work:
         if done.new and not done.handed:
             run_at = batch.run_at or step.at
             # The buffer takes no more than these of one kind and tenant; the others are found in PostgreSQL.
-            first = [Ready(step.tenant_id, n, batch.kind, done.batch.priority, run_at) for n in done.ids[:DEPTH]]
+            first = [
+                Ready(step.tenant_id, n, batch.kind, done.batch.priority, run_at, batch.rank) for n in done.ids[:DEPTH]
+            ]
             self._announcer.tell(first, step.at)
         return done.ids
 
@@ -149,7 +156,7 @@ class Work:
         if by_buffer:
             refs = await self._buffer.take(asked.kinds, asked.max_jobs)
             found = await self._leases.lease_refs(refs, asked) if refs else []
-        found = found or await self._leases.lease_ready(asked)
+        found = found or await self._leasing.jobs(asked)
         if small and found:
             self._pace.took(clock() - started, by_buffer=by_buffer)
         return found
@@ -157,7 +164,7 @@ class Work:
     async def lease_lots(self, asked: Asked) -> list[Lot]:
         """Lease due jobs as columns, without waiting. Whoever is cancelled meanwhile never learns what was leased to
         him: it is given back."""
-        leasing = asyncio.create_task(self._leases.lease_lots(asked))
+        leasing = asyncio.create_task(self._leasing.lots(asked))
         try:
             return await asyncio.shield(leasing)
         except asyncio.CancelledError:
@@ -203,7 +210,9 @@ class Work:
 
     async def complete(self, ids: Sequence[int], tokens: Sequence[int]) -> list[int]:
         """End jobs that are done; returns those that are not, their lease being lost."""
-        return await self._leases.complete(ids, tokens, now())
+        lost = await self._leases.complete(ids, tokens, now())
+        self._announcer.freed()
+        return lost
 
     async def fail(self, failures: Sequence[Failure]) -> tuple[set[LeaseRef], set[LeaseRef], set[LeaseRef]]:
         """Put failed jobs back or bury them; returns the retried, the dead, and those that were cancelled."""
@@ -219,10 +228,9 @@ class Work:
         self._announcer.tell(list(off.values()), at)
         return set(off), cancelled
 
-    async def sweep(self) -> Swept:
-        """One round of what time alone brings."""
-        at = now()
-        swept = await self._leases.sweep(at)
+    async def sweep(self, at: datetime, after: datetime) -> Swept:
+        """One round of what time alone has brought between two moments."""
+        swept = await self._leases.sweep(at, after)
         self._announcer.tell(swept.ready, at)
         return swept
 

@@ -11,6 +11,7 @@ from penguin_chassis.mutations import step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp
 from penguin_queue.domain.queues import Pause, Queue, Terms, backoff_of
+from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.census import Census
 from penguin_queue.store.census import Depth
 from penguin_queue.store.queues import QueueStore
@@ -22,9 +23,10 @@ LOST_LEASE_LIMIT = 5
 class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer):
     """Queues for those who run the platform."""
 
-    def __init__(self, queues: QueueStore, census: Census) -> None:
+    def __init__(self, queues: QueueStore, census: Census, announcer: Announcer) -> None:
         self._queues = queues
         self._census = census
+        self._announcer = announcer
 
     async def PutQueue(self, request: pb.PutQueueRequest, context: Any) -> pb.PutQueueResponse:
         return pb.PutQueueResponse(queue=_queue(await self._queues.put(step_of(request), _terms(request.queue))))
@@ -48,6 +50,7 @@ class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer)
 
     async def ResumeJobs(self, request: pb.ResumeJobsRequest, context: Any) -> pb.ResumeJobsResponse:
         await self._queues.rest(step_of(request), _pause(request.target), paused=False)
+        self._announcer.look()
         return pb.ResumeJobsResponse()
 
     async def ListPauses(self, request: pb.ListPausesRequest, context: Any) -> pb.ListPausesResponse:

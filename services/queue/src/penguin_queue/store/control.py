@@ -157,6 +157,6 @@ async def end_marked(
     return {LeaseRef(row["id"], row["lease_token"]) for row in rows}
 
 
-async def end_lost(connection: Connection, at: datetime, limit: int) -> int:
-    """End jobs whose cancellation is wished and whose lease has run out; returns how many, at most `limit`."""
-    return affected(await connection.execute(sql.end_marked_lost, at, limit))
+async def end_lost(connection: Connection, at: datetime, limit: int, after: datetime) -> int:
+    """End jobs whose cancellation is wished and whose lease has run out since `after`; returns how many, at most `limit`."""
+    return affected(await connection.execute(sql.end_marked_lost, at, limit, after))

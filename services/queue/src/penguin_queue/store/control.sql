@@ -44,7 +44,7 @@ SELECT id, lease_token FROM gone;
 WITH gone AS (
     DELETE FROM jobs AS j
     WHERE j.id = ANY (ARRAY(
-        SELECT id FROM jobs WHERE state = 2 AND leased_until <= $1 AND cancel_wanted
+        SELECT id FROM jobs WHERE state = 2 AND leased_until <= $1 AND leased_until > $3 AND cancel_wanted
         ORDER BY leased_until LIMIT $2 FOR UPDATE SKIP LOCKED))
     RETURNING j.*
 )
@@ -117,4 +117,4 @@ UPDATE jobs AS j SET priority = $3, rank = coalesce($4::smallint, j.rank)
 WHERE j.tenant_id = $1 AND j.id = ANY (ARRAY(
     SELECT w.id FROM jobs AS w WHERE w.tenant_id = $1 AND w.id = ANY ($2::bigint[]) AND w.state < 2
     ORDER BY w.id FOR UPDATE))
-RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at;
+RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;

@@ -70,7 +70,7 @@ def job_of(row: Any, kinds: Mapping[int, str]) -> Job:
 
 def ready_of(row: Any, kinds: Mapping[int, str]) -> Ready:
     """A row that can be leased from its run_at on."""
-    return Ready(row["tenant_id"], row["id"], kinds[row["kind_id"]], row["priority"], row["run_at"])
+    return Ready(row["tenant_id"], row["id"], kinds[row["kind_id"]], row["priority"], row["run_at"], row["rank"])
 
 
 class JobStore:

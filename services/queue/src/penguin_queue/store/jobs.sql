@@ -93,7 +93,7 @@ INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, ma
 SELECT id, $3, created_at, tenant_id, kind_id, priority, rank, max_attempts, 1, snoozes, payload, traceparent, last_error
 FROM risen
 ORDER BY id
-RETURNING tenant_id, id, kind_id, priority, run_at;
+RETURNING tenant_id, id, kind_id, priority, run_at, rank;
 
 -- name: counts
 SELECT state, priority, count(*) AS count FROM jobs WHERE tenant_id = $1 GROUP BY 1, 2

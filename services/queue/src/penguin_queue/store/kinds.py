@@ -39,6 +39,11 @@ class Kinds:
                 return self._ids | {row["name"]: row["id"] for row in rows}
         return self._ids
 
+    async def numbers_of(self, connection: Connection, names: Collection[str]) -> Mapping[str, int]:
+        """The numbers of those that there are."""
+        await self._look_up(connection, [name for name in names if name not in self._ids])
+        return self._ids
+
     async def known(self, connection: Connection, names: Collection[str]) -> list[int]:
         """The numbers of those that there are."""
         await self._look_up(connection, [name for name in names if name not in self._ids])

@@ -4,11 +4,10 @@ another lease has replaced moves nothing."""
 from __future__ import annotations
 
 import itertools
-import random
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -16,6 +15,7 @@ from uuid import UUID
 from penguin_chassis.pool import Connection, Database, affected
 from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import LEASE_LOST, Backoff, Failure, Job, LeaseRef, Lot, Ready, Snooze, retry_at
+from penguin_queue.domain.lanes import Head, Lane, Place, Turn
 from penguin_queue.store import COMPLETED_RETENTION
 from penguin_queue.store.control import end_lost, end_marked
 from penguin_queue.store.jobs import job_of, ready_of
@@ -23,6 +23,14 @@ from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "leases.sql")
 
+# Lanes that one survey looks at: some microseconds each.
+SURVEY_MAX = 10_000
+# Before every lane.
+_FIRST = (0, 0, UUID(int=0))
+_GROUPED = itemgetter("tenant_id", "kind_id", "priority")
+_PLACED = itemgetter("rank", "run_at", "id")
+# Before anything that a sweep could move.
+EVER = datetime(1970, 1, 1, tzinfo=UTC)
 # Rows that one round of a sweep moves; the next round follows at once.
 SWEEP_LIMIT = 1000
 
@@ -35,6 +43,15 @@ class Asked:
     max_jobs: int
     until: datetime
     worker_id: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Heads of lanes, the last lane that was looked at (priority, kind's number, tenant), and whether there are more."""
+
+    heads: list[Head]
+    last: tuple[int, int, UUID]
+    more: bool
 
 
 @dataclass(frozen=True)
@@ -53,33 +70,61 @@ class LeaseStore:
     def __init__(self, db: Database, kinds: Kinds) -> None:
         self._db = db
         self._kinds = kinds
-        # Where the next round among tenants begins: after the one that was served last.
-        self._after = UUID(int=random.getrandbits(128))
 
-    async def lease_ready(self, asked: Asked) -> list[Job]:
-        """Lease ready jobs, high priority first, tenants and kinds in turn."""
+    async def lease(self, asked: Asked, turns: Sequence[Turn]) -> list[Job]:
+        """Lease ready jobs, turn by turn."""
         async with self._db.maintenance() as connection:
-            return await self._jobs(connection, await self._take(connection, asked, new_token()))
+            return await self._jobs(connection, await self._take(connection, asked, turns, new_token()))
 
-    async def lease_lots(self, asked: Asked) -> list[Lot]:
-        """Lease ready jobs as lease_ready does, as columns."""
+    async def lease_lots(self, asked: Asked, turns: Sequence[Turn]) -> tuple[list[Lot], list[tuple[Lane, Place]]]:
+        """Lease ready jobs as `lease` does, as columns; and from where in their lanes they are."""
         async with self._db.maintenance() as connection:
             token = new_token()
-            rows = await self._take(connection, asked, token)
+            rows = await self._take(connection, asked, turns, token)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
-        groups = itertools.groupby(rows, key=itemgetter("tenant_id", "kind_id", "priority"))
-        return [_lot(key, list(found), kinds, token, asked.until) for key, found in groups]
+        lots: list[Lot] = []
+        places: list[tuple[Lane, Place]] = []
+        for (tenant_id, kind_id, priority), group in itertools.groupby(rows, key=_GROUPED):
+            found, lane = list(group), Lane(priority, kinds[kind_id], tenant_id)
+            lots.append(_lot(lane, found, token, asked.until))
+            places += [(lane, Place(*each)) for each in map(_PLACED, found)]
+        return lots, places
 
-    async def _take(self, connection: Connection, asked: Asked, token: int) -> Sequence[Any]:
-        wanted = await self._kinds.known(connection, asked.kinds)
-        if asked.kinds and not wanted:
-            return []
+    async def _take(self, connection: Connection, asked: Asked, turns: Sequence[Turn], token: int) -> Sequence[Any]:
+        numbers = await self._kinds.numbers_of(connection, {turn.lane.kind for turn in turns})
+        turns = [turn for turn in turns if turn.lane.kind in numbers]
         rows: list[Any] = await connection.fetch(
-            sql.lease_ready, self._after, asked.max_jobs, wanted, token, asked.until, asked.worker_id
-        )
-        if rows:
-            self._after = rows[-1]["tenant_id"]
+            sql.lease_lanes,
+            [turn.band for turn in turns], [turn.lane.priority for turn in turns],
+            [numbers[turn.lane.kind] for turn in turns], [turn.lane.tenant_id for turn in turns],
+            [turn.floor.rank for turn in turns], [turn.floor.run_at for turn in turns], [turn.floor.id for turn in turns],
+            [turn.share for turn in turns], asked.max_jobs, token, asked.until, asked.worker_id,
+        )  # fmt: skip
         return rows
+
+    async def survey(self, after: Survey | None = None) -> Survey:
+        """The heads of all lanes, or of the SURVEY_MAX that come after those of an earlier survey."""
+        start = _FIRST if after is None else after.last
+        async with self._db.maintenance() as connection:
+            rows = await connection.fetch(sql.survey_lanes, *start, SURVEY_MAX)
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+        heads = [
+            Head(
+                Lane(row["priority"], kinds[row["kind_id"]], row["tenant_id"]),
+                Place(row["rank"], row["run_at"], row["id"]),
+                row["limited"],
+            )
+            for row in rows
+            if not row["resting"]
+        ]
+        last = (rows[-1]["priority"], rows[-1]["kind_id"], rows[-1]["tenant_id"]) if rows else start
+        return Survey(heads, last, more=len(rows) == SURVEY_MAX)
+
+    async def in_flight(self, at: datetime) -> tuple[dict[UUID, int], dict[UUID, int]]:
+        """Each tenant's jobs in workers' hands, and the weights of those that are no ordinary ones."""
+        async with self._db.maintenance() as connection:
+            counts = await connection.fetch(sql.in_flight, at)
+            return _mapping(counts), _mapping(await connection.fetch(sql.weights))
 
     async def release(
         self, ids: Sequence[int], tokens: Sequence[int], at: datetime
@@ -143,7 +188,9 @@ class LeaseStore:
                 if run_at is None:
                     dead.append(ref)
                 else:
-                    retried[ref] = Ready(row["tenant_id"], ref.job_id, kinds[row["kind_id"]], row["priority"], run_at)
+                    retried[ref] = Ready(
+                        row["tenant_id"], ref.job_id, kinds[row["kind_id"]], row["priority"], run_at, row["rank"]
+                    )
             if retried:
                 errors = [words[ref].error for ref in retried]
                 await connection.execute(sql.retry, *_returned(list(retried.values())), errors, at)
@@ -165,37 +212,45 @@ class LeaseStore:
             for row in held:
                 ref = _ref(row)
                 run_at = at + words[ref].delay
-                off[ref] = Ready(row["tenant_id"], ref.job_id, kinds[row["kind_id"]], row["priority"], run_at)
+                off[ref] = _again(row, kinds, run_at)
             if off:
                 reasons = [words[ref].reason for ref in off]
                 await connection.execute(sql.put_off, *_returned(list(off.values())), reasons, at)
         return off, cancelled
 
-    async def sweep(self, at: datetime) -> Swept:
-        """Do what time alone brings: scheduled jobs fall due, leases run out, poison is buried. Bounded."""
+    async def sweep(self, at: datetime, after: datetime = EVER) -> Swept:
+        """Do what time alone has brought since `after`: scheduled jobs fall due, leases run out, poison is buried. Bounded."""
         async with self._db.maintenance() as connection:
-            due = await connection.fetch(sql.promote, at, SWEEP_LIMIT)
-            cancelled = await end_lost(connection, at, SWEEP_LIMIT)
-            lost = await connection.fetch(sql.recover, at, SWEEP_LIMIT)
-            buried = await connection.execute(sql.bury_poison, at, SWEEP_LIMIT, LEASE_LOST)
-            next_at = await connection.fetchval(sql.next_turn)
+            due = await connection.fetch(sql.promote, at, SWEEP_LIMIT, after)
+            cancelled = await end_lost(connection, at, SWEEP_LIMIT, after)
+            lost = await connection.fetch(sql.recover, at, SWEEP_LIMIT, after)
+            buried = await connection.execute(sql.bury_poison, at, SWEEP_LIMIT, LEASE_LOST, after)
+            next_at = await connection.fetchval(sql.next_turn, after)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
         moved = affected(buried)
         more = SWEEP_LIMIT in (len(due), len(lost), moved, cancelled)
         return Swept([ready_of(row, kinds) for row in (*due, *lost)], moved, more, next_at)
 
 
-def _lot(key: tuple[UUID, int, int], rows: list[Any], kinds: Mapping[int, str], token: int, until: datetime) -> Lot:
-    tenant_id, kind_id, priority = key
+def _mapping(rows: Sequence[Any]) -> dict[UUID, int]:
+    return dict(map(tuple, rows))
+
+
+def _lot(lane: Lane, rows: list[Any], token: int, until: datetime) -> Lot:
     attempts, lost, snoozes = ([row[name] for row in rows] for name in ("attempts", "lost_leases", "snoozes"))
     return Lot(
-        tenant_id, kinds[kind_id], priority, token, until,
+        lane.tenant_id, lane.kind, lane.priority, token, until,
         ids=[row["id"] for row in rows], payloads=[row["payload"] for row in rows],
         created_at=[row["created_at"] for row in rows], max_attempts=[row["max_attempts"] for row in rows],
         traceparents=[row["traceparent"] or "" for row in rows],
         attempts=attempts if any(attempts) else (), lost_leases=lost if any(lost) else (),
         snoozes=snoozes if any(snoozes) else (),
     )  # fmt: skip
+
+
+def _again(row: Any, kinds: Mapping[int, str], run_at: datetime) -> Ready:
+    """A job that was held, as it can be leased from `run_at` on."""
+    return Ready(row["tenant_id"], row["id"], kinds[row["kind_id"]], row["priority"], run_at, row["rank"])
 
 
 def _backoff(row: Any) -> Backoff:

@@ -1,7 +1,18 @@
--- name: lease_ready
+-- name: lease_lanes
 SELECT id, kind_id, tenant_id, payload, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token
-FROM lease_ready($1, $2, $3::integer[], $4, $5, $6);
+FROM lease_lanes($1::smallint[], $2::smallint[], $3::integer[], $4::uuid[], $5::smallint[], $6::timestamptz[], $7::bigint[],
+                 $8::integer[], $9, $10, $11, $12);
+
+-- name: survey_lanes
+SELECT priority, kind_id, tenant_id, rank, run_at, id, limited, resting FROM survey_lanes($1::smallint, $2, $3, $4);
+
+-- name: in_flight
+-- Leases that ran out are not looked at, nor what is left of those that ended.
+SELECT tenant_id, count(*) AS count FROM jobs WHERE state = 2 AND leased_until > $1 GROUP BY 1;
+
+-- name: weights
+SELECT tenant_id, weight FROM tenant_weights;
 
 -- name: lease_refs
 -- Hints from the buffer: a row that is not ready, or is in another's hands, is passed over.
@@ -17,7 +28,7 @@ RETURNING id, kind_id, tenant_id, payload, priority, rank, state, run_at, attemp
 -- As if it had never been leased, but for its place in the line. Marked ones end instead.
 UPDATE jobs AS j SET state = 1, lease_token = NULL, leased_until = NULL, worker_id = NULL
 WHERE j.id = ANY ($1::bigint[])
-RETURNING j.id, j.tenant_id, j.kind_id, j.priority, j.run_at;
+RETURNING j.id, j.tenant_id, j.kind_id, j.priority, j.run_at, j.rank;
 
 -- name: extend
 WITH held AS MATERIALIZED (
@@ -62,7 +73,7 @@ JOIN unnest($1::bigint[], $2::bigint[]) AS r (id, token) ON c.id = r.id AND c.le
 WHERE c.id = ANY ($1::bigint[]) AND c.finished_at > $3;
 
 -- name: hold
-SELECT j.tenant_id, j.id, j.lease_token, j.kind_id, j.priority, j.attempts, j.max_attempts, j.cancel_wanted,
+SELECT j.tenant_id, j.id, j.lease_token, j.kind_id, j.priority, j.rank, j.attempts, j.max_attempts, j.cancel_wanted,
        q.backoff_base, q.backoff_cap
 FROM unnest($1::bigint[], $2::bigint[]) AS r (id, token)
 JOIN jobs AS j ON j.id = r.id AND j.lease_token = r.token
@@ -103,24 +114,26 @@ FROM gone;
 -- name: promote
 UPDATE jobs AS j SET state = 1
 WHERE j.id = ANY (ARRAY(
-    SELECT id FROM jobs WHERE state = 0 AND run_at <= $1 ORDER BY run_at LIMIT $2 FOR UPDATE SKIP LOCKED))
-RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at;
+    SELECT id FROM jobs WHERE state = 0 AND run_at <= $1 AND run_at > $3 ORDER BY run_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;
 
 -- name: recover
 -- The token stays: until another lease is given, the late worker's word still counts.
 UPDATE jobs AS j SET state = 1, lost_leases = j.lost_leases + 1, leased_until = NULL
 WHERE j.id = ANY (ARRAY(
     SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
-    WHERE l.state = 2 AND l.leased_until <= $1 AND l.lost_leases < q.lost_lease_limit AND NOT l.cancel_wanted
+    WHERE l.state = 2 AND l.leased_until <= $1 AND l.leased_until > $3
+      AND l.lost_leases < q.lost_lease_limit AND NOT l.cancel_wanted
     ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
-RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at;
+RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;
 
 -- name: bury_poison
 WITH gone AS (
     DELETE FROM jobs AS j
     WHERE j.id = ANY (ARRAY(
         SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
-        WHERE l.state = 2 AND l.leased_until <= $1 AND l.lost_leases >= q.lost_lease_limit AND NOT l.cancel_wanted
+        WHERE l.state = 2 AND l.leased_until <= $1 AND l.leased_until > $4
+          AND l.lost_leases >= q.lost_lease_limit AND NOT l.cancel_wanted
         ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
     RETURNING j.*
 )
@@ -133,6 +146,6 @@ FROM gone;
 -- name: next_turn
 -- When the next job falls due, or the next lease runs out.
 SELECT least(
-    (SELECT run_at FROM jobs WHERE state = 0 ORDER BY run_at LIMIT 1),
-    (SELECT leased_until FROM jobs WHERE state = 2 ORDER BY leased_until LIMIT 1)
+    (SELECT run_at FROM jobs WHERE state = 0 AND run_at > $1 ORDER BY run_at LIMIT 1),
+    (SELECT leased_until FROM jobs WHERE state = 2 AND leased_until > $1 ORDER BY leased_until LIMIT 1)
 );

@@ -1,0 +1,263 @@
+"""Which ready jobs go first: lanes, whose turn it is, and how much of a lease each gets. Pure: times are passed in.
+
+A lane is the ready jobs of one priority, kind and tenant. What a process knows of lanes is a hint: a lane that is not known is
+found by the next survey, and one that is known may turn out to be empty. The database alone says which jobs are ready.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+# A lane whose next job has been due this long counts as of the next higher priority, and so on: whatever is offered above it, a
+# low one shares evenly with the high ones after twice this.
+AGEING = timedelta(seconds=30)
+# Lanes that one lease looks into; the others come with the next.
+REACH = 64
+# Lanes that are kept in mind (a few hundred bytes each). Beyond them new ones are found when others are empty.
+LANES_MAX = 50_000
+# What a tenant has that is given no other weight.
+ORDINARY_WEIGHT = 100
+# After so long half of what a tenant's jobs have taken is forgotten (seconds).
+HALF_LIFE_S = 5.0
+# Below this many jobs in flight a tenant is taken to have none.
+NONE_IN_FLIGHT = 0.01
+
+
+class Lane(NamedTuple):
+    """Whose ready jobs: `priority` is 1 (high) to 3 (low)."""
+
+    priority: int
+    kind: str
+    tenant_id: UUID
+
+
+class Place(NamedTuple):
+    """Where in its lane a job stands."""
+
+    rank: int
+    run_at: datetime
+    id: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first ready job of a lane. A limited lane may be worth a look though nothing is to be had of it just now."""
+
+    lane: Lane
+    place: Place
+    limited: bool
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A lane to be leased from, from `floor` on. A later `band` has its turn when the earlier ones are empty; within one each
+    gives `share` jobs at first."""
+
+    lane: Lane
+    band: int
+    share: int
+    floor: Place
+
+
+@dataclass
+class _Known:
+    # No job before it is ready, as far as is known.
+    floor: Place
+    # When it was told of and served last, in the order of such events.
+    told: int
+    served: int = 0
+    limited: bool = False
+    blocked: bool = False
+
+
+class Loads:
+    """How much of the workers each tenant has: jobs in flight, now and lately, by its weight."""
+
+    def __init__(self) -> None:
+        self._lately: dict[UUID, float] = {}
+        self._in_flight: Mapping[UUID, int] = {}
+        self._granted: Counter[UUID] = Counter()
+        self._weights: Mapping[UUID, int] = {}
+        self._at: datetime | None = None
+
+    def sampled(self, in_flight: Mapping[UUID, int], weights: Mapping[UUID, int], at: datetime) -> None:
+        """All tenants' jobs in flight as counted at `at`, and the weights of those that have one of their own."""
+        passed = 0.0 if self._at is None else max(0.0, (at - self._at).total_seconds())
+        kept = 0.5 ** (passed / HALF_LIFE_S)
+        tenants = self._lately.keys() | in_flight.keys()
+        lately = {t: kept * self._lately.get(t, 0.0) + (1 - kept) * in_flight.get(t, 0) for t in tenants}
+        self._lately = {t: load for t, load in lately.items() if load >= NONE_IN_FLIGHT}
+        self._in_flight, self._weights, self._at = in_flight, weights, at
+        self._granted.clear()
+
+    def granted(self, tenant_id: UUID, count: int) -> None:
+        """So many were leased since the last sample."""
+        self._granted[tenant_id] += count
+
+    def weight(self, tenant_id: UUID) -> float:
+        """A tenant's weight, 1 where it is an ordinary one."""
+        return self._weights.get(tenant_id, ORDINARY_WEIGHT) / ORDINARY_WEIGHT
+
+    def of(self, tenant_id: UUID) -> float:
+        """Jobs in flight by weight: the more it has, the later is its turn."""
+        held = max(self._lately.get(tenant_id, 0.0), self._in_flight.get(tenant_id, 0)) + self._granted[tenant_id]
+        return held / self.weight(tenant_id)
+
+
+class Lanes:
+    """The lanes that are believed to have ready jobs."""
+
+    def __init__(self) -> None:
+        self.loads = Loads()
+        self._known: dict[Lane, _Known] = {}
+        self._blocked: set[Lane] = set()
+        self._events = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def mark(self) -> int:
+        """Where in the order of events we are: what is found out from now on may be older than what is told from now on."""
+        return self._events
+
+    def told(self, lane: Lane, place: Place) -> None:
+        """A job was made ready at `place`."""
+        self._events += 1
+        known = self._known.get(lane)
+        if known is None:
+            if len(self._known) < LANES_MAX:
+                self._known[lane] = _Known(place, self._events)
+            return
+        known.floor = min(known.floor, place)
+        known.told = self._events
+        self._unblock(lane, known)
+
+    def surveyed(self, mark: int, heads: Sequence[Head], *, whole: bool) -> list[Lane]:
+        """What a survey that began at `mark` found, of all lanes where it is a `whole` one; returns the lanes that were not
+        known to have anything."""
+        new: list[Lane] = []
+        if whole:
+            found = {head.lane for head in heads}
+            for lane in [lane for lane, known in self._known.items() if lane not in found and known.told <= mark]:
+                self._forget(lane)
+        for head in heads:
+            known = self._known.get(head.lane)
+            if known is not None:
+                known.floor = head.place if known.told <= mark else min(known.floor, head.place)
+                known.limited = head.limited
+                self._unblock(head.lane, known)
+            elif len(self._known) < LANES_MAX:
+                new.append(head.lane)
+                self._known[head.lane] = _Known(head.place, mark, limited=head.limited)
+        return new
+
+    def choose(self, kinds: Collection[str], wanted: int, at: datetime) -> list[Turn]:
+        """Whose turn it is where a worker of these kinds (none: all) can take so many: least loaded tenants first."""
+        waiting = [
+            (_band(lane, known, at), self.loads.of(lane.tenant_id), known.served, lane)
+            for lane, known in self._known.items()
+            if not known.blocked and (not kinds or lane.kind in kinds)
+        ]
+        chosen = heapq.nsmallest(REACH, waiting) if len(waiting) > REACH else sorted(waiting)
+        bands: dict[int, list[Lane]] = defaultdict(list)
+        for band, _, _, lane in chosen:
+            bands[band].append(lane)
+        turns: list[Turn] = []
+        for band, lanes in bands.items():
+            shares = self._shares(lanes, wanted)
+            turns += [Turn(lane, band, shares[lane], self._known[lane].floor) for lane in lanes]
+        return turns
+
+    def leased(self, mark: int, turns: Sequence[Turn], wanted: int, rows: Iterable[tuple[Lane, Place]]) -> None:
+        """What a lease that began at `mark` took of its turns."""
+        counts: Counter[Lane] = Counter()
+        last: dict[Lane, Place] = {}
+        for lane, place in rows:
+            counts[lane] += 1
+            last[lane] = max(last.get(lane, place), place)
+        total = counts.total()
+        for tenant_id, count in _by_tenant(counts).items():
+            self.loads.granted(tenant_id, count)
+        for turn in turns:
+            known = self._known.get(turn.lane)
+            if known is None:
+                continue
+            if turn.lane in last:
+                self._events += 1
+                known.served = self._events
+            if known.told > mark:
+                continue
+            if turn.lane in last:
+                known.floor = max(known.floor, last[turn.lane])
+            # A lease that is full has looked into no more than the first band for certain.
+            looked = total < wanted or turn.band == turns[0].band
+            if looked and counts[turn.lane] < (wanted if total < wanted else turn.share):
+                self._came_short(turn.lane, known)
+
+    def freed(self) -> set[str]:
+        """Jobs have ended: limited lanes may give again. Returns their kinds."""
+        for lane in self._blocked:
+            self._known[lane].blocked = False
+        kinds = {lane.kind for lane in self._blocked}
+        self._blocked.clear()
+        return kinds
+
+    def open_kind(self, kinds: Collection[str]) -> str | None:
+        """A kind among these (none: any) of which there may be more."""
+        for lane, known in self._known.items():
+            if not known.blocked and (not kinds or lane.kind in kinds):
+                return lane.kind
+        return None
+
+    def _shares(self, lanes: Sequence[Lane], wanted: int) -> Counter[Lane]:
+        """Give `wanted` jobs away, always to the tenant with the least by its weight."""
+        shares: Counter[Lane] = Counter()
+        by_tenant: dict[UUID, deque[Lane]] = defaultdict(deque)
+        for lane in lanes:
+            by_tenant[lane.tenant_id].append(lane)
+        line = [(self.loads.of(tenant), n, tenant) for n, tenant in enumerate(by_tenant)]
+        heapq.heapify(line)
+        step = max(1, wanted // (8 * len(lanes)))
+        left = wanted
+        while left:
+            load, n, tenant = heapq.heappop(line)
+            given = min(step, left)
+            own = by_tenant[tenant]
+            shares[own[0]] += given
+            own.rotate(-1)
+            left -= given
+            heapq.heappush(line, (load + given / self.loads.weight(tenant), n, tenant))
+        return shares
+
+    def _came_short(self, lane: Lane, known: _Known) -> None:
+        if known.limited:
+            known.blocked = True
+            self._blocked.add(lane)
+        else:
+            self._forget(lane)
+
+    def _unblock(self, lane: Lane, known: _Known) -> None:
+        known.blocked = False
+        self._blocked.discard(lane)
+
+    def _forget(self, lane: Lane) -> None:
+        del self._known[lane]
+        self._blocked.discard(lane)
+
+
+def _band(lane: Lane, known: _Known, at: datetime) -> int:
+    return max(1, lane.priority - max(0, (at - known.floor.run_at) // AGEING))
+
+
+def _by_tenant(counts: Mapping[Lane, int]) -> Counter[UUID]:
+    totals: Counter[UUID] = Counter()
+    for lane, count in counts.items():
+        totals[lane.tenant_id] += count
+    return totals

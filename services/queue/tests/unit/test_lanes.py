@@ -1,0 +1,167 @@
+"""Whose turn it is: priorities and ageing, even shares by weight and load, and what is known of lanes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penguin_queue.domain.lanes import AGEING, HALF_LIFE_S, Head, Lane, Lanes, Place
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def lane(tenant: int, priority: int = 2, kind: str = "k") -> Lane:
+    return Lane(priority, kind, UUID(int=tenant))
+
+
+def place(n: int, age: timedelta = timedelta(0)) -> Place:
+    return Place(0, AT - age, n)
+
+
+def told(*names: Lane) -> Lanes:
+    lanes = Lanes()
+    for name in names:
+        lanes.told(name, place(0))
+    return lanes
+
+
+class Line:
+    """A database of ready jobs: leases as the real one does, from the floors on and by bands and shares."""
+
+    def __init__(self, jobs: dict[Lane, int]) -> None:
+        self.jobs = {name: [place(n) for n in range(count)] for name, count in jobs.items()}
+
+    def lease(self, lanes: Lanes, wanted: int, at: datetime = AT) -> Counter[Lane]:
+        mark, turns = lanes.mark, lanes.choose((), wanted, at)
+        taken: list[tuple[Lane, Place]] = []
+        for band in (1, 2, 3):
+            at_hand = wanted - len(taken)
+            for whole in (False, True):
+                for turn in turns:
+                    left = wanted - len(taken)
+                    most = left if whole else min(left, -(-turn.share * at_hand // wanted))
+                    if turn.band == band:
+                        own = self.jobs.get(turn.lane, [])
+                        found = [each for each in own if each >= turn.floor][:most]
+                        self.jobs[turn.lane] = [each for each in own if each not in found]
+                        taken += [(turn.lane, each) for each in found]
+        lanes.leased(mark, turns, wanted, taken)
+        return Counter(name for name, _ in taken)
+
+
+def test_high_priority_goes_first_and_what_it_leaves_is_shared_evenly() -> None:
+    urgent, deep, small = lane(1, 1), lane(2), lane(3)
+    lanes, line = told(urgent, deep, small), Line({urgent: 2, deep: 500, small: 3})
+    assert line.lease(lanes, 10) == {urgent: 2, small: 3, deep: 5}
+
+
+def test_a_single_job_comes_with_the_very_next_lease_beside_a_long_backlog() -> None:
+    noisy, quiet = lane(1), lane(2)
+    lanes, line = told(noisy), Line({noisy: 100_000})
+    for _ in range(50):
+        line.lease(lanes, 10)
+    line.jobs[quiet] = [place(1)]
+    lanes.told(quiet, place(1))
+    assert line.lease(lanes, 1) == {quiet: 1}
+
+
+def test_shares_go_by_weight() -> None:
+    heavy, light = lane(1), lane(2)
+    lanes, line = told(heavy, light), Line({heavy: 10_000, light: 10_000})
+    lanes.loads.sampled({}, {heavy.tenant_id: 300}, AT)
+    served: Counter[Lane] = Counter()
+    for _ in range(20):
+        served += line.lease(lanes, 40)
+    assert 2.8 < served[heavy] / served[light] < 3.2
+
+
+def test_who_has_much_in_flight_waits_and_is_forgiven_with_time() -> None:
+    slow, quick = lane(1), lane(2)
+    lanes = told(slow, quick)
+    for second in range(10):
+        lanes.loads.sampled({slow.tenant_id: 100}, {}, AT + timedelta(seconds=second))
+    assert [turn.share for turn in lanes.choose((), 60, AT)] == [60, 0]
+    assert lanes.choose((), 60, AT)[0].lane == quick
+    # It has nothing in flight any more, but had lately.
+    later = AT + timedelta(seconds=9 + HALF_LIFE_S)
+    lanes.loads.sampled({}, {}, later)
+    assert 30 < lanes.loads.of(slow.tenant_id) < 60
+    for n in range(1, 20):
+        lanes.loads.sampled({}, {}, later + timedelta(seconds=n * HALF_LIFE_S))
+    assert lanes.loads.of(slow.tenant_id) == 0
+
+
+def test_a_low_lane_is_served_like_a_high_one_once_it_has_waited_long_enough() -> None:
+    high, low = lane(1, 1), lane(2, 3)
+    lanes = Lanes()
+    lanes.told(high, place(1, -2 * AGEING))
+    lanes.told(low, place(2))
+    for waited, band in ((timedelta(0), 3), (AGEING, 2), (2 * AGEING, 1), (10 * AGEING, 1)):
+        assert [turn.band for turn in lanes.choose((), 10, AT + waited) if turn.lane == low] == [band]
+    shares = {turn.lane: turn.share for turn in lanes.choose((), 10, AT + 2 * AGEING)}
+    assert shares == {high: 5, low: 5}
+
+
+def test_an_empty_lane_is_forgotten_and_one_told_of_meanwhile_is_not() -> None:
+    one, other = lane(1), lane(2)
+    lanes = told(one, other)
+    mark, turns = lanes.mark, lanes.choose((), 10, AT)
+    lanes.told(other, place(9))
+    lanes.leased(mark, turns, 10, [])
+    assert [turn.lane for turn in lanes.choose((), 10, AT)] == [other]
+
+
+def test_a_limited_lane_rests_until_a_job_has_ended() -> None:
+    limited = lane(1)
+    lanes = Lanes()
+    lanes.surveyed(lanes.mark, [Head(limited, place(1), limited=True)], whole=True)
+    turns = lanes.choose((), 10, AT)
+    lanes.leased(lanes.mark, turns, 10, [(limited, place(1))])
+    assert lanes.choose((), 10, AT) == []
+    assert lanes.freed() == {"k"}
+    assert [turn.lane for turn in lanes.choose((), 10, AT)] == [limited]
+
+
+def test_a_survey_finds_what_came_back_behind_the_floor() -> None:
+    one = lane(1)
+    lanes, line = told(one), Line({one: 10})
+    line.lease(lanes, 5)
+    line.jobs[one].insert(0, place(2))
+    assert line.lease(lanes, 1) == {one: 1}
+    assert line.jobs[one][0] == place(2)
+    assert lanes.surveyed(lanes.mark, [Head(one, place(2), limited=False)], whole=True) == []
+    line.lease(lanes, 1)
+    assert place(2) not in line.jobs[one]
+
+
+def test_a_survey_that_began_before_the_news_does_not_undo_it() -> None:
+    one, other = lane(1), lane(2)
+    lanes = told(one)
+    mark = lanes.mark
+    lanes.told(other, place(1))
+    lanes.surveyed(mark, [], whole=True)
+    assert [turn.lane for turn in lanes.choose((), 10, AT)] == [other]
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(1, 3), st.sampled_from("ab"), st.integers(1, 6)), st.integers(0, 30), max_size=12
+    ),
+    st.integers(1, 25),
+)
+def test_every_job_is_leased_once_whatever_the_lanes(jobs: dict[tuple[int, str, int], int], wanted: int) -> None:
+    line = Line({lane(tenant, priority, kind): count for (priority, kind, tenant), count in jobs.items()})
+    lanes = Lanes()
+    lanes.surveyed(0, [Head(name, own[0], limited=False) for name, own in line.jobs.items() if own], whole=True)
+    total = sum(jobs.values())
+    leased = 0
+    for _ in range(total // wanted + 1):
+        served = line.lease(lanes, wanted)
+        assert served.total() == min(wanted, total - leased)
+        leased += served.total()
+    assert leased == total
+    assert len(lanes) == 0 or line.lease(lanes, 1).total() == 0
