@@ -79,6 +79,25 @@ async def some_jobs(world: World) -> Any:
     return pb.GetDepthsRequest(top_tenants=5)
 
 
+async def weights(world: World, request: Any) -> list[Any]:
+    """The weight of this test's tenant."""
+    reply = await world.call(f"{SERVICE}/ListTenantWeights", pb.ListTenantWeightsRequest(page_size=1000))
+    return [weight for weight in reply.weights if weight.tenant_id == str(world.tenant)]
+
+
+async def weigh(world: World) -> Any:
+    weight = pb.TenantWeight(tenant_id=str(world.tenant), weight=250)
+    return pb.SetTenantWeightRequest(request_id=str(uuid4()), weight=weight)
+
+
+async def five_weights(world: World) -> Any:
+    for _ in range(5):
+        request = await weigh(world)
+        request.weight.tenant_id = str(uuid4())
+        await world.call(f"{SERVICE}/SetTenantWeight", request)
+    return pb.ListTenantWeightsRequest()
+
+
 def elsewhere(request: Any) -> None:
     request.target.queue = "no.such"
 
@@ -141,6 +160,22 @@ class TestQueueAdminService(ServiceContract):
             "it takes nothing but a page",
             "a list of nothing is empty",
             listing=Listing("pauses", 5),
+        ),
+        Case(
+            "SetTenantWeight",
+            weigh,
+            lambda request, reply: None,
+            ("weight.weight", lambda r: setattr(r.weight, "weight", 10_001)),
+            "any tenant may have a weight",
+            mutation=Mutation(weights, vary=lambda r: setattr(r.weight, "weight", 50)),
+        ),
+        Case(
+            "ListTenantWeights",
+            five_weights,
+            lambda request, reply: equal(len(reply.weights) >= 5, True),
+            "it takes nothing but a page",
+            "a list of nothing is empty",
+            listing=Listing("weights", 5),
         ),
         Case(
             "GetDepths",

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Job, Lot
-from penguin_queue.domain.lanes import Lane, Lanes, Place
+from penguin_queue.domain.lanes import Lane, Lanes, Place, Taken
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
 
@@ -23,7 +23,9 @@ class Leases(LeaseStore):
         mark = await self._look()
         turns = self.lanes.choose(asked.kinds, asked.max_jobs, asked.until - age)
         found = await self.lease(asked, turns) if turns else []
-        taken = [(Lane(job.priority, job.kind, job.tenant_id), Place(job.rank, job.run_at, job.id)) for job in found]
+        taken = [
+            Taken(Lane(job.priority, job.kind, job.tenant_id), Place(job.rank, job.run_at, job.id)) for job in found
+        ]
         self.lanes.leased(mark, turns, asked.max_jobs, taken)
         return found
 

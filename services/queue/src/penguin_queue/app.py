@@ -17,6 +17,7 @@ from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.census import Census
 from penguin_queue.operations.control import Control
 from penguin_queue.operations.leasing import Leasing, surveying
+from penguin_queue.operations.rating import Rating
 from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.sweeping import sweeping
 from penguin_queue.operations.work import Work
@@ -30,6 +31,8 @@ from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import LeaseStore
 from penguin_queue.store.queues import QueueStore
+from penguin_queue.store.rates import Rates
+from penguin_queue.store.redis import Guard, redis_at
 
 
 @contextlib.asynccontextmanager
@@ -39,13 +42,15 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
     state = State()
     async with (
         database(config.pool()) as db,
-        ready_buffer(config.redis_url) as buffer,
+        redis_at(config.redis_url) as redis,
+        ready_buffer(redis) as buffer,
     ):
         lanes = Lanes()
         announcer = Announcer(buffer, lanes)
         kinds = Kinds()
         jobs, leases = JobStore(db, kinds), LeaseStore(db, kinds)
-        leasing = Leasing(leases, lanes, announcer)
+        rating = Rating(Rates(redis, Guard("rates"), config.replicas))
+        leasing = Leasing(leases, lanes, announcer, rating)
         work = Work(leases, leasing, jobs, buffer, announcer, draining=lambda: state.draining)
         control = Control(ControlStore(db, kinds), announcer)
 
@@ -54,7 +59,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
 
         own = tier.registration(tier.TierServicer(facts, db, state))
         census = Census(CensusStore(db))
-        admin = QueueAdminServicer(QueueStore(db, kinds), census, announcer)
+        admin = QueueAdminServicer(QueueStore(db, kinds), census, leasing.changed)
         async with (
             housekeeping(db, (PRUNE, *DUTIES, Duty("census", 5.0, census.measure))),
             sweeping(db, work, announcer),

@@ -21,6 +21,8 @@ class QueueConfig(BaseSettings):
     maintenance_db_url: str = Field(validation_alias="QUEUE_MAINTENANCE_DB_URL", repr=False)
     # The ready buffer. Nothing means none: leases then come from PostgreSQL alone.
     redis_url: str = Field(default="", validation_alias="QUEUE_REDIS_URL", repr=False)
+    # Processes that serve this tier: while Redis is away each gives its part of every rate.
+    replicas: int = Field(default=1, ge=1, le=1000, validation_alias="QUEUE_REPLICAS")
     listen: str = Field(default="127.0.0.1:50054", validation_alias="QUEUE_LISTEN")
     pool_max: int = Field(default=30, ge=1, validation_alias="QUEUE_POOL_MAX")
     # Workers' calls span tenants and run as the maintenance role: a pool of their own size.

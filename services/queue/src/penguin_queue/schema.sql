@@ -151,16 +151,19 @@ CREATE TABLE public.jobs (
     worker_id text,
     last_error text,
     cancel_wanted boolean DEFAULT false NOT NULL,
+    rate_key text,
+    lined boolean,
     CONSTRAINT jobs_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
     CONSTRAINT jobs_payload_check CHECK ((octet_length(payload) <= 65536)),
     CONSTRAINT jobs_priority_check CHECK (((priority >= 1) AND (priority <= 3))),
+    CONSTRAINT jobs_rate_key_check CHECK (((length(rate_key) >= 1) AND (length(rate_key) <= 200))),
     CONSTRAINT jobs_state_check CHECK (((state >= 0) AND (state <= 2)))
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='10000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='5000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY public.jobs FORCE ROW LEVEL SECURITY;
 
-CREATE FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], wanted integer, token bigint, until timestamp with time zone, worker text) RETURNS SETOF public.jobs
+CREATE FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, token bigint, until timestamp with time zone, worker text) RETURNS SETOF public.jobs
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
@@ -208,9 +211,7 @@ BEGIN
                 CONTINUE WHEN bands[lane] <> band OR short[lane];
                 most := CASE pass WHEN 1 THEN least(remaining, ceil(shares[lane]::numeric * at_hand / wanted)::integer)
                                   ELSE remaining END;
-                IF places[lane] IS NOT NULL THEN
-                    most := least(most, rooms[places[lane]]);
-                END IF;
+                most := least(most, caps[lane], rooms[places[lane]]);
                 CONTINUE WHEN most <= 0;
                 RETURN QUERY
                     UPDATE jobs AS j
@@ -228,6 +229,7 @@ BEGIN
                     RETURNING j.*;
                 GET DIAGNOSTICS taken = ROW_COUNT;
                 short[lane] := taken < most;
+                caps[lane] := caps[lane] - taken;
                 IF places[lane] IS NOT NULL THEN
                     rooms[places[lane]] := rooms[places[lane]] - taken;
                 END IF;
@@ -433,7 +435,8 @@ CREATE FUNCTION public.unhindered(tenant uuid, kind integer) RETURNS boolean
     AS $$
     SELECT NOT EXISTS (
         SELECT FROM kinds AS k JOIN queues AS q ON q.id = k.queue_id
-        WHERE k.id = kind AND (k.paused OR q.paused OR q.max_in_flight IS NOT NULL)
+        WHERE k.id = kind AND (k.paused OR q.paused OR q.max_in_flight IS NOT NULL OR q.rate_jobs IS NOT NULL
+                               OR q.tenant_rate_jobs IS NOT NULL OR q.key_rate_jobs IS NOT NULL)
     ) AND NOT EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
 $$;
 
@@ -455,7 +458,8 @@ CREATE TABLE public.completed_jobs (
     traceparent text,
     worker_id text,
     last_error text,
-    outcome smallint DEFAULT 0 NOT NULL
+    outcome smallint DEFAULT 0 NOT NULL,
+    rate_key text
 )
 PARTITION BY RANGE (finished_at);
 
@@ -479,7 +483,8 @@ CREATE TABLE public.completed_jobs_default (
     traceparent text,
     worker_id text,
     last_error text,
-    outcome smallint DEFAULT 0 NOT NULL
+    outcome smallint DEFAULT 0 NOT NULL,
+    rate_key text
 );
 
 ALTER TABLE ONLY public.completed_jobs_default FORCE ROW LEVEL SECURITY;
@@ -501,7 +506,8 @@ CREATE TABLE public.dead_jobs (
     payload bytea NOT NULL,
     traceparent text,
     worker_id text,
-    last_error text
+    last_error text,
+    rate_key text
 )
 PARTITION BY RANGE (finished_at);
 
@@ -524,7 +530,8 @@ CREATE TABLE public.dead_jobs_default (
     payload bytea NOT NULL,
     traceparent text,
     worker_id text,
-    last_error text
+    last_error text,
+    rate_key text
 );
 
 ALTER TABLE ONLY public.dead_jobs_default FORCE ROW LEVEL SECURITY;
@@ -592,13 +599,31 @@ CREATE TABLE public.queues (
     max_in_flight integer,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    rate_jobs integer,
+    rate_ms integer,
+    rate_burst integer,
+    tenant_rate_jobs integer,
+    tenant_rate_ms integer,
+    tenant_rate_burst integer,
+    key_rate_jobs integer,
+    key_rate_ms integer,
+    key_rate_burst integer,
     CONSTRAINT queues_backoff_base_check CHECK (((backoff_base >= 1) AND (backoff_base <= 86400000))),
     CONSTRAINT queues_check CHECK (((backoff_cap >= backoff_base) AND (backoff_cap <= 604800000))),
+    CONSTRAINT queues_key_rate_burst_check CHECK (((key_rate_burst >= 1) AND (key_rate_burst <= 10000000))),
+    CONSTRAINT queues_key_rate_jobs_check CHECK (((key_rate_jobs >= 1) AND (key_rate_jobs <= 10000000))),
+    CONSTRAINT queues_key_rate_ms_check CHECK (((key_rate_ms >= 1) AND (key_rate_ms <= 604800000))),
     CONSTRAINT queues_lost_lease_limit_check CHECK (((lost_lease_limit >= 0) AND (lost_lease_limit <= 100))),
     CONSTRAINT queues_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
     CONSTRAINT queues_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000000))),
     CONSTRAINT queues_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100))),
-    CONSTRAINT queues_priority_check CHECK (((priority >= 1) AND (priority <= 3)))
+    CONSTRAINT queues_priority_check CHECK (((priority >= 1) AND (priority <= 3))),
+    CONSTRAINT queues_rate_burst_check CHECK (((rate_burst >= 1) AND (rate_burst <= 10000000))),
+    CONSTRAINT queues_rate_jobs_check CHECK (((rate_jobs >= 1) AND (rate_jobs <= 10000000))),
+    CONSTRAINT queues_rate_ms_check CHECK (((rate_ms >= 1) AND (rate_ms <= 604800000))),
+    CONSTRAINT queues_tenant_rate_burst_check CHECK (((tenant_rate_burst >= 1) AND (tenant_rate_burst <= 10000000))),
+    CONSTRAINT queues_tenant_rate_jobs_check CHECK (((tenant_rate_jobs >= 1) AND (tenant_rate_jobs <= 10000000))),
+    CONSTRAINT queues_tenant_rate_ms_check CHECK (((tenant_rate_ms >= 1) AND (tenant_rate_ms <= 604800000)))
 );
 
 ALTER TABLE public.queues ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -791,8 +816,8 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_maintenance;
 GRANT SELECT ON TABLE public.jobs TO queue_readonly;
 
-REVOKE ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], wanted integer, token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], wanted integer, token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
+REVOKE ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
 
 REVOKE ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) TO queue_maintenance;

@@ -215,3 +215,72 @@ async def test_other_tenants_wait_no_longer_for_those_that_rest(admin: Admin) ->
     found = [job for _ in range(5) for job in await admin.lease(1)]
     assert {job.job.tenant_id for job in found} == set(map(str, others))
     await asyncio.gather(*map(admin.resume, targets))
+
+
+def rate(jobs: int, per_s: float, burst: int = 0) -> pb.RateLimit:
+    return pb.RateLimit(jobs=jobs, per=seconds(per_s), burst=burst)
+
+
+async def leased_within(admin: Admin, seconds_: float) -> list[jobs_pb.LeasedJob]:
+    """What waiting leases are given, one after the other, for so long."""
+    clock = asyncio.get_running_loop().time
+    ends = clock() + seconds_
+    found: list[jobs_pb.LeasedJob] = []
+    while (left := ends - clock()) > 0:
+        found += await admin.lease(100, wait_s=left)
+    return found
+
+
+@pytest.mark.parametrize("whose", ["rate", "tenant_rate"])
+async def test_no_more_is_leased_than_the_rate_lets_go(admin: Admin, tenant: UUID, whose: str) -> None:
+    await admin.put(**{whose: rate(100, 10, burst=5)})
+    await admin.enqueue(tenant, 40)
+    found = await leased_within(admin, 1.5)
+    # One token at the least where the buckets are new, and 10 a second.
+    assert 5 <= len(found) <= 5 + 15 + 1
+    assert len({job.job.id for job in found}) == len(found)
+    assert not any(job.job.snoozes or job.job.attempts for job in found)
+    listed = await admin.client.call(admin.jobs.ListJobs, jobs_pb.ListJobsRequest(tenant_id=str(tenant), page_size=100))
+    assert sum(job.state == jobs_pb.JOB_STATE_READY for job in listed.jobs) == 40 - len(found)
+
+
+async def test_each_key_has_a_rate_of_its_own_and_others_pass_by(admin: Admin, tenant: UUID) -> None:
+    await admin.put(key_rate=rate(5, 1, burst=1))
+    for key in ("first", "second"):
+        jobs = [new_job(kind=admin.kind, rate_key=key) for _ in range(20)]
+        await admin.client.call(admin.jobs.EnqueueJobs, enqueue_request(tenant, *jobs))
+    await admin.enqueue(tenant, 7)
+    assert len(await admin.lease(100)) == 7 + 2
+    found = await leased_within(admin, 1.5)
+    assert 10 <= len(found) <= 2 * (1 + 7)
+    assert not any(job.job.snoozes or job.job.attempts or job.job.lost_leases for job in found)
+
+
+async def test_a_rate_that_is_taken_away_holds_no_longer(admin: Admin, tenant: UUID) -> None:
+    await admin.put(rate=rate(1, 3600))
+    await admin.enqueue(tenant, 20)
+    first = await admin.lease(100)
+    assert len(first) <= 1
+    queue = await admin.put()
+    assert not queue.HasField("rate")
+    assert len(await leased_within(admin, 1.5)) == 20 - len(first)
+
+
+async def test_a_queue_shows_its_rates_and_a_burst_for_those_that_have_none(admin: Admin) -> None:
+    queue = await admin.put(rate=rate(600, 60), tenant_rate=rate(400, 86400), key_rate=rate(7, 1, burst=2))
+    assert [(r.jobs, r.per.seconds, r.burst) for r in (queue.rate, queue.tenant_rate, queue.key_rate)] == [
+        (600, 60, 10), (400, 86400, 1), (7, 1, 2)
+    ]  # fmt: skip
+
+
+async def test_a_tenant_of_more_weight_has_more_of_a_lease(admin: Admin, tenant: UUID) -> None:
+    await admin.put()
+    ordinary = uuid4()
+    weight = pb.TenantWeight(tenant_id=str(tenant), weight=300)
+    request = pb.SetTenantWeightRequest(request_id=str(uuid4()), weight=weight)
+    await admin.client.call(admin.stub.SetTenantWeight, request)
+    await asyncio.sleep(0.5)
+    for owner in (tenant, ordinary):
+        await admin.enqueue(owner, 100)
+    found = [job.job.tenant_id for job in await admin.lease(80)]
+    assert 2 < found.count(str(tenant)) / found.count(str(ordinary)) < 4

@@ -12,14 +12,17 @@ from services.queue.tests.leases import Leases
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Lot, NewBatch
-from penguin_queue.domain.lanes import Lane, Lanes, Place, Turn
+from penguin_queue.domain.lanes import Lanes, Taken, Turn
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.leasing import Leasing
+from penguin_queue.operations.rating import Rating
 from penguin_queue.operations.work import Work
 from penguin_queue.store.buffer import ready_buffer
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
+from penguin_queue.store.rates import Rates
+from penguin_queue.store.redis import Guard
 
 
 class Slow(LeaseStore):
@@ -29,7 +32,7 @@ class Slow(LeaseStore):
         super().__init__(db, kinds)
         self.leased, self.answers = asyncio.Event(), asyncio.Event()
 
-    async def lease_lots(self, asked: Asked, turns: Sequence[Turn]) -> tuple[list[Lot], list[tuple[Lane, Place]]]:
+    async def lease_lots(self, asked: Asked, turns: Sequence[Turn]) -> tuple[list[Lot], list[Taken]]:
         lots = await super().lease_lots(asked, turns)
         self.leased.set()
         await self.answers.wait()
@@ -40,10 +43,10 @@ async def test_what_is_leased_for_a_stream_that_has_ended_is_given_back(own_db: 
     at = datetime.now(UTC)
     leases, jobs = Slow(own_db, Kinds()), JobStore(own_db, Kinds())
     done = await jobs.enqueue_batch(Step(uuid4(), "req:1", b"d", at), NewBatch("k", [b"{}"] * 3, 0, 0, None, 0, ()))
-    async with ready_buffer("") as buffer:
+    async with ready_buffer(None) as buffer:
         lanes = Lanes()
         announcer = Announcer(buffer, lanes)
-        by_turns = Leasing(leases, lanes, announcer)
+        by_turns = Leasing(leases, lanes, announcer, Rating(Rates(None, Guard("rates"))))
         await by_turns.look()
         work = Work(leases, by_turns, jobs, buffer, announcer)
         asked = Asked((), 10, at + timedelta(minutes=1), "gone")

@@ -13,7 +13,8 @@ import pytest
 
 from penguin_devstack.valkey import ValkeyServer, temporary_valkey
 from penguin_queue.domain.jobs import Ready
-from penguin_queue.store.buffer import DEPTH, OPEN_S, TIMEOUT_S, ReadyBuffer, ready_buffer
+from penguin_queue.store.buffer import DEPTH, ReadyBuffer, ready_buffer
+from penguin_queue.store.redis import OPEN_S, TIMEOUT_S, redis_at
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -27,13 +28,13 @@ def own_valkey() -> Iterator[ValkeyServer]:
 @pytest.fixture
 async def buffer(own_valkey: ValkeyServer) -> AsyncIterator[ReadyBuffer]:
     # Patient: what it holds is asked about here, and not how soon it gives up on a busy machine.
-    async with ready_buffer(own_valkey.url, timeout_s=10) as opened:
+    async with redis_at(own_valkey.url, timeout_s=10) as client, ready_buffer(client, timeout_s=10) as opened:
         yield opened
 
 
 @pytest.fixture
 async def hasty(own_valkey: ValkeyServer) -> AsyncIterator[ReadyBuffer]:
-    async with ready_buffer(own_valkey.url) as opened:
+    async with redis_at(own_valkey.url) as client, ready_buffer(client) as opened:
         yield opened
 
 

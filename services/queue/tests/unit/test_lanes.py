@@ -9,7 +9,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penguin_queue.domain.lanes import AGEING, HALF_LIFE_S, Head, Lane, Lanes, Place
+from penguin_queue.domain.lanes import AGEING, HALF_LIFE_S, Head, Lane, Lanes, Place, Taken
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -37,7 +37,7 @@ class Line:
 
     def lease(self, lanes: Lanes, wanted: int, at: datetime = AT) -> Counter[Lane]:
         mark, turns = lanes.mark, lanes.choose((), wanted, at)
-        taken: list[tuple[Lane, Place]] = []
+        taken: list[Taken] = []
         for band in (1, 2, 3):
             at_hand = wanted - len(taken)
             for whole in (False, True):
@@ -48,9 +48,9 @@ class Line:
                         own = self.jobs.get(turn.lane, [])
                         found = [each for each in own if each >= turn.floor][:most]
                         self.jobs[turn.lane] = [each for each in own if each not in found]
-                        taken += [(turn.lane, each) for each in found]
+                        taken += [Taken(turn.lane, each) for each in found]
         lanes.leased(mark, turns, wanted, taken)
-        return Counter(name for name, _ in taken)
+        return Counter(each.lane for each in taken)
 
 
 def test_high_priority_goes_first_and_what_it_leaves_is_shared_evenly() -> None:
@@ -120,7 +120,7 @@ def test_a_limited_lane_rests_until_a_job_has_ended() -> None:
     lanes = Lanes()
     lanes.surveyed(lanes.mark, [Head(limited, place(1), limited=True)], whole=True)
     turns = lanes.choose((), 10, AT)
-    lanes.leased(lanes.mark, turns, 10, [(limited, place(1))])
+    lanes.leased(lanes.mark, turns, 10, [Taken(limited, place(1))])
     assert lanes.choose((), 10, AT) == []
     assert lanes.freed() == {"k"}
     assert [turn.lane for turn in lanes.choose((), 10, AT)] == [limited]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -31,6 +31,8 @@ class NewJob:
     run_at: datetime | None
     max_attempts: int
     traceparent: str
+    # Whose rate it goes by within its queue and tenant: a mailbox, a domain. Empty: none.
+    rate_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class NewBatch:
     max_attempts: int
     # One for each job, or none at all.
     traceparents: Sequence[str]
+    rate_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Job:
     cancel_wanted: bool = False
     # Read for workers only.
     payload: bytes = b""
+    # Read where it is leased: whose rate it goes by, and whether it has a place in that line.
+    rate_key: str | None = None
+    lined: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,13 @@ class Lot:
     attempts: Sequence[int] = ()
     lost_leases: Sequence[int] = ()
     snoozes: Sequence[int] = ()
+
+    def without(self, ids: Collection[int]) -> Lot:
+        """The same but for these."""
+        kept = [n for n, job_id in enumerate(self.ids) if job_id not in ids]
+        names = ("ids", "payloads", "created_at", "max_attempts", "traceparents", "attempts", "lost_leases", "snoozes")
+        columns: dict[str, Any] = {name: [column[n] for n in kept] for name in names if (column := getattr(self, name))}
+        return replace(self, **columns)
 
 
 @dataclass(frozen=True)

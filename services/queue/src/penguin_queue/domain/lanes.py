@@ -23,6 +23,8 @@ REACH = 64
 LANES_MAX = 50_000
 # What a tenant has that is given no other weight.
 ORDINARY_WEIGHT = 100
+# More than any lease.
+UNCAPPED = 1_000_000
 # After so long half of what a tenant's jobs have taken is forgotten (seconds).
 HALF_LIFE_S = 5.0
 # Below this many jobs in flight a tenant is taken to have none.
@@ -57,12 +59,22 @@ class Head:
 @dataclass(frozen=True)
 class Turn:
     """A lane to be leased from, from `floor` on. A later `band` has its turn when the earlier ones are empty; within one each
-    gives `share` jobs at first."""
+    gives `share` jobs at first, and never more than `cap`."""
 
     lane: Lane
     band: int
     share: int
     floor: Place
+    cap: int = UNCAPPED
+
+
+class Taken(NamedTuple):
+    """A job that was leased: from where, whose rate it goes by (none: nobody's), and whether it has a place in that line."""
+
+    lane: Lane
+    place: Place
+    rate_key: str | None = None
+    lined: bool = False
 
 
 @dataclass
@@ -74,6 +86,8 @@ class _Known:
     served: int = 0
     limited: bool = False
     blocked: bool = False
+    # Its rate lets nothing go before.
+    rests_until: datetime | None = None
 
 
 class Loads:
@@ -163,7 +177,9 @@ class Lanes:
         waiting = [
             (_band(lane, known, at), self.loads.of(lane.tenant_id), known.served, lane)
             for lane, known in self._known.items()
-            if not known.blocked and (not kinds or lane.kind in kinds)
+            if not known.blocked
+            and (not kinds or lane.kind in kinds)
+            and (known.rests_until is None or known.rests_until <= at)
         ]
         chosen = heapq.nsmallest(REACH, waiting) if len(waiting) > REACH else sorted(waiting)
         bands: dict[int, list[Lane]] = defaultdict(list)
@@ -175,11 +191,11 @@ class Lanes:
             turns += [Turn(lane, band, shares[lane], self._known[lane].floor) for lane in lanes]
         return turns
 
-    def leased(self, mark: int, turns: Sequence[Turn], wanted: int, rows: Iterable[tuple[Lane, Place]]) -> None:
+    def leased(self, mark: int, turns: Sequence[Turn], wanted: int, rows: Iterable[Taken]) -> None:
         """What a lease that began at `mark` took of its turns."""
         counts: Counter[Lane] = Counter()
         last: dict[Lane, Place] = {}
-        for lane, place in rows:
+        for lane, place, *_ in rows:
             counts[lane] += 1
             last[lane] = max(last.get(lane, place), place)
         total = counts.total()
@@ -198,8 +214,13 @@ class Lanes:
                 known.floor = max(known.floor, last[turn.lane])
             # A lease that is full has looked into no more than the first band for certain.
             looked = total < wanted or turn.band == turns[0].band
-            if looked and counts[turn.lane] < (wanted if total < wanted else turn.share):
+            if looked and counts[turn.lane] < min(turn.cap, wanted if total < wanted else turn.share):
                 self._came_short(turn.lane, known)
+
+    def rest(self, lane: Lane, until: datetime) -> None:
+        """Pass a lane over until then: its rate lets nothing go."""
+        if (known := self._known.get(lane)) is not None:
+            known.rests_until = until
 
     def freed(self) -> set[str]:
         """Jobs have ended: limited lanes may give again. Returns their kinds."""

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 from penguin_chassis.faults import InvalidArgument
 
 BASE = timedelta(seconds=1)
 CAP = timedelta(hours=1)
+# The rates of a queue, by their names in Terms and in the contract.
+RateName = Literal["rate", "tenant_rate", "key_rate"]
+RATES: tuple[RateName, ...] = ("rate", "tenant_rate", "key_rate")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A rate: so many jobs in `ms` milliseconds, and how many may go at once after a rest."""
+
+    jobs: int
+    ms: int
+    burst: int
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,9 @@ class Terms:
     backoff_cap: int
     lost_lease_limit: int
     max_in_flight: int
+    rate: Limit | None = None
+    tenant_rate: Limit | None = None
+    key_rate: Limit | None = None
 
 
 @dataclass(frozen=True)
@@ -62,3 +78,9 @@ def backoff_of(base: timedelta | None, cap: timedelta | None) -> tuple[int, int]
         raise InvalidArgument("A back-off is capped at its base or later.", field="queue.retry.cap")
     whole = timedelta(milliseconds=1)
     return base // whole, (max(base, CAP) if cap is None else cap) // whole
+
+
+def limit_of(jobs: int, per: timedelta, burst: int) -> Limit:
+    """A rate's limit; without a burst as many may go at once as in one second, and at least one."""
+    ms = per // timedelta(milliseconds=1)
+    return Limit(jobs, ms, burst or max(1, 1000 * jobs // ms))

@@ -37,11 +37,11 @@ AS $$
 $$;
 
 -- Lease from lanes. They come band by band: a band has nothing while an earlier one still has. Within a band each lane gives its
--- share at first, and then what the others left over. A queue with a limit is leased from by one call at a time; the others
+-- share at first, and then what the others left over, up to its cap. A queue with a limit is leased from by one call at a time; the others
 -- pass it over meanwhile.
 CREATE FUNCTION lease_lanes(
     bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamptz[], ids bigint[],
-    shares integer[], wanted integer, token bigint, until timestamptz, worker text
+    shares integer[], caps integer[], wanted integer, token bigint, until timestamptz, worker text
 ) RETURNS SETOF jobs
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_sort = off
@@ -85,9 +85,7 @@ BEGIN
                 CONTINUE WHEN bands[lane] <> band OR short[lane];
                 most := CASE pass WHEN 1 THEN least(remaining, ceil(shares[lane]::numeric * at_hand / wanted)::integer)
                                   ELSE remaining END;
-                IF places[lane] IS NOT NULL THEN
-                    most := least(most, rooms[places[lane]]);
-                END IF;
+                most := least(most, caps[lane], rooms[places[lane]]);
                 CONTINUE WHEN most <= 0;
                 RETURN QUERY
                     UPDATE jobs AS j
@@ -105,6 +103,7 @@ BEGIN
                     RETURNING j.*;
                 GET DIAGNOSTICS taken = ROW_COUNT;
                 short[lane] := taken < most;
+                caps[lane] := caps[lane] - taken;
                 IF places[lane] IS NOT NULL THEN
                     rooms[places[lane]] := rooms[places[lane]] - taken;
                 END IF;
@@ -126,3 +125,30 @@ CREATE TABLE tenant_weights (
     updated_at timestamptz NOT NULL
 );
 SELECT adopt_tenant_table('tenant_weights');
+
+-- Token buckets: so many jobs in so long (milliseconds), and how many a bucket holds; of the queue, of each tenant in it, and of
+-- each rate key of a tenant's jobs in it.
+ALTER TABLE queues
+    ADD COLUMN rate_jobs integer CHECK (rate_jobs BETWEEN 1 AND 10000000),
+    ADD COLUMN rate_ms integer CHECK (rate_ms BETWEEN 1 AND 604800000),
+    ADD COLUMN rate_burst integer CHECK (rate_burst BETWEEN 1 AND 10000000),
+    ADD COLUMN tenant_rate_jobs integer CHECK (tenant_rate_jobs BETWEEN 1 AND 10000000),
+    ADD COLUMN tenant_rate_ms integer CHECK (tenant_rate_ms BETWEEN 1 AND 604800000),
+    ADD COLUMN tenant_rate_burst integer CHECK (tenant_rate_burst BETWEEN 1 AND 10000000),
+    ADD COLUMN key_rate_jobs integer CHECK (key_rate_jobs BETWEEN 1 AND 10000000),
+    ADD COLUMN key_rate_ms integer CHECK (key_rate_ms BETWEEN 1 AND 604800000),
+    ADD COLUMN key_rate_burst integer CHECK (key_rate_burst BETWEEN 1 AND 10000000);
+-- Whose rate a job goes by (a mailbox, a domain), and whether it has been given a place in that line.
+ALTER TABLE jobs ADD COLUMN rate_key text CHECK (length(rate_key) BETWEEN 1 AND 200), ADD COLUMN lined boolean;
+ALTER TABLE dead_jobs ADD COLUMN rate_key text;
+ALTER TABLE completed_jobs ADD COLUMN rate_key text;
+
+-- As before, and nothing that goes by a rate.
+CREATE OR REPLACE FUNCTION unhindered(tenant uuid, kind integer) RETURNS boolean
+LANGUAGE sql STABLE SECURITY INVOKER AS $$
+    SELECT NOT EXISTS (
+        SELECT FROM kinds AS k JOIN queues AS q ON q.id = k.queue_id
+        WHERE k.id = kind AND (k.paused OR q.paused OR q.max_in_flight IS NOT NULL OR q.rate_jobs IS NOT NULL
+                               OR q.tenant_rate_jobs IS NOT NULL OR q.key_rate_jobs IS NOT NULL)
+    ) AND NOT EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
+$$;

@@ -56,6 +56,7 @@ class Announcer:
         self._alarm = asyncio.Event()
         self._alarm_at: datetime | None = None
         self._look = asyncio.Event()
+        self._alarms: dict[str, asyncio.TimerHandle] = {}
 
     @contextlib.contextmanager
     def waiting(self, kinds: tuple[str, ...], max_jobs: int) -> Iterator[Waiter]:
@@ -111,6 +112,16 @@ class Announcer:
     def freed(self) -> None:
         """Jobs have ended: what a limit held back may be had now."""
         self.found(self._lanes.freed())
+
+    def later(self, kind: str, seconds: float) -> None:
+        """Jobs of this kind may be had again after so long: one alarm for each kind, the first one."""
+        if kind not in self._alarms:
+            loop = asyncio.get_running_loop()
+            self._alarms[kind] = loop.call_later(seconds, self._now_of, kind)
+
+    def _now_of(self, kind: str) -> None:
+        del self._alarms[kind]
+        self.found({kind})
 
     def look(self) -> None:
         """Something else than an enqueue may have made jobs ready: look at once."""

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 
 from penguin_chassis.defects import places
+from penguin_chassis.faults import Fault
 from penguin_chassis.mutations import now
 from penguin_chassis.pool import Database
-from penguin_queue.domain.jobs import Job, Lot
-from penguin_queue.domain.lanes import Lane, Lanes, Place
+from penguin_queue.domain.jobs import Job, LeaseRef, Lot
+from penguin_queue.domain.lanes import REACH, Lane, Lanes, Place, Taken, Turn
 from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.rating import Rating, Wait
 from penguin_queue.store.leases import Asked, LeaseStore, Survey
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,8 @@ SHARE = 20.0
 # A look that somebody waits for is as good as the last one for so long (seconds), and for so many times as long as that one took.
 FRESH_S = 0.02
 FEW = 5.0
+# Rounds of REACH lanes that one lease looks at before it gives up for now.
+ROUNDS_MAX = 50
 # While the database is away the monitor watches it; this only looks whether it is back (seconds).
 AWAY_S = 1.0
 
@@ -33,8 +38,9 @@ AWAY_S = 1.0
 class Leasing:
     """Leases from the lanes that are known here, and keeps knowing them."""
 
-    def __init__(self, store: LeaseStore, lanes: Lanes, announcer: Announcer) -> None:
+    def __init__(self, store: LeaseStore, lanes: Lanes, announcer: Announcer, rating: Rating) -> None:
         self._store = store
+        self._rating = rating
         self._lanes = lanes
         self._announcer = announcer
         self._looking = asyncio.Lock()
@@ -45,25 +51,60 @@ class Leasing:
     async def jobs(self, asked: Asked) -> list[Job]:
         """Lease what there is for these kinds, up to so many. Where nothing is known, and the last look is a while ago, it
         looks."""
-        mark, turns = self._lanes.mark, self._lanes.choose(asked.kinds, asked.max_jobs, now())
-        if not turns:
+        if not self._lanes.open_kind(asked.kinds):
             await self.look(max(FRESH_S, FEW * self._cost_s))
-            mark, turns = self._lanes.mark, self._lanes.choose(asked.kinds, asked.max_jobs, now())
-        if not turns:
-            return []
-        found = await self._store.lease(asked, turns)
-        taken = [(Lane(job.priority, job.kind, job.tenant_id), Place(job.rank, job.run_at, job.id)) for job in found]
-        self._lanes.leased(mark, turns, asked.max_jobs, taken)
-        return found
+        found: list[Job] = []
+
+        async def lease(turns: Sequence[Turn]) -> list[Taken]:
+            found.extend(await self._store.lease(asked, turns))
+            return [
+                Taken(Lane(j.priority, j.kind, j.tenant_id), Place(j.rank, j.run_at, j.id), j.rate_key, j.lined)
+                for j in found
+            ]
+
+        waits = await self._by_turns(asked, lease)
+        if waits:
+            await self._put_in_line({_ref(job): waits[job.id] for job in found if job.id in waits})
+        return [job for job in found if job.id not in waits]
 
     async def lots(self, asked: Asked) -> list[Lot]:
         """Lease for a stream, as columns. Where nothing is known nothing is asked of the database: surveys go on beside."""
-        mark, turns = self._lanes.mark, self._lanes.choose(asked.kinds, asked.max_jobs, now())
-        if not turns:
-            return []
-        lots, taken = await self._store.lease_lots(asked, turns)
-        self._lanes.leased(mark, turns, asked.max_jobs, taken)
-        return lots
+        found: list[Lot] = []
+
+        async def lease(turns: Sequence[Turn]) -> list[Taken]:
+            lots, taken = await self._store.lease_lots(asked, turns)
+            found.extend(lots)
+            return taken
+
+        waits = await self._by_turns(asked, lease)
+        if not waits:
+            return found
+        await self._put_in_line({LeaseRef(i, lot.token): waits[i] for lot in found for i in lot.ids if i in waits})
+        return [rest for lot in found if (rest := lot.without(waits)).ids]
+
+    async def _by_turns(
+        self, asked: Asked, lease: Callable[[Sequence[Turn]], Awaitable[list[Taken]]]
+    ) -> dict[int, Wait]:
+        """Choose turns and lease by them until some are worth it; returns which of the jobs their rates do not let go."""
+        for _ in range(ROUNDS_MAX):
+            at = now()
+            mark, chosen = self._lanes.mark, self._lanes.choose(asked.kinds, asked.max_jobs, at)
+            turns, resting = await self._rating.cap(chosen)
+            for lane, seconds in resting.items():
+                self._lanes.rest(lane, at + timedelta(seconds=seconds))
+                self._announcer.later(lane.kind, seconds)
+            taken = await lease(turns) if turns else []
+            if turns:
+                self._lanes.leased(mark, turns, asked.max_jobs, taken)
+                await self._rating.give_back(turns, taken)
+            if taken or len(chosen) < REACH:
+                return await self._rating.waits(taken)
+            # All that were looked at have nothing to give, and are out of the way now.
+        return {}
+
+    async def _put_in_line(self, waits: Mapping[LeaseRef, Wait]) -> None:
+        at = now()
+        self._announcer.tell(await self._store.put_in_line(waits, at), at)
 
     async def look(self, good_for_s: float = 0.0) -> float:
         """Survey the lanes, or those that the last survey did not come to, and tell who waits for what is news; not where the
@@ -87,6 +128,16 @@ class Leasing:
         at = now()
         self._lanes.loads.sampled(*await self._store.in_flight(at), at)
 
+    async def changed(self) -> None:
+        """Queues were changed: go by what holds now. Should the database be away, the next survey does so."""
+        self._announcer.look()
+        with contextlib.suppress(Fault):
+            await self.read_rates()
+
+    async def read_rates(self) -> None:
+        """Look which rates there are."""
+        self._rating.read(await self._store.rated())
+
 
 async def _keep_looking(db: Database, leasing: Leasing, announcer: Announcer) -> None:
     clock = asyncio.get_running_loop().time
@@ -97,10 +148,15 @@ async def _keep_looking(db: Database, leasing: Leasing, announcer: Announcer) ->
         try:
             await leasing.look()
             await leasing.weigh()
+            await leasing.read_rates()
         except Exception as error:  # noqa: BLE001 - the next round tries again
             log.warning("survey failed: %s", type(error).__name__, extra={"places": places(error)})
         pause = min(max(SHORTEST_S, SHARE * (clock() - started)), LONGEST_S)
         await announcer.until_wanted(pause * random.uniform(0.9, 1.1))
+
+
+def _ref(job: Job) -> LeaseRef:
+    return LeaseRef(job.id, job.lease_token or 0)
 
 
 @contextlib.asynccontextmanager

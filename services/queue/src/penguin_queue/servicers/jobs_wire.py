@@ -37,6 +37,7 @@ def new_job(item: pb.NewJob) -> NewJob:
         run_at=when(item, "run_at"),
         max_attempts=item.max_attempts,
         traceparent=item.traceparent,
+        rate_key=item.rate_key,
     )
 
 
@@ -55,6 +56,7 @@ def new_batch(request: pb.EnqueueBatchRequest) -> NewBatch:
         run_at=when(request, "run_at"),
         max_attempts=request.max_attempts,
         traceparents=traceparents,
+        rate_key=request.rate_key,
     )
 
 

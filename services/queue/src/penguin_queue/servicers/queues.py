@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -10,8 +11,7 @@ from penguin.queue.v1 import queue_admin_service_pb2_grpc, queue_service_pb2
 from penguin_chassis.mutations import step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp
-from penguin_queue.domain.queues import Pause, Queue, Terms, backoff_of
-from penguin_queue.operations.announcing import Announcer
+from penguin_queue.domain.queues import RATES, Limit, Pause, Queue, RateName, Terms, backoff_of, limit_of
 from penguin_queue.operations.census import Census
 from penguin_queue.store.census import Depth
 from penguin_queue.store.queues import QueueStore
@@ -23,13 +23,16 @@ LOST_LEASE_LIMIT = 5
 class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer):
     """Queues for those who run the platform."""
 
-    def __init__(self, queues: QueueStore, census: Census, announcer: Announcer) -> None:
+    def __init__(self, queues: QueueStore, census: Census, changed: Callable[[], Awaitable[None]]) -> None:
         self._queues = queues
         self._census = census
-        self._announcer = announcer
+        # Called when leases may go by something else than before.
+        self._changed = changed
 
     async def PutQueue(self, request: pb.PutQueueRequest, context: Any) -> pb.PutQueueResponse:
-        return pb.PutQueueResponse(queue=_queue(await self._queues.put(step_of(request), _terms(request.queue))))
+        queue = await self._queues.put(step_of(request), _terms(request.queue))
+        await self._changed()
+        return pb.PutQueueResponse(queue=_queue(queue))
 
     async def GetQueue(self, request: pb.GetQueueRequest, context: Any) -> pb.GetQueueResponse:
         return pb.GetQueueResponse(queue=_queue(await self._queues.get(request.name)))
@@ -42,6 +45,7 @@ class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer)
 
     async def MoveKinds(self, request: pb.MoveKindsRequest, context: Any) -> pb.MoveKindsResponse:
         moved = await self._queues.move_kinds(step_of(request), request.queue, sorted(request.kinds))
+        await self._changed()
         return pb.MoveKindsResponse(queue=_queue(moved))
 
     async def PauseJobs(self, request: pb.PauseJobsRequest, context: Any) -> pb.PauseJobsResponse:
@@ -50,7 +54,7 @@ class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer)
 
     async def ResumeJobs(self, request: pb.ResumeJobsRequest, context: Any) -> pb.ResumeJobsResponse:
         await self._queues.rest(step_of(request), _pause(request.target), paused=False)
-        self._announcer.look()
+        await self._changed()
         return pb.ResumeJobsResponse()
 
     async def ListPauses(self, request: pb.ListPausesRequest, context: Any) -> pb.ListPausesResponse:
@@ -58,6 +62,20 @@ class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer)
         found = await self._queues.list_pauses(page_start(request, _place, (0, "", "")), size + 1)
         token = next_token(request, list(found[size - 1].place)) if len(found) > size else ""
         return pb.ListPausesResponse(pauses=map(_target, found[:size]), next_page_token=token)
+
+    async def SetTenantWeight(self, request: pb.SetTenantWeightRequest, context: Any) -> pb.SetTenantWeightResponse:
+        await self._queues.set_weight(step_of(request), UUID(request.weight.tenant_id), request.weight.weight)
+        await self._changed()
+        return pb.SetTenantWeightResponse()
+
+    async def ListTenantWeights(
+        self, request: pb.ListTenantWeightsRequest, context: Any
+    ) -> pb.ListTenantWeightsResponse:
+        size = page_size(request.page_size)
+        found = await self._queues.list_weights(page_start(request, _tenant, UUID(int=0)), size + 1)
+        token = next_token(request, [str(found[size - 1][0])]) if len(found) > size else ""
+        weights = [pb.TenantWeight(tenant_id=str(tenant_id), weight=weight) for tenant_id, weight in found[:size]]
+        return pb.ListTenantWeightsResponse(weights=weights, next_page_token=token)
 
     async def GetDepths(self, request: pb.GetDepthsRequest, context: Any) -> pb.GetDepthsResponse:
         counts = await self._census.latest()
@@ -91,6 +109,10 @@ def _name(key: list[Any]) -> str:
     return name
 
 
+def _tenant(key: list[Any]) -> UUID:
+    return UUID(_name(key))
+
+
 def _place(key: list[Any]) -> tuple[int, str, str]:
     rank, name, kind = key
     if (type(rank), type(name), type(kind)) != (int, str, str) or not 0 < rank <= 3:
@@ -112,7 +134,17 @@ def _terms(queue: pb.Queue) -> Terms:
         backoff_cap=cap,
         lost_lease_limit=queue.lost_lease_limit if queue.HasField("lost_lease_limit") else LOST_LEASE_LIMIT,
         max_in_flight=queue.max_in_flight,
+        rate=_limit(queue, "rate"),
+        tenant_rate=_limit(queue, "tenant_rate"),
+        key_rate=_limit(queue, "key_rate"),
     )
+
+
+def _limit(queue: pb.Queue, name: RateName) -> Limit | None:
+    if not queue.HasField(name):
+        return None
+    rate: pb.RateLimit = getattr(queue, name)
+    return limit_of(rate.jobs, rate.per.ToTimedelta(), rate.burst)
 
 
 def _queue(row: Queue) -> pb.Queue:
@@ -130,6 +162,11 @@ def _queue(row: Queue) -> pb.Queue:
     )
     queue.retry.base.FromMilliseconds(terms.backoff_base)
     queue.retry.cap.FromMilliseconds(terms.backoff_cap)
+    for name in RATES:
+        if (limit := getattr(terms, name)) is not None:
+            rate: pb.RateLimit = getattr(queue, name)
+            rate.jobs, rate.burst = limit.jobs, limit.burst
+            rate.per.FromMilliseconds(limit.ms)
     return queue
 
 

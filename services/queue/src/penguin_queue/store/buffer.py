@@ -5,25 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from penguin_queue.domain.jobs import Ready
+from penguin_queue.store.redis import TIMEOUT_S, Guard
 
-log = logging.getLogger(__name__)
-
-TIMEOUT_S = 0.1
-# After a failure nothing is asked for this long.
-OPEN_S = 1.0
 # References one (priority, kind, tenant) may have waiting; what is beyond is found in PostgreSQL.
 DEPTH = 200
 # A reference this old is better looked for in PostgreSQL (seconds).
@@ -71,8 +62,7 @@ class ReadyBuffer:
 
     def __init__(self, client: Redis | None, timeout_s: float = TIMEOUT_S) -> None:
         self._client = client
-        self._timeout_s = timeout_s
-        self._closed_until = 0.0
+        self._guard = Guard("ready buffer", timeout_s)
         self._pushes: set[asyncio.Task[None]] = set()
         self._push: Any = client.register_script(_PUSH) if client else None
         self._pop: Any = client.register_script(_POP) if client else None
@@ -80,7 +70,7 @@ class ReadyBuffer:
     @property
     def usable(self) -> bool:
         """Whether it is worth asking now."""
-        return self._client is not None and time.monotonic() >= self._closed_until
+        return self._client is not None and self._guard.usable
 
     def offer(self, jobs: Sequence[Ready]) -> None:
         """Put references in, some time soon; never waits, and drops what it cannot hold."""
@@ -100,7 +90,7 @@ class ReadyBuffer:
         if not self.usable:
             return []
         rings = [_ring(priority, kind) for priority in PRIORITIES for kind in kinds]
-        async with self._guarded():
+        async with self._guard.act():
             found = await self._pop(keys=rings, args=[wanted])
             return [int.from_bytes(ref) for ref in found]
         return []
@@ -116,18 +106,8 @@ class ReadyBuffer:
             if not self.usable:
                 return
             ring = _ring(priority, kind)
-            async with self._guarded():
+            async with self._guard.act():
                 await self._push(keys=[ring, ring + b":" + tenant.bytes], args=[tenant.bytes, DEPTH, TTL_S, *refs])
-
-    @contextlib.asynccontextmanager
-    async def _guarded(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                yield
-        except (TimeoutError, OSError, RedisError) as error:
-            if time.monotonic() >= self._closed_until:
-                log.warning("ready buffer left out for %.0f s: %s", OPEN_S, type(error).__name__)
-            self._closed_until = time.monotonic() + OPEN_S
 
 
 def _ring(priority: int, kind: str) -> bytes:
@@ -136,22 +116,10 @@ def _ring(priority: int, kind: str) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def ready_buffer(url: str, timeout_s: float = TIMEOUT_S) -> AsyncIterator[ReadyBuffer]:
-    """The buffer at `url`; without one, a buffer that is always empty. Never waits for the server to be there."""
-    if not url:
-        yield ReadyBuffer(None)
-        return
-    client = Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        max_connections=64,
-        decode_responses=False,
-    )
+async def ready_buffer(client: Redis | None, timeout_s: float = TIMEOUT_S) -> AsyncIterator[ReadyBuffer]:
+    """The buffer of that server; without one, a buffer that is always empty."""
     buffer = ReadyBuffer(client, timeout_s)
     try:
         yield buffer
     finally:
         await buffer.close()
-        await client.aclose()

@@ -146,7 +146,7 @@ class JobStore:
         """
         for i, payload in enumerate(batch.payloads):
             check_payload(payload, f"payloads[{i}]")
-        if step.operation != REQUEST:
+        if step.operation != REQUEST or batch.rate_key:
             return await self._enqueue_step(step, batch)
         kind_id, first = await self._prepared(step.tenant_id, batch)
         numbered = Numbered(first, first + len(batch.payloads) - 1)
@@ -169,7 +169,7 @@ class JobStore:
         return kind_id, first
 
     async def _enqueue_step(self, step: Step, batch: NewBatch) -> Enqueued:
-        """A batch as a saga's action, or as what undoes it."""
+        """A batch as a saga's action, or as what undoes it; or one that has more to it than the quick way knows."""
         async with self._db.tenant(step.tenant_id) as connection:
             if (done := await barrier.claim(connection, step, Numbered)) is not None:
                 return Enqueued(done.reply.ids, batch)
@@ -266,7 +266,7 @@ def _on(job: NewJob, terms: Any) -> NewJob:
 def _singly(batch: NewBatch) -> list[NewJob]:
     traces = batch.traceparents or [""] * len(batch.payloads)
     return [
-        NewJob(batch.kind, payload, batch.priority, batch.rank, batch.run_at, batch.max_attempts, trace)
+        NewJob(batch.kind, payload, batch.priority, batch.rank, batch.run_at, batch.max_attempts, trace, batch.rate_key)
         for payload, trace in zip(batch.payloads, traces, strict=True)
     ]
 
@@ -290,7 +290,7 @@ async def _insert(
         sql.insert, tenant_id, at, [n for n, _ in jobs], [numbers[job.kind] for _, job in jobs],
         [job.payload for _, job in jobs], [job.priority for _, job in jobs], [job.rank for _, job in jobs],
         [job.run_at or at for _, job in jobs], [job.max_attempts for _, job in jobs],
-        [job.traceparent for _, job in jobs], *_lease(handover),
+        [job.traceparent for _, job in jobs], [job.rate_key for _, job in jobs], *_lease(handover),
     )  # fmt: skip
 
 

@@ -4,13 +4,13 @@ SELECT nextval('job_id_blocks');
 -- name: insert
 -- With a lease where a waiting worker is given them at once.
 INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload, traceparent,
-                  lease_token, leased_until, worker_id)
+                  lease_token, leased_until, worker_id, rate_key)
 SELECT id, run_at, $2, $1, kind_id, priority, rank, max_attempts,
-       CASE WHEN $11::bigint IS NOT NULL THEN 2 WHEN run_at <= $2 THEN 1 ELSE 0 END, payload, nullif(traceparent, ''),
-       $11::bigint, $12::timestamptz, $13::text
+       CASE WHEN $12::bigint IS NOT NULL THEN 2 WHEN run_at <= $2 THEN 1 ELSE 0 END, payload, nullif(traceparent, ''),
+       $12::bigint, $13::timestamptz, $14::text, nullif(rate_key, '')
 FROM unnest($3::bigint[], $4::integer[], $5::bytea[], $6::smallint[], $7::smallint[], $8::timestamptz[], $9::smallint[],
-            $10::text[])
-    AS new (id, kind_id, payload, priority, rank, run_at, max_attempts, traceparent);
+            $10::text[], $11::text[])
+    AS new (id, kind_id, payload, priority, rank, run_at, max_attempts, traceparent, rate_key);
 
 -- name: enqueue_batch
 SELECT fresh, handed, rated, tries, digest, reply, compensated FROM hot_enqueue(
@@ -89,8 +89,9 @@ WITH found AS MATERIALIZED (
     RETURNING d.*
 )
 INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, snoozes, payload,
-                  traceparent, last_error)
-SELECT id, $3, created_at, tenant_id, kind_id, priority, rank, max_attempts, 1, snoozes, payload, traceparent, last_error
+                  traceparent, last_error, rate_key)
+SELECT id, $3, created_at, tenant_id, kind_id, priority, rank, max_attempts, 1, snoozes, payload, traceparent, last_error,
+       rate_key
 FROM risen
 ORDER BY id
 RETURNING tenant_id, id, kind_id, priority, run_at, rank;

@@ -15,7 +15,8 @@ from uuid import UUID
 from penguin_chassis.pool import Connection, Database, affected
 from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import LEASE_LOST, Backoff, Failure, Job, LeaseRef, Lot, Ready, Snooze, retry_at
-from penguin_queue.domain.lanes import Head, Lane, Place, Turn
+from penguin_queue.domain.lanes import Head, Lane, Place, Taken, Turn
+from penguin_queue.domain.rates import Rate, Rated
 from penguin_queue.store import COMPLETED_RETENTION
 from penguin_queue.store.control import end_lost, end_marked
 from penguin_queue.store.jobs import job_of, ready_of
@@ -76,19 +77,19 @@ class LeaseStore:
         async with self._db.maintenance() as connection:
             return await self._jobs(connection, await self._take(connection, asked, turns, new_token()))
 
-    async def lease_lots(self, asked: Asked, turns: Sequence[Turn]) -> tuple[list[Lot], list[tuple[Lane, Place]]]:
+    async def lease_lots(self, asked: Asked, turns: Sequence[Turn]) -> tuple[list[Lot], list[Taken]]:
         """Lease ready jobs as `lease` does, as columns; and from where in their lanes they are."""
         async with self._db.maintenance() as connection:
             token = new_token()
             rows = await self._take(connection, asked, turns, token)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
         lots: list[Lot] = []
-        places: list[tuple[Lane, Place]] = []
+        taken: list[Taken] = []
         for (tenant_id, kind_id, priority), group in itertools.groupby(rows, key=_GROUPED):
             found, lane = list(group), Lane(priority, kinds[kind_id], tenant_id)
             lots.append(_lot(lane, found, token, asked.until))
-            places += [(lane, Place(*each)) for each in map(_PLACED, found)]
-        return lots, places
+            taken += [Taken(lane, Place(*_PLACED(row)), row["rate_key"], row["lined"]) for row in found]
+        return lots, taken
 
     async def _take(self, connection: Connection, asked: Asked, turns: Sequence[Turn], token: int) -> Sequence[Any]:
         numbers = await self._kinds.numbers_of(connection, {turn.lane.kind for turn in turns})
@@ -98,7 +99,7 @@ class LeaseStore:
             [turn.band for turn in turns], [turn.lane.priority for turn in turns],
             [numbers[turn.lane.kind] for turn in turns], [turn.lane.tenant_id for turn in turns],
             [turn.floor.rank for turn in turns], [turn.floor.run_at for turn in turns], [turn.floor.id for turn in turns],
-            [turn.share for turn in turns], asked.max_jobs, token, asked.until, asked.worker_id,
+            [turn.share for turn in turns], [turn.cap for turn in turns], asked.max_jobs, token, asked.until, asked.worker_id,
         )  # fmt: skip
         return rows
 
@@ -218,6 +219,27 @@ class LeaseStore:
                 await connection.execute(sql.put_off, *_returned(list(off.values())), reasons, at)
         return off, cancelled
 
+    async def put_in_line(self, waits: Mapping[LeaseRef, tuple[timedelta, bool]], at: datetime) -> list[Ready]:
+        """Put leased jobs off until their rate lets them go, each with its place in line or without one; returns them. Those
+        whose cancellation is wished end."""
+        async with self._db.maintenance() as connection:
+            marked, held = _parted(await connection.fetch(sql.hold, *_columns(list(waits))))
+            if marked:
+                await end_marked(connection, marked, at)
+            kinds = await self._kinds.names(connection, {row["kind_id"] for row in held})
+            off = [_again(row, kinds, at + waits[_ref(row)][0]) for row in held]
+            lined = [waits[_ref(row)][1] for row in held]
+            await connection.execute(sql.put_in_line, *_returned(off), lined, at)
+        return off
+
+    async def rated(self) -> dict[str, Rated]:
+        """The kinds that go by a rate, and by which."""
+        async with self._db.maintenance() as connection:
+            rows = await connection.fetch(sql.rated)
+        return {
+            row["kind"]: Rated(row["queue"], *(_rate(row, name) for name in ("", "tenant_", "key_"))) for row in rows
+        }
+
     async def sweep(self, at: datetime, after: datetime = EVER) -> Swept:
         """Do what time alone has brought since `after`: scheduled jobs fall due, leases run out, poison is buried. Bounded."""
         async with self._db.maintenance() as connection:
@@ -246,6 +268,11 @@ def _lot(lane: Lane, rows: list[Any], token: int, until: datetime) -> Lot:
         attempts=attempts if any(attempts) else (), lost_leases=lost if any(lost) else (),
         snoozes=snoozes if any(snoozes) else (),
     )  # fmt: skip
+
+
+def _rate(row: Any, whose: str) -> Rate | None:
+    jobs, ms, burst = (row[f"{whose}rate_{part}"] for part in ("jobs", "ms", "burst"))
+    return None if jobs is None else Rate(1000 * jobs / ms, burst)
 
 
 def _again(row: Any, kinds: Mapping[int, str], run_at: datetime) -> Ready:

@@ -1,8 +1,9 @@
 -- name: lease_lanes
 SELECT id, kind_id, tenant_id, payload, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
-       created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token
+       created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, rate_key,
+       coalesce(lined, false) AS lined
 FROM lease_lanes($1::smallint[], $2::smallint[], $3::integer[], $4::uuid[], $5::smallint[], $6::timestamptz[], $7::bigint[],
-                 $8::integer[], $9, $10, $11, $12);
+                 $8::integer[], $9::integer[], $10, $11, $12, $13);
 
 -- name: survey_lanes
 SELECT priority, kind_id, tenant_id, rank, run_at, id, limited, resting FROM survey_lanes($1::smallint, $2, $3, $4);
@@ -10,6 +11,12 @@ SELECT priority, kind_id, tenant_id, rank, run_at, id, limited, resting FROM sur
 -- name: in_flight
 -- Leases that ran out are not looked at, nor what is left of those that ended.
 SELECT tenant_id, count(*) AS count FROM jobs WHERE state = 2 AND leased_until > $1 GROUP BY 1;
+
+-- name: rated
+SELECT k.name AS kind, q.name AS queue, q.rate_jobs, q.rate_ms, q.rate_burst, q.tenant_rate_jobs, q.tenant_rate_ms,
+       q.tenant_rate_burst, q.key_rate_jobs, q.key_rate_ms, q.key_rate_burst
+FROM queues AS q JOIN kinds AS k ON k.queue_id = q.id
+WHERE q.rate_jobs IS NOT NULL OR q.tenant_rate_jobs IS NOT NULL OR q.key_rate_jobs IS NOT NULL;
 
 -- name: weights
 SELECT tenant_id, weight FROM tenant_weights;
@@ -85,7 +92,7 @@ FOR UPDATE OF j;
 
 -- name: retry
 UPDATE jobs AS j
-SET state = CASE WHEN r.run_at <= $4 THEN 1 ELSE 0 END, run_at = r.run_at, last_error = r.error,
+SET state = CASE WHEN r.run_at <= $4 THEN 1 ELSE 0 END, run_at = r.run_at, last_error = r.error, lined = NULL,
     attempts = j.attempts + 1, lease_token = NULL, leased_until = NULL, worker_id = NULL
 FROM unnest($1::bigint[], $2::timestamptz[], $3::text[]) AS r (id, run_at, error)
 WHERE j.id = r.id AND j.id = ANY ($1::bigint[]);
@@ -94,8 +101,16 @@ WHERE j.id = r.id AND j.id = ANY ($1::bigint[]);
 UPDATE jobs AS j
 SET state = CASE WHEN r.run_at <= $4 THEN 1 ELSE 0 END, run_at = r.run_at,
     last_error = CASE r.reason WHEN '' THEN j.last_error ELSE r.reason END,
-    snoozes = j.snoozes + 1, lease_token = NULL, leased_until = NULL, worker_id = NULL
+    snoozes = j.snoozes + 1, lined = NULL, lease_token = NULL, leased_until = NULL, worker_id = NULL
 FROM unnest($1::bigint[], $2::timestamptz[], $3::text[]) AS r (id, run_at, reason)
+WHERE j.id = r.id AND j.id = ANY ($1::bigint[]);
+
+-- name: put_in_line
+-- As if they had not been leased: their rate does not let them go yet.
+UPDATE jobs AS j
+SET state = CASE WHEN r.run_at <= $4 THEN 1 ELSE 0 END, run_at = r.run_at, lined = r.lined,
+    lease_token = NULL, leased_until = NULL, worker_id = NULL
+FROM unnest($1::bigint[], $2::timestamptz[], $3::boolean[]) AS r (id, run_at, lined)
 WHERE j.id = r.id AND j.id = ANY ($1::bigint[]);
 
 -- name: bury
@@ -106,9 +121,9 @@ WITH gone AS (
     RETURNING j.*, r.error
 )
 INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
-                       attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error)
+                       attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key)
 SELECT id, lease_token, run_at, created_at, $3, tenant_id, kind_id, snoozes, priority, rank, attempts + 1, max_attempts,
-       lost_leases, payload, traceparent, worker_id, error
+       lost_leases, payload, traceparent, worker_id, error, rate_key
 FROM gone;
 
 -- name: promote
@@ -138,9 +153,9 @@ WITH gone AS (
     RETURNING j.*
 )
 INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
-                       attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error)
+                       attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key)
 SELECT id, lease_token, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts,
-       lost_leases + 1, payload, traceparent, worker_id, $3
+       lost_leases + 1, payload, traceparent, worker_id, $3, rate_key
 FROM gone;
 
 -- name: next_turn

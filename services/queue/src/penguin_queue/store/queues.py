@@ -11,19 +11,32 @@ from penguin_chassis.barrier import Step
 from penguin_chassis.faults import NotFound, ResourceExhausted
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_queue.domain.queues import Pause, Queue, Terms
+from penguin_queue.domain.queues import RATES, Limit, Pause, Queue, Terms
 from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "queues.sql")
 
 # Queues are made by people, and each lease looks at those that are limited.
 QUEUES_MAX = 1000
+# Every process that leases has them at hand.
+WEIGHTS_MAX = 10_000
 # Leases pass resting tenants over one by one.
 PAUSES_MAX = 1000
 
 
+def _limit(row: Any, rate: str) -> Limit | None:
+    parts = [row[f"{rate}_{part}"] for part in ("jobs", "ms", "burst")]
+    return None if parts[0] is None else Limit(*parts)
+
+
+def _parts(limit: Limit | None) -> tuple[int | None, int | None, int | None]:
+    return (None, None, None) if limit is None else (limit.jobs, limit.ms, limit.burst)
+
+
 def _queue(row: Any) -> Queue:
-    terms = {name: row[name] for name in Terms.__dataclass_fields__}
+    terms: dict[str, Any] = {
+        name: _limit(row, name) if name in RATES else row[name] for name in Terms.__dataclass_fields__
+    }
     return Queue(Terms(**terms), row["paused"], list(row["kinds"]), row["created_at"], row["updated_at"])
 
 
@@ -41,7 +54,8 @@ class QueueStore:
                 return done.reply
             await connection.execute(
                 sql.put, terms.name, terms.priority, terms.max_attempts, terms.backoff_base, terms.backoff_cap,
-                terms.lost_lease_limit, terms.max_in_flight, step.at,
+                terms.lost_lease_limit, terms.max_in_flight, step.at, *_parts(terms.rate), *_parts(terms.tenant_rate),
+                *_parts(terms.key_rate),
             )  # fmt: skip
             if await connection.fetchval(sql.count) > QUEUES_MAX:
                 raise ResourceExhausted("There are too many queues.", reason="BACKLOG_FULL", field="queue.name")
@@ -92,6 +106,24 @@ class QueueStore:
         await connection.execute(sql.rest_tenant, tenant_id, kind_id, step.at)
         if await connection.fetchval(sql.count_tenants) > PAUSES_MAX:
             raise ResourceExhausted("Too many tenants rest.", reason="BACKLOG_FULL", field="target.tenant")
+
+    async def set_weight(self, step: Step, tenant_id: UUID, weight: int) -> None:
+        """Give a tenant a weight, or (0) make it an ordinary one. Raises ResourceExhausted for one too many."""
+        async with self._db.maintenance() as connection:
+            if await barrier.claim(connection, step, str) is not None:
+                return
+            if weight:
+                await connection.execute(sql.set_weight, tenant_id, weight, step.at)
+                if await connection.fetchval(sql.count_weights) > WEIGHTS_MAX:
+                    raise ResourceExhausted("Too many tenants have a weight.", reason="BACKLOG_FULL", field="weight")
+            else:
+                await connection.execute(sql.drop_weight, tenant_id)
+            await barrier.record(connection, step, "", str)
+
+    async def list_weights(self, after: UUID, limit: int) -> list[tuple[UUID, int]]:
+        """Up to `limit` tenants after one that have a weight of their own."""
+        async with self._db.maintenance() as connection:
+            return [(row["tenant_id"], row["weight"]) for row in await connection.fetch(sql.list_weights, after, limit)]
 
     async def list_pauses(self, after: tuple[int, str, str], limit: int) -> list[Pause]:
         """Up to `limit` of what rests after a place: queues, then kinds, then tenants."""

@@ -1,23 +1,28 @@
 -- name: put
 INSERT INTO queues (name, priority, max_attempts, backoff_base, backoff_cap, lost_lease_limit, max_in_flight, created_at,
-                    updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, nullif($7, 0), $8, $8)
+                    updated_at, rate_jobs, rate_ms, rate_burst, tenant_rate_jobs, tenant_rate_ms, tenant_rate_burst,
+                    key_rate_jobs, key_rate_ms, key_rate_burst)
+VALUES ($1, $2, $3, $4, $5, $6, nullif($7, 0), $8, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
 ON CONFLICT (name) DO UPDATE
 SET priority = $2, max_attempts = $3, backoff_base = $4, backoff_cap = $5, lost_lease_limit = $6,
-    max_in_flight = nullif($7, 0), updated_at = $8;
+    max_in_flight = nullif($7, 0), updated_at = $8, rate_jobs = $9, rate_ms = $10, rate_burst = $11,
+    tenant_rate_jobs = $12, tenant_rate_ms = $13, tenant_rate_burst = $14, key_rate_jobs = $15, key_rate_ms = $16,
+    key_rate_burst = $17;
 
 -- name: count
 SELECT count(*) FROM queues;
 
 -- name: get
 SELECT name, paused, priority, max_attempts, backoff_base, backoff_cap, lost_lease_limit,
-       coalesce(max_in_flight, 0) AS max_in_flight, created_at, updated_at,
+       coalesce(max_in_flight, 0) AS max_in_flight, created_at, updated_at, rate_jobs, rate_ms, rate_burst,
+       tenant_rate_jobs, tenant_rate_ms, tenant_rate_burst, key_rate_jobs, key_rate_ms, key_rate_burst,
        ARRAY(SELECT k.name FROM kinds AS k WHERE k.queue_id = q.id ORDER BY k.name LIMIT 1000) AS kinds
 FROM queues AS q WHERE name = $1;
 
 -- name: list_page
 SELECT name, paused, priority, max_attempts, backoff_base, backoff_cap, lost_lease_limit,
-       coalesce(max_in_flight, 0) AS max_in_flight, created_at, updated_at,
+       coalesce(max_in_flight, 0) AS max_in_flight, created_at, updated_at, rate_jobs, rate_ms, rate_burst,
+       tenant_rate_jobs, tenant_rate_ms, tenant_rate_burst, key_rate_jobs, key_rate_ms, key_rate_burst,
        ARRAY(SELECT k.name FROM kinds AS k WHERE k.queue_id = q.id ORDER BY k.name LIMIT 1000) AS kinds
 FROM queues AS q WHERE name > $1 ORDER BY name LIMIT $2;
 
@@ -55,3 +60,16 @@ FROM (
 WHERE (rank, name, kind) > ($1, $2, $3)
 ORDER BY rank, name, kind
 LIMIT $4;
+
+-- name: set_weight
+INSERT INTO tenant_weights (tenant_id, weight, updated_at) VALUES ($1, $2, $3)
+ON CONFLICT (tenant_id) DO UPDATE SET weight = $2, updated_at = $3;
+
+-- name: drop_weight
+DELETE FROM tenant_weights WHERE tenant_id = $1;
+
+-- name: count_weights
+SELECT count(*) FROM tenant_weights;
+
+-- name: list_weights
+SELECT tenant_id, weight FROM tenant_weights WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2;

@@ -37,6 +37,9 @@ class Queue(_message.Message):
     KINDS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    TENANT_RATE_FIELD_NUMBER: _builtins.int
+    KEY_RATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     priority: _queue_service_pb2.JobPriority.ValueType
     """Of jobs that are enqueued without one; unspecified means NORMAL."""
@@ -58,6 +61,18 @@ class Queue(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def rate(self) -> Global___RateLimit:
+        """How quickly jobs are leased, over all tenants. Absent means no limit, as with the two others. A change holds within seconds."""
+
+    @_builtins.property
+    def tenant_rate(self) -> Global___RateLimit:
+        """Of each tenant."""
+
+    @_builtins.property
+    def key_rate(self) -> Global___RateLimit:
+        """Of each rate_key of a tenant's jobs; those without one do not go by it."""
+
     def __init__(
         self,
         *,
@@ -71,16 +86,53 @@ class Queue(_message.Message):
         kinds: _abc.Iterable[_builtins.str] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        rate: Global___RateLimit | None = ...,
+        tenant_rate: Global___RateLimit | None = ...,
+        key_rate: Global___RateLimit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_lease_limit", b"_lost_lease_limit", "created_at", b"created_at", "lost_lease_limit", b"lost_lease_limit", "retry", b"retry", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_lease_limit", b"_lost_lease_limit", "created_at", b"created_at", "key_rate", b"key_rate", "lost_lease_limit", b"lost_lease_limit", "rate", b"rate", "retry", b"retry", "tenant_rate", b"tenant_rate", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_lease_limit", b"_lost_lease_limit", "created_at", b"created_at", "kinds", b"kinds", "lost_lease_limit", b"lost_lease_limit", "max_attempts", b"max_attempts", "max_in_flight", b"max_in_flight", "name", b"name", "paused", b"paused", "priority", b"priority", "retry", b"retry", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_lease_limit", b"_lost_lease_limit", "created_at", b"created_at", "key_rate", b"key_rate", "kinds", b"kinds", "lost_lease_limit", b"lost_lease_limit", "max_attempts", b"max_attempts", "max_in_flight", b"max_in_flight", "name", b"name", "paused", b"paused", "priority", b"priority", "rate", b"rate", "retry", b"retry", "tenant_rate", b"tenant_rate", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lost_lease_limit: _TypeAlias = _typing.Literal["lost_lease_limit"]  # noqa: Y015
     _WhichOneofArgType__lost_lease_limit: _TypeAlias = _typing.Literal["_lost_lease_limit", b"_lost_lease_limit"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lost_lease_limit) -> _WhichOneofReturnType__lost_lease_limit | None: ...
 
 Global___Queue: _TypeAlias = Queue  # noqa: Y015
+
+@_typing.final
+class RateLimit(_message.Message):
+    """RateLimit is a token bucket: each lease of a job takes a token, a repeated one as well. Should the buckets be lost or away, jobs
+    are leased more slowly than this for a while, never more quickly.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    PER_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    jobs: _builtins.int
+    """So many jobs"""
+    burst: _builtins.int
+    """How many may go at once after a rest; 0 means as many as in one second, and at least one."""
+    @_builtins.property
+    def per(self) -> _duration_pb2.Duration:
+        """in this long."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _builtins.int = ...,
+        per: _duration_pb2.Duration | None = ...,
+        burst: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["per", b"per"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "jobs", b"jobs", "per", b"per"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
 
 @_typing.final
 class RetryPolicy(_message.Message):
@@ -471,6 +523,115 @@ class ListPausesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPausesResponse: _TypeAlias = ListPausesResponse  # noqa: Y015
+
+@_typing.final
+class SetTenantWeightRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key (UUID)."""
+    @_builtins.property
+    def weight(self) -> Global___TenantWeight: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        weight: Global___TenantWeight | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTenantWeightRequest: _TypeAlias = SetTenantWeightRequest  # noqa: Y015
+
+@_typing.final
+class SetTenantWeightResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTenantWeightResponse: _TypeAlias = SetTenantWeightResponse  # noqa: Y015
+
+@_typing.final
+class TenantWeight(_message.Message):
+    """TenantWeight is a tenant's part of the workers, as against 100 of an ordinary one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    weight: _builtins.int
+    """0 makes it an ordinary one again."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant_id", b"tenant_id", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantWeight: _TypeAlias = TenantWeight  # noqa: Y015
+
+@_typing.final
+class ListTenantWeightsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantWeightsRequest: _TypeAlias = ListTenantWeightsRequest  # noqa: Y015
+
+@_typing.final
+class ListTenantWeightsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantWeight]: ...
+    def __init__(
+        self,
+        *,
+        weights: _abc.Iterable[Global___TenantWeight] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantWeightsResponse: _TypeAlias = ListTenantWeightsResponse  # noqa: Y015
 
 @_typing.final
 class GetDepthsRequest(_message.Message):

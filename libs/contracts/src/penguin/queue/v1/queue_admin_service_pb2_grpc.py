@@ -71,6 +71,16 @@ class QueueAdminServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesResponse.FromString,
                 _registered_method=True)
+        self.SetTenantWeight = channel.unary_unary(
+                '/penguin.queue.v1.QueueAdminService/SetTenantWeight',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.SetTenantWeightRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.SetTenantWeightResponse.FromString,
+                _registered_method=True)
+        self.ListTenantWeights = channel.unary_unary(
+                '/penguin.queue.v1.QueueAdminService/ListTenantWeights',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListTenantWeightsRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListTenantWeightsResponse.FromString,
+                _registered_method=True)
         self.GetDepths = channel.unary_unary(
                 '/penguin.queue.v1.QueueAdminService/GetDepths',
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.GetDepthsRequest.SerializeToString,
@@ -132,6 +142,21 @@ class QueueAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetTenantWeight(self, request, context):
+        """SetTenantWeight says how large a part of the workers a tenant is to have where there are too few of them: parts are shared
+        out by weight among those who have jobs waiting.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTenantWeights(self, request, context):
+        """ListTenantWeights pages through the tenants that have a weight of their own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDepths(self, request, context):
         """GetDepths counts the jobs of all tenants. The counts are shared between callers: they are some seconds old where a
         backlog is so large that counting it takes long, and say of when they are.
@@ -177,6 +202,16 @@ def add_QueueAdminServiceServicer_to_server(servicer, server):
                     servicer.ListPauses,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesResponse.SerializeToString,
+            ),
+            'SetTenantWeight': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTenantWeight,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.SetTenantWeightRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.SetTenantWeightResponse.SerializeToString,
+            ),
+            'ListTenantWeights': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenantWeights,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListTenantWeightsRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListTenantWeightsResponse.SerializeToString,
             ),
             'GetDepths': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDepths,
@@ -375,6 +410,60 @@ class QueueAdminService:
             '/penguin.queue.v1.QueueAdminService/ListPauses',
             penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListPausesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTenantWeight(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueAdminService/SetTenantWeight',
+            penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.SetTenantWeightRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.SetTenantWeightResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenantWeights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueAdminService/ListTenantWeights',
+            penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListTenantWeightsRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__admin__service__pb2.ListTenantWeightsResponse.FromString,
             options,
             channel_credentials,
             insecure,

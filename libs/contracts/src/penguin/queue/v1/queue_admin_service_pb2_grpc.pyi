@@ -49,6 +49,12 @@ class QueueAdminServiceStub:
     """ResumeJobs ends the rest of exactly what was paused; NOT_FOUND where there is no such queue or kind."""
     ListPauses: _grpc.UnaryUnaryMultiCallable[_queue_admin_service_pb2.ListPausesRequest, _queue_admin_service_pb2.ListPausesResponse]
     """ListPauses pages through everything that rests: queues, then kinds, then tenants."""
+    SetTenantWeight: _grpc.UnaryUnaryMultiCallable[_queue_admin_service_pb2.SetTenantWeightRequest, _queue_admin_service_pb2.SetTenantWeightResponse]
+    """SetTenantWeight says how large a part of the workers a tenant is to have where there are too few of them: parts are shared
+    out by weight among those who have jobs waiting.
+    """
+    ListTenantWeights: _grpc.UnaryUnaryMultiCallable[_queue_admin_service_pb2.ListTenantWeightsRequest, _queue_admin_service_pb2.ListTenantWeightsResponse]
+    """ListTenantWeights pages through the tenants that have a weight of their own."""
     GetDepths: _grpc.UnaryUnaryMultiCallable[_queue_admin_service_pb2.GetDepthsRequest, _queue_admin_service_pb2.GetDepthsResponse]
     """GetDepths counts the jobs of all tenants. The counts are shared between callers: they are some seconds old where a
     backlog is so large that counting it takes long, and say of when they are.
@@ -75,6 +81,12 @@ class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
     """ResumeJobs ends the rest of exactly what was paused; NOT_FOUND where there is no such queue or kind."""
     ListPauses: _aio.UnaryUnaryMultiCallable[_queue_admin_service_pb2.ListPausesRequest, _queue_admin_service_pb2.ListPausesResponse]  # type: ignore[assignment]
     """ListPauses pages through everything that rests: queues, then kinds, then tenants."""
+    SetTenantWeight: _aio.UnaryUnaryMultiCallable[_queue_admin_service_pb2.SetTenantWeightRequest, _queue_admin_service_pb2.SetTenantWeightResponse]  # type: ignore[assignment]
+    """SetTenantWeight says how large a part of the workers a tenant is to have where there are too few of them: parts are shared
+    out by weight among those who have jobs waiting.
+    """
+    ListTenantWeights: _aio.UnaryUnaryMultiCallable[_queue_admin_service_pb2.ListTenantWeightsRequest, _queue_admin_service_pb2.ListTenantWeightsResponse]  # type: ignore[assignment]
+    """ListTenantWeights pages through the tenants that have a weight of their own."""
     GetDepths: _aio.UnaryUnaryMultiCallable[_queue_admin_service_pb2.GetDepthsRequest, _queue_admin_service_pb2.GetDepthsResponse]  # type: ignore[assignment]
     """GetDepths counts the jobs of all tenants. The counts are shared between callers: they are some seconds old where a
     backlog is so large that counting it takes long, and say of when they are.
@@ -140,6 +152,24 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_admin_service_pb2.ListPausesResponse, _abc.Awaitable[_queue_admin_service_pb2.ListPausesResponse]]:
         """ListPauses pages through everything that rests: queues, then kinds, then tenants."""
+
+    @_abc_1.abstractmethod
+    def SetTenantWeight(
+        self,
+        request: _queue_admin_service_pb2.SetTenantWeightRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_admin_service_pb2.SetTenantWeightResponse, _abc.Awaitable[_queue_admin_service_pb2.SetTenantWeightResponse]]:
+        """SetTenantWeight says how large a part of the workers a tenant is to have where there are too few of them: parts are shared
+        out by weight among those who have jobs waiting.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTenantWeights(
+        self,
+        request: _queue_admin_service_pb2.ListTenantWeightsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_admin_service_pb2.ListTenantWeightsResponse, _abc.Awaitable[_queue_admin_service_pb2.ListTenantWeightsResponse]]:
+        """ListTenantWeights pages through the tenants that have a weight of their own."""
 
     @_abc_1.abstractmethod
     def GetDepths(

@@ -91,6 +91,7 @@ class NewJob(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
+    RATE_KEY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key of this item (UUID)."""
     kind: _builtins.str
@@ -104,6 +105,8 @@ class NewJob(_message.Message):
     """W3C traceparent of the producer."""
     rank: _builtins.int
     """Order within the priority, lower first; 0 is the middle."""
+    rate_key: _builtins.str
+    """Whose rate it goes by where its queue has a key_rate: for example the sending mailbox's id, or a domain."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp:
         """Not before this; absent means now."""
@@ -119,10 +122,11 @@ class NewJob(_message.Message):
         max_attempts: _builtins.int = ...,
         traceparent: _builtins.str = ...,
         rank: _builtins.int = ...,
+        rate_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "request_id", b"request_id", "run_at", b"run_at", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "rate_key", b"rate_key", "request_id", b"request_id", "run_at", b"run_at", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -217,6 +221,7 @@ class EnqueueBatchRequest(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     TRACEPARENTS_FIELD_NUMBER: _builtins.int
     SAGA_STEP_FIELD_NUMBER: _builtins.int
+    RATE_KEY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     request_id: _builtins.str
     """Idempotency key of the whole batch (UUID)."""
@@ -227,6 +232,8 @@ class EnqueueBatchRequest(_message.Message):
     """Order within the priority, lower first; 0 is the middle."""
     max_attempts: _builtins.int
     """Attempts before a job is a dead letter; 0 means the default (10)."""
+    rate_key: _builtins.str
+    """As NewJob's, of all of them."""
     @_builtins.property
     def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """JSON objects of keys and ids, one per job; at most 64 KiB each."""
@@ -254,10 +261,11 @@ class EnqueueBatchRequest(_message.Message):
         max_attempts: _builtins.int = ...,
         traceparents: _abc.Iterable[_builtins.str] | None = ...,
         saga_step: _mutation_pb2.SagaStep | None = ...,
+        rate_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run_at", b"run_at", "saga_step", b"saga_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payloads", b"payloads", "priority", b"priority", "rank", b"rank", "request_id", b"request_id", "run_at", b"run_at", "saga_step", b"saga_step", "tenant_id", b"tenant_id", "traceparents", b"traceparents"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payloads", b"payloads", "priority", b"priority", "rank", b"rank", "rate_key", b"rate_key", "request_id", b"request_id", "run_at", b"run_at", "saga_step", b"saga_step", "tenant_id", b"tenant_id", "traceparents", b"traceparents"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,148 @@
+"""Token buckets: the same answers from Redis as from memory, and never more than the rate whatever becomes of Redis."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from dataclasses import astuple
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from penguin_devstack.valkey import ValkeyServer, temporary_valkey
+from penguin_queue.domain.rates import AHEAD_S, LATER_S, Ask, Buckets, Rate
+from penguin_queue.store.rates import Rates
+from penguin_queue.store.redis import Guard, redis_at
+
+TEN = Rate(10, 10)
+
+
+@pytest.fixture
+async def redis(valkey: ValkeyServer) -> AsyncIterator[Redis]:
+    async with redis_at(valkey.url, timeout_s=10) as client:
+        assert client is not None
+        yield client
+
+
+def ask(name: str, count: int, rate: Rate = TEN, **fields: Any) -> Ask:
+    return Ask(((name, rate),), count, **fields)
+
+
+def test_a_bucket_gives_what_it_holds_and_what_it_gains() -> None:
+    buckets = Buckets(0)
+    assert astuple(buckets.take(ask("k", 15), 100)) == pytest.approx((10, 0.1, 0.1, False))
+    assert buckets.take(ask("k", 15), 100.5).granted == 5
+    assert buckets.take(ask("k", 15), 1000).granted == 10
+
+
+def test_a_job_takes_of_all_its_buckets_or_of_none() -> None:
+    buckets = Buckets(0)
+    both = Ask((("queue", Rate(100, 100)), ("tenant", Rate(1, 1))), 5)
+    assert buckets.take(both, 1000).granted == 1
+    assert buckets.take(both, 1000).granted == 0
+    assert buckets.take(ask("queue", 200, Rate(100, 100)), 1000).granted == 99
+
+
+def test_the_line_is_kept_by_who_comes_new_and_the_higher_priority_goes_before() -> None:
+    buckets = Buckets(0)
+    assert astuple(buckets.take(ask("k", 30, lines=True), 1000)) == pytest.approx((10, 0.1, 0.1, True))
+    late = buckets.take(ask("k", 1, lines=True), 1001)
+    assert (late.granted, late.placed) == (0, True)
+    assert late.first_s == pytest.approx(1.1, abs=0.01)
+    assert buckets.take(ask("k", 1, priority=1, lines=True), 1001).granted == 1
+    assert buckets.take(ask("k", 5, lined=True, lines=True), 1001).granted == 5
+    assert buckets.take(ask("k", 1, priority=3, lines=True), 1001).first_s > late.first_s
+
+
+def test_nobody_is_promised_a_place_long_ahead() -> None:
+    buckets = Buckets(0)
+    buckets.take(ask("k", 5000, lines=True), 1000)
+    far = buckets.take(ask("k", 10, lines=True), 1000)
+    assert not far.placed
+    assert AHEAD_S / 2 < far.first_s <= LATER_S
+
+
+def test_a_bucket_that_is_lost_is_no_fuller_than_time_can_have_made_it() -> None:
+    begun_anew = Buckets(1000)
+    assert begun_anew.take(ask("k", 10), 1000).granted == 1
+    assert begun_anew.take(ask("other", 10), 1000.55).granted == 5
+
+
+def test_buckets_that_are_full_are_forgotten_and_the_others_are_not() -> None:
+    buckets = Buckets(0)
+    slow = Rate(1 / 86400, 1)
+    assert buckets.take(ask("slow", 1, slow), 1e6).granted == 1
+    for n in range(30_000):
+        buckets.take(ask(f"k{n}", 1), 1e6 + n)
+    assert len(buckets._buckets) < 15_000
+    assert buckets.take(ask("slow", 1, slow), 1e6 + 30_000).granted == 0
+
+
+@given(st.integers(0, 2**32))
+def test_no_more_than_the_burst_and_the_rate_ever_go(seed: int) -> None:
+    chance = random.Random(seed)
+    rate, buckets, now, gone = Rate(chance.choice([0.5, 3, 40]), chance.randint(1, 20)), Buckets(-1000), 0.0, 0
+    for _ in range(60):
+        now += chance.choice([0, 0.01, 0.3, 2])
+        wanted = ask(
+            "k", chance.randint(1, 9), rate, priority=chance.randint(1, 3), lined=chance.random() < 0.5, lines=True
+        )
+        gone += buckets.take(wanted, now).granted
+        assert gone <= rate.burst + now * rate.per_s + 1e-6
+
+
+async def test_redis_answers_as_memory_does(redis: Redis) -> None:
+    name = uuid4().hex
+    rates, alone = Rates(redis, Guard("rates", 10)), Buckets(-1e9)
+    await redis.set("{penguin-queue}:rates", "0")
+    # Slow enough for the time between two asks to make no difference.
+    slow, slower = Rate(0.001, 50), Rate(0.0005, 30)
+    chance = random.Random(7)
+    for _ in range(40):
+        buckets = ((f"a{name}", slow), (f"b{name}", slower))[: chance.randint(1, 2)]
+        wanted = Ask(buckets, chance.randint(1, 8), chance.randint(1, 3), chance.random() < 0.3, chance.random() < 0.5)
+        (found,) = await rates.take([wanted])
+        meant = alone.take(wanted, 0)
+        assert (found.granted, found.placed) == (meant.granted, meant.placed)
+        assert found.first_s == pytest.approx(meant.first_s, abs=5)
+        assert found.step_s == pytest.approx(meant.step_s)
+    await rates.give_back(f"a{name}", slow, 3)
+    alone.give_back(f"a{name}", slow, 3, 0)
+    assert (await rates.take([ask(f"a{name}", 50, slow, lined=True)]))[0].granted == alone.take(
+        ask(f"a{name}", 50, slow, lined=True), 0
+    ).granted
+
+
+async def test_asks_of_one_call_take_of_the_same_bucket(redis: Redis) -> None:
+    await redis.set("{penguin-queue}:rates", "0")
+    one = ask(uuid4().hex, 6)
+    first, second = await Rates(redis, Guard("rates", 10)).take([one, one])
+    assert (first.granted, second.granted) == (6, 4)
+
+
+async def test_a_flush_lets_nobody_be_quicker() -> None:
+    with temporary_valkey() as server:
+        async with redis_at(server.url, timeout_s=10) as client:
+            assert client is not None
+            rates = Rates(client, Guard("rates", 10))
+            slow = Rate(0.01, 10)
+            await rates.take([ask("k", 10, slow)])
+            await client.flushall()
+            (grant,) = await rates.take([ask("k", 10, slow)])
+            assert grant.granted == 1
+
+
+async def test_without_redis_each_process_gives_its_own_part() -> None:
+    with temporary_valkey() as server:
+        async with redis_at(server.url) as client:
+            server.kill()
+            rates = Rates(client, Guard("rates"), processes=4)
+            rates._alone._began -= 1000
+            (first,) = await rates.take([ask("k", 100, Rate(40, 40))])
+            (second,) = await rates.take([ask("k", 100, Rate(40, 40))])
+            assert first.granted == 10
+            assert second.granted <= 5
