@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from penguin.queue.v1 import queue_admin_service_pb2 as pb
 from penguin.queue.v1 import queue_service_pb2 as jobs_pb
-from penguin_cli.queue_admin_commands import said_of, view
+from penguin_cli.queue_admin_commands import rate_of, said_of, view
 
 
 def test_depths_are_shown_with_ages_and_tenants(text_of: Callable[[RenderableType], str]) -> None:
@@ -37,3 +37,11 @@ def test_no_jobs_are_said_to_be_none(text_of: Callable[[RenderableType], str]) -
 )
 def test_whose_jobs_rest(target: pb.PauseTarget, said: str) -> None:
     assert said_of(target) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "jobs", "ms", "burst"), [("400/86400:20", 400, 86_400_000, 20), ("5/0.5", 5, 500, 0), ("1/1", 1, 1000, 0)]
+)
+def test_a_rate_is_read_as_it_is_written(text: str, jobs: int, ms: int, burst: int) -> None:
+    rate = rate_of(text)
+    assert (rate.jobs, rate.per.ToMilliseconds(), rate.burst) == (jobs, ms, burst)

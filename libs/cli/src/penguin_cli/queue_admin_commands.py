@@ -1,8 +1,9 @@
-"""`queue list|put|move|pause|resume|pauses|top`: queues for those who run the platform."""
+"""`queue list|put|move|pause|resume|pauses|weight|weights|top`: queues for those who run the platform."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.platform import Penguin
 
 TOP_TENANTS = 10
+RATE = "JOBS/SECONDS, or JOBS/SECONDS:BURST, as 400/86400:20"
 
 
 QueueName = Annotated[str, typer.Argument(help="The queue's name.", metavar="QUEUE")]
@@ -41,7 +43,7 @@ def add_to(group: typer.Typer) -> None:
     """Add these commands to the group."""
     for name, command in (
         ("list", list_), ("put", put), ("move", move), ("pause", pause), ("resume", resume), ("pauses", pauses),
-        ("top", top),
+        ("weight", weight), ("weights", weights), ("top", top),
     ):  # fmt: skip
         group.command(name, rich_help_panel="Queues")(command)
 
@@ -52,8 +54,8 @@ def list_(context: typer.Context) -> None:
 
 
 async def _list(root: Path) -> None:
-    table = Table("queue", "state", "priority", "attempts", "back-off", "lost leases", "in flight", "kinds", box=None,
-                  header_style="bold", pad_edge=False)  # fmt: skip
+    table = Table("queue", "state", "priority", "attempts", "back-off", "lost leases", "in flight", "rates", "kinds",
+                  box=None, header_style="bold", pad_edge=False)  # fmt: skip
     async with connected(root) as penguin:
         queue = penguin.tiers["queue"]
         stub = queue.stub(QueueAdminServiceStub)
@@ -61,7 +63,8 @@ async def _list(root: Path) -> None:
             table.add_row(
                 escape(row.name), "[yellow]paused[/]" if row.paused else "", word(jobs_pb.JobPriority, row.priority),
                 str(row.max_attempts), f"{_span(row.retry.base)} to {_span(row.retry.cap)}", str(row.lost_lease_limit),
-                f"at most {row.max_in_flight:,}" if row.max_in_flight else "", escape(", ".join(row.kinds)),
+                f"at most {row.max_in_flight:,}" if row.max_in_flight else "", _rates(row),
+                escape(", ".join(row.kinds)),
             )  # fmt: skip
     screen().print(table)
 
@@ -75,6 +78,9 @@ def put(
     backoff_cap: Annotated[float, typer.Option(min=0.001, max=604800, help="Longest back-off, seconds.")] = 3600.0,
     lost_leases: Annotated[int, typer.Option(min=0, max=100, help="Leases lost before it is poison.")] = 5,
     max_in_flight: Annotated[int, typer.Option(min=0, help="Jobs in workers' hands at once; 0: no limit.")] = 0,
+    rate: Annotated[str, typer.Option(help=f"Leases of all its jobs: {RATE}.", metavar="RATE")] = "",
+    tenant_rate: Annotated[str, typer.Option(help="The same of each tenant.", metavar="RATE")] = "",
+    key_rate: Annotated[str, typer.Option(help="The same of each rate key of a tenant.", metavar="RATE")] = "",
 ) -> None:
     """Make a queue, or make one exactly so: what is not given is as by default."""
     queue = pb.Queue(
@@ -83,7 +89,20 @@ def put(
     )  # fmt: skip
     queue.retry.base.FromMilliseconds(int(backoff_base * 1000))
     queue.retry.cap.FromMilliseconds(int(backoff_cap * 1000))
+    for field, text in ((queue.rate, rate), (queue.tenant_rate, tenant_rate), (queue.key_rate, key_rate)):
+        if text:
+            field.CopyFrom(rate_of(text))
     act(_do(root_of(context), "PutQueue", pb.PutQueueRequest(request_id=str(uuid4()), queue=queue), f"{name} is set"))
+
+
+def rate_of(text: str) -> pb.RateLimit:
+    """A rate as people write it; raises CommandError where it is none."""
+    found = re.fullmatch(r"(\d+)/(\d+(?:\.\d+)?)(?::(\d+))?", text)
+    if found is None:
+        raise CommandError(f"{text} is no rate: it is {RATE}", USAGE)
+    rate = pb.RateLimit(jobs=int(found[1]), burst=int(found[3] or 0))
+    rate.per.FromMilliseconds(int(float(found[2]) * 1000))
+    return rate
 
 
 def move(
@@ -142,6 +161,38 @@ async def _pauses(root: Path) -> None:
         out.print("nothing rests")
 
 
+def weight(
+    context: typer.Context,
+    tenant: Annotated[str, typer.Argument(help="The tenant, by its id or name.", metavar="TENANT")],
+    weight: Annotated[int, typer.Argument(min=0, max=10_000, help="As against 100 of others; 0: as theirs.")],
+) -> None:
+    """Say how large a tenant's part of the workers is where there are too few of them."""
+    act(_weight(root_of(context), tenant, weight))
+
+
+async def _weight(root: Path, tenant: str, weight: int) -> None:
+    async with connected(root) as penguin:
+        own = pb.TenantWeight(tenant_id=str(await tenant_of(penguin, tenant)), weight=weight)
+        request = pb.SetTenantWeightRequest(request_id=str(uuid4()), weight=own)
+        await _call(penguin.tiers["queue"], "SetTenantWeight", request)
+    screen().print(f"{escape(tenant)} has {f'a weight of {weight}' if weight else 'an ordinary weight'}")
+
+
+def weights(context: typer.Context) -> None:
+    """List the tenants that have a weight of their own."""
+    act(_weights(root_of(context)))
+
+
+async def _weights(root: Path) -> None:
+    table = Table("tenant", "weight", box=None, header_style="bold", pad_edge=False)
+    async with connected(root) as penguin:
+        queue = penguin.tiers["queue"]
+        stub = queue.stub(QueueAdminServiceStub)
+        async for each_ in each(queue, stub.ListTenantWeights, pb.ListTenantWeightsRequest(page_size=PAGE), "weights"):
+            table.add_row(each_.tenant_id, str(each_.weight))
+    screen().print(table if table.row_count else "all tenants are ordinary ones")
+
+
 def top(
     context: typer.Context,
     once: Annotated[bool, typer.Option("--once", help="Print it once instead of a live view.")] = False,
@@ -195,6 +246,12 @@ def said_of(target: pb.PauseTarget) -> str:
 
 def _count(jobs: int) -> str:
     return f"{jobs:,}" if jobs else ""
+
+
+def _rates(queue: pb.Queue) -> str:
+    named = (("rate", ""), ("tenant_rate", " a tenant"), ("key_rate", " a key"))
+    rates = [(getattr(queue, field), whose) for field, whose in named if queue.HasField(field)]
+    return ", ".join(f"{rate.jobs:,} in {_span(rate.per)}{whose}" for rate, whose in rates)
 
 
 def _span(duration: Any) -> str:
