@@ -72,7 +72,7 @@ def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None
         (["queue", "pause", "-q", "x", "-k", "y"], 2, "name a queue"),
         (["queue", "put", "x", "--priority", "urgent"], 2, "urgent"),
         (["queue", "put", "x", "--rate", "ten"], 2, "ten is no rate"),
-        (["queue", "weight", TENANT, "10001"], 2, "10001"),
+        (["queue", "weight", TENANT, "10001"], 2, "10000"),
         (["queue", "top"], 3, "penguin up"),
         (["trace", str(uuid4()), "--wait", "0"], 1, "no trace of email"),
         (["demo", "--emails", "0"], 2, "emails"),

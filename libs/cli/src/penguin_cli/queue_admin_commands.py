@@ -96,10 +96,10 @@ def put(
 
 
 def rate_of(text: str) -> pb.RateLimit:
-    """A rate as people write it; raises CommandError where it is none."""
+    """A rate as people write it; raises BadParameter where it is none."""
     found = re.fullmatch(r"(\d+)/(\d+(?:\.\d+)?)(?::(\d+))?", text)
     if found is None:
-        raise CommandError(f"{text} is no rate: it is {RATE}", USAGE)
+        raise typer.BadParameter(f"{text} is no rate: it is {RATE}")
     rate = pb.RateLimit(jobs=int(found[1]), burst=int(found[3] or 0))
     rate.per.FromMilliseconds(int(float(found[2]) * 1000))
     return rate
@@ -164,7 +164,9 @@ async def _pauses(root: Path) -> None:
 def weight(
     context: typer.Context,
     tenant: Annotated[str, typer.Argument(help="The tenant, by its id or name.", metavar="TENANT")],
-    weight: Annotated[int, typer.Argument(min=0, max=10_000, help="As against 100 of others; 0: as theirs.")],
+    weight: Annotated[
+        int, typer.Argument(min=0, max=10_000, metavar="WEIGHT", help="As against 100 of others; 0: as theirs.")
+    ],
 ) -> None:
     """Say how large a tenant's part of the workers is where there are too few of them."""
     act(_weight(root_of(context), tenant, weight))
@@ -249,8 +251,8 @@ def _count(jobs: int) -> str:
 
 
 def _rates(queue: pb.Queue) -> str:
-    named = (("rate", ""), ("tenant_rate", " a tenant"), ("key_rate", " a key"))
-    rates = [(getattr(queue, field), whose) for field, whose in named if queue.HasField(field)]
+    named = ((queue.rate, ""), (queue.tenant_rate, " a tenant"), (queue.key_rate, " a key"))
+    rates = [(rate, whose) for rate, whose in named if rate.jobs]
     return ", ".join(f"{rate.jobs:,} in {_span(rate.per)}{whose}" for rate, whose in rates)
 
 
