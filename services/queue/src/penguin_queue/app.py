@@ -1,4 +1,4 @@
-"""The composition root: opens the database and the buffer, builds operations and servicers, serves, and closes in
+"""The composition root: opens the database and Redis, builds operations and servicers, serves, and closes in
 reverse order."""
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.census import Census
 from penguin_queue.operations.control import Control
 from penguin_queue.operations.leasing import Leasing, surveying
+from penguin_queue.operations.news import listening, news
 from penguin_queue.operations.rating import Rating
 from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.sweeping import sweeping
@@ -24,7 +25,6 @@ from penguin_queue.operations.work import Work
 from penguin_queue.servicers import registrations
 from penguin_queue.servicers.queues import QueueAdminServicer
 from penguin_queue.store import DUTIES
-from penguin_queue.store.buffer import ready_buffer
 from penguin_queue.store.census import CensusStore
 from penguin_queue.store.control import ControlStore
 from penguin_queue.store.jobs import JobStore
@@ -37,21 +37,21 @@ from penguin_queue.store.redis import Guard, redis_at
 
 @contextlib.asynccontextmanager
 async def serving(config: QueueConfig) -> AsyncIterator[Running]:
-    """Serve the tier until the block is left. Starts, and says it is ready, while database and buffer are down."""
+    """Serve the tier until the block is left. Starts, and says it is ready, while database and Redis are down."""
     facts = tier.TierFacts(TIER, version("penguin-queue"), len(migrate.load("penguin_queue.migrations")))
     state = State()
     async with (
         database(config.pool()) as db,
         redis_at(config.redis_url) as redis,
-        ready_buffer(redis) as buffer,
+        news(redis) as told,
     ):
         lanes = Lanes()
-        announcer = Announcer(buffer, lanes)
+        announcer = Announcer(told, lanes)
         kinds = Kinds()
         jobs, leases = JobStore(db, kinds), LeaseStore(db, kinds)
         rating = Rating(Rates(redis, Guard("rates"), config.replicas))
         leasing = Leasing(leases, lanes, announcer, rating)
-        work = Work(leases, leasing, jobs, buffer, announcer, draining=lambda: state.draining)
+        work = Work(leases, leasing, jobs, announcer, draining=lambda: state.draining)
         control = Control(ControlStore(db, kinds), announcer)
 
         def stream(start: Start) -> Stream:
@@ -64,6 +64,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
             housekeeping(db, (PRUNE, *DUTIES, Duty("census", 5.0, census.measure))),
             sweeping(db, work, announcer),
             surveying(db, leasing, announcer),
+            listening(told, announcer.heard),
             serve(config.server(), [own, *registrations(work, jobs, control, admin, stream)], state) as running,
         ):
             yield running

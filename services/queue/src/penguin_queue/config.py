@@ -19,7 +19,7 @@ class QueueConfig(BaseSettings):
 
     db_url: str = Field(validation_alias="QUEUE_DB_URL", repr=False)
     maintenance_db_url: str = Field(validation_alias="QUEUE_MAINTENANCE_DB_URL", repr=False)
-    # The ready buffer. Nothing means none: leases then come from PostgreSQL alone.
+    # Tells processes of each other's jobs, and counts rates. Nothing means none: jobs are found by looking, rates are this process's.
     redis_url: str = Field(default="", validation_alias="QUEUE_REDIS_URL", repr=False)
     # Processes that serve this tier: while Redis is away each gives its part of every rate.
     replicas: int = Field(default=1, ge=1, le=1000, validation_alias="QUEUE_REPLICAS")

@@ -163,7 +163,7 @@ WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', au
 
 ALTER TABLE ONLY public.jobs FORCE ROW LEVEL SECURITY;
 
-CREATE FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, token bigint, until timestamp with time zone, worker text) RETURNS SETOF public.jobs
+CREATE FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[]) RETURNS SETOF public.jobs
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
@@ -178,6 +178,7 @@ DECLARE
     at_hand integer;
     most integer;
     taken integer;
+    found tid[];
     short boolean[] := array_fill(false, ARRAY[cardinality(bands)]);
     -- Queues with a limit, and how many jobs may still be taken of each; each lane's place among them.
     limited integer[];
@@ -213,20 +214,32 @@ BEGIN
                                   ELSE remaining END;
                 most := least(most, caps[lane], rooms[places[lane]]);
                 CONTINUE WHEN most <= 0;
-                RETURN QUERY
-                    UPDATE jobs AS j
-                    SET state = 2, lease_token = token, leased_until = until, worker_id = worker
-                    -- An array: as a sub-select on the inner side of a join it would be run, and lock, again.
-                    WHERE j.ctid = ANY (ARRAY(
-                        SELECT r.ctid FROM jobs r
-                        WHERE r.state = 1 AND r.priority = levels[lane] AND r.kind_id = lease_lanes.kinds[lane]
-                          AND r.tenant_id = tenants[lane]
-                          AND (r.rank, r.run_at, r.id) >= (ranks[lane], dues[lane], lease_lanes.ids[lane])
-                          AND (SELECT NOT resting(tenants[lane], lease_lanes.kinds[lane]))
-                        ORDER BY r.rank, r.run_at, r.id
-                        LIMIT most
-                        FOR UPDATE SKIP LOCKED))
-                    RETURNING j.*;
+                -- Locked first, and as an array: as a sub-select on the inner side of a join it would be run, and lock, again.
+                found := ARRAY(
+                    SELECT r.ctid FROM jobs r
+                    WHERE r.state = 1 AND r.priority = levels[lane] AND r.kind_id = lease_lanes.kinds[lane]
+                      AND r.tenant_id = tenants[lane]
+                      AND (r.rank, r.run_at, r.id) >= (ranks[lane], dues[lane], lease_lanes.ids[lane])
+                      AND (SELECT NOT resting(tenants[lane], lease_lanes.kinds[lane]))
+                    ORDER BY r.rank, r.run_at, r.id
+                    LIMIT most
+                    FOR UPDATE SKIP LOCKED);
+                IF cardinality(slots) = 0 THEN
+                    RETURN QUERY
+                        UPDATE jobs AS j
+                        SET state = 2, lease_token = tokens[1], leased_until = untils[1], worker_id = workers[1]
+                        WHERE j.ctid = ANY (found)
+                        RETURNING j.*;
+                ELSE
+                    RETURN QUERY
+                        UPDATE jobs AS j
+                        SET state = 2, lease_token = tokens[slots[wanted - remaining + f.n]],
+                            leased_until = untils[slots[wanted - remaining + f.n]],
+                            worker_id = workers[slots[wanted - remaining + f.n]]
+                        FROM unnest(found) WITH ORDINALITY AS f (place, n)
+                        WHERE j.ctid = f.place
+                        RETURNING j.*;
+                END IF;
                 GET DIAGNOSTICS taken = ROW_COUNT;
                 short[lane] := taken < most;
                 caps[lane] := caps[lane] - taken;
@@ -816,8 +829,8 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_maintenance;
 GRANT SELECT ON TABLE public.jobs TO queue_readonly;
 
-REVOKE ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
+REVOKE ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[]) TO queue_maintenance;
 
 REVOKE ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) TO queue_maintenance;

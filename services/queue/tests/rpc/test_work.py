@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
 import pytest
-from services.queue.tests.rows import batch_request, enqueue_request, lease_request, new_job, seconds
+from services.queue.tests.rows import batch_request, enqueue_request, lease_request, new_job, ref_of, seconds
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
@@ -238,3 +239,43 @@ async def test_streams_and_calls_share_the_work_without_doubling_any(
     async with asyncio.timeout(60):
         await asyncio.gather(stream(), stream(), calls(), produce())
     assert len(seen) == len(set(seen)) == 300
+
+
+async def test_small_leases_at_once_are_each_given_their_own(
+    queue: TierClient, stub: QueueServiceStub, tenant: UUID, kind: str
+) -> None:
+    await queue.call(stub.EnqueueBatch, batch_request(tenant, kind, *[b"{}"] * 30))
+
+    async def lease(n: int) -> tuple[int, pb.LeaseJobsResponse]:
+        request = lease_request(kind, max_jobs=1 + n % 3, lease_s=20 + n)
+        request.worker_id = f"w{n}"
+        return n, await queue.call(stub.LeaseJobs, request)
+
+    replies = await asyncio.gather(*(lease(n) for n in range(20)))
+    given = [leased for _, reply in replies for leased in reply.jobs]
+    assert len(given) == len({leased.job.id for leased in given}) == 30
+    for n, reply in replies:
+        assert len(reply.jobs) <= 1 + n % 3
+        assert len({leased.lease_token for leased in reply.jobs}) <= 1
+        for leased in reply.jobs:
+            left = leased.job.leased_until.ToDatetime(UTC) - datetime.now(UTC)
+            assert 10 + n < left.total_seconds() <= 20 + n
+    tokens = [reply.jobs[0].lease_token for _, reply in replies if reply.jobs]
+    assert len(set(tokens)) == len(tokens)
+    done = await queue.call(stub.CompleteJobs, pb.CompleteJobsRequest(leases=map(ref_of, given)))
+    assert done.completed == 30
+
+
+async def test_jobs_leased_for_a_caller_who_has_gone_are_ready_again(
+    queue: TierClient, stub: QueueServiceStub, tenant: UUID, kind: str
+) -> None:
+    waiting = [asyncio.ensure_future(queue.call(stub.LeaseJobs, lease_request(kind, wait_s=20))) for _ in range(5)]
+    await asyncio.sleep(0.2)
+    for call in waiting[:4]:
+        call.cancel()
+    await queue.call(stub.EnqueueBatch, batch_request(tenant, kind, *[b"{}"] * 3))
+    found = list((await waiting[4]).jobs)
+    async with asyncio.timeout(20):
+        while len(found) < 3:
+            found += (await queue.call(stub.LeaseJobs, lease_request(kind, wait_s=5))).jobs
+    assert not any(leased.job.lost_leases for leased in found)

@@ -15,9 +15,9 @@ from penguin_queue.domain.jobs import Lot, NewBatch
 from penguin_queue.domain.lanes import Lanes, Taken, Turn
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.leasing import Leasing
+from penguin_queue.operations.news import news
 from penguin_queue.operations.rating import Rating
 from penguin_queue.operations.work import Work
-from penguin_queue.store.buffer import ready_buffer
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
@@ -43,12 +43,12 @@ async def test_what_is_leased_for_a_stream_that_has_ended_is_given_back(own_db: 
     at = datetime.now(UTC)
     leases, jobs = Slow(own_db, Kinds()), JobStore(own_db, Kinds())
     done = await jobs.enqueue_batch(Step(uuid4(), "req:1", b"d", at), NewBatch("k", [b"{}"] * 3, 0, 0, None, 0, ()))
-    async with ready_buffer(None) as buffer:
+    async with news(None) as told:
         lanes = Lanes()
-        announcer = Announcer(buffer, lanes)
+        announcer = Announcer(told, lanes)
         by_turns = Leasing(leases, lanes, announcer, Rating(Rates(None, Guard("rates"))))
         await by_turns.look()
-        work = Work(leases, by_turns, jobs, buffer, announcer)
+        work = Work(leases, by_turns, jobs, announcer)
         asked = Asked((), 10, at + timedelta(minutes=1), "gone")
         leasing = asyncio.create_task(work.lease_lots(asked))
         await leases.leased.wait()

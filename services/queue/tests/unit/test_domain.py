@@ -12,8 +12,7 @@ from penguin_chassis.faults import InvalidArgument
 from penguin_queue.domain.jobs import Backoff, Failure, LeaseRef, Ready, check_payload, retry_at
 from penguin_queue.domain.lanes import Lanes
 from penguin_queue.operations.announcing import Announcer
-from penguin_queue.operations.pacing import LOOK_EVERY, PROBE_EVERY, Pace
-from penguin_queue.store.buffer import ReadyBuffer
+from penguin_queue.operations.news import News
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 BACKOFF = Backoff(timedelta(seconds=1), timedelta(hours=1))
@@ -60,7 +59,7 @@ def test_anything_else_is_none(payload: bytes) -> None:
 
 
 async def test_only_as_many_waiters_are_told_as_there_is_work_for() -> None:
-    announcer = Announcer(ReadyBuffer(None), Lanes())
+    announcer = Announcer(News(None), Lanes())
     with (
         announcer.waiting(("a",), 2) as first,
         announcer.waiting(("b",), 1) as other,
@@ -74,7 +73,7 @@ async def test_only_as_many_waiters_are_told_as_there_is_work_for() -> None:
 
 
 async def test_an_earlier_job_brings_the_sweep_forward() -> None:
-    announcer = Announcer(ReadyBuffer(None), Lanes())
+    announcer = Announcer(News(None), Lanes())
     turn = asyncio.create_task(announcer.until_turn(AT + timedelta(seconds=50), AT, 60, 0.01))
     await asyncio.sleep(0)
     announcer.tell([ready("a", AT + timedelta(seconds=55))], AT)
@@ -83,13 +82,3 @@ async def test_an_earlier_job_brings_the_sweep_forward() -> None:
     announcer.tell([ready("a", AT + timedelta(seconds=1))], AT)
     async with asyncio.timeout(5):
         await turn
-
-
-def test_the_quicker_way_is_taken_and_the_other_looked_at() -> None:
-    pace = Pace()
-    pace.took(0.002, by_buffer=True)
-    pace.took(0.001, by_buffer=False)
-    assert sum(pace.prefers_buffer() for _ in range(2 * PROBE_EVERY)) == 2
-    for _ in range(10):
-        pace.took(0.02, by_buffer=False)
-    assert sum(not pace.prefers_buffer() for _ in range(4 * LOOK_EVERY)) == 4

@@ -37,11 +37,12 @@ AS $$
 $$;
 
 -- Lease from lanes. They come band by band: a band has nothing while an earlier one still has. Within a band each lane gives its
--- share at first, and then what the others left over, up to its cap. A queue with a limit is leased from by one call at a time; the others
+-- share at first, and then what the others left over, up to its cap. Several callers are served at once: the n-th job goes to the
+-- caller whose number stands n-th in `slots`, under that caller's token; no slots: all to the first. A queue with a limit is leased from by one call at a time; the others
 -- pass it over meanwhile.
 CREATE FUNCTION lease_lanes(
     bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamptz[], ids bigint[],
-    shares integer[], caps integer[], wanted integer, token bigint, until timestamptz, worker text
+    shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamptz[], workers text[], slots integer[]
 ) RETURNS SETOF jobs
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_sort = off
@@ -52,6 +53,7 @@ DECLARE
     at_hand integer;
     most integer;
     taken integer;
+    found tid[];
     short boolean[] := array_fill(false, ARRAY[cardinality(bands)]);
     -- Queues with a limit, and how many jobs may still be taken of each; each lane's place among them.
     limited integer[];
@@ -87,20 +89,32 @@ BEGIN
                                   ELSE remaining END;
                 most := least(most, caps[lane], rooms[places[lane]]);
                 CONTINUE WHEN most <= 0;
-                RETURN QUERY
-                    UPDATE jobs AS j
-                    SET state = 2, lease_token = token, leased_until = until, worker_id = worker
-                    -- An array: as a sub-select on the inner side of a join it would be run, and lock, again.
-                    WHERE j.ctid = ANY (ARRAY(
-                        SELECT r.ctid FROM jobs r
-                        WHERE r.state = 1 AND r.priority = levels[lane] AND r.kind_id = lease_lanes.kinds[lane]
-                          AND r.tenant_id = tenants[lane]
-                          AND (r.rank, r.run_at, r.id) >= (ranks[lane], dues[lane], lease_lanes.ids[lane])
-                          AND (SELECT NOT resting(tenants[lane], lease_lanes.kinds[lane]))
-                        ORDER BY r.rank, r.run_at, r.id
-                        LIMIT most
-                        FOR UPDATE SKIP LOCKED))
-                    RETURNING j.*;
+                -- Locked first, and as an array: as a sub-select on the inner side of a join it would be run, and lock, again.
+                found := ARRAY(
+                    SELECT r.ctid FROM jobs r
+                    WHERE r.state = 1 AND r.priority = levels[lane] AND r.kind_id = lease_lanes.kinds[lane]
+                      AND r.tenant_id = tenants[lane]
+                      AND (r.rank, r.run_at, r.id) >= (ranks[lane], dues[lane], lease_lanes.ids[lane])
+                      AND (SELECT NOT resting(tenants[lane], lease_lanes.kinds[lane]))
+                    ORDER BY r.rank, r.run_at, r.id
+                    LIMIT most
+                    FOR UPDATE SKIP LOCKED);
+                IF cardinality(slots) = 0 THEN
+                    RETURN QUERY
+                        UPDATE jobs AS j
+                        SET state = 2, lease_token = tokens[1], leased_until = untils[1], worker_id = workers[1]
+                        WHERE j.ctid = ANY (found)
+                        RETURNING j.*;
+                ELSE
+                    RETURN QUERY
+                        UPDATE jobs AS j
+                        SET state = 2, lease_token = tokens[slots[wanted - remaining + f.n]],
+                            leased_until = untils[slots[wanted - remaining + f.n]],
+                            worker_id = workers[slots[wanted - remaining + f.n]]
+                        FROM unnest(found) WITH ORDINALITY AS f (place, n)
+                        WHERE j.ctid = f.place
+                        RETURNING j.*;
+                END IF;
                 GET DIAGNOSTICS taken = ROW_COUNT;
                 short[lane] := taken < most;
                 caps[lane] := caps[lane] - taken;

@@ -1,19 +1,18 @@
-"""Tells those who wait that jobs are ready: leases waiting in this process, the buffer that all processes share, and the
-sweep's alarm. It decides nothing; who is told too late, or not at all, finds the jobs in PostgreSQL."""
+"""Tells those who wait that jobs are ready: leases waiting in this process, the other processes, and the sweep's alarm. It decides nothing; who is told too late, or not at all, finds the jobs in PostgreSQL."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from penguin_queue.domain.jobs import Handover, Lot, Ready
 from penguin_queue.domain.lanes import Lane, Lanes, Place
-from penguin_queue.store.buffer import ReadyBuffer
+from penguin_queue.operations.news import News
 
 # For as many jobs all who wait are woken: how many there are is not known.
 MANY = 1_000_000
@@ -48,8 +47,8 @@ class Waiter:
 class Announcer:
     """Who waits in this process, and whom else to tell."""
 
-    def __init__(self, buffer: ReadyBuffer, lanes: Lanes) -> None:
-        self._buffer = buffer
+    def __init__(self, news: News, lanes: Lanes) -> None:
+        self._news = news
         self._lanes = lanes
         self._waiters: list[Waiter] = []
         self._takers: list[Taker] = []
@@ -87,16 +86,37 @@ class Announcer:
 
     def tell(self, jobs: Sequence[Ready], at: datetime) -> None:
         """These can be leased now, or from their run_at on."""
-        now = [job for job in jobs if job.run_at <= at]
-        later = min((job.run_at for job in jobs if job.run_at > at), default=None)
-        if now:
-            for job in now:
-                self._lanes.told(Lane(job.priority, job.kind, job.tenant_id), Place(job.rank, job.run_at, job.id))
-            self._ring(Counter(job.kind for job in now))
-            self._buffer.offer(now)
+        lanes: dict[Lane, Place] = {}
+        kinds: Counter[str] = Counter()
+        later: datetime | None = None
+        for job in jobs:
+            if job.run_at > at:
+                later = job.run_at if later is None else min(later, job.run_at)
+                continue
+            kinds[job.kind] += 1
+            lane, place = Lane(job.priority, job.kind, job.tenant_id), Place(job.rank, job.run_at, job.id)
+            if lane not in lanes or place < lanes[lane]:
+                lanes[lane] = place
+        self.open(lanes, kinds)
         if later is not None and (self._alarm_at is None or later < self._alarm_at):
             self._alarm_at = later
             self._alarm.set()
+
+    def open(self, lanes: Mapping[Lane, Place], kinds: Counter[str]) -> None:
+        """There are jobs in these lanes from these places on, so many of each kind."""
+        if lanes:
+            self._told(lanes)
+            self._ring(kinds)
+            self._news.tell(lanes)
+
+    def heard(self, lanes: Mapping[Lane, Place]) -> None:
+        """Another process says so."""
+        self._told(lanes)
+        self.found({lane.kind for lane in lanes})
+
+    def _told(self, lanes: Mapping[Lane, Place]) -> None:
+        for lane, place in lanes.items():
+            self._lanes.told(lane, place)
 
     def found(self, kinds: Collection[str]) -> None:
         """There are jobs of these kinds that nobody here was told of."""

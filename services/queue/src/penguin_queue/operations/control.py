@@ -19,7 +19,7 @@ class Control:
         self._announcer = announcer
 
     async def cancel(self, step: Step, ids: Sequence[int]) -> Cancelled:
-        """End jobs that wait, mark those that are leased. Hints that stand in the buffer for them are dropped there."""
+        """End jobs that wait, mark those that are leased."""
         return await self._store.cancel(step, ids)
 
     async def redrive_matching(self, step: Step, chosen: DeadFilter, limit: int) -> Redriven:
@@ -38,7 +38,7 @@ class Control:
         return Preview(len(found), found[:SAMPLE], 0), set(ids).difference(found)
 
     async def purge(self, step: Step, chosen: PurgeFilter, limit: int) -> Purged:
-        """Remove jobs that match. Hints that stand in the buffer for them are dropped there."""
+        """Remove jobs that match."""
         return await self._store.purge(step, chosen, limit)
 
     async def purgeable(self, tenant_id: UUID, chosen: PurgeFilter, limit: int) -> tuple[list[int], bool]:
@@ -46,7 +46,7 @@ class Control:
         return await self._store.purgeable(tenant_id, chosen, limit)
 
     async def set_priority(self, step: Step, ids: Sequence[int], priority: int, rank: int | None) -> list[int]:
-        """Give jobs that wait another place in the order; returns their ids. The buffer, too, is told of the new one."""
+        """Give jobs that wait another place in the order; returns their ids."""
         changed, waiting = await self._store.set_priority(step, ids, priority, rank)
         self._announcer.tell(waiting, step.at)
         return changed

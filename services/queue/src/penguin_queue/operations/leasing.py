@@ -16,6 +16,7 @@ from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Job, LeaseRef, Lot
 from penguin_queue.domain.lanes import REACH, Lane, Lanes, Place, Taken, Turn
 from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.desk import Desk
 from penguin_queue.operations.rating import Rating, Wait
 from penguin_queue.store.leases import Asked, LeaseStore, Survey
 
@@ -43,29 +44,36 @@ class Leasing:
         self._rating = rating
         self._lanes = lanes
         self._announcer = announcer
+        self._desk = Desk(self._together, store)
         self._looking = asyncio.Lock()
         self._survey: Survey | None = None
         self._looked_at = -LONGEST_S
         self._cost_s = 0.0
 
     async def jobs(self, asked: Asked) -> list[Job]:
-        """Lease what there is for these kinds, up to so many. Where nothing is known, and the last look is a while ago, it
-        looks."""
+        """Lease what there is for these kinds, up to so many, together with whoever asks for the same at the same time. Where
+        nothing is known, and the last look is a while ago, it looks."""
         if not self._lanes.open_kind(asked.kinds):
             await self.look(max(FRESH_S, FEW * self._cost_s))
-        found: list[Job] = []
+        return await self._desk.ask(asked)
+
+    async def _together(self, asked: Sequence[Asked]) -> list[list[Job]]:
+        """Lease for several at once, of the same kinds."""
+        given: list[list[Job]] = [[] for _ in asked]
 
         async def lease(turns: Sequence[Turn]) -> list[Taken]:
-            found.extend(await self._store.lease(asked, turns))
+            given[:] = await self._store.lease(asked, turns)
             return [
                 Taken(Lane(j.priority, j.kind, j.tenant_id), Place(j.rank, j.run_at, j.id), j.rate_key, j.lined)
+                for found in given
                 for j in found
             ]
 
-        waits = await self._by_turns(asked, lease)
+        waits = await self._by_turns(asked[0].kinds, sum(each.max_jobs for each in asked), lease)
         if waits:
-            await self._put_in_line({_ref(job): waits[job.id] for job in found if job.id in waits})
-        return [job for job in found if job.id not in waits]
+            jobs = [job for found in given for job in found]
+            await self._put_in_line({_ref(job): waits[job.id] for job in jobs if job.id in waits})
+        return [[job for job in found if job.id not in waits] for found in given]
 
     async def lots(self, asked: Asked) -> list[Lot]:
         """Lease for a stream, as columns. Where nothing is known nothing is asked of the database: surveys go on beside."""
@@ -76,26 +84,26 @@ class Leasing:
             found.extend(lots)
             return taken
 
-        waits = await self._by_turns(asked, lease)
+        waits = await self._by_turns(asked.kinds, asked.max_jobs, lease)
         if not waits:
             return found
         await self._put_in_line({LeaseRef(i, lot.token): waits[i] for lot in found for i in lot.ids if i in waits})
         return [rest for lot in found if (rest := lot.without(waits)).ids]
 
     async def _by_turns(
-        self, asked: Asked, lease: Callable[[Sequence[Turn]], Awaitable[list[Taken]]]
+        self, kinds: Sequence[str], wanted: int, lease: Callable[[Sequence[Turn]], Awaitable[list[Taken]]]
     ) -> dict[int, Wait]:
         """Choose turns and lease by them until some are worth it; returns which of the jobs their rates do not let go."""
         for _ in range(ROUNDS_MAX):
             at = now()
-            mark, chosen = self._lanes.mark, self._lanes.choose(asked.kinds, asked.max_jobs, at)
+            mark, chosen = self._lanes.mark, self._lanes.choose(kinds, wanted, at)
             turns, resting = await self._rating.cap(chosen)
             for lane, seconds in resting.items():
                 self._lanes.rest(lane, at + timedelta(seconds=seconds))
                 self._announcer.later(lane.kind, seconds)
             taken = await lease(turns) if turns else []
             if turns:
-                self._lanes.leased(mark, turns, asked.max_jobs, taken)
+                self._lanes.leased(mark, turns, wanted, taken)
                 await self._rating.give_back(turns, taken)
             if taken or len(chosen) < REACH:
                 return await self._rating.waits(taken)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,11 +16,10 @@ from penguin_chassis.barrier import REQUEST, Step
 from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
 from penguin_chassis.mutations import now
 from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Ready, Snooze
+from penguin_queue.domain.lanes import Lane, Place
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.leasing import Leasing
-from penguin_queue.operations.pacing import Pace
-from penguin_queue.store.buffer import DEPTH, ReadyBuffer
-from penguin_queue.store.jobs import JobStore
+from penguin_queue.store.jobs import Enqueued, JobStore
 from penguin_queue.store.leases import Asked, LeaseStore, Swept
 
 # How a waiting lease looks for what other processes made ready (seconds).
@@ -27,8 +27,6 @@ POLL_MIN_S = 0.05
 POLL_MAX_S = 0.5
 # A waiting lease answers this long before its client gives up (seconds).
 MARGIN_S = 0.25
-# Larger leases read PostgreSQL in order: that is one statement, whatever the buffer holds.
-SMALL_LEASE = 10
 
 
 @dataclass
@@ -40,14 +38,13 @@ class _Hands:
 
 
 class Work:
-    """Stores, buffer and announcer put together."""
+    """Stores, leases by turns and announcer put together."""
 
     def __init__(
         self,
         leases: LeaseStore,
         leasing: Leasing,
         jobs: JobStore,
-        buffer: ReadyBuffer,
         announcer: Announcer,
         *,
         draining: Callable[[], bool] = lambda: False,
@@ -55,10 +52,8 @@ class Work:
         self._leases = leases
         self._leasing = leasing
         self._jobs = jobs
-        self._buffer = buffer
         self._announcer = announcer
         self._draining = draining
-        self._pace = Pace()
         self._returns: set[asyncio.Task[None]] = set()
         self._abandoned: set[asyncio.Task[list[Lot]]] = set()
 
@@ -102,13 +97,18 @@ class Work:
                     )
                 ]
         if done.new and not done.handed:
-            run_at = batch.run_at or step.at
-            # The buffer takes no more than these of one kind and tenant; the others are found in PostgreSQL.
-            first = [
-                Ready(step.tenant_id, n, batch.kind, done.batch.priority, run_at, batch.rank) for n in done.ids[:DEPTH]
-            ]
-            self._announcer.tell(first, step.at)
+            self._tell_of(step, done)
         return done.ids
+
+    def _tell_of(self, step: Step, done: Enqueued) -> None:
+        """A batch is one lane, and its first job its head."""
+        batch, run_at = done.batch, done.batch.run_at or step.at
+        if run_at > step.at:
+            job = Ready(step.tenant_id, done.ids.start, batch.kind, batch.priority, run_at, batch.rank)
+            self._announcer.tell([job], step.at)
+        else:
+            lane, place = Lane(batch.priority, batch.kind, step.tenant_id), Place(batch.rank, run_at, done.ids.start)
+            self._announcer.open({lane: place}, Counter({batch.kind: len(done.ids)}))
 
     @contextlib.contextmanager
     def _handing(self, kind: str, count: int, *, due: bool) -> Iterator[_Hands]:
@@ -140,26 +140,12 @@ class Work:
         pause = POLL_MIN_S
         with self._announcer.waiting(kinds, max_jobs) as waiter:
             while True:
-                found = await self._take(Asked(kinds, max_jobs, now() + duration, worker_id))
+                found = await self._leasing.jobs(Asked(kinds, max_jobs, now() + duration, worker_id))
                 left = ends - clock()
                 if found or left <= 0 or self._draining():
                     return found
                 await waiter.wait(min(left, pause * random.uniform(0.75, 1.25)))
                 pause = min(pause * 2, POLL_MAX_S)
-
-    async def _take(self, asked: Asked) -> list[Job]:
-        small = asked.max_jobs <= SMALL_LEASE and bool(asked.kinds) and self._buffer.usable
-        by_buffer = small and self._pace.prefers_buffer()
-        clock = asyncio.get_running_loop().time
-        started = clock()
-        found: list[Job] = []
-        if by_buffer:
-            refs = await self._buffer.take(asked.kinds, asked.max_jobs)
-            found = await self._leases.lease_refs(refs, asked) if refs else []
-        found = found or await self._leasing.jobs(asked)
-        if small and found:
-            self._pace.took(clock() - started, by_buffer=by_buffer)
-        return found
 
     async def lease_lots(self, asked: Asked) -> list[Lot]:
         """Lease due jobs as columns, without waiting. Whoever is cancelled meanwhile never learns what was leased to

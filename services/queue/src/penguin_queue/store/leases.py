@@ -72,16 +72,26 @@ class LeaseStore:
         self._db = db
         self._kinds = kinds
 
-    async def lease(self, asked: Asked, turns: Sequence[Turn]) -> list[Job]:
-        """Lease ready jobs, turn by turn."""
+    async def lease(self, asked: Sequence[Asked], turns: Sequence[Turn]) -> list[list[Job]]:
+        """Lease ready jobs for several callers at once, turn by turn; to each its own."""
+        tokens = [new_token() for _ in asked]
+        wanted = [each.max_jobs for each in asked]
+        # In rounds, so that few jobs go to many.
+        slots = [n for left in range(max(wanted)) for n, each in enumerate(wanted, 1) if each > left]
         async with self._db.maintenance() as connection:
-            return await self._jobs(connection, await self._take(connection, asked, turns, new_token()))
+            rows = await self._take(connection, asked, turns, tokens, slots if len(asked) > 1 else [])
+            found = await self._jobs(connection, rows)
+        places = {token: n for n, token in enumerate(tokens)}
+        given: list[list[Job]] = [[] for _ in asked]
+        for job in found:
+            given[places[job.lease_token or 0]].append(job)
+        return given
 
     async def lease_lots(self, asked: Asked, turns: Sequence[Turn]) -> tuple[list[Lot], list[Taken]]:
-        """Lease ready jobs as `lease` does, as columns; and from where in their lanes they are."""
+        """Lease ready jobs for one caller, as columns; and from where in their lanes they are."""
         async with self._db.maintenance() as connection:
             token = new_token()
-            rows = await self._take(connection, asked, turns, token)
+            rows = await self._take(connection, [asked], turns, [token], [])
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
         lots: list[Lot] = []
         taken: list[Taken] = []
@@ -91,7 +101,14 @@ class LeaseStore:
             taken += [Taken(lane, Place(*_PLACED(row)), row["rate_key"], row["lined"]) for row in found]
         return lots, taken
 
-    async def _take(self, connection: Connection, asked: Asked, turns: Sequence[Turn], token: int) -> Sequence[Any]:
+    async def _take(
+        self,
+        connection: Connection,
+        asked: Sequence[Asked],
+        turns: Sequence[Turn],
+        tokens: Sequence[int],
+        slots: Sequence[int],
+    ) -> Sequence[Any]:
         numbers = await self._kinds.numbers_of(connection, {turn.lane.kind for turn in turns})
         turns = [turn for turn in turns if turn.lane.kind in numbers]
         rows: list[Any] = await connection.fetch(
@@ -99,7 +116,8 @@ class LeaseStore:
             [turn.band for turn in turns], [turn.lane.priority for turn in turns],
             [numbers[turn.lane.kind] for turn in turns], [turn.lane.tenant_id for turn in turns],
             [turn.floor.rank for turn in turns], [turn.floor.run_at for turn in turns], [turn.floor.id for turn in turns],
-            [turn.share for turn in turns], [turn.cap for turn in turns], asked.max_jobs, token, asked.until, asked.worker_id,
+            [turn.share for turn in turns], [turn.cap for turn in turns], sum(each.max_jobs for each in asked),
+            tokens, [each.until for each in asked], [each.worker_id for each in asked], slots,
         )  # fmt: skip
         return rows
 
@@ -138,12 +156,6 @@ class LeaseStore:
             rows = await connection.fetch(sql.release, [row["id"] for row in held])
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
         return set(map(_ref, held)), [ready_of(row, kinds) for row in rows], cancelled
-
-    async def lease_refs(self, ids: Sequence[int], asked: Asked) -> list[Job]:
-        """Lease exactly those of these jobs that are still ready."""
-        async with self._db.maintenance() as connection:
-            rows = await connection.fetch(sql.lease_refs, ids, new_token(), asked.until, asked.worker_id)
-            return await self._jobs(connection, rows)
 
     async def _jobs(self, connection: Connection, rows: Sequence[Any]) -> list[Job]:
         kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})

@@ -3,7 +3,7 @@ SELECT id, kind_id, tenant_id, payload, priority, rank, state, run_at, attempts,
        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, rate_key,
        coalesce(lined, false) AS lined
 FROM lease_lanes($1::smallint[], $2::smallint[], $3::integer[], $4::uuid[], $5::smallint[], $6::timestamptz[], $7::bigint[],
-                 $8::integer[], $9::integer[], $10, $11, $12, $13);
+                 $8::integer[], $9::integer[], $10, $11::bigint[], $12::timestamptz[], $13::text[], $14::integer[]);
 
 -- name: survey_lanes
 SELECT priority, kind_id, tenant_id, rank, run_at, id, limited, resting FROM survey_lanes($1::smallint, $2, $3, $4);
@@ -20,16 +20,6 @@ WHERE q.rate_jobs IS NOT NULL OR q.tenant_rate_jobs IS NOT NULL OR q.key_rate_jo
 
 -- name: weights
 SELECT tenant_id, weight FROM tenant_weights;
-
--- name: lease_refs
--- Hints from the buffer: a row that is not ready, or is in another's hands, is passed over.
-UPDATE jobs AS j
-SET state = 2, lease_token = $2, leased_until = $3, worker_id = $4
-WHERE j.id = ANY (ARRAY(
-    SELECT r.id FROM jobs AS r WHERE r.id = ANY ($1::bigint[]) AND r.state = 1 AND unhindered(r.tenant_id, r.kind_id)
-    ORDER BY r.id FOR UPDATE SKIP LOCKED))
-RETURNING id, kind_id, tenant_id, payload, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
-          created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token;
 
 -- name: release
 -- As if it had never been leased, but for its place in the line. Marked ones end instead.
