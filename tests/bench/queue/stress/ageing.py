@@ -42,15 +42,13 @@ async def run(rig: Rig, options: Options) -> dict[str, Any]:
         (high if job.tenant_id == tenant else low).begun(job)
         await asyncio.sleep(options.handler_ms / 1000)
 
-    async with rig.working({KIND: Kind(handle)}, options.slots):
-        pressing = asyncio.create_task(high.run(AHEAD_S + options.seconds + BEYOND * bound))
+    pressing = AHEAD_S + options.seconds + BEYOND * bound
+    async with rig.working({KIND: Kind(handle)}, options.slots), high.running(pressing):
         await asyncio.sleep(AHEAD_S)
         await low.run(options.seconds)
         unbegun = await low.rest(max(0.1, BEYOND * bound - 1))
         waits = Spread.of([wait / 1000 for _, wait in low.samples()])
         piled = high.sent - len(high.waits)
-        pressing.cancel()
-        await asyncio.gather(pressing, return_exceptions=True)
     word = "holds" if waits.worst <= bound and not unbegun else "FALLS SHORT"
     print(
         f"  low priority waits, s: p50 {waits.p50:,.1f}  p99 {waits.p99:,.1f}  longest {waits.worst:,.1f}  of {waits.count}"

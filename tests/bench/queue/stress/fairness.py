@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -68,10 +69,10 @@ async def _phase(rig: Rig, options: Options, noisy_rate: float) -> tuple[Spread,
         rounds.leased(job)
         await asyncio.sleep(options.handler_ms / 1000)
 
-    async with rig.working({TERMS.kind: Kind(handle)}, options.slots):
-        shouting = None
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(rig.working({TERMS.kind: Kind(handle)}, options.slots))
         if noisy_rate:
-            shouting = asyncio.create_task(noisy.run(AHEAD_S + options.seconds))
+            await stack.enter_async_context(noisy.running(AHEAD_S + options.seconds))
             await asyncio.sleep(AHEAD_S)
         psutil.cpu_percent()
         first = len(noisy.waits)
@@ -81,9 +82,6 @@ async def _phase(rig: Rig, options: Options, noisy_rate: float) -> tuple[Spread,
         busy, done = psutil.cpu_percent(), len(noisy.waits) - first
         unbegun = sum(await asyncio.gather(*(load.rest() for load in loads.values())))
         waits = [wait for load in loads.values() for _, wait in load.samples()]
-        if shouting is not None:
-            shouting.cancel()
-            await asyncio.gather(shouting, return_exceptions=True)
     return Spread.of(waits), Spread.of(rounds.waited), unbegun, done / options.seconds, busy
 
 

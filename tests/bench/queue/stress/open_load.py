@@ -4,8 +4,9 @@ holds up those that come after it, and these show it too."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -45,6 +46,18 @@ class OpenLoad:
                 self.on_sent(number)
                 sending.create_task(self.penguin.jobs.enqueue(self.tenant, self.terms, {"number": number}))
         self._look()
+
+    @contextlib.asynccontextmanager
+    async def running(self, seconds: float) -> AsyncIterator[None]:
+        """Send beside the block, for so long at most; raises what sending raises, so that no load ends unseen."""
+        sending = asyncio.create_task(self.run(seconds))
+        try:
+            yield
+        finally:
+            sending.cancel()
+            (ended,) = await asyncio.gather(sending, return_exceptions=True)
+            if isinstance(ended, Exception):
+                raise ended
 
     def begun(self, job: Job) -> float:
         """Its handler starts; returns how long after its time (milliseconds)."""
