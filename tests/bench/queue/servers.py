@@ -50,7 +50,7 @@ class Servers:
     async def empty(self, contestant: Contestant) -> None:
         """Nothing queued, nothing left of earlier runs."""
         if contestant is US:
-            await self._empty_ours()
+            await empty_ours(self._stack)
         elif contestant.store == "Valkey":
             await _flush(self.environment(contestant)["VALKEY_URL"])
         else:
@@ -61,44 +61,58 @@ class Servers:
     async def settle(self, contestant: Contestant) -> None:
         """Statistics and visibility as autovacuum would leave them, and no dirty page of what went before."""
         if contestant.store == "PostgreSQL":
-            connection = await asyncpg.connect(self._dsn(contestant))
-            try:
-                await connection.execute("VACUUM ANALYZE")
-                await connection.execute("CHECKPOINT")
-            finally:
-                await connection.close()
+            await settle(self._dsn(contestant))
 
     def _dsn(self, contestant: Contestant) -> str:
-        if contestant is US:
-            return self._stack.cluster("queue").superuser_dsn(self._stack.database("queue").database)
-        return self._cluster.superuser_dsn(_database(contestant))
-
-    async def _empty_ours(self) -> None:
-        connection = await asyncpg.connect(self._dsn(US))
-        try:
-            tables = [row[0] for row in await connection.fetch(_TABLES)]
-            await connection.execute(f"TRUNCATE {', '.join(tables)}")
-        finally:
-            await connection.close()
-        await _flush(self._stack.tier_environment("queue")["QUEUE_REDIS_URL"])
+        return our_dsn(self._stack) if contestant is US else self._cluster.superuser_dsn(_database(contestant))
 
 
 @contextlib.asynccontextmanager
 async def servers() -> AsyncIterator[Servers]:
     """Start all; stop and remove them in the end, however it comes."""
-    with (
-        tempfile.TemporaryDirectory(prefix="pq-") as folder,
-        temporary_cluster(SETTINGS, durable=True) as cluster,
-        temporary_valkey() as valkey,
-    ):
+    with temporary_cluster(SETTINGS, durable=True) as cluster, temporary_valkey() as valkey:
+        async with our_stack() as stack:
+            yield Servers(cluster, valkey, stack)
+
+
+@contextlib.asynccontextmanager
+async def our_stack() -> AsyncIterator[LocalStack]:
+    """Our queue tier alone, with PostgreSQL and Valkey of its own; gone in the end."""
+    with tempfile.TemporaryDirectory(prefix="pq-") as folder:
         stack = LocalStack(
             Path(folder), tiers=("queue",), with_workers=False, database_settings=SETTINGS, tied_to_caller=True
         )
         try:
             await stack.up()
-            yield Servers(cluster, valkey, stack)
+            yield stack
         finally:
             await stack.down()
+
+
+def our_dsn(stack: LocalStack) -> str:
+    """Our queue's database, for a superuser's look."""
+    return stack.cluster("queue").superuser_dsn(stack.database("queue").database)
+
+
+async def empty_ours(stack: LocalStack) -> None:
+    """Take out of our queue whatever it holds, and of its buffer."""
+    connection = await asyncpg.connect(our_dsn(stack))
+    try:
+        tables = [row[0] for row in await connection.fetch(_TABLES)]
+        await connection.execute(f"TRUNCATE {', '.join(tables)}")
+    finally:
+        await connection.close()
+    await _flush(stack.tier_environment("queue")["QUEUE_REDIS_URL"])
+
+
+async def settle(dsn: str) -> None:
+    """Statistics and visibility as autovacuum would leave them, and no dirty page of what went before."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("VACUUM ANALYZE")
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()
 
 
 def _database(contestant: Contestant) -> str:

@@ -1,0 +1,116 @@
+"""One noisy tenant beside many quiet ones, where places are scarce and not the processor: what the quiet ones notice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+import psutil
+from tests.bench.queue.stress.maths import Spread, ratio
+from tests.bench.queue.stress.open_load import OpenLoad
+from tests.bench.queue.stress.options import Options
+from tests.bench.queue.stress.rig import Rig
+
+from penguin_orchestrator.jobs import Terms
+from penguin_worker.jobs import Job
+from penguin_worker.kinds import Kind
+
+TERMS = Terms("bench.fair")
+QUIET_RATE = 1.0
+# Of the noisy tenant before anybody else begins, so that it has a backlog from the first moment on.
+AHEAD_S = 5.0
+
+
+@dataclass
+class Rounds:
+    """Leases granted, as they come to be seen by the workers, who are all ours: each has a token of its own."""
+
+    seen: dict[int, int] = field(default_factory=dict)
+    # By tenant and number, how many there had been when a job was sent: before it was ready, so waits come out too long
+    # rather than too short.
+    at_sending: dict[tuple[UUID, int], int] = field(default_factory=dict)
+    waited: list[float] = field(default_factory=list)
+
+    def granted(self, token: int) -> int:
+        """The number of a lease, in order."""
+        return self.seen.setdefault(token, len(self.seen))
+
+    def sent(self, tenant: UUID, number: int) -> None:
+        """A job goes out."""
+        self.at_sending[tenant, number] = len(self.seen)
+
+    def leased(self, job: Job) -> None:
+        """It has come: how many leases there were before its own."""
+        before = self.at_sending.pop((job.tenant_id, int(job.payload["number"])), None)
+        own = self.granted(job.lease_token)
+        if before is not None:
+            self.waited.append(float(max(0, own - before)))
+
+
+async def _phase(rig: Rig, options: Options, noisy_rate: float) -> tuple[Spread, Spread, int, float, float]:
+    """Waits of the quiet ones in ms and in leases, how many never began, jobs a second of the noisy one, the processors'
+    load."""
+    await rig.empty()
+    rounds = Rounds()
+    loads: dict[UUID, OpenLoad] = {}
+    for _ in range(options.quiet):
+        tenant = uuid4()
+        loads[tenant] = OpenLoad(rig.penguin, tenant, TERMS, QUIET_RATE, on_sent=partial(rounds.sent, tenant))
+    noisy = OpenLoad(rig.penguin, uuid4(), TERMS, noisy_rate)
+
+    async def handle(job: Job) -> None:
+        load = loads.get(job.tenant_id)
+        (load or noisy).begun(job)
+        rounds.leased(job)
+        await asyncio.sleep(options.handler_ms / 1000)
+
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(rig.working({TERMS.kind: Kind(handle)}, options.slots))
+        if noisy_rate:
+            await stack.enter_async_context(noisy.running(AHEAD_S + options.seconds))
+            await asyncio.sleep(AHEAD_S)
+        psutil.cpu_percent()
+        first = len(noisy.waits)
+        async with asyncio.TaskGroup() as quiet:
+            for load in loads.values():
+                quiet.create_task(load.run(options.seconds, random.uniform(0, 1 / QUIET_RATE)))
+        busy, done = psutil.cpu_percent(), len(noisy.waits) - first
+        unbegun = sum(await asyncio.gather(*(load.rest() for load in loads.values())))
+        waits = [wait for load in loads.values() for _, wait in load.samples()]
+    return Spread.of(waits), Spread.of(rounds.waited), unbegun, done / options.seconds, busy
+
+
+async def run(rig: Rig, options: Options) -> dict[str, Any]:
+    """The quiet ones alone, then beside the noisy one."""
+    capacity = options.slots * 1000 / options.handler_ms
+    offered = capacity * options.excess
+    print(
+        f"\nfairness: {options.quiet} tenants of {QUIET_RATE:g} job/s, {options.slots} places of {options.handler_ms:g} ms "
+        f"({capacity:,.0f} jobs/s at most); beside them one that offers {offered:,.0f} jobs/s; {options.seconds:g} s each"
+    )
+    kept: dict[str, Any] = {}
+    spreads: dict[str, Spread] = {}
+    for name, rate in (("alone", 0.0), ("noisy beside", offered)):
+        waits, leases, unbegun, noisy, busy = await _phase(rig, options, rate)
+        spreads[name] = waits
+        missing = f"  {unbegun:,} NOT BEGUN" if unbegun else ""
+        print(
+            f"  {name:<13} wait ms p50{waits.p50:>8,.1f} p99{waits.p99:>8,.1f}   in leases p50{leases.p50:>4.0f} "
+            f"p99{leases.p99:>4.0f} most{leases.worst:>4.0f}   noisy {noisy:,.0f} jobs/s, processors {busy:.0f} %{missing}",
+            flush=True,
+        )
+        kept[name] = {
+            "ms": asdict(waits),
+            "leases": asdict(leases),
+            "unbegun": unbegun,
+            "noisy_rate": noisy,
+            "cpu": busy,
+        }
+    times = ratio(spreads["noisy beside"].p99, spreads["alone"].p99)
+    print(f"  p99 beside the noisy one: {times:.2f}x of alone", flush=True)
+    return kept | {"p99_ratio": times}

@@ -1,0 +1,150 @@
+"""A steady load beside a transaction that stays open. Whatever dies meanwhile stays in the tables and their indexes; a queue
+that reads through its dead gets slower by the minute."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from tests.bench.queue.stress.maths import Spread, ratio, slope, windows
+from tests.bench.queue.stress.open_load import OpenLoad
+from tests.bench.queue.stress.options import Options
+from tests.bench.queue.stress.rig import Rig
+
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.jobs import Terms
+from penguin_worker.jobs import Job
+from penguin_worker.kinds import Kind
+
+TERMS = Terms("bench.steady")
+# So many jobs a worker without limits may have in hand, and how long a handler takes where places are few (seconds).
+WIDE, TAKES_S = 1000, 0.005
+POLLERS, PER_LEASE = 8, 10
+# The first jobs open streams and connections: they are not measured (seconds).
+WARM_UP_S = 2.0
+
+Consume = Callable[[Rig, OpenLoad, Options], contextlib.AbstractAsyncContextManager[None]]
+
+
+@contextlib.asynccontextmanager
+async def _hand_over(rig: Rig, load: OpenLoad, _: Options) -> AsyncIterator[None]:
+    async def handle(job: Job) -> None:
+        load.begun(job)
+
+    async with rig.working({TERMS.kind: Kind(handle)}, WIDE):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _few_places(rig: Rig, load: OpenLoad, options: Options) -> AsyncIterator[None]:
+    async def handle(job: Job) -> None:
+        load.begun(job)
+        await asyncio.sleep(TAKES_S)
+
+    async with rig.working({TERMS.kind: Kind(handle)}, options.places):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _pollers(rig: Rig, load: OpenLoad, _: Options) -> AsyncIterator[None]:
+    async def poll() -> None:
+        while True:
+            try:
+                leased = await rig.lease(TERMS.kind, PER_LEASE, wait_s=5)
+                for each in leased.jobs:
+                    load.begun_number(int(orjson.loads(each.job.payload)["number"]))
+                await rig.complete(leased)
+            except TierError:
+                await asyncio.sleep(0.1)
+
+    polling = [asyncio.create_task(poll()) for _ in range(POLLERS)]
+    try:
+        yield
+    finally:
+        for task in polling:
+            task.cancel()
+        await asyncio.gather(*polling, return_exceptions=True)
+
+
+# The first never lets a job become ready; in the others every job, or nearly every one, is ready before it is leased.
+VARIANTS: dict[str, Consume] = {"hand-over": _hand_over, "few places": _few_places, "pollers": _pollers}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of the load."""
+
+    rate: float
+    whole: Spread
+    windows: list[tuple[float, Spread]]
+    unbegun: int
+    dead_rows: int
+
+    @property
+    def slope(self) -> float:
+        """How the windows' p99 moves (milliseconds a minute)."""
+        return 60 * slope([(at, spread.p99) for at, spread in self.windows])
+
+    @property
+    def slope_share(self) -> float:
+        """The same as a share of the median p99."""
+        return ratio(self.slope, median(spread.p99 for _, spread in self.windows))
+
+    def as_json(self) -> dict[str, Any]:
+        kept: dict[str, Any] = {"rate": self.rate, "unbegun": self.unbegun, "dead_rows": self.dead_rows}
+        kept |= {"whole": asdict(self.whole), "slope_ms_per_minute": self.slope, "slope_share": self.slope_share}
+        return kept | {"windows": [{"at": at, **asdict(spread)} for at, spread in self.windows]}
+
+
+async def _phase(rig: Rig, options: Options, consume: Consume, *, held: bool) -> Phase:
+    await rig.empty()
+    load = OpenLoad(rig.penguin, uuid4(), TERMS, options.rate)
+    async with contextlib.AsyncExitStack() as stack:
+        if held:
+            await stack.enter_async_context(rig.snapshot_held())
+        await stack.enter_async_context(consume(rig, load, options))
+        await load.run(WARM_UP_S + options.seconds)
+        ended = asyncio.get_running_loop().time()
+        unbegun = await load.rest()
+        late = asyncio.get_running_loop().time() - ended
+        samples = [(at - WARM_UP_S, wait) for at, wait in load.samples() if at >= WARM_UP_S]
+        dead = await rig.dead_rows()
+    latencies = [latency for _, latency in samples]
+    rate = (len(samples) - unbegun) / (options.seconds + late)
+    return Phase(rate, Spread.of(latencies), windows(samples, options.window), unbegun, dead)
+
+
+def _lines(name: str, phase: Phase) -> list[str]:
+    whole = phase.whole
+    moving = f"{phase.slope:+8.2f} ms/min ({phase.slope_share:+.1%} of the median)"
+    unbegun = f"  {phase.unbegun:,} NOT BEGUN" if phase.unbegun else ""
+    by_window = " ".join(f"{spread.p50:.1f}/{spread.p99:.1f}" for _, spread in phase.windows)
+    return [
+        f"  {name:<8}{phase.rate:>9,.1f}{whole.p50:>10,.2f}{whole.p99:>10,.2f}{phase.dead_rows:>12,}  {moving}{unbegun}",
+        f"          p50/p99 by window: {by_window}",
+    ]
+
+
+async def run(rig: Rig, options: Options) -> dict[str, Any]:
+    """Every variant without and with the open transaction."""
+    kept: dict[str, Any] = {}
+    for variant, consume in VARIANTS.items():
+        print(f"\nheld-xmin, {variant}: {options.rate:g} jobs/s for {options.seconds:g} s, ms from the intended time")
+        print(
+            f"  {'snapshot':<8}{'jobs/s':>9}{'p50':>10}{'p99':>10}{'dead rows':>12}  slope of the windows' p99",
+            flush=True,
+        )
+        phases: dict[str, Phase] = {}
+        for name, held in (("free", False), ("held", True)):
+            phases[name] = await _phase(rig, options, consume, held=held)
+            print("\n".join(_lines(name, phases[name])), flush=True)
+        times = ratio(phases["held"].whole.p99, phases["free"].whole.p99)
+        print(f"  p99 held beside free: {times:.2f}x", flush=True)
+        kept[variant] = {name: phase.as_json() for name, phase in phases.items()} | {"p99_ratio": times}
+    return kept

@@ -1,0 +1,154 @@
+"""A load on the queue whose every effect is accounted for: a producer that remembers what was acknowledged, workers in
+processes of their own, and the store that says what was applied, and how often somebody came too late."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_orchestrator.jobs import Terms
+from penguin_orchestrator.platform import Penguin
+
+APPLYING = Path(__file__).with_name("applying.py")
+TERMS = (Terms("faults.streamed"), Terms("faults.polled"))
+# Jobs a second, in runs of one kind so that those beside one another travel together.
+RATE, RUN = 150, 15
+LEASE_S = 2
+TABLE = """CREATE TABLE effects (job_id bigint PRIMARY KEY, tenant_id uuid NOT NULL, worker text NOT NULL,
+    clock double precision NOT NULL, lost_leases integer NOT NULL, polled boolean NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp(), refused integer NOT NULL DEFAULT 0)"""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What one tenant's jobs have brought about."""
+
+    store: asyncpg.Pool
+    tenant: UUID
+
+    async def applied(self) -> set[int]:
+        """Jobs whose effect is there; it cannot be there twice."""
+        rows = await self.store.fetch("SELECT job_id FROM effects WHERE tenant_id = $1", self.tenant)
+        return {row[0] for row in rows}
+
+    async def count(self, *, polled: bool | None = None) -> int:
+        """How many effects are there; by one way of leasing, or by both."""
+        sql = "SELECT count(*) FROM effects WHERE tenant_id = $1 AND polled IS NOT DISTINCT FROM coalesce($2, polled)"
+        return int(await self.store.fetchval(sql, self.tenant, polled))
+
+    async def refused(self) -> int:
+        """How often an effect was to be brought about again."""
+        sql = "SELECT coalesce(sum(refused), 0) FROM effects WHERE tenant_id = $1"
+        return int(await self.store.fetchval(sql, self.tenant))
+
+    async def after_loss(self) -> int:
+        """Effects of jobs that had lost a lease before."""
+        sql = "SELECT count(*) FROM effects WHERE tenant_id = $1 AND lost_leases > 0"
+        return int(await self.store.fetchval(sql, self.tenant))
+
+    async def in_the_act(self, worker: str) -> bool:
+        """Whether it has brought an effect about that it cannot have told the queue of."""
+        sql = """SELECT EXISTS (SELECT FROM effects WHERE tenant_id = $1 AND worker = $2 AND NOT polled
+                 AND applied_at > clock_timestamp() - interval '0.1 s')"""
+        return bool(await self.store.fetchval(sql, self.tenant, worker))
+
+    async def clocks_off(self) -> dict[str, float]:
+        """By worker, how far its clock is from the store's (seconds)."""
+        sql = """SELECT worker, avg(clock - extract(epoch FROM applied_at))::float8 FROM effects
+                 WHERE tenant_id = $1 GROUP BY worker"""
+        return {row[0]: row[1] for row in await self.store.fetch(sql, self.tenant)}
+
+
+@contextlib.asynccontextmanager
+async def effects_store(dsn: str) -> AsyncIterator[asyncpg.Pool]:
+    """The store of effects, in an empty database that no fault reaches."""
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool:
+        await pool.execute(TABLE)
+        yield pool
+
+
+class WorkerProcess:
+    """One worker that can be killed, and started again."""
+
+    def __init__(self, name: str, dsn: str, environment: Mapping[str, str], clock_off_s: float = 0.0) -> None:
+        self.name = name
+        self._dsn = dsn
+        self._environment = {**environment, "WORKER_LEASE_S": str(LEASE_S), "CLOCK_OFF_S": str(clock_off_s)}
+        # Spans of a load that nobody looks at.
+        self._environment.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, str(APPLYING), self.name, self._dsn,
+            env={**os.environ, **self._environment}, stdin=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+    async def kill(self) -> None:
+        """SIGKILL, whatever it has in hand."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def stop(self) -> None:
+        """End in order; one that was killed already is no error."""
+        if self._process is None or self._process.returncode is not None or self._process.stdin is None:
+            return
+        self._process.stdin.close()
+        assert await asyncio.wait_for(self._process.wait(), 20) == 0, f"{self.name} did not end in order"
+
+
+@contextlib.asynccontextmanager
+async def at_work(*workers: WorkerProcess) -> AsyncIterator[None]:
+    """These processes work inside; none is left behind."""
+    try:
+        for worker in workers:
+            await worker.start()
+        yield
+        await asyncio.gather(*(worker.stop() for worker in workers))
+    finally:
+        for worker in workers:
+            await worker.kill()
+
+
+@dataclass
+class Load:
+    """An open load: jobs are sent when their time comes, whatever has become of those before them."""
+
+    penguin: Penguin
+    tenant: UUID = field(default_factory=uuid4)
+    # Numbers of jobs that the queue has said it has.
+    acknowledged: list[int] = field(default_factory=list)
+
+    async def run(self, seconds: float) -> None:
+        """Send for so long, and wait for every answer. Raises what an enqueue raises: the client is to sit a fault out."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        async with asyncio.TaskGroup() as sending:
+            for number in range(int(RATE * seconds)):
+                await asyncio.sleep(max(0.0, began + number / RATE - clock()))
+                sending.create_task(self._send(number))
+
+    async def _send(self, number: int) -> None:
+        terms = TERMS[number // RUN % len(TERMS)]
+        self.acknowledged.append(await self.penguin.jobs.enqueue(self.tenant, terms, {"number": number}))
+
+    async def counts(self) -> dict[int, int]:
+        """Jobs by state."""
+        queue = self.penguin.tiers["queue"]
+        request = pb.GetQueueStatsRequest(tenant_id=str(self.tenant))
+        reply = await queue.insist(queue.stub(QueueServiceStub).GetQueueStats, request, deadline_s=20)
+        found: dict[int, int] = {}
+        for count in reply.counts:
+            found[count.state] = found.get(count.state, 0) + count.count
+        return found

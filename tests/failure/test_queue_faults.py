@@ -1,0 +1,191 @@
+"""The queue is under load, and something dies: every acknowledged job brings its effect about exactly once in a store that
+refuses a second time, and nothing is left behind. What a fault of a worker leaves half done is made sure of first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from libs.worker.tests.waiting import until
+from redis.asyncio import Redis
+from tests.failure.loads import LEASE_S, RATE, Effects, Load, WorkerProcess, at_work, effects_store
+
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin_devstack.postgres import PostgresCluster
+from penguin_devstack.stack import LocalStack
+from penguin_orchestrator.platform import Penguin
+
+pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("stack"), pytest.mark.timeout(120)]
+
+# How long is sent, and how many effects are there when the fault comes.
+LOAD_S, BEFORE = 6.0, RATE
+# Longer than a lease, shorter than what is left of the load.
+OUTAGE_S = LEASE_S + 0.5
+SETTLES_S = 40.0
+HOUR_S = 3600.0
+OPEN = (pb.JOB_STATE_READY, pb.JOB_STATE_LEASED)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the tests stand on."""
+
+    stack: LocalStack
+    penguin: Penguin
+    store: asyncpg.Pool
+    dsn: str
+
+    def worker(self, name: str, clock_off_s: float = 0.0) -> WorkerProcess:
+        return WorkerProcess(name, self.dsn, self.stack.environment("orchestrator"), clock_off_s)
+
+
+@pytest.fixture(scope="module")
+async def ground(stack: LocalStack, penguin: Penguin, cluster: PostgresCluster) -> AsyncIterator[Ground]:
+    dsn = await cluster.create_database(f"effects_{uuid4().hex}")
+    async with effects_store(dsn) as store:
+        yield Ground(stack, penguin, store, dsn)
+
+
+@dataclass(frozen=True)
+class Play:
+    """One load with its workers, in the midst of which something happens."""
+
+    ground: Ground
+    workers: tuple[WorkerProcess, ...]
+    load: Load
+    effects: Effects
+
+    @classmethod
+    def of(cls, ground: Ground, *workers: WorkerProcess) -> Play:
+        load = Load(ground.penguin)
+        return cls(ground, workers, load, Effects(ground.store, load.tenant))
+
+    async def run(self, fault: Callable[[], Awaitable[None]]) -> None:
+        """Play, and hold the queue to its word."""
+        async with at_work(*self.workers):
+            sending = asyncio.create_task(self.load.run(LOAD_S))
+            try:
+                await until(lambda: self.more_than(BEFORE))
+                assert not sending.done(), "the load was over before the fault: nothing was shown"
+                await fault()
+                await sending
+            finally:
+                sending.cancel()
+            await until(self.settled, SETTLES_S)
+        await self.check()
+
+    async def kill_in_the_act(self, worker: WorkerProcess) -> None:
+        """Kill it between an effect and the word on it: the job comes again, and its effect must not."""
+        await until(lambda: self.effects.in_the_act(worker.name))
+        await worker.kill()
+
+    async def more_than(self, count: int) -> bool:
+        return await self.effects.count() > count
+
+    async def settled(self) -> bool:
+        counts = await self.load.counts()
+        return not any(counts.get(state) for state in OPEN)
+
+    async def check(self) -> None:
+        sent = self.load.acknowledged
+        assert len(sent) == int(RATE * LOAD_S)
+        assert len(set(sent)) == len(sent), "two enqueues were answered with one job"
+        applied = await self.effects.applied()
+        assert set(sent) - applied == set(), "an acknowledged job was lost"
+        # Every enqueue was answered in the end, so a job that was not acknowledged would be one that nobody sent.
+        assert applied - set(sent) == set()
+        assert await self.load.counts() == {pb.JOB_STATE_COMPLETED: len(sent)}
+        # Shown by `pytest -rP`: at least once is the queue's word, and this is how often it was more than once.
+        print(f"{len(sent)} acknowledged and applied, {await self.effects.refused()} repetitions refused, ", end="")
+        print(f"{await self.effects.after_loss()} applied after a lost lease")
+
+
+@pytest.fixture
+def play(ground: Ground) -> Play:
+    """Two workers with nothing wrong about them."""
+    return Play.of(ground, ground.worker("first"), ground.worker("second"))
+
+
+async def test_a_killed_worker(play: Play) -> None:
+    async def fault() -> None:
+        await play.kill_in_the_act(play.workers[0])
+        await asyncio.sleep(0.5)
+        await play.workers[0].start()
+
+    await play.run(fault)
+    assert await play.effects.refused() > 0
+
+
+async def test_a_killed_service(play: Play) -> None:
+    async def fault() -> None:
+        await play.ground.stack.kill("queue")
+
+    await play.run(fault)
+
+
+async def test_a_restarted_database(play: Play) -> None:
+    async def fault() -> None:
+        await play.ground.stack.stop_database("queue", "immediate")
+        try:
+            await asyncio.sleep(OUTAGE_S)
+        finally:
+            await play.ground.stack.start_database("queue")
+
+    await play.run(fault)
+
+
+async def test_an_emptied_buffer(play: Play) -> None:
+    async def fault() -> None:
+        url = play.ground.stack.tier_environment("queue")["QUEUE_REDIS_URL"]
+        async with Redis.from_url(url) as client:
+            for _ in range(5):
+                await client.flushall()
+                await asyncio.sleep(0.2)
+
+    await play.run(fault)
+
+
+async def test_a_killed_buffer(play: Play) -> None:
+    async def fault() -> None:
+        await play.ground.stack.kill("valkey")
+        await play.ground.stack.wait_ready("valkey")
+
+    await play.run(fault)
+
+
+async def test_a_frozen_buffer(play: Play) -> None:
+    """Small leases go on while it does not answer."""
+
+    async def fault() -> None:
+        play.ground.stack.freeze("valkey")
+        try:
+            polled = await play.effects.count(polled=True)
+            await asyncio.sleep(OUTAGE_S)
+            during = await play.effects.count(polled=True) - polled
+        finally:
+            play.ground.stack.thaw("valkey")
+        # Half of the load is polled for; a queue that waited for its buffer would have done a few dozen.
+        assert during > RATE / 2 * OUTAGE_S / 3, "small leases waited for the buffer"
+
+    await play.run(fault)
+
+
+@pytest.mark.parametrize("clock_off_s", [HOUR_S, -HOUR_S], ids=["ahead", "behind"])
+async def test_a_worker_with_a_wrong_clock(ground: Ground, clock_off_s: float) -> None:
+    """It takes nobody's lease and loses none of its own; killed, what it held comes back when its lease is over."""
+    play = Play.of(ground, ground.worker("wrong", clock_off_s), ground.worker("right"))
+
+    async def fault() -> None:
+        assert await play.effects.refused() == 0
+        assert await play.effects.after_loss() == 0
+        await play.kill_in_the_act(play.workers[0])
+
+    await play.run(fault)
+    assert await play.effects.refused() > 0
+    off = await play.effects.clocks_off()
+    assert off["wrong"] == pytest.approx(clock_off_s, abs=60)
+    assert off["right"] == pytest.approx(0, abs=60)
