@@ -157,7 +157,7 @@ async def test_a_killed_buffer(play: Play) -> None:
     await play.run(fault)
 
 
-async def test_a_frozen_buffer(play: Play) -> None:
+async def test_a_frozen_redis(play: Play) -> None:
     """Small leases go on while it does not answer."""
 
     async def fault() -> None:
@@ -169,7 +169,7 @@ async def test_a_frozen_buffer(play: Play) -> None:
         finally:
             play.ground.stack.thaw("valkey")
         # Half of the load is polled for; a queue that waited for its buffer would have done a few dozen.
-        assert during > RATE / 2 * OUTAGE_S / 3, "small leases waited for the buffer"
+        assert during > RATE / 2 * OUTAGE_S / 3, "small leases waited for Redis"
 
     await play.run(fault)
 

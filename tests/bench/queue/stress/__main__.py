@@ -14,7 +14,7 @@ from typing import Any
 
 import uvloop
 from tests.bench.queue.servers import SETTINGS
-from tests.bench.queue.stress import ageing, backlog, fairness, frozen_buffer, held_xmin
+from tests.bench.queue.stress import ageing, backlog, fairness, frozen_redis, held_xmin
 from tests.bench.queue.stress.options import Options, parsed
 from tests.bench.queue.stress.rig import Rig, as_json, revision, rig
 
@@ -24,7 +24,7 @@ SCENARIOS: dict[str, Callable[[Rig, Options], Awaitable[dict[str, Any]]]] = {
     "backlog": backlog.run,
     "fairness": fairness.run,
     "ageing": ageing.run,
-    "frozen-buffer": frozen_buffer.run,
+    "frozen-redis": frozen_redis.run,
 }
 
 

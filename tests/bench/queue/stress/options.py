@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from penguin_queue.domain.lanes import AGEING
+
 
 @dataclass(frozen=True)
 class Options:
@@ -28,8 +30,8 @@ class Options:
     # fairness: tenants that send about a job a second each.
     quiet: int = 50
     # ageing: after so long a job counts as one priority higher; from low to high these are two steps.
-    ageing: float = 30
-    # frozen-buffer: for how long it does not answer.
+    ageing: float = AGEING.total_seconds()
+    # frozen-redis: for how long it does not answer.
     frozen: float = 20
 
 

@@ -101,7 +101,7 @@ class Rig:
 
     async def memory_mib(self) -> dict[str, float]:
         """Of the service: resident; of PostgreSQL: what its processes share with nobody, so without the shared buffers; of
-        the buffer: what it says it uses."""
+        Valkey: what it says it uses."""
         components = self.stack.status().components
         found: dict[str, float] = {}
         service, database = components["queue"].process, components["queue-db"].process

@@ -37,7 +37,7 @@ async def _leases(rig: Rig, seconds: float) -> list[tuple[float, float]]:
 
 async def run(rig: Rig, options: Options) -> dict[str, Any]:
     """Before, and second by second after it was stopped."""
-    print("\nfrozen-buffer: LeaseJobs(10), ms; Redis is stopped and continued", flush=True)
+    print("\nfrozen-redis: LeaseJobs(10), ms; Redis is stopped and continued", flush=True)
     await rig.empty()
     await _leases(rig, 2.0)
     normal = Spread.of([latency for _, latency in await _leases(rig, NORMAL_S)])
