@@ -118,12 +118,6 @@ class Work:
             if not taker.deliver(count, hands.lots):
                 self.give_back(hands.lots)
 
-    async def redrive(self, step: Step, ids: Sequence[int]) -> list[int]:
-        """Make dead letters ready again; returns their ids."""
-        done, risen = await self._jobs.redrive(step, ids, step.at)
-        self._announcer.tell(risen, step.at)
-        return done
-
     async def lease(
         self, kinds: tuple[str, ...], max_jobs: int, duration: timedelta, wait: timedelta, worker_id: str
     ) -> list[Job]:

@@ -23,7 +23,8 @@ class QueueServicer(ControlMethods):
     """Jobs for their producers, their workers and their tenants."""
 
     def __init__(self, work: Work, jobs: JobStore, control: Control, streams: Callable[[Start], Stream]) -> None:
-        super().__init__(work, control)
+        super().__init__(control)
+        self._work = work
         self._jobs = jobs
         self._streams = streams
 

@@ -14,7 +14,7 @@ from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Connection, Database, affected
 from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import DeadFilter, LeaseRef, Preview, PurgeFilter, Ready
-from penguin_queue.store.jobs import ready_of, redriven
+from penguin_queue.store.jobs import ready_of
 from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "control.sql")
@@ -71,6 +71,14 @@ class ControlStore:
             ended, marked = (sorted(row["id"] for row in rows if row["ended"] is each) for each in (True, False))
             return await barrier.record(connection, step, Cancelled(ended, marked), Cancelled)
 
+    async def redrive(self, step: Step, ids: Sequence[int]) -> tuple[list[int], list[Ready]]:
+        """Make dead letters ready again with fresh attempts; returns their ids, and the jobs risen by this very call."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, list[int])) is not None:
+                return done.reply, []
+            risen = await self._risen(connection, step, ids)
+            return await barrier.record(connection, step, [job.id for job in risen], list[int]), risen
+
     async def redrive_matching(self, step: Step, chosen: DeadFilter, limit: int) -> tuple[Redriven, list[Ready]]:
         """Make dead letters that match ready again, at most `limit`, in the order of their ids; returns how many, and the
         jobs risen by this very call."""
@@ -78,9 +86,14 @@ class ControlStore:
             if (done := await barrier.claim(connection, step, Redriven)) is not None:
                 return done.reply, []
             ids, matching = await self._dead(connection, step.tenant_id, chosen, limit)
-            risen = await redriven(connection, self._kinds, step.tenant_id, ids, step.at)
+            risen = await self._risen(connection, step, ids)
             reply = Redriven(len(risen), matching - len(ids))
             return await barrier.record(connection, step, reply, Redriven), risen
+
+    async def _risen(self, connection: Connection, step: Step, ids: Sequence[int]) -> list[Ready]:
+        rows = await connection.fetch(sql.redrive, step.tenant_id, list(ids), step.at)
+        kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+        return [ready_of(row, kinds) for row in rows]
 
     async def redrivable(self, tenant_id: UUID, chosen: DeadFilter, limit: int) -> Preview:
         """What redrive_matching would do."""

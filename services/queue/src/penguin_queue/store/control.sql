@@ -54,6 +54,24 @@ SELECT id, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, 
        payload, traceparent, worker_id, last_error, 1
 FROM gone;
 
+-- name: redrive
+WITH found AS MATERIALIZED (
+    SELECT d.id, d.finished_at FROM dead_jobs AS d
+    WHERE d.tenant_id = $1 AND d.id = ANY ($2::bigint[])
+    ORDER BY d.id, d.finished_at
+    FOR UPDATE OF d
+), risen AS (
+    DELETE FROM dead_jobs AS d USING found
+    WHERE d.tenant_id = $1 AND d.id = ANY ($2::bigint[]) AND d.id = found.id AND d.finished_at = found.finished_at
+    RETURNING d.*
+)
+INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, snoozes, payload,
+                  traceparent, last_error)
+SELECT id, $3, created_at, tenant_id, kind_id, priority, rank, max_attempts, 1, snoozes, payload, traceparent, last_error
+FROM risen
+ORDER BY id
+RETURNING tenant_id, id, kind_id, priority, run_at;
+
 -- name: dead_among
 SELECT DISTINCT id FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) ORDER BY id;
 

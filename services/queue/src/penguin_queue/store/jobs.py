@@ -1,4 +1,4 @@
-"""A tenant's jobs: storing, reading and redriving them. Leases are another store's."""
+"""A tenant's jobs: storing and reading them. Leases are another store's."""
 
 from __future__ import annotations
 
@@ -207,14 +207,6 @@ class JobStore:
         async with self._db.tenant(tenant_id) as connection:
             return [tuple(row) for row in await connection.fetch(sql.payloads, tenant_id, list(ids), PAYLOADS_MAX)]
 
-    async def redrive(self, step: Step, ids: Sequence[int], at: datetime) -> tuple[list[int], list[Ready]]:
-        """Make dead letters ready again with fresh attempts; returns their ids, and the jobs risen by this very call."""
-        async with self._db.tenant(step.tenant_id) as connection:
-            if (done := await barrier.claim(connection, step, list[int])) is not None:
-                return done.reply, []
-            risen = await redriven(connection, self._kinds, step.tenant_id, ids, at)
-            return await barrier.record(connection, step, [job.id for job in risen], list[int]), risen
-
     async def stats(self, tenant_id: UUID, at: datetime) -> tuple[list[QueueCount], datetime | None]:
         """The tenant's jobs by state and priority, and when the oldest due one became due."""
         async with self._db.tenant(tenant_id) as connection:
@@ -233,15 +225,6 @@ class JobStore:
         ids = await barrier.undone(connection, gate, list[int]) or []
         await connection.execute(sql.withdraw, gate.tenant_id, ids)
         return await barrier.record(connection, gate, ids, list[int])
-
-
-async def redriven(
-    connection: Connection, kinds: Kinds, tenant_id: UUID, ids: Sequence[int], at: datetime
-) -> list[Ready]:
-    """Make those of these that are dead letters ready again, with fresh attempts; returns them."""
-    rows = await connection.fetch(sql.redrive, tenant_id, list(ids), at)
-    names = await kinds.names(connection, {row["kind_id"] for row in rows})
-    return [ready_of(row, names) for row in rows]
 
 
 def _faulty(items: Sequence[tuple[Step, NewJob]]) -> dict[int, Fault]:
