@@ -10,13 +10,16 @@ from penguin_chassis.faults import InvalidArgument
 
 BASE = timedelta(seconds=1)
 CAP = timedelta(hours=1)
+# How long jobs that are over stay, where a queue does not say it.
+COMPLETED_RETENTION = timedelta(days=7)
+DEAD_RETENTION = timedelta(days=365)
 
 
 @dataclass(frozen=True)
 class Terms:
     """What is said of a queue. `priority` is 1 (high) to 3 (low); a `max_in_flight` of 0 means no limit.
 
-    `backoff_base` and `backoff_cap` are milliseconds.
+    `backoff_base` and `backoff_cap` are milliseconds, the retentions seconds; `dead_letters` is 1 (keep) or 2 (discard).
     """
 
     name: str
@@ -26,6 +29,9 @@ class Terms:
     backoff_cap: int
     lost_lease_limit: int
     max_in_flight: int
+    completed_retention: int = int(COMPLETED_RETENTION.total_seconds())
+    dead_retention: int = int(DEAD_RETENTION.total_seconds())
+    dead_letters: int = 1
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from penguin_chassis import calls
 from penguin_chassis.barrier import REQUEST, Step
 from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
 from penguin_chassis.mutations import now
-from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Ready, Snooze
+from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Progress, Ready, Snooze
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.pacing import Pace
 from penguin_queue.store.buffer import DEPTH, ReadyBuffer
@@ -189,15 +189,19 @@ class Work:
         return back, cancelled
 
     async def extend(
-        self, leases: Sequence[LeaseRef], duration: timedelta
+        self, leases: Sequence[LeaseRef], duration: timedelta, told: Mapping[int, Progress] | None = None
     ) -> tuple[datetime, set[LeaseRef], list[int]]:
-        """Keep jobs in hand; returns until when, whose lease still stands, and whose cancellation is wished."""
-        until = now() + duration
-        return until, *await self._leases.extend(leases, until)
+        """Keep jobs in hand, and what is told of some by their ids; returns until when, whose lease still stands, and whose
+        cancellation is wished."""
+        at = now()
+        progress = {job_id: replace(each, at=at) for job_id, each in (told or {}).items()}
+        return at + duration, *await self._leases.extend(leases, at + duration, progress)
 
-    async def complete(self, ids: Sequence[int], tokens: Sequence[int]) -> list[int]:
-        """End jobs that are done; returns those that are not, their lease being lost."""
-        return await self._leases.complete(ids, tokens, now())
+    async def complete(
+        self, ids: Sequence[int], tokens: Sequence[int], results: Mapping[int, str] | None = None
+    ) -> list[int]:
+        """End jobs that are done, some with results by their ids; returns those that are not, their lease being lost."""
+        return await self._leases.complete(ids, tokens, now(), results)
 
     async def fail(self, failures: Sequence[Failure]) -> tuple[set[LeaseRef], set[LeaseRef], set[LeaseRef]]:
         """Put failed jobs back or bury them; returns the retried, the dead, and those that were cancelled."""

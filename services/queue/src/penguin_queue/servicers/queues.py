@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from penguin.queue.v1 import queue_admin_service_pb2_grpc, queue_service_pb2
 from penguin_chassis.mutations import step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp
-from penguin_queue.domain.queues import Pause, Queue, Terms, backoff_of
+from penguin_queue.domain.queues import COMPLETED_RETENTION, DEAD_RETENTION, Pause, Queue, Terms, backoff_of
 from penguin_queue.operations.census import Census
 from penguin_queue.store.census import Depth
 from penguin_queue.store.queues import QueueStore
@@ -109,7 +110,15 @@ def _terms(queue: pb.Queue) -> Terms:
         backoff_cap=cap,
         lost_lease_limit=queue.lost_lease_limit if queue.HasField("lost_lease_limit") else LOST_LEASE_LIMIT,
         max_in_flight=queue.max_in_flight,
+        completed_retention=_seconds(queue, "completed_retention", COMPLETED_RETENTION),
+        dead_retention=_seconds(queue, "dead_retention", DEAD_RETENTION),
+        dead_letters=queue.dead_letters or pb.DEAD_LETTERS_KEEP,
     )
+
+
+def _seconds(queue: pb.Queue, field: str, default: timedelta) -> int:
+    given: timedelta = getattr(queue, field).ToTimedelta() if queue.HasField(field) else default  # type: ignore[arg-type]
+    return int(given.total_seconds())
 
 
 def _queue(row: Queue) -> pb.Queue:
@@ -122,11 +131,14 @@ def _queue(row: Queue) -> pb.Queue:
         max_in_flight=terms.max_in_flight,
         paused=row.paused,
         kinds=row.kinds,
+        dead_letters=terms.dead_letters,  # type: ignore[arg-type]
         created_at=stamp(row.created_at),
         updated_at=stamp(row.updated_at),
     )
     queue.retry.base.FromMilliseconds(terms.backoff_base)
     queue.retry.cap.FromMilliseconds(terms.backoff_cap)
+    queue.completed_retention.FromSeconds(terms.completed_retention)
+    queue.dead_retention.FromSeconds(terms.dead_retention)
     return queue
 
 

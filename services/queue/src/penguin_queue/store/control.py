@@ -13,7 +13,7 @@ from penguin_chassis import barrier
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Connection, Database, affected
 from penguin_chassis.queries import load
-from penguin_queue.domain.jobs import DeadFilter, LeaseRef, Preview, PurgeFilter, Ready
+from penguin_queue.domain.jobs import LEASE_LOST, DeadFilter, LeaseRef, Preview, PurgeFilter, Ready
 from penguin_queue.store.jobs import ready_of
 from penguin_queue.store.kinds import Kinds
 
@@ -22,12 +22,13 @@ sql = load("penguin_queue.store", "control.sql")
 # How far what matches is counted, and how many ids a preview shows.
 COUNTED = 100_000
 SAMPLE = 20
-# By the state that is asked for: what matches, and how it goes.
-PURGES = {
-    "ready": (sql.matching_ready, sql.purge_jobs),
-    "dead": (sql.matching_dead, sql.purge_dead_jobs),
-    "completed": (sql.matching_completed, sql.purge_completed_jobs),
-    "cancelled": (sql.matching_cancelled, sql.purge_completed_jobs),
+# By the state that is asked for: what matches (of history: with which outcome), and how it goes.
+PURGES: dict[str, tuple[str, str, tuple[int, ...]]] = {
+    "ready": (sql.matching_ready, sql.purge_jobs, ()),
+    "dead": (sql.matching_dead, sql.purge_dead_jobs, ()),
+    "completed": (sql.matching_over, sql.purge_completed_jobs, (0,)),
+    "cancelled": (sql.matching_over, sql.purge_completed_jobs, (1,)),
+    "discarded": (sql.matching_over, sql.purge_completed_jobs, (2,)),
 }
 
 
@@ -139,7 +140,8 @@ class ControlStore:
         kinds = await self._kinds_of(connection, chosen.kind)
         if not kinds:
             return [], False
-        found = await connection.fetch(PURGES[chosen.state][0], tenant_id, kinds[0], chosen.created_before, limit + 1)
+        matching, _, outcome = PURGES[chosen.state]
+        found = await connection.fetch(matching, tenant_id, kinds[0], chosen.created_before, limit + 1, *outcome)
         return [row["id"] for row in found[:limit]], len(found) > limit
 
     async def set_priority(
@@ -170,6 +172,6 @@ async def end_marked(
     return {LeaseRef(row["id"], row["lease_token"]) for row in rows}
 
 
-async def end_lost(connection: Connection, at: datetime, limit: int) -> int:
-    """End jobs whose cancellation is wished and whose lease has run out; returns how many, at most `limit`."""
-    return affected(await connection.execute(sql.end_marked_lost, at, limit))
+async def end_lost(connection: Connection, at: datetime, limit: int) -> list[Any]:
+    """End jobs whose cancellation is wished and whose lease has run out, at most `limit`; returns tenant, id and attempt."""
+    return await connection.fetch(sql.end_marked_lost, at, limit, LEASE_LOST)

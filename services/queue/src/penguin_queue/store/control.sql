@@ -46,13 +46,18 @@ WITH gone AS (
     WHERE j.id = ANY (ARRAY(
         SELECT id FROM jobs WHERE state = 2 AND leased_until <= $1 AND cancel_wanted
         ORDER BY leased_until LIMIT $2 FOR UPDATE SKIP LOCKED))
-    RETURNING j.*
+    RETURNING j.*, j.attempts + j.lost_leases + 1 AS attempt
+), noted AS (
+    INSERT INTO job_attempts (job_id, finished_at, tenant_id, attempt, outcome, error, worker_id)
+    SELECT id, $1, tenant_id, attempt, 2, $3, worker_id FROM gone
+), kept AS (
+    INSERT INTO completed_jobs (id, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank, attempts,
+                                max_attempts, lost_leases, payload, traceparent, worker_id, last_error, outcome)
+    SELECT id, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts, lost_leases + 1,
+           payload, traceparent, worker_id, last_error, 1
+    FROM gone
 )
-INSERT INTO completed_jobs (id, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank, attempts,
-                            max_attempts, lost_leases, payload, traceparent, worker_id, last_error, outcome)
-SELECT id, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts, lost_leases + 1,
-       payload, traceparent, worker_id, last_error, 1
-FROM gone;
+SELECT tenant_id, id, attempt FROM gone;
 
 -- name: redrive
 WITH found AS MATERIALIZED (
@@ -103,17 +108,10 @@ WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2) AND created_at < 
 ORDER BY id
 LIMIT $4;
 
--- name: matching_completed
+-- name: matching_over
 SELECT id FROM completed_jobs
 WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2)
-  AND created_at < coalesce($3::timestamptz, 'infinity') AND outcome = 0
-ORDER BY id
-LIMIT $4;
-
--- name: matching_cancelled
-SELECT id FROM completed_jobs
-WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2)
-  AND created_at < coalesce($3::timestamptz, 'infinity') AND outcome = 1
+  AND created_at < coalesce($3::timestamptz, 'infinity') AND outcome = $5
 ORDER BY id
 LIMIT $4;
 

@@ -13,22 +13,34 @@ from penguin_chassis.barrier import COMPENSATION, REQUEST, Step
 from penguin_chassis.faults import Fault, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_queue.domain.jobs import Handover, Job, NewBatch, NewJob, QueueCount, Ready, check_payload
+from penguin_queue.domain.jobs import (
+    Attempt,
+    Handover,
+    Job,
+    NewBatch,
+    NewJob,
+    Progress,
+    QueueCount,
+    Ready,
+    check_payload,
+)
+from penguin_queue.store import attempts
 from penguin_queue.store.ids import JobIds
 from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "jobs.sql")
 
 # States by the numbers that rows carry; what is over stands in tables of its own.
-STATES = ("scheduled", "ready", "leased", "completed", "dead", "cancelled")
+STATES = ("scheduled", "ready", "leased", "completed", "dead", "cancelled", "", "discarded")
 # What a caller calls a state, in those numbers.
 ASKED: dict[str, tuple[int, ...]] = {
-    "": (0, 1, 2, 3, 4, 5),
+    "": (0, 1, 2, 3, 4, 5, 7),
     "ready": (0, 1),
     "leased": (2,),
     "completed": (3,),
     "dead": (4,),
     "cancelled": (5,),
+    "discarded": (7,),
 }
 LAST = 2**63 - 1
 # Payloads that one answer holds, but for the last of them (bytes): a message has 4 MiB.
@@ -65,6 +77,10 @@ def job_of(row: Any, kinds: Mapping[int, str]) -> Job:
     fields["state"] = STATES[fields["state"]]
     fields["traceparent"] = fields["traceparent"] or ""
     fields["last_error"] = fields["last_error"] or ""
+    if "result" in fields:
+        told = [fields.pop(f"progress_{name}") for name in ("done", "total", "note", "at")]
+        fields["progress"] = None if told[-1] is None else Progress(*told)
+        fields["result"] = fields["result"] or ""
     return Job(**fields)
 
 
@@ -206,6 +222,13 @@ class JobStore:
         """Those of these jobs that there are, in the order of their ids, with their payloads as far as there is room."""
         async with self._db.tenant(tenant_id) as connection:
             return [tuple(row) for row in await connection.fetch(sql.payloads, tenant_id, list(ids), PAYLOADS_MAX)]
+
+    async def list_attempts(
+        self, tenant_id: UUID, job_id: int, before: tuple[datetime, int], limit: int
+    ) -> list[Attempt]:
+        """Up to `limit` attempts at a job that failed or were lost, before that time and number, newest first."""
+        async with self._db.tenant(tenant_id) as connection:
+            return await attempts.page(connection, tenant_id, job_id, before, limit)
 
     async def stats(self, tenant_id: UUID, at: datetime) -> tuple[list[QueueCount], datetime | None]:
         """The tenant's jobs by state and priority, and when the oldest due one became due."""

@@ -27,15 +27,18 @@ DELETE FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state < 2;
 
 -- name: get
 SELECT tenant_id, id, kind_id, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
-       created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted
+       created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted,
+       progress_done, progress_total, progress_note, progress_at, NULL::text AS result
 FROM jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
 SELECT tenant_id, id, kind_id, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
-       created_at, NULL, finished_at, last_error, traceparent, lease_token, false
+       created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
+       NULL, NULL, NULL, NULL, NULL
 FROM dead_jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
-SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 1 THEN 5 ELSE 3 END, run_at, attempts, max_attempts,
-       lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false
+SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END, run_at, attempts,
+       max_attempts, lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
+       NULL, NULL, NULL, NULL, result
 FROM completed_jobs WHERE tenant_id = $1 AND id = $2
 ORDER BY finished_at DESC NULLS FIRST
 LIMIT 1;
@@ -43,21 +46,25 @@ LIMIT 1;
 -- name: list_page
 -- About newest first: ids are given out in blocks. Each arm stops at the page's size.
 (SELECT tenant_id, id, kind_id, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
-        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted
+        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted,
+        progress_done, progress_total, progress_note, progress_at, NULL::text AS result
  FROM jobs
  WHERE tenant_id = $1 AND id < $2 AND state = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 UNION ALL
 (SELECT tenant_id, id, kind_id, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
-        created_at, NULL, finished_at, last_error, traceparent, lease_token, false
+        created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
+        NULL, NULL, NULL, NULL, NULL
  FROM dead_jobs
  WHERE tenant_id = $1 AND id < $2 AND 4 = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 UNION ALL
-(SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 1 THEN 5 ELSE 3 END, run_at, attempts, max_attempts,
-        lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false
+(SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END, run_at, attempts,
+        max_attempts, lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
+        NULL, NULL, NULL, NULL, result
  FROM completed_jobs
- WHERE tenant_id = $1 AND id < $2 AND CASE outcome WHEN 1 THEN 5 ELSE 3 END = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
+ WHERE tenant_id = $1 AND id < $2 AND CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END = ANY ($3::smallint[])
+   AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 ORDER BY id DESC
 LIMIT $5;
@@ -82,7 +89,7 @@ SELECT state, priority, count(*) AS count FROM jobs WHERE tenant_id = $1 GROUP B
 UNION ALL
 SELECT 4, priority, count(*) FROM dead_jobs WHERE tenant_id = $1 GROUP BY 2
 UNION ALL
-SELECT CASE outcome WHEN 1 THEN 5 ELSE 3 END, priority, count(*) FROM completed_jobs WHERE tenant_id = $1 GROUP BY 1, 2
+SELECT CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END, priority, count(*) FROM completed_jobs WHERE tenant_id = $1 GROUP BY 1, 2
 ORDER BY 1, 2;
 
 -- name: oldest_due_at

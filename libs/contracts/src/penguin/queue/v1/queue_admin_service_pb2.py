@@ -29,7 +29,7 @@ from penguin.common.v1 import options_pb2 as penguin_dot_common_dot_v1_dot_optio
 from penguin.queue.v1 import queue_service_pb2 as penguin_dot_queue_dot_v1_dot_queue__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*penguin/queue/v1/queue_admin_service.proto\x12\x10penguin.queue.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpenguin/common/v1/options.proto\x1a$penguin/queue/v1/queue_service.proto\"\xaa\x03\n\x05Queue\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x18\x64\x32\x13^[a-z][a-z0-9_.-]*$\x12\x39\n\x08priority\x18\x02 \x01(\x0e\x32\x1d.penguin.queue.v1.JobPriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1f\n\x0cmax_attempts\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12,\n\x05retry\x18\x04 \x01(\x0b\x32\x1d.penguin.queue.v1.RetryPolicy\x12(\n\x10lost_lease_limit\x18\x05 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00H\x00\x88\x01\x01\x12\"\n\rmax_in_flight\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\x12\x0e\n\x06paused\x18\x07 \x01(\x08\x12\x18\n\x05kinds\x18\x08 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x13\n\x11_lost_lease_limit\"\x86\x01\n\x0bRetryPolicy\x12;\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x04\x08\x80\xa3\x05\x32\x04\x10\xc0\x84=\x12:\n\x03\x63\x61p\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x04\x08\x80\xf5$2\x04\x10\xc0\x84=\"\x87\x01\n\x0bPauseTarget\x12\x1a\n\x05queue\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64H\x00\x12\x1a\n\x04kind\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01H\x00\x12/\n\x06tenant\x18\x03 \x01(\x0b\x32\x1d.penguin.queue.v1.TenantPauseH\x00\x42\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"B\n\x0bTenantPause\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04kind\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"_\n\x0fPutQueueRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\x05queue\x18\x02 \x01(\x0b\x32\x17.penguin.queue.v1.QueueB\x06\xbaH\x03\xc8\x01\x01\":\n\x10PutQueueResponse\x12&\n\x05queue\x18\x01 \x01(\x0b\x32\x17.penguin.queue.v1.Queue\"*\n\x0fGetQueueRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\":\n\x10GetQueueResponse\x12&\n\x05queue\x18\x01 \x01(\x0b\x32\x17.penguin.queue.v1.Queue\"P\n\x11ListQueuesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"V\n\x12ListQueuesResponse\x12\'\n\x06queues\x18\x01 \x03(\x0b\x32\x17.penguin.queue.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x95\x01\n\x10MoveKindsRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x05queue\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12I\n\x05kinds\x18\x03 \x03(\tB:\xbaH7\x92\x01\x34\x08\x01\x10\x64\x18\x01\",r*\x18\xc8\x01\x32%^[a-z][a-z0-9_]*(\\.[a-z][a-z0-9_]*)*$\";\n\x11MoveKindsResponse\x12&\n\x05queue\x18\x01 \x01(\x0b\x32\x17.penguin.queue.v1.Queue\"g\n\x10PauseJobsRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x35\n\x06target\x18\x02 \x01(\x0b\x32\x1d.penguin.queue.v1.PauseTargetB\x06\xbaH\x03\xc8\x01\x01\"\x13\n\x11PauseJobsResponse\"h\n\x11ResumeJobsRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x35\n\x06target\x18\x02 \x01(\x0b\x32\x1d.penguin.queue.v1.PauseTargetB\x06\xbaH\x03\xc8\x01\x01\"\x14\n\x12ResumeJobsResponse\"P\n\x11ListPausesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"\\\n\x12ListPausesResponse\x12-\n\x06pauses\x18\x01 \x03(\x0b\x32\x1d.penguin.queue.v1.PauseTarget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x10GetDepthsRequest\x12\x1e\n\x0btop_tenants\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\"\xa0\x01\n\x11GetDepthsResponse\x12*\n\x05kinds\x18\x01 \x03(\x0b\x32\x1b.penguin.queue.v1.KindDepth\x12.\n\x07tenants\x18\x02 \x03(\x0b\x32\x1d.penguin.queue.v1.TenantDepth\x12/\n\x0b\x63omputed_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xce\x01\n\tKindDepth\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12/\n\x08priority\x18\x03 \x01(\x0e\x32\x1d.penguin.queue.v1.JobPriority\x12\x11\n\tscheduled\x18\x04 \x01(\x03\x12\r\n\x05ready\x18\x05 \x01(\x03\x12\x0e\n\x06leased\x18\x06 \x01(\x03\x12\x33\n\x0foldest_ready_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x64\x65\x61\x64\x18\x08 \x01(\x03\"A\n\x0bTenantDepth\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07waiting\x18\x02 \x01(\x03\x12\x0e\n\x06leased\x18\x03 \x01(\x03\x32\xf2\x06\n\x11QueueAdminService\x12g\n\x08PutQueue\x12!.penguin.queue.v1.PutQueueRequest\x1a\".penguin.queue.v1.PutQueueResponse\"\x14\x8a\xb5\x18\x10\n\x0cqueues.write\x10\x01\x12\x66\n\x08GetQueue\x12!.penguin.queue.v1.GetQueueRequest\x1a\".penguin.queue.v1.GetQueueResponse\"\x13\x8a\xb5\x18\x0f\n\x0bqueues.read\x10\x01\x12l\n\nListQueues\x12#.penguin.queue.v1.ListQueuesRequest\x1a$.penguin.queue.v1.ListQueuesResponse\"\x13\x8a\xb5\x18\x0f\n\x0bqueues.read\x10\x01\x12j\n\tMoveKinds\x12\".penguin.queue.v1.MoveKindsRequest\x1a#.penguin.queue.v1.MoveKindsResponse\"\x14\x8a\xb5\x18\x10\n\x0cqueues.write\x10\x01\x12j\n\tPauseJobs\x12\".penguin.queue.v1.PauseJobsRequest\x1a#.penguin.queue.v1.PauseJobsResponse\"\x14\x8a\xb5\x18\x10\n\x0cqueues.write\x10\x01\x12m\n\nResumeJobs\x12#.penguin.queue.v1.ResumeJobsRequest\x1a$.penguin.queue.v1.ResumeJobsResponse\"\x14\x8a\xb5\x18\x10\n\x0cqueues.write\x10\x01\x12l\n\nListPauses\x12#.penguin.queue.v1.ListPausesRequest\x1a$.penguin.queue.v1.ListPausesResponse\"\x13\x8a\xb5\x18\x0f\n\x0bqueues.read\x10\x01\x12i\n\tGetDepths\x12\".penguin.queue.v1.GetDepthsRequest\x1a#.penguin.queue.v1.GetDepthsResponse\"\x13\x8a\xb5\x18\x0f\n\x0bqueues.read\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*penguin/queue/v1/queue_admin_service.proto\x12\x10penguin.queue.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpenguin/common/v1/options.proto\x1a$penguin/queue/v1/queue_service.proto\"\xfe\x04\n\x05Queue\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x18\x64\x32\x13^[a-z][a-z0-9_.-]*$\x12\x39\n\x08priority\x18\x02 \x01(\x0e\x32\x1d.penguin.queue.v1.JobPriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1f\n\x0cmax_attempts\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12,\n\x05retry\x18\x04 \x01(\x0b\x32\x1d.penguin.queue.v1.RetryPolicy\x12(\n\x10lost_lease_limit\x18\x05 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00H\x00\x88\x01\x01\x12\"\n\rmax_in_flight\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\x12\x0e\n\x06paused\x18\x07 \x01(\x08\x12\x18\n\x05kinds\x18\x08 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12J\n\x13\x63ompleted_retention\x18\x14 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x05\x08\x80\xce\xda\x03\x32\x03\x08\x90\x1c\x12G\n\x0e\x64\x65\x61\x64_retention\x18\x15 \x01(\x0b\x32\x19.google.protobuf.DurationB\x14\xbaH\x11\xaa\x01\x0e\"\x06\x08\x80\x86\xb0\x96\x01\x32\x04\x08\x80\xa3\x05\x12=\n\x0c\x64\x65\x61\x64_letters\x18\x16 \x01(\x0e\x32\x1d.penguin.queue.v1.DeadLettersB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x13\n\x11_lost_lease_limit\"\x86\x01\n\x0bRetryPolicy\x12;\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x04\x08\x80\xa3\x05\x32\x04\x10\xc0\x84=\x12:\n\x03\x63\x61p\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x04\x08\x80\xf5$2\x04\x10\xc0\x84=\"\x87\x01\n\x0bPauseTarget\x12\x1a\n\x05queue\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64H\x00\x12\x1a\n\x04kind\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01H\x00\x12/\n\x06tenant\x18\x03 \x01(\x0b\x32\x1d.penguin.queue.v1.TenantPauseH\x00\x42\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"B\n\x0bTenantPause\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04kind\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"_\n\x0fPutQueueRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\x05queue\x18\x02 \x01(\x0b\x32\x17.penguin.queue.v1.QueueB\x06\xbaH\x03\xc8\x01\x01\":\n\x10PutQueueResponse\x12&\n\x05queue\x18\x01 \x01(\x0b\x32\x17.penguin.queue.v1.Queue\"*\n\x0fGetQueueRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\":\n\x10GetQueueResponse\x12&\n\x05queue\x18\x01 \x01(\x0b\x32\x17.penguin.queue.v1.Queue\"P\n\x11ListQueuesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"V\n\x12ListQueuesResponse\x12\'\n\x06queues\x18\x01 \x03(\x0b\x32\x17.penguin.queue.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x95\x01\n\x10MoveKindsRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x05queue\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12I\n\x05kinds\x18\x03 \x03(\tB:\xbaH7\x92\x01\x34\x08\x01\x10\x64\x18\x01\",r*\x18\xc8\x01\x32%^[a-z][a-z0-9_]*(\\.[a-z][a-z0-9_]*)*$\";\n\x11MoveKindsResponse\x12&\n\x05queue\x18\x01 \x01(\x0b\x32\x17.penguin.queue.v1.Queue\"g\n\x10PauseJobsRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x35\n\x06target\x18\x02 \x01(\x0b\x32\x1d.penguin.queue.v1.PauseTargetB\x06\xbaH\x03\xc8\x01\x01\"\x13\n\x11PauseJobsResponse\"h\n\x11ResumeJobsRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x35\n\x06target\x18\x02 \x01(\x0b\x32\x1d.penguin.queue.v1.PauseTargetB\x06\xbaH\x03\xc8\x01\x01\"\x14\n\x12ResumeJobsResponse\"P\n\x11ListPausesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"\\\n\x12ListPausesResponse\x12-\n\x06pauses\x18\x01 \x03(\x0b\x32\x1d.penguin.queue.v1.PauseTarget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x10GetDepthsRequest\x12\x1e\n\x0btop_tenants\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\"\xa0\x01\n\x11GetDepthsResponse\x12*\n\x05kinds\x18\x01 \x03(\x0b\x32\x1b.penguin.queue.v1.KindDepth\x12.\n\x07tenants\x18\x02 \x03(\x0b\x32\x1d.penguin.queue.v1.TenantDepth\x12/\n\x0b\x63omputed_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xce\x01\n\tKindDepth\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12/\n\x08priority\x18\x03 \x01(\x0e\x32\x1d.penguin.queue.v1.JobPriority\x12\x11\n\tscheduled\x18\x04 \x01(\x03\x12\r\n\x05ready\x18\x05 \x01(\x03\x12\x0e\n\x06leased\x18\x06 \x01(\x03\x12\x33\n\x0foldest_ready_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x64\x65\x61\x64\x18\x08 \x01(\x03\"A\n\x0bTenantDepth\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07waiting\x18\x02 \x01(\x03\x12\x0e\n\x06leased\x18\x03 \x01(\x03*\\\n\x0b\x44\x65\x61\x64Letters\x12\x1c\n\x18\x44\x45\x41\x44_LETTERS_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x45\x41\x44_LETTERS_KEEP\x10\x01\x12\x18\n\x14\x44\x45\x41\x44_LETTERS_DISCARD\x10\x02\x32\xf2\x06\n\x11QueueAdminService\x12g\n\x08PutQueue\x12!.penguin.queue.v1.PutQueueRequest\x1a\".penguin.queue.v1.PutQueueResponse\"\x14\x8a\xb5\x18\x10\n\x0cqueues.write\x10\x01\x12\x66\n\x08GetQueue\x12!.penguin.queue.v1.GetQueueRequest\x1a\".penguin.queue.v1.GetQueueResponse\"\x13\x8a\xb5\x18\x0f\n\x0bqueues.read\x10\x01\x12l\n\nListQueues\x12#.penguin.queue.v1.ListQueuesRequest\x1a$.penguin.queue.v1.ListQueuesResponse\"\x13\x8a\xb5\x18\x0f\n\x0bqueues.read\x10\x01\x12j\n\tMoveKinds\x12\".penguin.queue.v1.MoveKindsRequest\x1a#.penguin.queue.v1.MoveKindsResponse\"\x14\x8a\xb5\x18\x10\n\x0cqueues.write\x10\x01\x12j\n\tPauseJobs\x12\".penguin.queue.v1.PauseJobsRequest\x1a#.penguin.queue.v1.PauseJobsResponse\"\x14\x8a\xb5\x18\x10\n\x0cqueues.write\x10\x01\x12m\n\nResumeJobs\x12#.penguin.queue.v1.ResumeJobsRequest\x1a$.penguin.queue.v1.ResumeJobsResponse\"\x14\x8a\xb5\x18\x10\n\x0cqueues.write\x10\x01\x12l\n\nListPauses\x12#.penguin.queue.v1.ListPausesRequest\x1a$.penguin.queue.v1.ListPausesResponse\"\x13\x8a\xb5\x18\x0f\n\x0bqueues.read\x10\x01\x12i\n\tGetDepths\x12\".penguin.queue.v1.GetDepthsRequest\x1a#.penguin.queue.v1.GetDepthsResponse\"\x13\x8a\xb5\x18\x0f\n\x0bqueues.read\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +48,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUEUE'].fields_by_name['max_in_flight']._serialized_options = b'\272H\010\032\006\030\300\204=(\000'
   _globals['_QUEUE'].fields_by_name['kinds']._loaded_options = None
   _globals['_QUEUE'].fields_by_name['kinds']._serialized_options = b'\272H\006\222\001\003\020\350\007'
+  _globals['_QUEUE'].fields_by_name['completed_retention']._loaded_options = None
+  _globals['_QUEUE'].fields_by_name['completed_retention']._serialized_options = b'\272H\017\252\001\014\"\005\010\200\316\332\0032\003\010\220\034'
+  _globals['_QUEUE'].fields_by_name['dead_retention']._loaded_options = None
+  _globals['_QUEUE'].fields_by_name['dead_retention']._serialized_options = b'\272H\021\252\001\016\"\006\010\200\206\260\226\0012\004\010\200\243\005'
+  _globals['_QUEUE'].fields_by_name['dead_letters']._loaded_options = None
+  _globals['_QUEUE'].fields_by_name['dead_letters']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_RETRYPOLICY'].fields_by_name['base']._loaded_options = None
   _globals['_RETRYPOLICY'].fields_by_name['base']._serialized_options = b'\272H\017\252\001\014\"\004\010\200\243\0052\004\020\300\204='
   _globals['_RETRYPOLICY'].fields_by_name['cap']._loaded_options = None
@@ -108,50 +114,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUEUEADMINSERVICE'].methods_by_name['ListPauses']._serialized_options = b'\212\265\030\017\n\013queues.read\020\001'
   _globals['_QUEUEADMINSERVICE'].methods_by_name['GetDepths']._loaded_options = None
   _globals['_QUEUEADMINSERVICE'].methods_by_name['GetDepths']._serialized_options = b'\212\265\030\017\n\013queues.read\020\001'
+  _globals['_DEADLETTERS']._serialized_start=2778
+  _globals['_DEADLETTERS']._serialized_end=2870
   _globals['_QUEUE']._serialized_start=230
-  _globals['_QUEUE']._serialized_end=656
-  _globals['_RETRYPOLICY']._serialized_start=659
-  _globals['_RETRYPOLICY']._serialized_end=793
-  _globals['_PAUSETARGET']._serialized_start=796
-  _globals['_PAUSETARGET']._serialized_end=931
-  _globals['_TENANTPAUSE']._serialized_start=933
-  _globals['_TENANTPAUSE']._serialized_end=999
-  _globals['_PUTQUEUEREQUEST']._serialized_start=1001
-  _globals['_PUTQUEUEREQUEST']._serialized_end=1096
-  _globals['_PUTQUEUERESPONSE']._serialized_start=1098
-  _globals['_PUTQUEUERESPONSE']._serialized_end=1156
-  _globals['_GETQUEUEREQUEST']._serialized_start=1158
-  _globals['_GETQUEUEREQUEST']._serialized_end=1200
-  _globals['_GETQUEUERESPONSE']._serialized_start=1202
-  _globals['_GETQUEUERESPONSE']._serialized_end=1260
-  _globals['_LISTQUEUESREQUEST']._serialized_start=1262
-  _globals['_LISTQUEUESREQUEST']._serialized_end=1342
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=1344
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=1430
-  _globals['_MOVEKINDSREQUEST']._serialized_start=1433
-  _globals['_MOVEKINDSREQUEST']._serialized_end=1582
-  _globals['_MOVEKINDSRESPONSE']._serialized_start=1584
-  _globals['_MOVEKINDSRESPONSE']._serialized_end=1643
-  _globals['_PAUSEJOBSREQUEST']._serialized_start=1645
-  _globals['_PAUSEJOBSREQUEST']._serialized_end=1748
-  _globals['_PAUSEJOBSRESPONSE']._serialized_start=1750
-  _globals['_PAUSEJOBSRESPONSE']._serialized_end=1769
-  _globals['_RESUMEJOBSREQUEST']._serialized_start=1771
-  _globals['_RESUMEJOBSREQUEST']._serialized_end=1875
-  _globals['_RESUMEJOBSRESPONSE']._serialized_start=1877
-  _globals['_RESUMEJOBSRESPONSE']._serialized_end=1897
-  _globals['_LISTPAUSESREQUEST']._serialized_start=1899
-  _globals['_LISTPAUSESREQUEST']._serialized_end=1979
-  _globals['_LISTPAUSESRESPONSE']._serialized_start=1981
-  _globals['_LISTPAUSESRESPONSE']._serialized_end=2073
-  _globals['_GETDEPTHSREQUEST']._serialized_start=2075
-  _globals['_GETDEPTHSREQUEST']._serialized_end=2125
-  _globals['_GETDEPTHSRESPONSE']._serialized_start=2128
-  _globals['_GETDEPTHSRESPONSE']._serialized_end=2288
-  _globals['_KINDDEPTH']._serialized_start=2291
-  _globals['_KINDDEPTH']._serialized_end=2497
-  _globals['_TENANTDEPTH']._serialized_start=2499
-  _globals['_TENANTDEPTH']._serialized_end=2564
-  _globals['_QUEUEADMINSERVICE']._serialized_start=2567
-  _globals['_QUEUEADMINSERVICE']._serialized_end=3449
+  _globals['_QUEUE']._serialized_end=868
+  _globals['_RETRYPOLICY']._serialized_start=871
+  _globals['_RETRYPOLICY']._serialized_end=1005
+  _globals['_PAUSETARGET']._serialized_start=1008
+  _globals['_PAUSETARGET']._serialized_end=1143
+  _globals['_TENANTPAUSE']._serialized_start=1145
+  _globals['_TENANTPAUSE']._serialized_end=1211
+  _globals['_PUTQUEUEREQUEST']._serialized_start=1213
+  _globals['_PUTQUEUEREQUEST']._serialized_end=1308
+  _globals['_PUTQUEUERESPONSE']._serialized_start=1310
+  _globals['_PUTQUEUERESPONSE']._serialized_end=1368
+  _globals['_GETQUEUEREQUEST']._serialized_start=1370
+  _globals['_GETQUEUEREQUEST']._serialized_end=1412
+  _globals['_GETQUEUERESPONSE']._serialized_start=1414
+  _globals['_GETQUEUERESPONSE']._serialized_end=1472
+  _globals['_LISTQUEUESREQUEST']._serialized_start=1474
+  _globals['_LISTQUEUESREQUEST']._serialized_end=1554
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=1556
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=1642
+  _globals['_MOVEKINDSREQUEST']._serialized_start=1645
+  _globals['_MOVEKINDSREQUEST']._serialized_end=1794
+  _globals['_MOVEKINDSRESPONSE']._serialized_start=1796
+  _globals['_MOVEKINDSRESPONSE']._serialized_end=1855
+  _globals['_PAUSEJOBSREQUEST']._serialized_start=1857
+  _globals['_PAUSEJOBSREQUEST']._serialized_end=1960
+  _globals['_PAUSEJOBSRESPONSE']._serialized_start=1962
+  _globals['_PAUSEJOBSRESPONSE']._serialized_end=1981
+  _globals['_RESUMEJOBSREQUEST']._serialized_start=1983
+  _globals['_RESUMEJOBSREQUEST']._serialized_end=2087
+  _globals['_RESUMEJOBSRESPONSE']._serialized_start=2089
+  _globals['_RESUMEJOBSRESPONSE']._serialized_end=2109
+  _globals['_LISTPAUSESREQUEST']._serialized_start=2111
+  _globals['_LISTPAUSESREQUEST']._serialized_end=2191
+  _globals['_LISTPAUSESRESPONSE']._serialized_start=2193
+  _globals['_LISTPAUSESRESPONSE']._serialized_end=2285
+  _globals['_GETDEPTHSREQUEST']._serialized_start=2287
+  _globals['_GETDEPTHSREQUEST']._serialized_end=2337
+  _globals['_GETDEPTHSRESPONSE']._serialized_start=2340
+  _globals['_GETDEPTHSRESPONSE']._serialized_end=2500
+  _globals['_KINDDEPTH']._serialized_start=2503
+  _globals['_KINDDEPTH']._serialized_end=2709
+  _globals['_TENANTDEPTH']._serialized_start=2711
+  _globals['_TENANTDEPTH']._serialized_end=2776
+  _globals['_QUEUEADMINSERVICE']._serialized_start=2873
+  _globals['_QUEUEADMINSERVICE']._serialized_end=3755
 # @@protoc_insertion_point(module_scope)
