@@ -141,6 +141,16 @@ async def stats(world: World) -> Any:
     return pb.GetQueueStatsRequest(tenant_id=str(world.tenant))
 
 
+async def five_attempts(world: World) -> Any:
+    """A job that has failed five times."""
+    (job_id,) = await enqueue(world, 1)
+    for _ in range(5):
+        (leased,) = (await world.call(f"{SERVICE}/LeaseJobs", lease_request(kind_of(world)))).jobs
+        failure = pb.JobFailure(lease=ref_of(leased), error="test.x", retryable=True, retry_delay=seconds(0))
+        await world.call(f"{SERVICE}/FailJobs", pb.FailJobsRequest(failures=[failure]))
+    return pb.ListJobAttemptsRequest(tenant_id=str(world.tenant), job_id=job_id)
+
+
 def no_object(items: Any) -> None:
     items[1].payload = b"[]"
 
@@ -358,6 +368,15 @@ class TestQueueService(ServiceContract):
             Within(only_unknown, unchanged(1)),
             stranger=unchanged(2),
             mutation=Mutation(enqueued_by, vary=lambda r: setattr(r, "rank", 5)),
+        ),
+        Case(
+            "ListJobAttempts",
+            five_attempts,
+            lambda request, reply: equal([each.attempt for each in reply.attempts], [5, 4, 3, 2, 1]),
+            ("job_id", lambda r: setattr(r, "job_id", 0)),
+            "a list of nothing is empty",
+            stranger=lambda reply: equal(list(reply.attempts), []),
+            listing=Listing("attempts", 5, lambda r: setattr(r, "job_id", UNKNOWN)),
         ),
         Case(
             "GetQueueStats",

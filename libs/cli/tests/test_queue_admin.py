@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import RenderableType
+from typer.testing import CliRunner
 
 from penguin.queue.v1 import queue_admin_service_pb2 as pb
 from penguin.queue.v1 import queue_service_pb2 as jobs_pb
+from penguin_cli import queue_admin_commands
+from penguin_cli.app import build
 from penguin_cli.queue_admin_commands import rate_of, said_of, view
 
 
@@ -45,3 +52,63 @@ def test_whose_jobs_rest(target: pb.PauseTarget, said: str) -> None:
 def test_a_rate_is_read_as_it_is_written(text: str, jobs: int, ms: int, burst: int) -> None:
     rate = rate_of(text)
     assert (rate.jobs, rate.per.ToMilliseconds(), rate.burst) == (jobs, ms, burst)
+
+
+class FakeTier:
+    """Queue as `connected` gives it: one answer, and what it was asked."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.asked = answer, list[Any]()
+
+    def stub(self, _: Any) -> Any:
+        return SimpleNamespace(PutQueue="PutQueue", ListQueues="ListQueues")
+
+    async def insist(self, method: str, request: Any, *, deadline_s: float) -> Any:
+        self.asked.append(request)
+        return self.answer
+
+    async def call(self, method: str, request: Any, **_: Any) -> Any:
+        return await self.insist(method, request, deadline_s=0)
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run a command of `penguin queue` against a fake; what it prints."""
+
+    def run(fake: FakeTier, *words: str) -> str:
+        @contextlib.asynccontextmanager
+        async def connected(root: Path) -> AsyncIterator[Any]:
+            yield SimpleNamespace(tiers={"queue": fake})
+
+        monkeypatch.setattr(queue_admin_commands, "connected", connected)
+        result = CliRunner().invoke(build(), ["--root", str(tmp_path), "queue", *words], env={"COLUMNS": "250"})
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+def test_a_queue_is_put_with_what_it_keeps(run: Run) -> None:
+    fake = FakeTier(pb.PutQueueResponse())
+    run(fake, "put", "mail")
+    run(fake, "put", "mail", "--completed-retention", "1", "--dead-retention", "30", "--dead-letters", "discard")
+    usual, own = [asked.queue for asked in fake.asked]
+    assert (usual.completed_retention.seconds, usual.dead_retention.seconds) == (7 * 86400, 365 * 86400)
+    assert (own.completed_retention.seconds, own.dead_retention.seconds) == (3600, 30 * 86400)
+    assert (usual.dead_letters, own.dead_letters) == (pb.DEAD_LETTERS_KEEP, pb.DEAD_LETTERS_DISCARD)
+
+
+def test_queues_are_listed_with_what_they_keep(run: Run) -> None:
+    reply = pb.ListQueuesResponse(queues=[pb.Queue(name="brief"), pb.Queue(name="usual")])
+    brief, usual = reply.queues
+    brief.completed_retention.FromSeconds(3600)
+    brief.dead_letters = pb.DEAD_LETTERS_DISCARD
+    usual.completed_retention.FromSeconds(7 * 86400)
+    usual.dead_retention.FromSeconds(30 * 86400)
+    lines = {line.split()[0]: line for line in run(FakeTier(reply), "list").splitlines()}
+    for name, words in (("brief", ("1 h", "discarded")), ("usual", ("7 d", "30 d"))):
+        for said in words:
+            assert said in lines[name]

@@ -93,12 +93,42 @@ def test_jobs_are_listed_as_they_are_asked_for(run: Run) -> None:
 
 def test_a_payload_is_shown_only_where_it_is_asked_for(run: Run, text_of: Callable[[RenderableType], str]) -> None:
     payloads = pb.GetJobPayloadsResponse(payloads=[pb.JobPayload(job_id=7, payload=b'{"email_id":"[e]"}')])
-    fake = FakeQueue(GetJob=pb.GetJobResponse(job=JOB), GetJobPayloads=payloads)
-    assert "payload" not in run(fake, "job", "7").output
-    assert len(fake.asked) == 1
+    fake = FakeQueue(
+        GetJob=pb.GetJobResponse(job=JOB), ListJobAttempts=pb.ListJobAttemptsResponse(), GetJobPayloads=payloads
+    )
+    shown = run(fake, "job", "7").output
+    assert "payload" not in shown
+    assert "attempt " not in shown
+    assert len(fake.asked) == 2
     assert '{"email_id":"[e]"}' in run(fake, "job", "7", "--payload").output
     assert list(fake.asked[-1].job_ids) == [7]
     assert "lost leases" not in text_of(queue_tables.job(JOB, None))
+
+
+def test_a_job_is_shown_with_its_progress_its_result_and_the_attempts_at_it(run: Run) -> None:
+    job = pb.Job(result="s3://[r]/7", state=pb.JOB_STATE_DISCARDED)
+    job.progress.MergeFrom(pb.JobProgress(done=1500, total=3000, note="page [3]"))
+    attempts = pb.ListJobAttemptsResponse(
+        attempts=[
+            pb.JobAttempt(attempt=2, outcome=pb.ATTEMPT_OUTCOME_LOST, error="lease_lost", worker_id="w-1"),
+            pb.JobAttempt(attempt=1, outcome=pb.ATTEMPT_OUTCOME_FAILED, error="smtp.[451]", message="try later"),
+        ]
+    )
+    fake = FakeQueue(GetJob=pb.GetJobResponse(job=job), ListJobAttempts=attempts)
+    output = run(fake, "job", "7").output
+    assert fake.asked[1].job_id == 7
+    for words in (
+        "discarded",
+        "1,500 of 3,000 (50%), page [3]",
+        "s3://[r]/7",
+        "lost",
+        "w-1",
+        "smtp.[451]",
+        "try later",
+    ):
+        assert words in output
+    lines = [line.split()[0] for line in output.splitlines() if line.strip()]
+    assert lines.index("2") < lines.index("1")
 
 
 def test_a_cancellation_tells_what_ended_what_is_marked_and_what_was_passed_over(run: Run) -> None:

@@ -17,8 +17,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 import penguin_worker
-from penguin_worker.jobs import Job, NotDone, Reject, Retry, Snooze
-from penguin_worker.kinds import Kind, Kinds, One, typed
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin_worker.acknowledging import words_of
+from penguin_worker.jobs import Done, Job, NotDone, Progress, Reject, Retry, Snooze
+from penguin_worker.kinds import Kind, Kinds, One, keeping, typed
 from penguin_worker.middleware import around, tracing
 from penguin_worker.threads import ThreadEnded, in_thread
 
@@ -84,6 +86,63 @@ async def test_the_packages_example_is_a_worker() -> None:
     each = job(payload={"report_id": str(uuid4())})
     await names["kinds"]["report.build"].one(each)
     assert built == [(UUID(each.payload["report_id"]), each.effect_key("build"))]
+
+
+def test_progress_is_told_once_and_at_most_every_second() -> None:
+    each = job()
+    assert each.untold(0.0) is None
+    each.progress(1)
+    each.progress(2, 5, "x" * 300)
+    told = each.untold(0.0)
+    assert told == Progress(2, 5, "x" * 200)
+    assert told is not None
+    each.heard(told, 0.0)
+    assert each.untold(5.0) is None
+    each.progress(3, 5)
+    assert each.untold(0.9) is None
+    assert each.untold(1.0) == Progress(3, 5, "")
+
+
+@pytest.mark.parametrize(("done", "note"), [(-1, "a\0b"), (2**70, "\ud800")])
+def test_progress_that_the_queue_could_not_store_harms_no_heartbeat(done: int, note: str) -> None:
+    each = job()
+    each.progress(done, done, note)
+    told = each.untold(0.0)
+    assert told is not None
+    words = pb.JobProgress(job_id=1, done=told.done, total=told.total, note=told.note)
+    assert "\0" not in words.note
+    assert words.done >= 0
+
+
+@pytest.mark.parametrize(
+    ("returned", "result"),
+    [(None, ""), ("reports/7", "reports/7"), (Done("reports/7"), "reports/7"), (Done(), ""), (7, "")],
+)
+async def test_what_a_handler_returns_is_its_jobs_result_whatever_stands_around_it(returned: Any, result: str) -> None:
+    async def build(_: Job, report: Report) -> Any:
+        return returned
+
+    async def layer(each: Job, go_on: One) -> None:
+        await go_on(each)
+
+    each = job(payload={"report_id": str(uuid4())})
+    await around(keeping(typed(Report, build)), [layer])(each)
+    assert each.result == result
+    words = words_of([(each, None)])
+    assert [(said.job_id, said.result) for said in words.results] == ([(7, result)] if result else [])
+    assert list(words.completed.job_ids) == [7]
+
+
+@pytest.mark.parametrize("result", ["é" * 251, "a\0b"])
+def test_a_result_that_is_no_reference_is_left_out(result: str, caplog: pytest.LogCaptureFixture) -> None:
+    words = words_of([(job(result=result), None)])
+    assert (len(words.results), list(words.completed.job_ids)) == (0, [7])
+    assert "no reference" in caplog.text
+
+
+def test_a_failure_says_to_people_what_its_handler_says() -> None:
+    words = words_of([(job(), Retry("smtp.451", message="m" * 1001)), (job(), Reject("x", "why")), (job(), Retry("y"))])
+    assert [failure.message for failure in words.failures] == ["m" * 1000, "why", ""]
 
 
 async def test_layers_stand_around_a_handler_in_their_order() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +28,9 @@ from penguin_queue.config import QueueConfig
 from penguin_testkit.databases import Databases
 from penguin_testkit.tokens import TokenFactory
 from penguin_worker import lines
-from penguin_worker.jobs import Job, Reject, Retry, Snooze
+from penguin_worker.jobs import Done, Job, Reject, Retry, Snooze
 from penguin_worker.kinds import Kind
+from penguin_worker.threads import in_thread
 
 HOG = Path(__file__).with_name("hogging.py")
 
@@ -117,6 +119,38 @@ async def test_what_is_said_of_a_job_is_what_the_queue_keeps(side: Side, configu
     assert (kept[failed].state, kept[failed].attempts, kept[failed].last_error) == (pb.JOB_STATE_READY, 1, "smtp.451")
     assert (kept[dead].state, kept[dead].last_error) == (pb.JOB_STATE_DEAD, "payload_invalid")
     assert (kept[later].state, kept[later].snoozes, kept[later].attempts) == (pb.JOB_STATE_READY, 1, 0)
+
+
+async def test_progress_results_and_messages_reach_the_queue_from_threads_too(side: Side, configure: Configure) -> None:
+    walked, failed, slow = await side.put(3)
+    told = threading.Event()
+
+    def blocking(job: Job) -> Done | None:
+        if job.id == failed:
+            raise Reject("report.empty", "there are no pages")
+        if job.id == slow:
+            job.progress(1)
+            job.progress(3, 4, "page [3]\0")
+            assert told.wait(15)
+            return None
+        return Done("reports/7")
+
+    async with at_work(side.queue, configure(lease_s=1.0), **{side.kind: Kind(in_thread(blocking))}):
+        try:
+            await until(lambda: _tells(side, slow))
+        finally:
+            told.set()
+        await until(lambda: _settled(side, 3))
+    kept = {job.id: job for job in await side.jobs()}
+    assert [kept[n].result for n in (walked, slow)] == ["reports/7", ""]
+    request = pb.ListJobAttemptsRequest(tenant_id=str(side.tenant), job_id=failed)
+    (attempt,) = (await side.queue.call(side.queue.stub(QueueServiceStub).ListJobAttempts, request)).attempts
+    assert (attempt.error, attempt.message, attempt.worker_id) == ("report.empty", "there are no pages", "test")
+
+
+async def _tells(side: Side, job_id: int) -> bool:
+    told = {job.id: job.progress for job in await side.jobs()}[job_id]
+    return (told.done, told.total, told.note) == (3, 4, "page [3]")
 
 
 async def _settled(side: Side, count: int) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -33,6 +34,13 @@ TOP_TENANTS = 10
 RATE = "JOBS/SECONDS, or JOBS/SECONDS:BURST, as 400/86400:20"
 
 
+class DeadLetters(StrEnum):
+    """What becomes of jobs that are out of attempts."""
+
+    KEEP = "keep"
+    DISCARD = "discard"
+
+
 QueueName = Annotated[str, typer.Argument(help="The queue's name.", metavar="QUEUE")]
 OfQueue = Annotated[str | None, typer.Option("--queue", "-q", help="All jobs of a queue.")]
 OfKind = Annotated[str | None, typer.Option("--kind", "-k", help="All jobs of a kind; with a tenant: its own of it.")]
@@ -54,7 +62,7 @@ def list_(context: typer.Context) -> None:
 
 
 async def _list(root: Path) -> None:
-    table = Table("queue", "state", "priority", "attempts", "back-off", "lost leases", "in flight", "rates", "kinds",
+    table = Table("queue", "state", "priority", "attempts", "back-off", "lost leases", "in flight", "rates", "completed", "dead letters", "kinds",
                   box=None, header_style="bold", pad_edge=False)  # fmt: skip
     async with connected(root) as penguin:
         queue = penguin.tiers["queue"]
@@ -63,8 +71,8 @@ async def _list(root: Path) -> None:
             table.add_row(
                 escape(row.name), "[yellow]paused[/]" if row.paused else "", word(jobs_pb.JobPriority, row.priority),
                 str(row.max_attempts), f"{_span(row.retry.base)} to {_span(row.retry.cap)}", str(row.lost_lease_limit),
-                f"at most {row.max_in_flight:,}" if row.max_in_flight else "", _rates(row),
-                escape(", ".join(row.kinds)),
+                f"at most {row.max_in_flight:,}" if row.max_in_flight else "", _rates(row), _long(row.completed_retention),
+                "discarded" if row.dead_letters == pb.DEAD_LETTERS_DISCARD else _long(row.dead_retention), escape(", ".join(row.kinds)),
             )  # fmt: skip
     screen().print(table)
 
@@ -81,12 +89,19 @@ def put(
     rate: Annotated[str, typer.Option(help=f"Leases of all its jobs: {RATE}.", metavar="RATE")] = "",
     tenant_rate: Annotated[str, typer.Option(help="The same of each tenant.", metavar="RATE")] = "",
     key_rate: Annotated[str, typer.Option(help="The same of each rate key of a tenant.", metavar="RATE")] = "",
+    completed_retention: Annotated[float, typer.Option(min=1, max=2160, help="Completed jobs stay, hours.")] = 168.0,
+    dead_retention: Annotated[float, typer.Option(min=1, max=3650, help="Dead letters stay, days.")] = 365.0,
+    dead_letters: Annotated[DeadLetters, typer.Option(help="Jobs out of attempts: kept, or history only.")] = (
+        DeadLetters.KEEP
+    ),
 ) -> None:
     """Make a queue, or make one exactly so: what is not given is as by default."""
     queue = pb.Queue(
         name=name, max_attempts=max_attempts, lost_lease_limit=lost_leases, max_in_flight=max_in_flight,
-        priority=number(jobs_pb.JobPriority, default_priority),
+        priority=number(jobs_pb.JobPriority, default_priority), dead_letters=number(pb.DeadLetters, dead_letters),
     )  # fmt: skip
+    queue.completed_retention.FromSeconds(int(completed_retention * 3600))
+    queue.dead_retention.FromSeconds(int(dead_retention * 86400))
     queue.retry.base.FromMilliseconds(int(backoff_base * 1000))
     queue.retry.cap.FromMilliseconds(int(backoff_cap * 1000))
     for field, text in ((queue.rate, rate), (queue.tenant_rate, tenant_rate), (queue.key_rate, key_rate)):
@@ -258,6 +273,11 @@ def _rates(queue: pb.Queue) -> str:
 
 def _span(duration: Any) -> str:
     return f"{duration.ToTimedelta().total_seconds():g} s"
+
+
+def _long(duration: Any) -> str:
+    hours = duration.ToTimedelta().total_seconds() / 3600
+    return f"{hours / 24:g} d" if hours >= 24 else f"{hours:g} h"
 
 
 async def _do(root: Path, name: str, request: Any, done: str) -> None:

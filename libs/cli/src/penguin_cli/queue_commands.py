@@ -34,6 +34,7 @@ class State(StrEnum):
     COMPLETED = "completed"
     DEAD = "dead"
     CANCELLED = "cancelled"
+    DISCARDED = "discarded"
 
 
 class Gone(StrEnum):
@@ -43,6 +44,7 @@ class Gone(StrEnum):
     COMPLETED = "completed"
     DEAD = "dead"
     CANCELLED = "cancelled"
+    DISCARDED = "discarded"
 
 
 class Priority(StrEnum):
@@ -121,16 +123,20 @@ def job(
         bool, typer.Option("--payload", help="Show its payload, too: needs scope jobs.payloads.")
     ] = False,
 ) -> None:
-    """Show all that is known of one job."""
+    """Show all that is known of one job, and the attempts at it that did not end well."""
 
     async def work() -> None:
         body: bytes | None = None
         async with _queue(context, tenant) as (tenant_id, call):
             reply = await call("GetJob", pb.GetJobRequest(tenant_id=str(tenant_id), job_id=job_id))
+            listing = pb.ListJobAttemptsRequest(tenant_id=str(tenant_id), job_id=job_id)
+            attempts = (await call("ListJobAttempts", listing)).attempts
             if payload:
                 asked = pb.GetJobPayloadsRequest(tenant_id=str(tenant_id), job_ids=[job_id])
                 body = next((each.payload for each in (await call("GetJobPayloads", asked)).payloads), None)
         screen().print(queue_tables.job(reply.job, body))
+        if attempts:
+            screen().print(queue_tables.attempts(attempts))
 
     act(work())
 

@@ -13,7 +13,8 @@ from rich.text import Text
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_chassis.wire import word
 
-_STYLES = {"ready": "cyan", "leased": "blue", "completed": "green", "dead": "bold red", "cancelled": "yellow"}
+_STYLES = {"ready": "cyan", "leased": "blue", "completed": "green", "dead": "bold red", "cancelled": "yellow",
+           "discarded": "red"}  # fmt: skip
 _PRIORITIES = (pb.JOB_PRIORITY_HIGH, pb.JOB_PRIORITY_NORMAL, pb.JOB_PRIORITY_LOW)
 
 
@@ -62,6 +63,8 @@ def job(row: pb.Job, payload: bytes | None) -> RenderableType:
         "lost leases": str(row.lost_leases or ""),
         "put off": str(row.snoozes or ""),
         "last error": escape(row.last_error),
+        "progress": _progress(row.progress) if row.HasField("progress") else "",
+        "result": escape(row.result),
         "trace": escape(row.traceparent),
         "payload": "" if payload is None else escape(payload.decode(errors="replace")),
     }
@@ -69,6 +72,23 @@ def job(row: pb.Job, payload: bytes | None) -> RenderableType:
         if value:
             table.add_row(name, value)
     return table
+
+
+def attempts(rows: Sequence[pb.JobAttempt]) -> RenderableType:
+    """Attempts that did not end well, one line each."""
+    table = Table("attempt", "ended", "how", "error", "message", "worker", box=None, header_style="dim", pad_edge=False)
+    for row in rows:
+        table.add_row(
+            str(row.attempt), _at(row.finished_at), word(pb.AttemptOutcome, row.outcome), escape(row.error),
+            escape(row.message), escape(row.worker_id),
+        )  # fmt: skip
+    return table
+
+
+def _progress(told: pb.JobProgress) -> str:
+    share = f" of {told.total:,} ({told.done / told.total:.0%})" if told.total else ""
+    note = f", {escape(told.note)}" if told.note else ""
+    return f"{told.done:,}{share}{note} [dim]at {_at(told.told_at)}[/]"
 
 
 def _state(row: pb.Job) -> str:

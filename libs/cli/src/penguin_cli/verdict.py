@@ -77,6 +77,8 @@ def _queued(known: Known, email: email_pb.Email, now: datetime) -> tuple[str, bo
         return _without_job(known, email)
     if job.state == queue_pb.JOB_STATE_DEAD:
         return f"its job is a dead letter ({job.last_error or 'no reason given'}): it waits to be redriven.", False
+    if job.state == queue_pb.JOB_STATE_DISCARDED:
+        return f"its job was given up ({job.last_error or 'no reason given'}): it will not be sent by itself.", False
     if job.state == queue_pb.JOB_STATE_CANCELLED:
         return "its job was cancelled: it will not be sent by itself.", False
     if email.HasField("send_at") and email.send_at.ToDatetime(UTC) > now:

@@ -152,6 +152,9 @@ class FakeQueue(queue_grpc.QueueServiceServicer):
     ) -> pb.ExtendLeasesResponse:
         await self.switch.enter("ExtendLeases", context)
         lost = self._extend(request.leases, request.lease_duration.ToTimedelta().total_seconds())
+        for told in request.progress:
+            if told.job_id not in lost:
+                self.jobs[told.job_id].job.progress.CopyFrom(told)
         return pb.ExtendLeasesResponse(lost_job_ids=lost)
 
     def _act(self, words: pb.WorkJobsRequest, lease_s: float) -> pb.WorkAnswer:
@@ -165,6 +168,7 @@ class FakeQueue(queue_grpc.QueueServiceServicer):
             else:
                 stored.job.state = pb.JOB_STATE_COMPLETED
                 answer.completed += 1
+        self._keep(each for each in words.results if each.job_id not in answer.lost_job_ids)
         for failure in words.failures:
             self._fail(failure, answer)
         for snooze in words.snoozes:
@@ -184,6 +188,10 @@ class FakeQueue(queue_grpc.QueueServiceServicer):
                 answer.released += 1
         answer.lost_job_ids.extend(self._extend(_refs(words.extended), lease_s))
         return answer
+
+    def _keep(self, results: Iterable[pb.JobResult]) -> None:
+        for each in results:
+            self.jobs[each.job_id].job.result = each.result
 
     def _extend(self, refs: Iterable[pb.LeaseRef], lease_s: float) -> list[int]:
         lost = []

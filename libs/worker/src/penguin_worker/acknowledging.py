@@ -4,6 +4,7 @@ runs out and the job comes back, to a handler that finds its work done."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -14,6 +15,8 @@ from penguin_worker.jobs import Job, Reject, Release, Retry, Snooze, Verdict
 from penguin_worker.standing import Standing
 from penguin_worker.streaming import WorkStream
 
+log = logging.getLogger(__name__)
+
 Said = tuple[Job, Verdict]
 # What the contract takes at once; a moment is enough to gather, for words wait for the answer to those before them.
 SIZE = 1000
@@ -21,6 +24,8 @@ DELAY_S = 0.005
 # A word whose lease is nearly over is said once all the same.
 LEAST_S = 0.1
 ERROR_MAX = 500
+MESSAGE_MAX = 1000
+RESULT_MAX = 500
 DELAY_MAX_S = 7 * 24 * 3600.0
 
 
@@ -80,12 +85,16 @@ def words_of(said: Sequence[Said]) -> pb.WorkJobsRequest:
     for job, verdict in said:
         if verdict is None:
             _add(words.completed, job)
+            _add_result(words, job)
         elif isinstance(verdict, Snooze):
             snooze = words.snoozes.add(lease=_lease(job), reason=verdict.error[:ERROR_MAX])
             snooze.delay.FromMilliseconds(_milliseconds(verdict.delay_s))
         elif isinstance(verdict, Retry | Reject):
             error = verdict.error[:ERROR_MAX] or "unnamed"
-            failure = words.failures.add(lease=_lease(job), error=error, retryable=isinstance(verdict, Retry))
+            failure = words.failures.add(
+                lease=_lease(job), error=error, retryable=isinstance(verdict, Retry),
+                message=verdict.message[:MESSAGE_MAX],
+            )  # fmt: skip
             if isinstance(verdict, Retry) and verdict.delay_s is not None:
                 failure.retry_delay.FromMilliseconds(_milliseconds(verdict.delay_s))
         elif isinstance(verdict, Release):
@@ -102,6 +111,15 @@ def _lease(job: Job) -> pb.LeaseRef:
 def _add(leases: pb.Leases, job: Job) -> None:
     leases.job_ids.append(job.id)
     leases.lease_tokens.append(job.lease_token)
+
+
+def _add_result(words: pb.WorkJobsRequest, job: Job) -> None:
+    size = len(job.result.encode(errors="replace"))
+    if size > RESULT_MAX or "\0" in job.result:
+        # What is done is done: refusing it would do it again.
+        log.error("a result of %s is no reference: it is left out", job.kind, extra={"detail": str(job.id)})
+    elif size:
+        words.results.add(job_id=job.id, result=job.result.encode(errors="replace").decode())
 
 
 def _milliseconds(delay_s: float) -> int:

@@ -128,10 +128,14 @@ class Heartbeats:
         held = [job for job in self._held() if not job.lost]
         for first in range(0, len(held), PER_CALL):
             jobs = held[first : first + PER_CALL]
-            until = time.monotonic() + self._lease_s
+            now = time.monotonic()
+            until = now + self._lease_s
             leases = [pb.LeaseRef(job_id=job.id, lease_token=job.lease_token) for job in jobs]
             request = pb.ExtendLeasesRequest(leases=leases)
             request.lease_duration.FromMilliseconds(int(self._lease_s * 1000))
+            told = {job: progress for job in jobs if (progress := job.untold(now)) is not None}
+            for job, progress in told.items():
+                request.progress.add(job_id=job.id, done=progress.done, total=progress.total, note=progress.note)
             try:
                 reply = stub.ExtendLeases(request, metadata=self._metadata, timeout=self._lease_s / 6)
             except grpc.RpcError as error:
@@ -143,6 +147,8 @@ class Heartbeats:
                 answer.trouble = "defect"
                 break
             lost, cancelled = set(reply.lost_job_ids), set(reply.cancelled_job_ids)
+            for job, progress in told.items():
+                job.heard(progress, now)
             for job in jobs:
                 if job.id in lost:
                     answer.lost.append(job)

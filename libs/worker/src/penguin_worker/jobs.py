@@ -19,22 +19,30 @@ from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_orchestrator import keys
 
 _propagator = TraceContextTextMapPropagator()
+# The contract's limits, and how often the queue is told of one job's progress at most (seconds).
+NOTE_MAX = 200
+COUNT_MAX = 2**63 - 1
+PROGRESS_EVERY_S = 1.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class NotDone(Exception):
-    """A job was not done; `error` is a short class, never the text of an exception."""
+    """A job was not done; `error` is a short class, never the text of an exception.
 
-    def __init__(self, error: str) -> None:
+    `message` tells people more of a failure: no personal data, and no exception text of other systems.
+    """
+
+    def __init__(self, error: str, message: str = "") -> None:
         super().__init__(error)
         self.error = error
+        self.message = message
 
 
 class Retry(NotDone):
     """The attempt failed and counts; try again after `delay_s` seconds, or after the queue's own back-off."""
 
-    def __init__(self, error: str, delay_s: float | None = None) -> None:
-        super().__init__(error)
+    def __init__(self, error: str, delay_s: float | None = None, message: str = "") -> None:
+        super().__init__(error, message)
         self.delay_s = delay_s
 
 
@@ -59,6 +67,26 @@ class Reject(NotDone):
 
 
 Verdict = NotDone | None  # None: done
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a handler may return: where to find what came of its job, a key, an id or a URI of at most 500 bytes."""
+
+    result: str = ""
+
+
+# What handlers return: a text is a result, nothing is none.
+Outcome = Done | str | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job has come: `done` of `total` (0: unknown), in units of its own, and a note for people."""
+
+    done: int
+    total: int
+    note: str
 
 
 @dataclass(eq=False)
@@ -87,6 +115,30 @@ class Job:
     begun: bool = False
     lost: bool = False
     settled: bool = False
+    # Where to find what came of it; the queue is told with its completion.
+    result: str = ""
+    # The latest word on how far it has come, the one that the queue has been told, and when (monotonic seconds).
+    _told: Progress | None = field(default=None, repr=False)
+    _heard: Progress | None = field(default=None, repr=False)
+    _heard_at: float = field(default=-PROGRESS_EVERY_S, repr=False)
+
+    def progress(self, done: int, total: int = 0, note: str = "") -> None:
+        """Say how far it has come: `done` of `total` (0: unknown), and a note for people without personal data.
+
+        The queue is told with the next heartbeat, of the latest word alone. May be said in any thread.
+        """
+        # The queue refuses what it cannot store, and with it the heartbeat.
+        note = note.replace("\0", "").encode(errors="replace").decode()[:NOTE_MAX]
+        self._told = Progress(min(max(done, 0), COUNT_MAX), min(max(total, 0), COUNT_MAX), note)
+
+    def untold(self, now: float) -> Progress | None:
+        """What the queue is to be told of its progress at this time (monotonic seconds), if anything."""
+        told = self._told
+        return None if told is self._heard or now - self._heard_at < PROGRESS_EVERY_S else told
+
+    def heard(self, told: Progress, now: float) -> None:
+        """The queue has been told."""
+        self._heard, self._heard_at = told, now
 
     @property
     def held(self) -> bool:

@@ -8,17 +8,17 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from penguin_worker.jobs import Job, Reject
+from penguin_worker.jobs import Done, Job, Outcome, Reject
 
 P = TypeVar("P")
 
 # The contract's limit for one stream.
 PLACES_MAX = 5000
 
-# Handles one job: returning is done, raising NotDone is not.
-One = Callable[[Job], Awaitable[None]]
+# Handles one job: returning is done, and may say where the result is; raising NotDone is not.
+One = Callable[[Job], Awaitable[Outcome]]
 # The same, with the job's payload as a type of its own.
-Typed = Callable[[Job, P], Awaitable[None]]
+Typed = Callable[[Job, P], Awaitable[Outcome]]
 # Handles jobs of one kind and one tenant together, and settles each; what it raises is said of those it left unsettled.
 Many = Callable[[Sequence[Job]], Awaitable[None]]
 
@@ -67,11 +67,22 @@ def typed(payload: type[P], handle: Typed[P]) -> One:
     """A handler whose payload is checked first, by pydantic; a job with another one is a dead letter."""
     adapter: TypeAdapter[P] = TypeAdapter(payload)
 
-    async def one(job: Job) -> None:
+    async def one(job: Job) -> Outcome:
         try:
             read = adapter.validate_python(job.payload)
         except ValidationError:
             raise Reject("payload_invalid") from None
-        await handle(job, read)
+        return await handle(job, read)
 
     return one
+
+
+def keeping(one: One) -> One:
+    """A handler whose result stays with its job, whatever stands around it."""
+
+    async def kept(job: Job) -> None:
+        outcome = await one(job)
+        said = outcome.result if isinstance(outcome, Done) else outcome
+        job.result = said if isinstance(said, str) else ""
+
+    return kept

@@ -23,7 +23,7 @@ from penguin_orchestrator.errors import TierError
 from penguin_worker.config import WorkerConfig
 from penguin_worker.heartbeats import Heartbeats
 from penguin_worker.jobs import Away, Job, NotDone, Reject, Release, Retry, Snooze, Verdict
-from penguin_worker.kinds import Kind
+from penguin_worker.kinds import Kind, keeping
 from penguin_worker.lines import Line
 from penguin_worker.middleware import Middleware, around, tracing
 from penguin_worker.standing import Standing
@@ -86,7 +86,7 @@ class Worker:
         """Work until `stopped`, then finish what is in hand within the drain time and hand back the rest."""
         config = self._config
         self._kinds = {
-            name: replace(kind, one=around(kind.one, self._middleware)) if kind.one else kind
+            name: replace(kind, one=around(keeping(kind.one), self._middleware)) if kind.one else kind
             for name, kind in kinds.items()
         }
         # A kind with a limit has a stream of its own: what waits for its places keeps nobody else from theirs.

@@ -8,7 +8,7 @@ import contextvars
 import threading
 from collections.abc import Callable
 
-from penguin_worker.jobs import Job
+from penguin_worker.jobs import Job, Outcome
 from penguin_worker.kinds import One
 
 THREADS = 16
@@ -18,7 +18,7 @@ class ThreadEnded(Exception):
     """A function left its thread by no ordinary exception; the text is the class of what it raised."""
 
 
-def in_thread(function: Callable[[Job], None], threads: int = THREADS) -> One:
+def in_thread(function: Callable[[Job], Outcome], threads: int = THREADS) -> One:
     """A handler from a synchronous function, in at most so many threads at once; it may raise NotDone.
 
     A thread cannot be cancelled: after a time-out, a lost lease or a stop it runs to its end unheard, and keeps its place
@@ -26,13 +26,13 @@ def in_thread(function: Callable[[Job], None], threads: int = THREADS) -> One:
     """
     places = asyncio.Semaphore(threads)
 
-    async def one(job: Job) -> None:
+    async def one(job: Job) -> Outcome:
         loop = asyncio.get_running_loop()
         await places.acquire()
-        ended: asyncio.Future[None] = loop.create_future()
+        ended: asyncio.Future[Outcome] = loop.create_future()
         context = contextvars.copy_context()
 
-        def end(error: Exception | None) -> None:
+        def end(error: Exception | None, outcome: Outcome) -> None:
             places.release()
             if ended.cancelled():
                 return
@@ -40,23 +40,24 @@ def in_thread(function: Callable[[Job], None], threads: int = THREADS) -> One:
                 # No future takes it.
                 error = ThreadEnded("StopIteration")
             if error is None:
-                ended.set_result(None)
+                ended.set_result(outcome)
             else:
                 ended.set_exception(error)
 
         def run() -> None:
             error: Exception | None = None
+            outcome: Outcome = None
             try:
-                context.run(function, job)
+                outcome = context.run(function, job)
             except Exception as raised:  # noqa: BLE001 - raised where it is waited for
                 error = raised
             except BaseException as raised:  # noqa: BLE001 - an exit ends its job and not the worker
                 error = ThreadEnded(type(raised).__name__)
             with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
-                loop.call_soon_threadsafe(end, error)
+                loop.call_soon_threadsafe(end, error, outcome)
 
         # No thread of a pool: the process ends without waiting for one that never does.
         threading.Thread(target=run, name=f"job {job.kind}", daemon=True).start()
-        await ended
+        return await ended
 
     return one

@@ -153,6 +153,10 @@ CREATE TABLE public.jobs (
     cancel_wanted boolean DEFAULT false NOT NULL,
     rate_key text,
     lined boolean,
+    progress_done bigint,
+    progress_total bigint,
+    progress_note text,
+    progress_at timestamp with time zone,
     CONSTRAINT jobs_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
     CONSTRAINT jobs_payload_check CHECK ((octet_length(payload) <= 65536)),
     CONSTRAINT jobs_priority_check CHECK (((priority >= 1) AND (priority <= 3))),
@@ -472,7 +476,8 @@ CREATE TABLE public.completed_jobs (
     worker_id text,
     last_error text,
     outcome smallint DEFAULT 0 NOT NULL,
-    rate_key text
+    rate_key text,
+    result text
 )
 PARTITION BY RANGE (finished_at);
 
@@ -497,7 +502,8 @@ CREATE TABLE public.completed_jobs_default (
     worker_id text,
     last_error text,
     outcome smallint DEFAULT 0 NOT NULL,
-    rate_key text
+    rate_key text,
+    result text
 );
 
 ALTER TABLE ONLY public.completed_jobs_default FORCE ROW LEVEL SECURITY;
@@ -548,6 +554,33 @@ CREATE TABLE public.dead_jobs_default (
 );
 
 ALTER TABLE ONLY public.dead_jobs_default FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.job_attempts (
+    job_id bigint NOT NULL,
+    finished_at timestamp with time zone NOT NULL,
+    tenant_id uuid NOT NULL,
+    attempt smallint NOT NULL,
+    outcome smallint NOT NULL,
+    error text NOT NULL,
+    message text,
+    worker_id text
+)
+PARTITION BY RANGE (finished_at);
+
+ALTER TABLE ONLY public.job_attempts FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.job_attempts_default (
+    job_id bigint NOT NULL,
+    finished_at timestamp with time zone NOT NULL,
+    tenant_id uuid NOT NULL,
+    attempt smallint NOT NULL,
+    outcome smallint NOT NULL,
+    error text NOT NULL,
+    message text,
+    worker_id text
+);
+
+ALTER TABLE ONLY public.job_attempts_default FORCE ROW LEVEL SECURITY;
 
 CREATE SEQUENCE public.job_id_blocks
     START WITH 10000
@@ -621,8 +654,16 @@ CREATE TABLE public.queues (
     key_rate_jobs integer,
     key_rate_ms integer,
     key_rate_burst integer,
+    completed_retention integer DEFAULT 604800 NOT NULL,
+    dead_retention integer DEFAULT 31536000 NOT NULL,
+    dead_letters smallint DEFAULT 1 NOT NULL,
+    completed_combed timestamp with time zone,
+    dead_combed timestamp with time zone,
     CONSTRAINT queues_backoff_base_check CHECK (((backoff_base >= 1) AND (backoff_base <= 86400000))),
     CONSTRAINT queues_check CHECK (((backoff_cap >= backoff_base) AND (backoff_cap <= 604800000))),
+    CONSTRAINT queues_completed_retention_check CHECK (((completed_retention >= 3600) AND (completed_retention <= 7776000))),
+    CONSTRAINT queues_dead_letters_check CHECK (((dead_letters >= 1) AND (dead_letters <= 2))),
+    CONSTRAINT queues_dead_retention_check CHECK (((dead_retention >= 86400) AND (dead_retention <= 315360000))),
     CONSTRAINT queues_key_rate_burst_check CHECK (((key_rate_burst >= 1) AND (key_rate_burst <= 10000000))),
     CONSTRAINT queues_key_rate_jobs_check CHECK (((key_rate_jobs >= 1) AND (key_rate_jobs <= 10000000))),
     CONSTRAINT queues_key_rate_ms_check CHECK (((key_rate_ms >= 1) AND (key_rate_ms <= 604800000))),
@@ -682,6 +723,8 @@ ALTER TABLE ONLY public.completed_jobs ATTACH PARTITION public.completed_jobs_de
 
 ALTER TABLE ONLY public.dead_jobs ATTACH PARTITION public.dead_jobs_default DEFAULT;
 
+ALTER TABLE ONLY public.job_attempts ATTACH PARTITION public.job_attempts_default DEFAULT;
+
 ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
 
@@ -724,6 +767,10 @@ CREATE UNIQUE INDEX dead_jobs_tenant ON ONLY public.dead_jobs USING btree (tenan
 
 CREATE UNIQUE INDEX dead_jobs_default_tenant_id_id_finished_at_idx ON public.dead_jobs_default USING btree (tenant_id, id, finished_at);
 
+CREATE INDEX job_attempts_job ON ONLY public.job_attempts USING btree (tenant_id, job_id, finished_at);
+
+CREATE INDEX job_attempts_default_tenant_id_job_id_finished_at_idx ON public.job_attempts_default USING btree (tenant_id, job_id, finished_at);
+
 CREATE INDEX jobs_leased ON public.jobs USING btree (leased_until) WHERE (state = 2);
 
 CREATE INDEX jobs_ready ON public.jobs USING btree (priority, kind_id, tenant_id, rank, run_at, id) WHERE (state = 1);
@@ -744,6 +791,8 @@ ALTER INDEX public.completed_jobs_tenant ATTACH PARTITION public.completed_jobs_
 
 ALTER INDEX public.dead_jobs_tenant ATTACH PARTITION public.dead_jobs_default_tenant_id_id_finished_at_idx;
 
+ALTER INDEX public.job_attempts_job ATTACH PARTITION public.job_attempts_default_tenant_id_job_id_finished_at_idx;
+
 ALTER TABLE ONLY public.kinds
     ADD CONSTRAINT kinds_queue_id_fkey FOREIGN KEY (queue_id) REFERENCES public.queues(id);
 
@@ -755,6 +804,10 @@ ALTER TABLE public.dead_jobs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.dead_jobs_default ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.job_attempts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.job_attempts_default ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.jobs ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY maintenance_duties ON public.completed_jobs TO queue_maintenance USING (true) WITH CHECK (true);
@@ -764,6 +817,10 @@ CREATE POLICY maintenance_duties ON public.completed_jobs_default TO queue_maint
 CREATE POLICY maintenance_duties ON public.dead_jobs TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.dead_jobs_default TO queue_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.job_attempts TO queue_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.job_attempts_default TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.jobs TO queue_maintenance USING (true) WITH CHECK (true);
 
@@ -788,6 +845,10 @@ CREATE POLICY tenant_isolation ON public.completed_jobs_default TO queue_app, qu
 CREATE POLICY tenant_isolation ON public.dead_jobs TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.dead_jobs_default TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.job_attempts TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.job_attempts_default TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.jobs TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -865,6 +926,10 @@ GRANT SELECT ON TABLE public.completed_jobs TO queue_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dead_jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dead_jobs TO queue_maintenance;
 GRANT SELECT ON TABLE public.dead_jobs TO queue_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.job_attempts TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.job_attempts TO queue_maintenance;
+GRANT SELECT ON TABLE public.job_attempts TO queue_readonly;
 
 GRANT SELECT,USAGE ON SEQUENCE public.job_id_blocks TO queue_maintenance;
 GRANT SELECT,USAGE ON SEQUENCE public.job_id_blocks TO queue_app;

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
+import pytest
 from services.queue.tests.rows import batch_request, enqueue_request, lease_request, new_job, ref_of
 
 from penguin.queue.v1 import queue_admin_service_pb2 as pb
 from penguin.queue.v1 import queue_service_pb2 as jobs_pb
 from penguin.queue.v1.queue_admin_service_pb2_grpc import QueueAdminServiceStub
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_chassis.pool import Database
+from penguin_queue.operations.census import Census
+from penguin_queue.store.census import CensusStore, Counts
 from penguin_testkit.calling import TierClient
+
+AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 async def test_jobs_are_counted_by_kind_and_state_and_the_largest_tenants_named(
@@ -44,3 +54,29 @@ async def counted(queue: TierClient, kind: str) -> tuple[pb.KindDepth, list[pb.T
             if reply.computed_at.ToNanoseconds() > first.computed_at.ToNanoseconds():
                 return next(each for each in reply.kinds if each.kind == kind), list(reply.tenants)
             await asyncio.sleep(0.1)
+
+
+async def test_an_open_transaction_is_seen_by_its_age_and_told_of_once(
+    own_db: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CensusStore(own_db)
+    async with own_db.maintenance() as connection:
+        await connection.execute("SELECT pg_current_xact_id()")
+        counts = await store.count(AT)
+        await asyncio.sleep(0.05)
+        assert (await store.count(AT)).oldest_xmin_age >= counts.oldest_xmin_age + 0.05
+    old = replace(counts, oldest_xmin_age=301.0)
+    slot = replace(counts, oldest_xmin_age=0.0, slot_xmins={"replica": "700"})
+    census, ages = Census(store), list[float]()
+    monkeypatch.setattr("penguin_queue.operations.census._xmin_age", SimpleNamespace(set=ages.append))
+
+    async def measured(given: Counts, after_s: float) -> int:
+        monkeypatch.setattr(census, "latest", AsyncMock(return_value=given))
+        await census.measure(own_db, AT + timedelta(seconds=after_s))
+        return caplog.text.count("vacuum is held back")
+
+    assert [await measured(old, 0), await measured(old, 5), await measured(slot, 10), await measured(slot, 311)] == [
+        1, 1, 1, 2,
+    ]  # fmt: skip
+    # Of a slot the time is known since it was seen first.
+    assert ages == [301.0, 301.0, 0.0, 301.0]

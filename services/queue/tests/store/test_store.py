@@ -17,10 +17,12 @@ from penguin_chassis.barrier import ACTION, COMPENSATION, Step
 from penguin_chassis.faults import Aborted, Fault, InvalidArgument
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Job, LeaseRef, NewBatch, NewJob
-from penguin_queue.store import COMPLETED_RETENTION, DEAD_RETENTION, control, jobs, keep_partitions, kinds, leases
+from penguin_queue.domain.queues import COMPLETED_RETENTION, DEAD_RETENTION
+from penguin_queue.store import attempts, census, control, jobs, kinds, leases, queues, retention
 from penguin_queue.store.jobs import LAST, Enqueued, JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
+from penguin_queue.store.retention import keep_partitions
 
 # What the first queue says.
 LOST_LEASE_LIMIT = 5
@@ -57,7 +59,9 @@ async def complete(store: LeaseStore, at: datetime, *refs: LeaseRef) -> set[Leas
 
 async def test_every_query_fits_the_schema(own_db: Database) -> None:
     async with own_db.maintenance() as connection:
-        for queries in (control.sql, jobs.sql, kinds.sql, leases.sql):
+        for queries in (
+            attempts.sql, census.sql, control.sql, jobs.sql, kinds.sql, leases.sql, queues.sql, retention.sql,
+        ):  # fmt: skip
             for name, query in queries.names().items():
                 assert (await connection.prepare(query)).get_query() == query, name
 

@@ -51,8 +51,30 @@ class NewBatch:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a worker has come: `done` of `total` (0: unknown) in units of its own, a note for people, and since when."""
+
+    done: int
+    total: int
+    note: str
+    at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt that failed or was lost (`outcome`); the first of a job is number 1."""
+
+    number: int
+    outcome: str
+    error: str
+    message: str
+    worker_id: str
+    finished_at: datetime
+
+
+@dataclass(frozen=True)
 class Job:
-    """A job as stored; `state` is scheduled, ready, leased, completed, dead or cancelled."""
+    """A job as stored; `state` is scheduled, ready, leased, completed, dead, cancelled or discarded."""
 
     tenant_id: UUID
     id: int
@@ -78,6 +100,9 @@ class Job:
     # Read where it is leased: whose rate it goes by, and whether it has a place in that line.
     rate_key: str | None = None
     lined: bool = False
+    # What its worker has told while at it, and where it says to find what came of it.
+    progress: Progress | None = None
+    result: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,6 +168,7 @@ class Failure:
     retryable: bool
     retry_delay: timedelta | None
     chance: float
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,7 +192,7 @@ class DeadFilter:
 
 @dataclass(frozen=True)
 class PurgeFilter:
-    """Which jobs are to go: `state` is ready, completed, dead or cancelled; no kind or time leaves none out."""
+    """Which jobs are to go: `state` is ready, completed, dead, cancelled or discarded; no kind or time leaves none out."""
 
     state: str
     kind: str

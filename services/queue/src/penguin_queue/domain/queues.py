@@ -11,6 +11,9 @@ from penguin_chassis.faults import InvalidArgument
 
 BASE = timedelta(seconds=1)
 CAP = timedelta(hours=1)
+# How long jobs that are over stay, where a queue does not say it.
+COMPLETED_RETENTION = timedelta(days=7)
+DEAD_RETENTION = timedelta(days=365)
 # The rates of a queue, by their names in Terms and in the contract.
 RateName = Literal["rate", "tenant_rate", "key_rate"]
 RATES: tuple[RateName, ...] = ("rate", "tenant_rate", "key_rate")
@@ -29,7 +32,7 @@ class Limit:
 class Terms:
     """What is said of a queue. `priority` is 1 (high) to 3 (low); a `max_in_flight` of 0 means no limit.
 
-    `backoff_base` and `backoff_cap` are milliseconds.
+    `backoff_base` and `backoff_cap` are milliseconds, the retentions seconds; `dead_letters` is 1 (keep) or 2 (discard).
     """
 
     name: str
@@ -39,6 +42,9 @@ class Terms:
     backoff_cap: int
     lost_lease_limit: int
     max_in_flight: int
+    completed_retention: int = int(COMPLETED_RETENTION.total_seconds())
+    dead_retention: int = int(DEAD_RETENTION.total_seconds())
+    dead_letters: int = 1
     rate: Limit | None = None
     tenant_rate: Limit | None = None
     key_rate: Limit | None = None

@@ -4,6 +4,7 @@ together, and takes a bounded share of the time however large the backlog is."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import datetime
 
 from opentelemetry import metrics
@@ -15,10 +16,16 @@ from penguin_queue.store.census import CensusStore, Counts
 # A count is good for this long, or for so many times as long as it took, whichever is longer (seconds, times).
 FRESH_S = 1.0
 SHARE = 20.0
+log = logging.getLogger(__name__)
 _meter = metrics.get_meter("penguin.queue")
 _jobs = _meter.create_gauge("penguin.queue.jobs", unit="{job}", description="Jobs by queue, kind and state.")
 _age = _meter.create_gauge("penguin.queue.oldest_ready_age", unit="s", description="Wait of the oldest ready job.")
 _dead_rows = _meter.create_gauge("penguin.queue.dead_rows", unit="{row}", description="Rows vacuum has not removed.")
+_xmin_age = _meter.create_gauge(
+    "penguin.queue.oldest_xmin_age", unit="s", description="Since when the oldest transaction holds vacuum back."
+)
+# From then on it is worth a word in the log (seconds).
+XMIN_OLD_S = 300.0
 STATES = ("scheduled", "ready", "leased", "dead")
 
 
@@ -31,6 +38,9 @@ class Census:
         self._last: Counts | None = None
         self._good_until = 0.0
         self._shown: set[tuple[str, str]] = set()
+        # What replication slots hold, and since when this process has seen that.
+        self._slots: dict[tuple[str, str], datetime] = {}
+        self._warned = False
 
     async def latest(self) -> Counts:
         """A count that is fresh enough. Raises as the store does."""
@@ -62,3 +72,13 @@ class Census:
             _age.set(max(0.0, (at - oldest[name]).total_seconds()) if name in oldest else 0.0, labels)
         self._shown |= set(totals)
         _dead_rows.set(counts.dead_rows)
+        self._show_xmin(counts, at)
+
+    def _show_xmin(self, counts: Counts, at: datetime) -> None:
+        self._slots = {slot: self._slots.get(slot, at) for slot in counts.slot_xmins.items()}
+        held = max((at - since).total_seconds() for since in (*self._slots.values(), at))
+        age = max(counts.oldest_xmin_age, held)
+        _xmin_age.set(age)
+        if age > XMIN_OLD_S and not self._warned:
+            log.warning("vacuum is held back by a transaction or replication slot %d s old", age)
+        self._warned = age > XMIN_OLD_S

@@ -22,6 +22,12 @@ class Control:
         """End jobs that wait, mark those that are leased."""
         return await self._store.cancel(step, ids)
 
+    async def redrive(self, step: Step, ids: Sequence[int]) -> list[int]:
+        """Make dead letters ready again; returns their ids."""
+        done, risen = await self._store.redrive(step, ids)
+        self._announcer.tell(risen, step.at)
+        return done
+
     async def redrive_matching(self, step: Step, chosen: DeadFilter, limit: int) -> Redriven:
         """Make dead letters that match ready again."""
         done, risen = await self._store.redrive_matching(step, chosen, limit)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from penguin_chassis import calls
 from penguin_chassis.mutations import now
-from penguin_queue.domain.jobs import Failure, Handover, LeaseRef, Lot, Snooze
+from penguin_queue.domain.jobs import Failure, Handover, LeaseRef, Lot, Progress, Snooze
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.work import POLL_MAX_S, Work
 from penguin_queue.store.leases import Asked, new_token
@@ -53,6 +53,9 @@ class Words:
     snoozes: Sequence[Snooze] = ()
     extended: Columns = NONE
     released: Columns = NONE
+    # By the ids of jobs among the extended, and among the completed.
+    progress: Mapping[int, Progress] = field(default_factory=dict)
+    results: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -174,7 +177,7 @@ class Stream:
         answer = Answer(words.number)
         if words.completed[0]:
             ids, tokens = words.completed
-            lost = await self._work.complete(ids, tokens)
+            lost = await self._work.complete(ids, tokens, words.results)
             self._drop(ids)
             answer.completed = len(ids) - len(lost)
             answer.lost += lost
@@ -192,7 +195,7 @@ class Stream:
             self._told(answer, list(map(LeaseRef, *words.released)), back, cancelled)
         if words.extended[0]:
             refs = list(map(LeaseRef, *words.extended))
-            answer.until, kept, answer.cancelling = await self._work.extend(refs, self._start.lease)
+            answer.until, kept, answer.cancelling = await self._work.extend(refs, self._start.lease, words.progress)
             gone = [ref.job_id for ref in refs if ref not in kept]
             self._drop(gone)
             answer.lost += gone

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from penguin_chassis import calls
 from penguin_chassis.barrier import REQUEST, Step
 from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
 from penguin_chassis.mutations import now
-from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Ready, Snooze
+from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Progress, Ready, Snooze
 from penguin_queue.domain.lanes import Lane, Place
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.leasing import Leasing
@@ -125,12 +125,6 @@ class Work:
             if not taker.deliver(count, hands.lots):
                 self.give_back(hands.lots)
 
-    async def redrive(self, step: Step, ids: Sequence[int]) -> list[int]:
-        """Make dead letters ready again; returns their ids."""
-        done, risen = await self._jobs.redrive(step, ids, step.at)
-        self._announcer.tell(risen, step.at)
-        return done
-
     async def lease(
         self, kinds: tuple[str, ...], max_jobs: int, duration: timedelta, wait: timedelta, worker_id: str
     ) -> list[Job]:
@@ -188,15 +182,19 @@ class Work:
         return back, cancelled
 
     async def extend(
-        self, leases: Sequence[LeaseRef], duration: timedelta
+        self, leases: Sequence[LeaseRef], duration: timedelta, told: Mapping[int, Progress] | None = None
     ) -> tuple[datetime, set[LeaseRef], list[int]]:
-        """Keep jobs in hand; returns until when, whose lease still stands, and whose cancellation is wished."""
-        until = now() + duration
-        return until, *await self._leases.extend(leases, until)
+        """Keep jobs in hand, and what is told of some by their ids; returns until when, whose lease still stands, and whose
+        cancellation is wished."""
+        at = now()
+        progress = {job_id: replace(each, at=at) for job_id, each in (told or {}).items()}
+        return at + duration, *await self._leases.extend(leases, at + duration, progress)
 
-    async def complete(self, ids: Sequence[int], tokens: Sequence[int]) -> list[int]:
-        """End jobs that are done; returns those that are not, their lease being lost."""
-        lost = await self._leases.complete(ids, tokens, now())
+    async def complete(
+        self, ids: Sequence[int], tokens: Sequence[int], results: Mapping[int, str] | None = None
+    ) -> list[int]:
+        """End jobs that are done, some with results by their ids; returns those that are not, their lease being lost."""
+        lost = await self._leases.complete(ids, tokens, now(), results)
         self._announcer.freed()
         return lost
 

@@ -13,7 +13,6 @@ from penguin_chassis.mutations import step_of
 from penguin_chassis.wire import when, word
 from penguin_queue.domain.jobs import DeadFilter, PurgeFilter
 from penguin_queue.operations.control import Control
-from penguin_queue.operations.work import Work
 from penguin_queue.store.control import SAMPLE
 
 MAX_REDRIVEN = 1000
@@ -23,8 +22,7 @@ MAX_PURGED = 5000
 class ControlMethods(queue_service_pb2_grpc.QueueServiceServicer):
     """The tenant's side."""
 
-    def __init__(self, work: Work, control: Control) -> None:
-        self._work = work
+    def __init__(self, control: Control) -> None:
         self._control = control
 
     async def CancelJobs(self, request: pb.CancelJobsRequest, context: Any) -> pb.CancelJobsResponse:
@@ -43,7 +41,7 @@ class ControlMethods(queue_service_pb2_grpc.QueueServiceServicer):
             return pb.RedriveJobsResponse(
                 redriven=would.count, sample_job_ids=would.sample, skipped_job_ids=sorted(skipped)
             )
-        risen = await self._work.redrive(step_of(request), list(request.job_ids))
+        risen = await self._control.redrive(step_of(request), list(request.job_ids))
         return pb.RedriveJobsResponse(
             redriven=len(risen), skipped_job_ids=sorted(set(request.job_ids).difference(risen))
         )

@@ -23,7 +23,8 @@ class QueueServicer(ControlMethods):
     """Jobs for their producers, their workers and their tenants."""
 
     def __init__(self, work: Work, jobs: JobStore, control: Control, streams: Callable[[Start], Stream]) -> None:
-        super().__init__(work, control)
+        super().__init__(control)
+        self._work = work
         self._jobs = jobs
         self._streams = streams
 
@@ -59,14 +60,18 @@ class QueueServicer(ControlMethods):
 
     async def ExtendLeases(self, request: pb.ExtendLeasesRequest, context: Any) -> pb.ExtendLeasesResponse:
         leases = [wire.lease_ref(ref) for ref in request.leases]
-        until, held, cancelling = await self._work.extend(leases, request.lease_duration.ToTimedelta())
+        until, held, cancelling = await self._work.extend(
+            leases,
+            request.lease_duration.ToTimedelta(),
+            wire.progress(request.progress, [ref.job_id for ref in leases]),
+        )
         return pb.ExtendLeasesResponse(
             leased_until=stamp(until), lost_job_ids=wire.lost(leases, held), cancelled_job_ids=cancelling
         )
 
     async def CompleteJobs(self, request: pb.CompleteJobsRequest, context: Any) -> pb.CompleteJobsResponse:
         ids, tokens = [ref.job_id for ref in request.leases], [ref.lease_token for ref in request.leases]
-        lost = await self._work.complete(ids, tokens)
+        lost = await self._work.complete(ids, tokens, wire.results(request.results, ids))
         return pb.CompleteJobsResponse(completed=len(set(ids)) - len(lost), lost_job_ids=lost)
 
     async def FailJobs(self, request: pb.FailJobsRequest, context: Any) -> pb.FailJobsResponse:
@@ -104,6 +109,13 @@ class QueueServicer(ControlMethods):
             missing_ids=sorted(set(request.job_ids).difference(found)),
             deferred_ids=[n for n, each in found.items() if each is None],
         )
+
+    async def ListJobAttempts(self, request: pb.ListJobAttemptsRequest, context: Any) -> pb.ListJobAttemptsResponse:
+        size = page_size(request.page_size)
+        before = page_start(request, wire.attempt_place, wire.LAST_ATTEMPT)
+        found = await self._jobs.list_attempts(UUID(request.tenant_id), request.job_id, before, size + 1)
+        token = next_token(request, wire.attempt_key(found[size - 1])) if len(found) > size else ""
+        return pb.ListJobAttemptsResponse(attempts=map(wire.attempt, found[:size]), next_page_token=token)
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Any) -> pb.GetQueueStatsResponse:
         counts, oldest = await self._jobs.stats(UUID(request.tenant_id), now())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Collection, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -14,17 +14,23 @@ from penguin_chassis.faults import Fault, InvalidArgument
 from penguin_chassis.wire import number, stamp, when
 from penguin_queue.domain.jobs import (
     WAITING,
+    Attempt,
     Failure,
     Job,
     LeaseRef,
     Lot,
     NewBatch,
     NewJob,
+    Progress,
     QueueCount,
     Snooze,
 )
 from penguin_queue.operations.streams import Reply, Start, Words
 from penguin_queue.store.jobs import LAST
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Later than every attempt.
+LAST_ATTEMPT = (datetime(9999, 1, 1, tzinfo=UTC), 0)
 
 
 def new_job(item: pb.NewJob) -> NewJob:
@@ -96,7 +102,57 @@ def job(row: Job) -> pb.Job:
         traceparent=row.traceparent,
         rank=row.rank,
         cancel_wanted=row.cancel_wanted,
+        progress=None if row.progress is None else _progress(row.id, row.progress),
+        result=row.result,
     )
+
+
+def _progress(job_id: int, told: Progress) -> pb.JobProgress:
+    return pb.JobProgress(job_id=job_id, done=told.done, total=told.total, note=told.note, told_at=stamp(told.at))
+
+
+def progress(items: Sequence[pb.JobProgress], ids: Collection[int]) -> dict[int, Progress]:
+    """What is told of jobs, by their ids; raises InvalidArgument for one that is not among `ids`, which are extended."""
+    _check_among(items, ids, "progress", "extended")
+    return {item.job_id: Progress(item.done, item.total, item.note) for item in items}
+
+
+def results(items: Sequence[pb.JobResult], ids: Collection[int]) -> dict[int, str]:
+    """Where to find what came of jobs, by their ids; raises InvalidArgument for one not among `ids`, which are completed."""
+    _check_among(items, ids, "results", "completed")
+    return {item.job_id: item.result for item in items}
+
+
+def _check_among(items: Sequence[Any], ids: Collection[int], field: str, said: str) -> None:
+    there = set(ids) if items else set()
+    for i, item in enumerate(items):
+        if item.job_id not in there:
+            raise InvalidArgument(f"The job is not among those {said}.", field=f"{field}[{i}].job_id")
+
+
+def attempt(row: Attempt) -> pb.JobAttempt:
+    """An entry of a job's log of attempts."""
+    return pb.JobAttempt(
+        attempt=row.number,
+        finished_at=stamp(row.finished_at),
+        outcome=number(pb.AttemptOutcome, row.outcome),
+        error=row.error,
+        message=row.message,
+        worker_id=row.worker_id,
+    )
+
+
+def attempt_place(key: list[Any]) -> tuple[datetime, int]:
+    """Where a page of attempts begins; raises ValueError."""
+    micros, before = key
+    if type(micros) is not int or type(before) is not int or not 0 < before < 1000 or not 0 < micros < 2**56:
+        raise ValueError("no attempt")
+    return _EPOCH + timedelta(microseconds=micros), before
+
+
+def attempt_key(row: Attempt) -> list[int]:
+    """Where the page after this entry begins."""
+    return [(row.finished_at - _EPOCH) // timedelta(microseconds=1), row.number]
 
 
 def leased(row: Job) -> pb.LeasedJob:
@@ -112,7 +168,7 @@ def lease_ref(ref: pb.LeaseRef) -> LeaseRef:
 def failure(item: pb.JobFailure) -> Failure:
     """An item of FailJobs."""
     delay = item.retry_delay.ToTimedelta() if item.HasField("retry_delay") else None
-    return Failure(lease_ref(item.lease), item.error, item.retryable, delay, random.random())
+    return Failure(lease_ref(item.lease), item.error, item.retryable, delay, random.random(), item.message)
 
 
 def snooze(item: pb.JobSnooze) -> Snooze:
@@ -144,13 +200,16 @@ async def words(requests: AsyncIterator[pb.WorkJobsRequest]) -> AsyncIterator[Wo
     async for request in requests:
         if request.HasField("start"):
             raise InvalidArgument("A stream of work is started once.", field="start")
+        completed, extended = _columns(request.completed, "completed"), _columns(request.extended, "extended")
         yield Words(
             request.number,
-            completed=_columns(request.completed, "completed"),
+            completed=completed,
             failures=list(map(failure, request.failures)),
             snoozes=list(map(snooze, request.snoozes)),
-            extended=_columns(request.extended, "extended"),
+            extended=extended,
             released=_columns(request.released, "released"),
+            progress=progress(request.progress, extended[0]),
+            results=results(request.results, completed[0]),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,18 @@ from penguin.queue.v1 import queue_admin_service_pb2_grpc, queue_service_pb2
 from penguin_chassis.mutations import step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp
-from penguin_queue.domain.queues import RATES, Limit, Pause, Queue, RateName, Terms, backoff_of, limit_of
+from penguin_queue.domain.queues import (
+    COMPLETED_RETENTION,
+    DEAD_RETENTION,
+    RATES,
+    Limit,
+    Pause,
+    Queue,
+    RateName,
+    Terms,
+    backoff_of,
+    limit_of,
+)
 from penguin_queue.operations.census import Census
 from penguin_queue.store.census import Depth
 from penguin_queue.store.queues import QueueStore
@@ -134,6 +146,9 @@ def _terms(queue: pb.Queue) -> Terms:
         backoff_cap=cap,
         lost_lease_limit=queue.lost_lease_limit if queue.HasField("lost_lease_limit") else LOST_LEASE_LIMIT,
         max_in_flight=queue.max_in_flight,
+        completed_retention=_seconds(queue, "completed_retention", COMPLETED_RETENTION),
+        dead_retention=_seconds(queue, "dead_retention", DEAD_RETENTION),
+        dead_letters=queue.dead_letters or pb.DEAD_LETTERS_KEEP,
         rate=_limit(queue, "rate"),
         tenant_rate=_limit(queue, "tenant_rate"),
         key_rate=_limit(queue, "key_rate"),
@@ -147,6 +162,11 @@ def _limit(queue: pb.Queue, name: RateName) -> Limit | None:
     return limit_of(rate.jobs, rate.per.ToTimedelta(), rate.burst)
 
 
+def _seconds(queue: pb.Queue, field: str, default: timedelta) -> int:
+    given: timedelta = getattr(queue, field).ToTimedelta() if queue.HasField(field) else default  # type: ignore[arg-type]
+    return int(given.total_seconds())
+
+
 def _queue(row: Queue) -> pb.Queue:
     terms = row.terms
     queue = pb.Queue(
@@ -157,11 +177,14 @@ def _queue(row: Queue) -> pb.Queue:
         max_in_flight=terms.max_in_flight,
         paused=row.paused,
         kinds=row.kinds,
+        dead_letters=terms.dead_letters,  # type: ignore[arg-type]
         created_at=stamp(row.created_at),
         updated_at=stamp(row.updated_at),
     )
     queue.retry.base.FromMilliseconds(terms.backoff_base)
     queue.retry.cap.FromMilliseconds(terms.backoff_cap)
+    queue.completed_retention.FromSeconds(terms.completed_retention)
+    queue.dead_retention.FromSeconds(terms.dead_retention)
     for name in RATES:
         if (limit := getattr(terms, name)) is not None:
             rate: pb.RateLimit = getattr(queue, name)

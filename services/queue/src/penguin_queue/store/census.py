@@ -45,6 +45,10 @@ class Counts:
     tenants: list[TenantDepth]
     dead_rows: int
     at: datetime
+    # Since when the oldest transaction, as far as can be seen, holds vacuum back (seconds), and what each replication slot
+    # that does so holds.
+    oldest_xmin_age: float
+    slot_xmins: dict[str, str]
 
 
 class CensusStore:
@@ -58,4 +62,7 @@ class CensusStore:
         async with self._db.maintenance() as connection:
             depths = [Depth(**row) for row in await connection.fetch(sql.depths)]
             tenants = [TenantDepth(**row) for row in await connection.fetch(sql.tenants, TENANTS_MAX)]
-            return Counts(depths, tenants, await connection.fetchval(sql.dead_rows), at)
+            dead_rows = await connection.fetchval(sql.dead_rows)
+            age = await connection.fetchval(sql.oldest_xmin_age)
+            slots = {row["slot_name"]: row["xmin"] for row in await connection.fetch(sql.slot_xmins)}
+            return Counts(depths, tenants, dead_rows, at, max(0.0, age), slots)

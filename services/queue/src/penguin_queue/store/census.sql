@@ -24,3 +24,17 @@ FROM jobs GROUP BY 1 ORDER BY count(*) DESC, tenant_id LIMIT $1;
 -- name: dead_rows
 -- What vacuum has not removed: it grows while an old transaction is held open somewhere.
 SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'jobs';
+
+-- name: oldest_xmin_age
+-- Since when the oldest transaction, of which this role may know, keeps vacuum from removing what is dead (seconds).
+SELECT coalesce(extract(epoch FROM clock_timestamp() - min(since)), 0)::double precision
+FROM (
+    SELECT xact_start AS since FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+    UNION ALL
+    SELECT prepared FROM pg_prepared_xacts WHERE database = current_database()
+) AS open;
+
+-- name: slot_xmins
+-- Replication slots hold it back, too, and do not tell since when.
+SELECT slot_name, xmin::text AS xmin FROM pg_replication_slots WHERE xmin IS NOT NULL;

@@ -13,8 +13,8 @@ from penguin_chassis import barrier
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Connection, Database, affected
 from penguin_chassis.queries import load
-from penguin_queue.domain.jobs import DeadFilter, LeaseRef, Preview, PurgeFilter, Ready
-from penguin_queue.store.jobs import ready_of, redriven
+from penguin_queue.domain.jobs import LEASE_LOST, DeadFilter, LeaseRef, Preview, PurgeFilter, Ready
+from penguin_queue.store.jobs import ready_of
 from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "control.sql")
@@ -22,12 +22,13 @@ sql = load("penguin_queue.store", "control.sql")
 # How far what matches is counted, and how many ids a preview shows.
 COUNTED = 100_000
 SAMPLE = 20
-# By the state that is asked for: what matches, and how it goes.
-PURGES = {
-    "ready": (sql.matching_ready, sql.purge_jobs),
-    "dead": (sql.matching_dead, sql.purge_dead_jobs),
-    "completed": (sql.matching_completed, sql.purge_completed_jobs),
-    "cancelled": (sql.matching_cancelled, sql.purge_completed_jobs),
+# By the state that is asked for: what matches (of history: with which outcome), and how it goes.
+PURGES: dict[str, tuple[str, str, tuple[int, ...]]] = {
+    "ready": (sql.matching_ready, sql.purge_jobs, ()),
+    "dead": (sql.matching_dead, sql.purge_dead_jobs, ()),
+    "completed": (sql.matching_over, sql.purge_completed_jobs, (0,)),
+    "cancelled": (sql.matching_over, sql.purge_completed_jobs, (1,)),
+    "discarded": (sql.matching_over, sql.purge_completed_jobs, (2,)),
 }
 
 
@@ -71,6 +72,14 @@ class ControlStore:
             ended, marked = (sorted(row["id"] for row in rows if row["ended"] is each) for each in (True, False))
             return await barrier.record(connection, step, Cancelled(ended, marked), Cancelled)
 
+    async def redrive(self, step: Step, ids: Sequence[int]) -> tuple[list[int], list[Ready]]:
+        """Make dead letters ready again with fresh attempts; returns their ids, and the jobs risen by this very call."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, list[int])) is not None:
+                return done.reply, []
+            risen = await self._risen(connection, step, ids)
+            return await barrier.record(connection, step, [job.id for job in risen], list[int]), risen
+
     async def redrive_matching(self, step: Step, chosen: DeadFilter, limit: int) -> tuple[Redriven, list[Ready]]:
         """Make dead letters that match ready again, at most `limit`, in the order of their ids; returns how many, and the
         jobs risen by this very call."""
@@ -78,9 +87,14 @@ class ControlStore:
             if (done := await barrier.claim(connection, step, Redriven)) is not None:
                 return done.reply, []
             ids, matching = await self._dead(connection, step.tenant_id, chosen, limit)
-            risen = await redriven(connection, self._kinds, step.tenant_id, ids, step.at)
+            risen = await self._risen(connection, step, ids)
             reply = Redriven(len(risen), matching - len(ids))
             return await barrier.record(connection, step, reply, Redriven), risen
+
+    async def _risen(self, connection: Connection, step: Step, ids: Sequence[int]) -> list[Ready]:
+        rows = await connection.fetch(sql.redrive, step.tenant_id, list(ids), step.at)
+        kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+        return [ready_of(row, kinds) for row in rows]
 
     async def redrivable(self, tenant_id: UUID, chosen: DeadFilter, limit: int) -> Preview:
         """What redrive_matching would do."""
@@ -126,7 +140,8 @@ class ControlStore:
         kinds = await self._kinds_of(connection, chosen.kind)
         if not kinds:
             return [], False
-        found = await connection.fetch(PURGES[chosen.state][0], tenant_id, kinds[0], chosen.created_before, limit + 1)
+        matching, _, outcome = PURGES[chosen.state]
+        found = await connection.fetch(matching, tenant_id, kinds[0], chosen.created_before, limit + 1, *outcome)
         return [row["id"] for row in found[:limit]], len(found) > limit
 
     async def set_priority(
@@ -157,6 +172,7 @@ async def end_marked(
     return {LeaseRef(row["id"], row["lease_token"]) for row in rows}
 
 
-async def end_lost(connection: Connection, at: datetime, limit: int, after: datetime) -> int:
-    """End jobs whose cancellation is wished and whose lease has run out since `after`; returns how many, at most `limit`."""
-    return affected(await connection.execute(sql.end_marked_lost, at, limit, after))
+async def end_lost(connection: Connection, at: datetime, limit: int, after: datetime) -> list[Any]:
+    """End jobs whose cancellation is wished and whose lease has run out since `after`, at most `limit`; returns tenant, id and
+    attempt."""
+    return await connection.fetch(sql.end_marked_lost, at, limit, LEASE_LOST, after)

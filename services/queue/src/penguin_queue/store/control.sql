@@ -44,15 +44,39 @@ SELECT id, lease_token FROM gone;
 WITH gone AS (
     DELETE FROM jobs AS j
     WHERE j.id = ANY (ARRAY(
-        SELECT id FROM jobs WHERE state = 2 AND leased_until <= $1 AND leased_until > $3 AND cancel_wanted
+        SELECT id FROM jobs WHERE state = 2 AND leased_until <= $1 AND leased_until > $4 AND cancel_wanted
         ORDER BY leased_until LIMIT $2 FOR UPDATE SKIP LOCKED))
-    RETURNING j.*
+    RETURNING j.*, j.attempts + j.lost_leases + 1 AS attempt
+), noted AS (
+    INSERT INTO job_attempts (job_id, finished_at, tenant_id, attempt, outcome, error, worker_id)
+    SELECT id, $1, tenant_id, attempt, 2, $3, worker_id FROM gone
+), kept AS (
+    INSERT INTO completed_jobs (id, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank, attempts,
+                                max_attempts, lost_leases, payload, traceparent, worker_id, last_error, outcome)
+    SELECT id, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts, lost_leases + 1,
+           payload, traceparent, worker_id, last_error, 1
+    FROM gone
 )
-INSERT INTO completed_jobs (id, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank, attempts,
-                            max_attempts, lost_leases, payload, traceparent, worker_id, last_error, outcome)
-SELECT id, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts, lost_leases + 1,
-       payload, traceparent, worker_id, last_error, 1
-FROM gone;
+SELECT tenant_id, id, attempt FROM gone;
+
+-- name: redrive
+WITH found AS MATERIALIZED (
+    SELECT d.id, d.finished_at FROM dead_jobs AS d
+    WHERE d.tenant_id = $1 AND d.id = ANY ($2::bigint[])
+    ORDER BY d.id, d.finished_at
+    FOR UPDATE OF d
+), risen AS (
+    DELETE FROM dead_jobs AS d USING found
+    WHERE d.tenant_id = $1 AND d.id = ANY ($2::bigint[]) AND d.id = found.id AND d.finished_at = found.finished_at
+    RETURNING d.*
+)
+INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, snoozes, payload,
+                  traceparent, last_error, rate_key)
+SELECT id, $3, created_at, tenant_id, kind_id, priority, rank, max_attempts, 1, snoozes, payload, traceparent, last_error,
+       rate_key
+FROM risen
+ORDER BY id
+RETURNING tenant_id, id, kind_id, priority, run_at, rank;
 
 -- name: dead_among
 SELECT DISTINCT id FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) ORDER BY id;
@@ -85,17 +109,10 @@ WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2) AND created_at < 
 ORDER BY id
 LIMIT $4;
 
--- name: matching_completed
+-- name: matching_over
 SELECT id FROM completed_jobs
 WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2)
-  AND created_at < coalesce($3::timestamptz, 'infinity') AND outcome = 0
-ORDER BY id
-LIMIT $4;
-
--- name: matching_cancelled
-SELECT id FROM completed_jobs
-WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2)
-  AND created_at < coalesce($3::timestamptz, 'infinity') AND outcome = 1
+  AND created_at < coalesce($3::timestamptz, 'infinity') AND outcome = $5
 ORDER BY id
 LIMIT $4;
 

@@ -1,4 +1,4 @@
-"""A tenant's jobs: storing, reading and redriving them. Leases are another store's."""
+"""A tenant's jobs: storing and reading them. Leases are another store's."""
 
 from __future__ import annotations
 
@@ -13,22 +13,34 @@ from penguin_chassis.barrier import COMPENSATION, REQUEST, Step
 from penguin_chassis.faults import Fault, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_queue.domain.jobs import Handover, Job, NewBatch, NewJob, QueueCount, Ready, check_payload
+from penguin_queue.domain.jobs import (
+    Attempt,
+    Handover,
+    Job,
+    NewBatch,
+    NewJob,
+    Progress,
+    QueueCount,
+    Ready,
+    check_payload,
+)
+from penguin_queue.store import attempts
 from penguin_queue.store.ids import JobIds
 from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "jobs.sql")
 
 # States by the numbers that rows carry; what is over stands in tables of its own.
-STATES = ("scheduled", "ready", "leased", "completed", "dead", "cancelled")
+STATES = ("scheduled", "ready", "leased", "completed", "dead", "cancelled", "", "discarded")
 # What a caller calls a state, in those numbers.
 ASKED: dict[str, tuple[int, ...]] = {
-    "": (0, 1, 2, 3, 4, 5),
+    "": (0, 1, 2, 3, 4, 5, 7),
     "ready": (0, 1),
     "leased": (2,),
     "completed": (3,),
     "dead": (4,),
     "cancelled": (5,),
+    "discarded": (7,),
 }
 LAST = 2**63 - 1
 # Payloads that one answer holds, but for the last of them (bytes): a message has 4 MiB.
@@ -65,6 +77,10 @@ def job_of(row: Any, kinds: Mapping[int, str]) -> Job:
     fields["state"] = STATES[fields["state"]]
     fields["traceparent"] = fields["traceparent"] or ""
     fields["last_error"] = fields["last_error"] or ""
+    if "result" in fields:
+        told = [fields.pop(f"progress_{name}") for name in ("done", "total", "note", "at")]
+        fields["progress"] = None if told[-1] is None else Progress(*told)
+        fields["result"] = fields["result"] or ""
     return Job(**fields)
 
 
@@ -207,13 +223,12 @@ class JobStore:
         async with self._db.tenant(tenant_id) as connection:
             return [tuple(row) for row in await connection.fetch(sql.payloads, tenant_id, list(ids), PAYLOADS_MAX)]
 
-    async def redrive(self, step: Step, ids: Sequence[int], at: datetime) -> tuple[list[int], list[Ready]]:
-        """Make dead letters ready again with fresh attempts; returns their ids, and the jobs risen by this very call."""
-        async with self._db.tenant(step.tenant_id) as connection:
-            if (done := await barrier.claim(connection, step, list[int])) is not None:
-                return done.reply, []
-            risen = await redriven(connection, self._kinds, step.tenant_id, ids, at)
-            return await barrier.record(connection, step, [job.id for job in risen], list[int]), risen
+    async def list_attempts(
+        self, tenant_id: UUID, job_id: int, before: tuple[datetime, int], limit: int
+    ) -> list[Attempt]:
+        """Up to `limit` attempts at a job that failed or were lost, before that time and number, newest first."""
+        async with self._db.tenant(tenant_id) as connection:
+            return await attempts.page(connection, tenant_id, job_id, before, limit)
 
     async def stats(self, tenant_id: UUID, at: datetime) -> tuple[list[QueueCount], datetime | None]:
         """The tenant's jobs by state and priority, and when the oldest due one became due."""
@@ -233,15 +248,6 @@ class JobStore:
         ids = await barrier.undone(connection, gate, list[int]) or []
         await connection.execute(sql.withdraw, gate.tenant_id, ids)
         return await barrier.record(connection, gate, ids, list[int])
-
-
-async def redriven(
-    connection: Connection, kinds: Kinds, tenant_id: UUID, ids: Sequence[int], at: datetime
-) -> list[Ready]:
-    """Make those of these that are dead letters ready again, with fresh attempts; returns them."""
-    rows = await connection.fetch(sql.redrive, tenant_id, list(ids), at)
-    names = await kinds.names(connection, {row["kind_id"] for row in rows})
-    return [ready_of(row, names) for row in rows]
 
 
 def _faulty(items: Sequence[tuple[Step, NewJob]]) -> dict[int, Fault]:

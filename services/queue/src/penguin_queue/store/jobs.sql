@@ -27,15 +27,18 @@ DELETE FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state < 2;
 
 -- name: get
 SELECT tenant_id, id, kind_id, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
-       created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted
+       created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted,
+       progress_done, progress_total, progress_note, progress_at, NULL::text AS result
 FROM jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
 SELECT tenant_id, id, kind_id, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
-       created_at, NULL, finished_at, last_error, traceparent, lease_token, false
+       created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
+       NULL, NULL, NULL, NULL, NULL
 FROM dead_jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
-SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 1 THEN 5 ELSE 3 END, run_at, attempts, max_attempts,
-       lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false
+SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END, run_at, attempts,
+       max_attempts, lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
+       NULL, NULL, NULL, NULL, result
 FROM completed_jobs WHERE tenant_id = $1 AND id = $2
 ORDER BY finished_at DESC NULLS FIRST
 LIMIT 1;
@@ -43,21 +46,25 @@ LIMIT 1;
 -- name: list_page
 -- About newest first: ids are given out in blocks. Each arm stops at the page's size.
 (SELECT tenant_id, id, kind_id, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
-        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted
+        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted,
+        progress_done, progress_total, progress_note, progress_at, NULL::text AS result
  FROM jobs
  WHERE tenant_id = $1 AND id < $2 AND state = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 UNION ALL
 (SELECT tenant_id, id, kind_id, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
-        created_at, NULL, finished_at, last_error, traceparent, lease_token, false
+        created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
+        NULL, NULL, NULL, NULL, NULL
  FROM dead_jobs
  WHERE tenant_id = $1 AND id < $2 AND 4 = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 UNION ALL
-(SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 1 THEN 5 ELSE 3 END, run_at, attempts, max_attempts,
-        lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false
+(SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END, run_at, attempts,
+        max_attempts, lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
+        NULL, NULL, NULL, NULL, result
  FROM completed_jobs
- WHERE tenant_id = $1 AND id < $2 AND CASE outcome WHEN 1 THEN 5 ELSE 3 END = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
+ WHERE tenant_id = $1 AND id < $2 AND CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END = ANY ($3::smallint[])
+   AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 ORDER BY id DESC
 LIMIT $5;
@@ -77,31 +84,12 @@ FROM (
 ) AS measured
 ORDER BY id;
 
--- name: redrive
-WITH found AS MATERIALIZED (
-    SELECT d.id, d.finished_at FROM dead_jobs AS d
-    WHERE d.tenant_id = $1 AND d.id = ANY ($2::bigint[])
-    ORDER BY d.id, d.finished_at
-    FOR UPDATE OF d
-), risen AS (
-    DELETE FROM dead_jobs AS d USING found
-    WHERE d.tenant_id = $1 AND d.id = ANY ($2::bigint[]) AND d.id = found.id AND d.finished_at = found.finished_at
-    RETURNING d.*
-)
-INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, snoozes, payload,
-                  traceparent, last_error, rate_key)
-SELECT id, $3, created_at, tenant_id, kind_id, priority, rank, max_attempts, 1, snoozes, payload, traceparent, last_error,
-       rate_key
-FROM risen
-ORDER BY id
-RETURNING tenant_id, id, kind_id, priority, run_at, rank;
-
 -- name: counts
 SELECT state, priority, count(*) AS count FROM jobs WHERE tenant_id = $1 GROUP BY 1, 2
 UNION ALL
 SELECT 4, priority, count(*) FROM dead_jobs WHERE tenant_id = $1 GROUP BY 2
 UNION ALL
-SELECT CASE outcome WHEN 1 THEN 5 ELSE 3 END, priority, count(*) FROM completed_jobs WHERE tenant_id = $1 GROUP BY 1, 2
+SELECT CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END, priority, count(*) FROM completed_jobs WHERE tenant_id = $1 GROUP BY 1, 2
 ORDER BY 1, 2;
 
 -- name: oldest_due_at

@@ -12,12 +12,23 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-from penguin_chassis.pool import Connection, Database, affected
+from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_queue.domain.jobs import LEASE_LOST, Backoff, Failure, Job, LeaseRef, Lot, Ready, Snooze, retry_at
+from penguin_queue.domain.jobs import (
+    LEASE_LOST,
+    Backoff,
+    Failure,
+    Job,
+    LeaseRef,
+    Lot,
+    Progress,
+    Ready,
+    Snooze,
+    retry_at,
+)
 from penguin_queue.domain.lanes import Head, Lane, Place, Taken, Turn
 from penguin_queue.domain.rates import Rate, Rated
-from penguin_queue.store import COMPLETED_RETENTION
+from penguin_queue.store import REPEATS_KNOWN, attempts
 from penguin_queue.store.control import end_lost, end_marked
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
@@ -161,24 +172,36 @@ class LeaseStore:
         kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
         return [job_of(row, kinds) for row in rows]
 
-    async def extend(self, leases: Sequence[LeaseRef], until: datetime) -> tuple[set[LeaseRef], list[int]]:
-        """Keep jobs in hand until then; returns those that still are the caller's, and the ids of those among them whose
-        cancellation is wished."""
+    async def extend(
+        self, leases: Sequence[LeaseRef], until: datetime, told: Mapping[int, Progress] | None = None
+    ) -> tuple[set[LeaseRef], list[int]]:
+        """Keep jobs in hand until then, and what is told of some by their ids; returns those that still are the caller's,
+        and the ids of those among them whose cancellation is wished."""
         async with self._db.maintenance() as connection:
-            rows = await connection.fetch(sql.extend, *_columns(leases), until)
+            if told:
+                progress = [told.get(ref.job_id) for ref in leases]
+                rows = await connection.fetch(
+                    sql.extend_telling, *_columns(leases), until, next(iter(told.values())).at,
+                    [p and p.done for p in progress], [p and p.total for p in progress], [p and p.note for p in progress],
+                )  # fmt: skip
+            else:
+                rows = await connection.fetch(sql.extend, *_columns(leases), until)
         return set(map(_ref, rows)), sorted(row["id"] for row in rows if row["cancel_wanted"])
 
-    async def complete(self, ids: Sequence[int], tokens: Sequence[int], at: datetime) -> list[int]:
-        """End jobs that are done, under one token each. Returns those that are not, neither by this call nor by an
+    async def complete(
+        self, ids: Sequence[int], tokens: Sequence[int], at: datetime, results: Mapping[int, str] | None = None
+    ) -> list[int]:
+        """End jobs that are done, under one token each, some with results by their ids. Returns those that are not, neither by this call nor by an
         earlier one under the same lease: the lease is lost."""
         async with self._db.maintenance() as connection:
-            if len(set(tokens)) == 1:
+            results = results or {}
+            if len(set(tokens)) == 1 and not results:
                 done = await connection.fetchval(sql.complete_one_lease, sorted(set(ids)), tokens[0], at)
             else:
-                done = len(await connection.fetch(sql.complete, ids, tokens, at))
+                done = len(await connection.fetch(sql.complete, ids, tokens, at, list(results), list(results.values())))
             if done == len(ids):
                 return []
-            rows = await connection.fetch(sql.completed_before, ids, tokens, at - COMPLETED_RETENTION)
+            rows = await connection.fetch(sql.completed_before, ids, tokens, at - REPEATS_KNOWN)
         ended = {row["id"] for row in rows}
         return list(dict.fromkeys(job_id for job_id in ids if job_id not in ended))
 
@@ -192,6 +215,9 @@ class LeaseStore:
         async with self._db.maintenance() as connection:
             held = await connection.fetch(sql.hold, *_columns(list(words)))
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in held})
+            if held:
+                said = [words[_ref(row)] for row in held]
+                await attempts.record_failures(connection, held, [(f.error, f.message) for f in said], at)
             marked, held = _parted(held)
             errors = [words[ref].error for ref in marked]
             cancelled = await end_marked(connection, marked, at, errors=errors, attempts=1) if marked else set()
@@ -257,13 +283,14 @@ class LeaseStore:
         async with self._db.maintenance() as connection:
             due = await connection.fetch(sql.promote, at, SWEEP_LIMIT, after)
             cancelled = await end_lost(connection, at, SWEEP_LIMIT, after)
-            lost = await connection.fetch(sql.recover, at, SWEEP_LIMIT, after)
-            buried = await connection.execute(sql.bury_poison, at, SWEEP_LIMIT, LEASE_LOST, after)
+            lost = await connection.fetch(sql.recover, at, SWEEP_LIMIT, LEASE_LOST, after)
+            buried = await connection.fetch(sql.bury_poison, at, SWEEP_LIMIT, LEASE_LOST, after)
+            ended = [(row["tenant_id"], row["id"], row["attempt"]) for row in (*cancelled, *lost, *buried)]
+            await attempts.prune(connection, ended)
             next_at = await connection.fetchval(sql.next_turn, after)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
-        moved = affected(buried)
-        more = SWEEP_LIMIT in (len(due), len(lost), moved, cancelled)
-        return Swept([ready_of(row, kinds) for row in (*due, *lost)], moved, more, next_at)
+        more = SWEEP_LIMIT in (len(due), len(lost), len(buried), len(cancelled))
+        return Swept([ready_of(row, kinds) for row in (*due, *lost)], len(buried), more, next_at)
 
 
 def _mapping(rows: Sequence[Any]) -> dict[UUID, int]:

@@ -39,6 +39,25 @@ UPDATE jobs AS j SET state = 2, leased_until = $3
 WHERE j.id = ANY (ARRAY(SELECT id FROM held))
 RETURNING j.id, j.lease_token, j.cancel_wanted;
 
+-- name: extend_telling
+-- The same, with what is told of some of them: columns as long as that of the ids, null where nothing is.
+WITH held AS MATERIALIZED (
+    SELECT j.id FROM unnest($1::bigint[], $2::bigint[]) AS r (id, token)
+    JOIN jobs AS j ON j.id = r.id AND j.lease_token = r.token
+    WHERE j.id = ANY ($1::bigint[])
+    ORDER BY j.id
+    FOR UPDATE OF j
+)
+UPDATE jobs AS j
+SET state = 2, leased_until = $3,
+    progress_done = coalesce(p.done, j.progress_done),
+    progress_total = CASE WHEN p.done IS NULL THEN j.progress_total ELSE p.total END,
+    progress_note = CASE WHEN p.done IS NULL THEN j.progress_note ELSE p.note END,
+    progress_at = CASE WHEN p.done IS NULL THEN j.progress_at ELSE $4 END
+FROM unnest($1::bigint[], $5::bigint[], $6::bigint[], $7::text[]) AS p (id, done, total, note)
+WHERE j.id = ANY (ARRAY(SELECT id FROM held)) AND p.id = j.id
+RETURNING j.id, j.lease_token, j.cancel_wanted;
+
 -- name: complete
 -- Locked in the order of their ids: two who complete the same do not lock each other out.
 WITH held AS MATERIALIZED (
@@ -51,15 +70,16 @@ WITH held AS MATERIALIZED (
     DELETE FROM jobs AS j WHERE j.id = ANY (ARRAY(SELECT id FROM held)) RETURNING j.*
 ), kept AS (
     INSERT INTO completed_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority,
-                                rank, attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error)
+                                rank, attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error,
+                                result)
     SELECT id, lease_token, run_at, created_at, $3, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts,
-           lost_leases, payload, traceparent, worker_id, last_error
-    FROM done
+           lost_leases, payload, traceparent, worker_id, last_error, result
+    FROM done LEFT JOIN unnest($4::bigint[], $5::text[]) AS said (id, result) USING (id)
 )
 SELECT id, lease_token FROM done;
 
 -- name: complete_one_lease
--- The common case, a third cheaper: all under one token, the ids sorted.
+-- The common case, a third cheaper: all under one token, the ids sorted, and no results.
 SELECT complete_one_lease($1, $2, $3);
 
 -- name: completed_before
@@ -70,8 +90,8 @@ JOIN unnest($1::bigint[], $2::bigint[]) AS r (id, token) ON c.id = r.id AND c.le
 WHERE c.id = ANY ($1::bigint[]) AND c.finished_at > $3;
 
 -- name: hold
-SELECT j.tenant_id, j.id, j.lease_token, j.kind_id, j.priority, j.rank, j.attempts, j.max_attempts, j.cancel_wanted,
-       q.backoff_base, q.backoff_cap
+SELECT j.tenant_id, j.id, j.lease_token, j.kind_id, j.priority, j.rank, j.attempts, j.max_attempts, j.lost_leases, j.worker_id,
+       j.cancel_wanted, q.backoff_base, q.backoff_cap
 FROM unnest($1::bigint[], $2::bigint[]) AS r (id, token)
 JOIN jobs AS j ON j.id = r.id AND j.lease_token = r.token
 JOIN kinds AS k ON k.id = j.kind_id
@@ -104,17 +124,24 @@ FROM unnest($1::bigint[], $2::timestamptz[], $3::boolean[]) AS r (id, run_at, li
 WHERE j.id = r.id AND j.id = ANY ($1::bigint[]);
 
 -- name: bury
+-- Where their queue keeps no dead letters they go into history: without a token, as they were not done.
 WITH gone AS (
     DELETE FROM jobs AS j
-    USING unnest($1::bigint[], $2::text[]) AS r (id, error)
-    WHERE j.id = r.id AND j.id = ANY ($1::bigint[])
-    RETURNING j.*, r.error
+    USING unnest($1::bigint[], $2::text[]) AS r (id, error), kinds AS k, queues AS q
+    WHERE j.id = r.id AND j.id = ANY ($1::bigint[]) AND k.id = j.kind_id AND q.id = k.queue_id
+    RETURNING j.*, r.error, q.dead_letters
+), discarded AS (
+    INSERT INTO completed_jobs (id, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank, attempts,
+                                max_attempts, lost_leases, payload, traceparent, worker_id, last_error, outcome)
+    SELECT id, run_at, created_at, $3, tenant_id, kind_id, snoozes, priority, rank, attempts + 1, max_attempts, lost_leases,
+           payload, traceparent, worker_id, error, 2
+    FROM gone WHERE dead_letters = 2
 )
 INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
                        attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key)
 SELECT id, lease_token, run_at, created_at, $3, tenant_id, kind_id, snoozes, priority, rank, attempts + 1, max_attempts,
        lost_leases, payload, traceparent, worker_id, error, rate_key
-FROM gone;
+FROM gone WHERE dead_letters = 1;
 
 -- name: promote
 UPDATE jobs AS j SET state = 1
@@ -124,29 +151,48 @@ RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;
 
 -- name: recover
 -- The token stays: until another lease is given, the late worker's word still counts.
-UPDATE jobs AS j SET state = 1, lost_leases = j.lost_leases + 1, leased_until = NULL
-WHERE j.id = ANY (ARRAY(
-    SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
-    WHERE l.state = 2 AND l.leased_until <= $1 AND l.leased_until > $3
-      AND l.lost_leases < q.lost_lease_limit AND NOT l.cancel_wanted
-    ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
-RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;
+WITH lost AS (
+    UPDATE jobs AS j SET state = 1, lost_leases = j.lost_leases + 1, leased_until = NULL
+    WHERE j.id = ANY (ARRAY(
+        SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
+        WHERE l.state = 2 AND l.leased_until <= $1 AND l.leased_until > $4
+          AND l.lost_leases < q.lost_lease_limit AND NOT l.cancel_wanted
+        ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
+    RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank, j.attempts + j.lost_leases AS attempt, j.worker_id
+), noted AS (
+    INSERT INTO job_attempts (job_id, finished_at, tenant_id, attempt, outcome, error, worker_id)
+    SELECT id, $1, tenant_id, attempt, 2, $3, worker_id FROM lost
+)
+SELECT tenant_id, id, kind_id, priority, run_at, rank, attempt FROM lost;
 
 -- name: bury_poison
 WITH gone AS (
     DELETE FROM jobs AS j
+    USING kinds AS ofk, queues AS ofq
     WHERE j.id = ANY (ARRAY(
         SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
         WHERE l.state = 2 AND l.leased_until <= $1 AND l.leased_until > $4
           AND l.lost_leases >= q.lost_lease_limit AND NOT l.cancel_wanted
         ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
-    RETURNING j.*
+      AND ofk.id = j.kind_id AND ofq.id = ofk.queue_id
+    RETURNING j.*, ofq.dead_letters, j.attempts + j.lost_leases + 1 AS attempt
+), noted AS (
+    INSERT INTO job_attempts (job_id, finished_at, tenant_id, attempt, outcome, error, worker_id)
+    SELECT id, $1, tenant_id, attempt, 2, $3, worker_id FROM gone
+), discarded AS (
+    INSERT INTO completed_jobs (id, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank, attempts,
+                                max_attempts, lost_leases, payload, traceparent, worker_id, last_error, outcome)
+    SELECT id, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts, lost_leases + 1,
+           payload, traceparent, worker_id, $3, 2
+    FROM gone WHERE dead_letters = 2
+), kept AS (
+    INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
+                           attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key)
+    SELECT id, lease_token, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts,
+           lost_leases + 1, payload, traceparent, worker_id, $3, rate_key
+    FROM gone WHERE dead_letters = 1
 )
-INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
-                       attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key)
-SELECT id, lease_token, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts,
-       lost_leases + 1, payload, traceparent, worker_id, $3, rate_key
-FROM gone;
+SELECT tenant_id, id, attempt FROM gone;
 
 -- name: next_turn
 -- When the next job falls due, or the next lease runs out.

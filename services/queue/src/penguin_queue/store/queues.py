@@ -54,8 +54,8 @@ class QueueStore:
                 return done.reply
             await connection.execute(
                 sql.put, terms.name, terms.priority, terms.max_attempts, terms.backoff_base, terms.backoff_cap,
-                terms.lost_lease_limit, terms.max_in_flight, step.at, *_parts(terms.rate), *_parts(terms.tenant_rate),
-                *_parts(terms.key_rate),
+                terms.lost_lease_limit, terms.max_in_flight, step.at, terms.completed_retention, terms.dead_retention,
+                terms.dead_letters, *_parts(terms.rate), *_parts(terms.tenant_rate), *_parts(terms.key_rate),
             )  # fmt: skip
             if await connection.fetchval(sql.count) > QUEUES_MAX:
                 raise ResourceExhausted("There are too many queues.", reason="BACKLOG_FULL", field="queue.name")
@@ -78,6 +78,7 @@ class QueueStore:
                 return done.reply
             await self._kinds.numbers(connection, kinds)
             await connection.execute(sql.move_kinds, queue, kinds)
+            await connection.execute(sql.comb_anew, queue)
             return await barrier.record(connection, step, await self._get(connection, queue, "queue"), Queue)
 
     async def rest(self, step: Step, pause: Pause, *, paused: bool) -> None:

@@ -1,33 +1,39 @@
 -- name: put
 INSERT INTO queues (name, priority, max_attempts, backoff_base, backoff_cap, lost_lease_limit, max_in_flight, created_at,
-                    updated_at, rate_jobs, rate_ms, rate_burst, tenant_rate_jobs, tenant_rate_ms, tenant_rate_burst,
-                    key_rate_jobs, key_rate_ms, key_rate_burst)
-VALUES ($1, $2, $3, $4, $5, $6, nullif($7, 0), $8, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+                    updated_at, completed_retention, dead_retention, dead_letters, rate_jobs, rate_ms, rate_burst,
+                    tenant_rate_jobs, tenant_rate_ms, tenant_rate_burst, key_rate_jobs, key_rate_ms, key_rate_burst)
+VALUES ($1, $2, $3, $4, $5, $6, nullif($7, 0), $8, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
 ON CONFLICT (name) DO UPDATE
 SET priority = $2, max_attempts = $3, backoff_base = $4, backoff_cap = $5, lost_lease_limit = $6,
-    max_in_flight = nullif($7, 0), updated_at = $8, rate_jobs = $9, rate_ms = $10, rate_burst = $11,
-    tenant_rate_jobs = $12, tenant_rate_ms = $13, tenant_rate_burst = $14, key_rate_jobs = $15, key_rate_ms = $16,
-    key_rate_burst = $17;
+    max_in_flight = nullif($7, 0), updated_at = $8, completed_retention = $9, dead_retention = $10, dead_letters = $11,
+    rate_jobs = $12, rate_ms = $13, rate_burst = $14, tenant_rate_jobs = $15, tenant_rate_ms = $16,
+    tenant_rate_burst = $17, key_rate_jobs = $18, key_rate_ms = $19, key_rate_burst = $20;
 
 -- name: count
 SELECT count(*) FROM queues;
 
 -- name: get
 SELECT name, paused, priority, max_attempts, backoff_base, backoff_cap, lost_lease_limit,
-       coalesce(max_in_flight, 0) AS max_in_flight, created_at, updated_at, rate_jobs, rate_ms, rate_burst,
-       tenant_rate_jobs, tenant_rate_ms, tenant_rate_burst, key_rate_jobs, key_rate_ms, key_rate_burst,
+       coalesce(max_in_flight, 0) AS max_in_flight, created_at, updated_at, completed_retention, dead_retention,
+       dead_letters, rate_jobs, rate_ms, rate_burst, tenant_rate_jobs, tenant_rate_ms, tenant_rate_burst, key_rate_jobs,
+       key_rate_ms, key_rate_burst,
        ARRAY(SELECT k.name FROM kinds AS k WHERE k.queue_id = q.id ORDER BY k.name LIMIT 1000) AS kinds
 FROM queues AS q WHERE name = $1;
 
 -- name: list_page
 SELECT name, paused, priority, max_attempts, backoff_base, backoff_cap, lost_lease_limit,
-       coalesce(max_in_flight, 0) AS max_in_flight, created_at, updated_at, rate_jobs, rate_ms, rate_burst,
-       tenant_rate_jobs, tenant_rate_ms, tenant_rate_burst, key_rate_jobs, key_rate_ms, key_rate_burst,
+       coalesce(max_in_flight, 0) AS max_in_flight, created_at, updated_at, completed_retention, dead_retention,
+       dead_letters, rate_jobs, rate_ms, rate_burst, tenant_rate_jobs, tenant_rate_ms, tenant_rate_burst, key_rate_jobs,
+       key_rate_ms, key_rate_burst,
        ARRAY(SELECT k.name FROM kinds AS k WHERE k.queue_id = q.id ORDER BY k.name LIMIT 1000) AS kinds
 FROM queues AS q WHERE name > $1 ORDER BY name LIMIT $2;
 
 -- name: move_kinds
 UPDATE kinds SET queue_id = q.id FROM queues AS q WHERE q.name = $1 AND kinds.name = ANY ($2::text[]);
+
+-- name: comb_anew
+-- What kinds have left behind that come to a queue may be older than what has been combed for it.
+UPDATE queues SET completed_combed = NULL, dead_combed = NULL WHERE name = $1;
 
 -- name: rest_queue
 UPDATE queues SET paused = $2 WHERE name = $1 RETURNING id;

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from penguin.queue.v1 import queue_service_pb2 as _queue_service_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +21,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _DeadLetters:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeadLettersEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeadLetters.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEAD_LETTERS_UNSPECIFIED: _DeadLetters.ValueType  # 0
+    """Same as KEEP."""
+    DEAD_LETTERS_KEEP: _DeadLetters.ValueType  # 1
+    """A dead letter, which may be redriven."""
+    DEAD_LETTERS_DISCARD: _DeadLetters.ValueType  # 2
+    """Discarded: shown for as long as completed jobs are, and never redriven."""
+
+class DeadLetters(_DeadLetters, metaclass=_DeadLettersEnumTypeWrapper):
+    """DeadLetters is what becomes of a job that is out of attempts, or has failed for good."""
+
+DEAD_LETTERS_UNSPECIFIED: DeadLetters.ValueType  # 0
+"""Same as KEEP."""
+DEAD_LETTERS_KEEP: DeadLetters.ValueType  # 1
+"""A dead letter, which may be redriven."""
+DEAD_LETTERS_DISCARD: DeadLetters.ValueType  # 2
+"""Discarded: shown for as long as completed jobs are, and never redriven."""
+Global___DeadLetters: _TypeAlias = DeadLetters  # noqa: Y015
 
 @_typing.final
 class Queue(_message.Message):
@@ -40,6 +65,9 @@ class Queue(_message.Message):
     RATE_FIELD_NUMBER: _builtins.int
     TENANT_RATE_FIELD_NUMBER: _builtins.int
     KEY_RATE_FIELD_NUMBER: _builtins.int
+    COMPLETED_RETENTION_FIELD_NUMBER: _builtins.int
+    DEAD_RETENTION_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     priority: _queue_service_pb2.JobPriority.ValueType
     """Of jobs that are enqueued without one; unspecified means NORMAL."""
@@ -51,6 +79,8 @@ class Queue(_message.Message):
     """Jobs in workers' hands at once, over all tenants; 0 means no limit."""
     paused: _builtins.bool
     """Set by PauseJobs alone."""
+    dead_letters: Global___DeadLetters.ValueType
+    """Unspecified means KEEP."""
     @_builtins.property
     def retry(self) -> Global___RetryPolicy: ...
     @_builtins.property
@@ -73,6 +103,14 @@ class Queue(_message.Message):
     def key_rate(self) -> Global___RateLimit:
         """Of each rate_key of a tenant's jobs; those without one do not go by it."""
 
+    @_builtins.property
+    def completed_retention(self) -> _duration_pb2.Duration:
+        """How long completed, cancelled and discarded jobs are kept, and up to a day longer. Absent means 7 days."""
+
+    @_builtins.property
+    def dead_retention(self) -> _duration_pb2.Duration:
+        """How long dead letters are kept, and up to a day longer. Absent means 365 days."""
+
     def __init__(
         self,
         *,
@@ -89,10 +127,13 @@ class Queue(_message.Message):
         rate: Global___RateLimit | None = ...,
         tenant_rate: Global___RateLimit | None = ...,
         key_rate: Global___RateLimit | None = ...,
+        completed_retention: _duration_pb2.Duration | None = ...,
+        dead_retention: _duration_pb2.Duration | None = ...,
+        dead_letters: Global___DeadLetters.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_lease_limit", b"_lost_lease_limit", "created_at", b"created_at", "key_rate", b"key_rate", "lost_lease_limit", b"lost_lease_limit", "rate", b"rate", "retry", b"retry", "tenant_rate", b"tenant_rate", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_lease_limit", b"_lost_lease_limit", "completed_retention", b"completed_retention", "created_at", b"created_at", "dead_retention", b"dead_retention", "key_rate", b"key_rate", "lost_lease_limit", b"lost_lease_limit", "rate", b"rate", "retry", b"retry", "tenant_rate", b"tenant_rate", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_lease_limit", b"_lost_lease_limit", "created_at", b"created_at", "key_rate", b"key_rate", "kinds", b"kinds", "lost_lease_limit", b"lost_lease_limit", "max_attempts", b"max_attempts", "max_in_flight", b"max_in_flight", "name", b"name", "paused", b"paused", "priority", b"priority", "rate", b"rate", "retry", b"retry", "tenant_rate", b"tenant_rate", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_lease_limit", b"_lost_lease_limit", "completed_retention", b"completed_retention", "created_at", b"created_at", "dead_letters", b"dead_letters", "dead_retention", b"dead_retention", "key_rate", b"key_rate", "kinds", b"kinds", "lost_lease_limit", b"lost_lease_limit", "max_attempts", b"max_attempts", "max_in_flight", b"max_in_flight", "name", b"name", "paused", b"paused", "priority", b"priority", "rate", b"rate", "retry", b"retry", "tenant_rate", b"tenant_rate", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lost_lease_limit: _TypeAlias = _typing.Literal["lost_lease_limit"]  # noqa: Y015
     _WhichOneofArgType__lost_lease_limit: _TypeAlias = _typing.Literal["_lost_lease_limit", b"_lost_lease_limit"]  # noqa: Y015

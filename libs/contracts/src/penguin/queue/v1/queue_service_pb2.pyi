@@ -61,6 +61,8 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     """Out of attempts, or failed for good."""
     JOB_STATE_CANCELLED: _JobState.ValueType  # 5
     """Ended by its tenant before it was done."""
+    JOB_STATE_DISCARDED: _JobState.ValueType  # 7
+    """Out of attempts, or failed for good, in a queue that keeps no dead letters."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """JobState is where a job stands."""
@@ -75,7 +77,31 @@ JOB_STATE_DEAD: JobState.ValueType  # 4
 """Out of attempts, or failed for good."""
 JOB_STATE_CANCELLED: JobState.ValueType  # 5
 """Ended by its tenant before it was done."""
+JOB_STATE_DISCARDED: JobState.ValueType  # 7
+"""Out of attempts, or failed for good, in a queue that keeps no dead letters."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
+
+class _AttemptOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttemptOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTEMPT_OUTCOME_UNSPECIFIED: _AttemptOutcome.ValueType  # 0
+    ATTEMPT_OUTCOME_FAILED: _AttemptOutcome.ValueType  # 1
+    """Its worker said so."""
+    ATTEMPT_OUTCOME_LOST: _AttemptOutcome.ValueType  # 2
+    """Its lease ran out with no word from the worker."""
+
+class AttemptOutcome(_AttemptOutcome, metaclass=_AttemptOutcomeEnumTypeWrapper):
+    """AttemptOutcome is how an attempt ended."""
+
+ATTEMPT_OUTCOME_UNSPECIFIED: AttemptOutcome.ValueType  # 0
+ATTEMPT_OUTCOME_FAILED: AttemptOutcome.ValueType  # 1
+"""Its worker said so."""
+ATTEMPT_OUTCOME_LOST: AttemptOutcome.ValueType  # 2
+"""Its lease ran out with no word from the worker."""
+Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
 @_typing.final
 class NewJob(_message.Message):
@@ -318,6 +344,8 @@ class Job(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
     CANCEL_WANTED_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The queue's own number for it; later jobs do not always have greater ones."""
     tenant_id: _builtins.str
@@ -340,6 +368,8 @@ class Job(_message.Message):
     """Order within the priority, lower first."""
     cancel_wanted: _builtins.bool
     """Its cancellation is wished; it is in a worker's hands still."""
+    result: _builtins.str
+    """What its worker said on completing it: where to find what came of it."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -348,6 +378,10 @@ class Job(_message.Message):
     def leased_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def finished_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def progress(self) -> Global___JobProgress:
+        """What its worker has told last, in this attempt or in an earlier one; absent where it has told nothing, or is over."""
+
     def __init__(
         self,
         *,
@@ -369,14 +403,79 @@ class Job(_message.Message):
         traceparent: _builtins.str = ...,
         rank: _builtins.int = ...,
         cancel_wanted: _builtins.bool = ...,
+        progress: Global___JobProgress | None = ...,
+        result: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "leased_until", b"leased_until", "run_at", b"run_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "leased_until", b"leased_until", "progress", b"progress", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_wanted", b"cancel_wanted", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_wanted", b"cancel_wanted", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "progress", b"progress", "rank", b"rank", "result", b"result", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class JobProgress(_message.Message):
+    """JobProgress is how far a worker has come with a job. A later attempt goes on showing it until it tells its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    TOLD_AT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.int
+    done: _builtins.int
+    """In units of the worker's choice."""
+    total: _builtins.int
+    """Of how many; 0 means that nobody knows."""
+    note: _builtins.str
+    """For people; no personal data."""
+    @_builtins.property
+    def told_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was told. Set by the queue alone."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.int = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+        note: _builtins.str = ...,
+        told_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["told_at", b"told_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "job_id", b"job_id", "note", b"note", "told_at", b"told_at", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobProgress: _TypeAlias = JobProgress  # noqa: Y015
+
+@_typing.final
+class JobResult(_message.Message):
+    """JobResult is where to find what came of a job: a key, an id or a URI, never what came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.int
+    result: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.int = ...,
+        result: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobResult: _TypeAlias = JobResult  # noqa: Y015
 
 @_typing.final
 class LeasedJob(_message.Message):
@@ -493,19 +592,25 @@ class ExtendLeasesRequest(_message.Message):
 
     LEASES_FIELD_NUMBER: _builtins.int
     LEASE_DURATION_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRef]: ...
     @_builtins.property
     def lease_duration(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobProgress]:
+        """What is to be told of jobs among these; kept where the lease is the caller's. Of two for one job the later counts."""
+
     def __init__(
         self,
         *,
         leases: _abc.Iterable[Global___LeaseRef] | None = ...,
         lease_duration: _duration_pb2.Duration | None = ...,
+        progress: _abc.Iterable[Global___JobProgress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "leases", b"leases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "leases", b"leases", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -548,16 +653,22 @@ class CompleteJobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEASES_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRef]: ...
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobResult]:
+        """Of jobs among these. A repeat changes none."""
+
     def __init__(
         self,
         *,
         leases: _abc.Iterable[Global___LeaseRef] | None = ...,
+        results: _abc.Iterable[Global___JobResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -598,9 +709,12 @@ class JobFailure(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     error: _builtins.str
     """A short class, for example "smtp.temporary"; never exception text."""
     retryable: _builtins.bool
+    message: _builtins.str
+    """What happened, for people: no personal data, and no exception text of other systems."""
     @_builtins.property
     def lease(self) -> Global___LeaseRef: ...
     @_builtins.property
@@ -614,10 +728,11 @@ class JobFailure(_message.Message):
         error: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         retry_delay: _duration_pb2.Duration | None = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "retry_delay", b"retry_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "lease", b"lease", "retry_delay", b"retry_delay", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "lease", b"lease", "message", b"message", "retry_delay", b"retry_delay", "retryable", b"retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -653,6 +768,7 @@ class FailJobsResponse(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     retried: _builtins.int
     dead: _builtins.int
+    """Out of attempts, or failed for good: dead letters, or discarded where their queue keeps none."""
     cancelled: _builtins.int
     """Jobs that ended as cancelled, as their tenant wished."""
     @_builtins.property
@@ -827,6 +943,8 @@ class WorkJobsRequest(_message.Message):
     SNOOZES_FIELD_NUMBER: _builtins.int
     EXTENDED_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Given back with the answer, for the worker to know which words it answers."""
     @_builtins.property
@@ -847,6 +965,14 @@ class WorkJobsRequest(_message.Message):
     def released(self) -> Global___Leases:
         """Jobs given back untouched: ready at once, and nothing counted."""
 
+    @_builtins.property
+    def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobProgress]:
+        """What is to be told of jobs among the extended ones. Of two for one job the later counts."""
+
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobResult]:
+        """Of jobs among the completed ones. A repeat changes none."""
+
     def __init__(
         self,
         *,
@@ -857,10 +983,12 @@ class WorkJobsRequest(_message.Message):
         snoozes: _abc.Iterable[Global___JobSnooze] | None = ...,
         extended: Global___Leases | None = ...,
         released: Global___Leases | None = ...,
+        progress: _abc.Iterable[Global___JobProgress] | None = ...,
+        results: _abc.Iterable[Global___JobResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "extended", b"extended", "released", b"released", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "extended", b"extended", "failures", b"failures", "number", b"number", "released", b"released", "snoozes", b"snoozes", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "extended", b"extended", "failures", b"failures", "number", b"number", "progress", b"progress", "released", b"released", "results", b"results", "snoozes", b"snoozes", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1382,7 +1510,7 @@ class PurgeFilter(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     state: Global___JobState.ValueType
-    """READY (those that are not due yet, too), COMPLETED, DEAD or CANCELLED."""
+    """READY (those that are not due yet, too), COMPLETED, DEAD, CANCELLED or DISCARDED."""
     kind: _builtins.str
     @_builtins.property
     def created_before(self) -> _timestamp_pb2.Timestamp: ...
@@ -1525,6 +1653,97 @@ class SetJobPriorityResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetJobPriorityResponse: _TypeAlias = SetJobPriorityResponse  # noqa: Y015
+
+@_typing.final
+class ListJobAttemptsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    job_id: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        job_id: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "page_size", b"page_size", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobAttemptsRequest: _TypeAlias = ListJobAttemptsRequest  # noqa: Y015
+
+@_typing.final
+class ListJobAttemptsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobAttempt]: ...
+    def __init__(
+        self,
+        *,
+        attempts: _abc.Iterable[Global___JobAttempt] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobAttemptsResponse: _TypeAlias = ListJobAttemptsResponse  # noqa: Y015
+
+@_typing.final
+class JobAttempt(_message.Message):
+    """JobAttempt is an attempt at a job that was not its end well done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """1 for the first; begins anew where a dead letter is redriven."""
+    outcome: Global___AttemptOutcome.ValueType
+    error: _builtins.str
+    """Its class, cut to 200 characters."""
+    message: _builtins.str
+    """What its worker said to people."""
+    worker_id: _builtins.str
+    @_builtins.property
+    def finished_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        finished_at: _timestamp_pb2.Timestamp | None = ...,
+        outcome: Global___AttemptOutcome.ValueType = ...,
+        error: _builtins.str = ...,
+        message: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "finished_at", b"finished_at", "message", b"message", "outcome", b"outcome", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobAttempt: _TypeAlias = JobAttempt  # noqa: Y015
 
 @_typing.final
 class GetQueueStatsRequest(_message.Message):

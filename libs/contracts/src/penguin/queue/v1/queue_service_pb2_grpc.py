@@ -111,6 +111,11 @@ class QueueServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityResponse.FromString,
                 _registered_method=True)
+        self.ListJobAttempts = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/ListJobAttempts',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobAttemptsRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobAttemptsResponse.FromString,
+                _registered_method=True)
         self.GetQueueStats = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/GetQueueStats',
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetQueueStatsRequest.SerializeToString,
@@ -235,6 +240,14 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListJobAttempts(self, request, context):
+        """ListJobAttempts pages through the attempts at one job that failed or whose lease ran out, newest first: the last fifty
+        since it was enqueued or redriven, for as long as completed jobs are kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetQueueStats(self, request, context):
         """GetQueueStats counts the tenant's jobs by state and priority.
         """
@@ -319,6 +332,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.SetJobPriority,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityResponse.SerializeToString,
+            ),
+            'ListJobAttempts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobAttempts,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobAttemptsRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobAttemptsResponse.SerializeToString,
             ),
             'GetQueueStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQueueStats,
@@ -733,6 +751,33 @@ class QueueService:
             '/penguin.queue.v1.QueueService/SetJobPriority',
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.SetJobPriorityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobAttempts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/ListJobAttempts',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobAttemptsRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.ListJobAttemptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,10 @@ class QueueServiceStub:
     """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
     still go by the old one.
     """
+    ListJobAttempts: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListJobAttemptsRequest, _queue_service_pb2.ListJobAttemptsResponse]
+    """ListJobAttempts pages through the attempts at one job that failed or whose lease ran out, newest first: the last fifty
+    since it was enqueued or redriven, for as long as completed jobs are kept.
+    """
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]
     """GetQueueStats counts the tenant's jobs by state and priority."""
 
@@ -128,6 +132,10 @@ class QueueServiceAsyncStub(QueueServiceStub):
     SetJobPriority: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.SetJobPriorityRequest, _queue_service_pb2.SetJobPriorityResponse]  # type: ignore[assignment]
     """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
     still go by the old one.
+    """
+    ListJobAttempts: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListJobAttemptsRequest, _queue_service_pb2.ListJobAttemptsResponse]  # type: ignore[assignment]
+    """ListJobAttempts pages through the attempts at one job that failed or whose lease ran out, newest first: the last fifty
+    since it was enqueued or redriven, for as long as completed jobs are kept.
     """
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
     """GetQueueStats counts the tenant's jobs by state and priority."""
@@ -267,6 +275,16 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_queue_service_pb2.SetJobPriorityResponse, _abc.Awaitable[_queue_service_pb2.SetJobPriorityResponse]]:
         """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
         still go by the old one.
+        """
+
+    @_abc_1.abstractmethod
+    def ListJobAttempts(
+        self,
+        request: _queue_service_pb2.ListJobAttemptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.ListJobAttemptsResponse, _abc.Awaitable[_queue_service_pb2.ListJobAttemptsResponse]]:
+        """ListJobAttempts pages through the attempts at one job that failed or whose lease ran out, newest first: the last fifty
+        since it was enqueued or redriven, for as long as completed jobs are kept.
         """
 
     @_abc_1.abstractmethod
