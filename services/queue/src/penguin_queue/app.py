@@ -15,11 +15,13 @@ from penguin_queue.config import TIER, QueueConfig
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.census import Census
 from penguin_queue.operations.control import Control
+from penguin_queue.operations.firing import Schedules, firing
 from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.sweeping import sweeping
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import registrations
 from penguin_queue.servicers.queues import QueueAdminServicer
+from penguin_queue.servicers.schedules import ScheduleServicer
 from penguin_queue.store import DUTIES
 from penguin_queue.store.buffer import ready_buffer
 from penguin_queue.store.census import CensusStore
@@ -28,6 +30,7 @@ from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import LeaseStore
 from penguin_queue.store.queues import QueueStore
+from penguin_queue.store.schedules import ScheduleStore
 
 
 @contextlib.asynccontextmanager
@@ -44,6 +47,8 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         jobs = JobStore(db, kinds)
         work = Work(LeaseStore(db, kinds), jobs, buffer, announcer, draining=lambda: state.draining)
         control = Control(ControlStore(db, kinds), announcer)
+        timetable = ScheduleStore(db, kinds, jobs)
+        schedules = Schedules(timetable, announcer)
 
         def stream(start: Start) -> Stream:
             return Stream(work, announcer, start, lambda: state.draining)
@@ -51,9 +56,13 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         own = tier.registration(tier.TierServicer(facts, db, state))
         census = Census(CensusStore(db))
         admin = QueueAdminServicer(QueueStore(db, kinds), census)
+        clockwork = ScheduleServicer(schedules, timetable)
         async with (
             housekeeping(db, (PRUNE, *DUTIES, Duty("census", 5.0, census.measure))),
             sweeping(db, work, announcer),
-            serve(config.server(), [own, *registrations(work, jobs, control, admin, stream)], state) as running,
+            firing(db, schedules),
+            serve(
+                config.server(), [own, *registrations(work, jobs, control, admin, clockwork, stream)], state
+            ) as running,
         ):
             yield running

@@ -118,6 +118,16 @@ class JobStore:
         answers = [faulty[i] if i in faulty else next(answered) for i in range(len(items))]
         return answers, stored, any(handed)
 
+    async def add(
+        self, connection: Connection, tenant_id: UUID, jobs: Sequence[NewJob], at: datetime
+    ) -> list[tuple[int, NewJob]]:
+        """Store jobs within another store's transaction, which knows by itself that they are new; returns them with their
+        ids and with what their queues say of them."""
+        first = await self._ids.take(connection, len(jobs))
+        stored: list[tuple[int, NewJob]] = []
+        await self._write(connection, tenant_id, list(enumerate(jobs, first)), stored, at, None)
+        return stored
+
     async def _write(
         self,
         connection: Connection,
