@@ -226,15 +226,15 @@ class JobStore:
             return await barrier.record(connection, step, [job.id for job in risen], list[int]), risen
 
     async def stats(self, tenant_id: UUID, at: datetime) -> tuple[list[QueueCount], datetime | None]:
-        """The tenant's jobs by state and priority, and when the oldest due one became due."""
+        """The tenant's jobs that are still to be done by state and priority, and when the oldest due one became due."""
         async with self._db.tenant(tenant_id) as connection:
             rows = await connection.fetch(sql.counts, tenant_id)
-            oldest = await connection.fetchval(sql.oldest_due_at, tenant_id, at)
-        counts: dict[tuple[str, int], int] = {}
-        for state, priority, count in rows:
-            key = ("ready" if state == 0 else STATES[state], priority)
-            counts[key] = counts.get(key, 0) + count
-        return [QueueCount(state, priority, count) for (state, priority), count in sorted(counts.items())], oldest
+            return _counted(rows), await connection.fetchval(sql.oldest_due_at, tenant_id, at)
+
+    async def history(self, tenant_id: UUID) -> list[QueueCount]:
+        """The tenant's jobs that are over by state and priority: days of completed ones, and a year of dead letters."""
+        async with self._db.tenant(tenant_id) as connection:
+            return _counted(await connection.fetch(sql.counts_over, tenant_id))
 
     async def _withdraw(self, connection: Connection, gate: Step) -> list[int]:
         """Bar the step's action, and take back what it enqueued and nobody works on; returns the ids it had given."""
@@ -243,6 +243,14 @@ class JobStore:
         ids = await barrier.undone(connection, gate, list[int]) or []
         await connection.execute(sql.withdraw, gate.tenant_id, ids)
         return await barrier.record(connection, gate, ids, list[int])
+
+
+def _counted(rows: Sequence[Any]) -> list[QueueCount]:
+    counts: dict[tuple[str, int], int] = {}
+    for state, priority, count in rows:
+        key = ("ready" if state == 0 else STATES[state], priority)
+        counts[key] = counts.get(key, 0) + count
+    return [QueueCount(state, priority, count) for (state, priority), count in sorted(counts.items())]
 
 
 async def redriven(
