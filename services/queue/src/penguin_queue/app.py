@@ -16,11 +16,13 @@ from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.census import Census
 from penguin_queue.operations.control import Control
 from penguin_queue.operations.firing import Schedules, firing
+from penguin_queue.operations.scaling import Scaling
 from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.sweeping import sweeping
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import registrations
 from penguin_queue.servicers.queues import QueueAdminServicer
+from penguin_queue.servicers.scaler import ScalerServicer
 from penguin_queue.servicers.schedules import ScheduleServicer
 from penguin_queue.store import DUTIES
 from penguin_queue.store.buffer import ready_buffer
@@ -56,13 +58,14 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         own = tier.registration(tier.TierServicer(facts, db, state))
         census = Census(CensusStore(db))
         admin = QueueAdminServicer(QueueStore(db, kinds), census)
+        scaler = ScalerServicer(Scaling(census))
         clockwork = ScheduleServicer(schedules, timetable)
         async with (
             housekeeping(db, (PRUNE, *DUTIES, Duty("census", 5.0, census.measure))),
             sweeping(db, work, announcer),
             firing(db, schedules),
             serve(
-                config.server(), [own, *registrations(work, jobs, control, admin, clockwork, stream)], state
+                config.server(), [own, *registrations(work, jobs, control, admin, clockwork, scaler, stream)], state
             ) as running,
         ):
             yield running
