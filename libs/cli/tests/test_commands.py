@@ -38,6 +38,7 @@ def run(root: Path, *words: str) -> Result:
         *(["queue", name] for name in ("list", "put", "move", "pause", "resume", "pauses", "top")),
         ["queue", "stats"], ["queue", "jobs"], ["queue", "job"], ["queue", "cancel"], ["queue", "redrive"],
         ["queue", "purge"], ["queue", "priority"],
+        *(["schedule", name] for name in ("list", "get", "put", "delete", "run", "pause", "resume", "next")),
     ],
 )  # fmt: skip
 def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None:
@@ -72,6 +73,10 @@ def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None
         (["queue", "pause", "-q", "x", "-k", "y"], 2, "name a queue"),
         (["queue", "put", "x", "--priority", "urgent"], 2, "urgent"),
         (["queue", "top"], 3, "penguin up"),
+        (["schedule", "list", "-t", TENANT], 3, "penguin up"),
+        (["schedule", "put", "x", "* * * * *", "-t", TENANT], 2, "--kind"),
+        (["schedule", "put", "x", "* * * * *", "-k", "k", "--missed", "never", "-t", TENANT], 2, "never"),
+        (["schedule", "next", "x", "-n", "21", "-t", TENANT], 2, "--count"),
         (["trace", str(uuid4()), "--wait", "0"], 1, "no trace of email"),
         (["demo", "--emails", "0"], 2, "emails"),
         (["nonsense"], 2, "No such command"),
