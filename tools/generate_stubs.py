@@ -20,7 +20,7 @@ PROTO = ROOT / "proto"
 TARGET = ROOT / "libs" / "contracts" / "src"
 LANDED = PROTO / "landed.binpb"
 BIN = Path(sys.executable).parent
-PACKAGES = ("penguin", "buf")
+PACKAGES = ("penguin", "externalscaler", "buf")
 
 
 def run(*argv: str | Path, check: bool = True) -> subprocess.CompletedProcess[bytes]:

@@ -144,7 +144,7 @@ def imported(source: Path) -> frozenset[str]:
 def test_every_import_is_in_the_image(image: str) -> None:
     ours, others = closure(IMAGES[image])
     owners = {module: {canonicalize_name(d) for d in found} for module, found in packages_distributions().items()}
-    packages = {"penguin", "buf", *(name.replace("-", "_") for name in ours)}
+    packages = {"penguin", "externalscaler", "buf", *(name.replace("-", "_") for name in ours)}
     for distribution in ours:
         for module in imported(workspace()[distribution] / "src") - packages - sys.stdlib_module_names:
             assert owners.get(module, set()) & others, f"{distribution} imports {module}, which {image} lacks"

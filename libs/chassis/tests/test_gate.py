@@ -317,6 +317,8 @@ def _declare(name: str, *, streams: bool, scope: bytes) -> str:
         ("open", False, b"", "declares no authorization"),
         # Option 50001 (authorization) with scope "x" on a stream without option 50002.
         ("endless", True, bytes([0x8A, 0xB5, 0x18, 0x03, 0x0A, 0x01]) + b"x", "declares no lifetime"),
+        # With scope "x", and open.
+        ("ajar", False, bytes([0x8A, 0xB5, 0x18, 0x05, 0x0A, 0x01]) + b"x\x18\x01", "is open, and names a scope"),
     ],
 )
 async def test_a_server_with_an_undeclared_method_does_not_start(

@@ -38,6 +38,7 @@ def run(root: Path, *words: str) -> Result:
         *(["queue", name] for name in ("list", "put", "move", "pause", "resume", "pauses", "weight", "weights", "top")),
         ["queue", "stats"], ["queue", "jobs"], ["queue", "job"], ["queue", "cancel"], ["queue", "redrive"],
         ["queue", "purge"], ["queue", "priority"],
+        *(["schedule", name] for name in ("list", "get", "put", "delete", "run", "pause", "resume", "next")),
     ],
 )  # fmt: skip
 def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None:
@@ -74,6 +75,10 @@ def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None
         (["queue", "put", "x", "--rate", "ten"], 2, "ten is no rate"),
         (["queue", "weight", TENANT, "10001"], 2, "10000"),
         (["queue", "top"], 3, "penguin up"),
+        (["schedule", "list", "-t", TENANT], 3, "penguin up"),
+        (["schedule", "put", "x", "* * * * *", "-t", TENANT], 2, "--kind"),
+        (["schedule", "put", "x", "* * * * *", "-k", "k", "--missed", "never", "-t", TENANT], 2, "never"),
+        (["schedule", "next", "x", "-n", "21", "-t", TENANT], 2, "--count"),
         (["trace", str(uuid4()), "--wait", "0"], 1, "no trace of email"),
         (["demo", "--emails", "0"], 2, "emails"),
         (["nonsense"], 2, "No such command"),

@@ -36,13 +36,15 @@ class MethodInfo:
     max_lifetime_s: int
     # Whether the request (or its first message's `start`) names a tenant.
     has_tenant: bool
+    # Whether anyone may call it, without a token.
+    open: bool = False
 
 
 def _info(service: str, method: MethodDescriptor) -> MethodInfo:
     extensions = method.GetOptions().Extensions
     authorization = extensions[options_pb2.authorization]
     path = f"/{service}/{method.name}"
-    if not authorization.scope:
+    if not authorization.scope and not authorization.open:
         raise ContractError(f"{path} declares no authorization")
     lifetime = extensions[options_pb2.stream].max_lifetime_seconds
     if (method.client_streaming or method.server_streaming) and not lifetime:
@@ -51,9 +53,11 @@ def _info(service: str, method: MethodDescriptor) -> MethodInfo:
     start = fields.get("start")
     opening = None if start is None else start.message_type
     named = "tenant_id" in fields or (opening is not None and "tenant_id" in opening.fields_by_name)
+    if authorization.open and (authorization.scope or authorization.platform or named):
+        raise ContractError(f"{path} is open, and names a scope or a tenant")
     return MethodInfo(
         path, authorization.scope, authorization.platform, method.client_streaming, method.server_streaming,
-        lifetime, named,
+        lifetime, named, authorization.open,
     )  # fmt: skip
 
 

@@ -16,14 +16,18 @@ from penguin_queue.domain.lanes import Lanes
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.census import Census
 from penguin_queue.operations.control import Control
+from penguin_queue.operations.firing import Schedules, firing
 from penguin_queue.operations.leasing import Leasing, surveying
 from penguin_queue.operations.news import listening, news
 from penguin_queue.operations.rating import Rating
+from penguin_queue.operations.scaling import Scaling
 from penguin_queue.operations.streams import Start, Stream
 from penguin_queue.operations.sweeping import sweeping
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import registrations
 from penguin_queue.servicers.queues import QueueAdminServicer
+from penguin_queue.servicers.scaler import ScalerServicer
+from penguin_queue.servicers.schedules import ScheduleServicer
 from penguin_queue.store import DUTIES
 from penguin_queue.store.census import CensusStore
 from penguin_queue.store.control import ControlStore
@@ -33,6 +37,7 @@ from penguin_queue.store.leases import LeaseStore
 from penguin_queue.store.queues import QueueStore
 from penguin_queue.store.rates import Rates
 from penguin_queue.store.redis import Guard, redis_at
+from penguin_queue.store.schedules import ScheduleStore
 
 
 @contextlib.asynccontextmanager
@@ -53,6 +58,8 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         leasing = Leasing(leases, lanes, announcer, rating)
         work = Work(leases, leasing, jobs, announcer, draining=lambda: state.draining)
         control = Control(ControlStore(db, kinds), announcer)
+        timetable = ScheduleStore(db, kinds, jobs)
+        schedules = Schedules(timetable, announcer)
 
         def stream(start: Start) -> Stream:
             return Stream(work, announcer, start, lambda: state.draining)
@@ -60,11 +67,16 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         own = tier.registration(tier.TierServicer(facts, db, state))
         census = Census(CensusStore(db))
         admin = QueueAdminServicer(QueueStore(db, kinds), census, leasing.changed)
+        scaler = ScalerServicer(Scaling(census))
+        clockwork = ScheduleServicer(schedules, timetable)
         async with (
             housekeeping(db, (PRUNE, *DUTIES, Duty("census", 5.0, census.measure))),
             sweeping(db, work, announcer),
             surveying(db, leasing, announcer),
             listening(told, announcer.heard),
-            serve(config.server(), [own, *registrations(work, jobs, control, admin, stream)], state) as running,
+            firing(db, schedules),
+            serve(
+                config.server(), [own, *registrations(work, jobs, control, admin, clockwork, scaler, stream)], state
+            ) as running,
         ):
             yield running

@@ -689,6 +689,37 @@ ALTER TABLE public.queues ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.schedules (
+    tenant_id uuid NOT NULL,
+    name text NOT NULL COLLATE pg_catalog."C",
+    cron text NOT NULL,
+    time_zone text NOT NULL,
+    kind_id integer NOT NULL,
+    payload bytea NOT NULL,
+    priority smallint NOT NULL,
+    rank smallint NOT NULL,
+    max_attempts smallint NOT NULL,
+    missed_runs text NOT NULL,
+    start_deadline integer NOT NULL,
+    overlap text NOT NULL,
+    paused boolean NOT NULL,
+    next_at timestamp with time zone,
+    last_at timestamp with time zone,
+    last_job_id bigint,
+    missed bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT schedules_max_attempts_check CHECK (((max_attempts >= 0) AND (max_attempts <= 100))),
+    CONSTRAINT schedules_missed_runs_check CHECK ((missed_runs = ANY (ARRAY['skip'::text, 'run_once'::text, 'run_all'::text]))),
+    CONSTRAINT schedules_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100))),
+    CONSTRAINT schedules_overlap_check CHECK ((overlap = ANY (ARRAY['allow'::text, 'skip'::text]))),
+    CONSTRAINT schedules_payload_check CHECK ((octet_length(payload) <= 65536)),
+    CONSTRAINT schedules_priority_check CHECK (((priority >= 0) AND (priority <= 3))),
+    CONSTRAINT schedules_start_deadline_check CHECK (((start_deadline >= 1000) AND (start_deadline <= 86400000)))
+);
+
+ALTER TABLE ONLY public.schedules FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.schema_migrations (
     version integer NOT NULL,
     name text NOT NULL,
@@ -746,6 +777,9 @@ ALTER TABLE ONLY public.queues
 ALTER TABLE ONLY public.queues
     ADD CONSTRAINT queues_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.schedules
+    ADD CONSTRAINT schedules_pkey PRIMARY KEY (tenant_id, name);
+
 ALTER TABLE ONLY public.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 
@@ -783,6 +817,8 @@ CREATE INDEX kinds_queue ON public.kinds USING btree (queue_id);
 
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
+CREATE INDEX schedules_due ON public.schedules USING btree (next_at) WHERE (NOT paused);
+
 CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id, created_at);
 
 ALTER INDEX public.completed_jobs_ids ATTACH PARTITION public.completed_jobs_default_id_idx;
@@ -795,6 +831,9 @@ ALTER INDEX public.job_attempts_job ATTACH PARTITION public.job_attempts_default
 
 ALTER TABLE ONLY public.kinds
     ADD CONSTRAINT kinds_queue_id_fkey FOREIGN KEY (queue_id) REFERENCES public.queues(id);
+
+ALTER TABLE ONLY public.schedules
+    ADD CONSTRAINT schedules_kind_id_fkey FOREIGN KEY (kind_id) REFERENCES public.kinds(id);
 
 ALTER TABLE public.completed_jobs ENABLE ROW LEVEL SECURITY;
 
@@ -828,6 +867,8 @@ CREATE POLICY maintenance_duties ON public.outbox TO queue_maintenance USING (tr
 
 CREATE POLICY maintenance_duties ON public.pauses TO queue_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.schedules TO queue_maintenance USING (true) WITH CHECK (true);
+
 CREATE POLICY maintenance_duties ON public.step_barrier TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.tenant_weights TO queue_maintenance USING (true) WITH CHECK (true);
@@ -835,6 +876,8 @@ CREATE POLICY maintenance_duties ON public.tenant_weights TO queue_maintenance U
 ALTER TABLE public.outbox ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.pauses ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.schedules ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.step_barrier ENABLE ROW LEVEL SECURITY;
 
@@ -855,6 +898,8 @@ CREATE POLICY tenant_isolation ON public.jobs TO queue_app, queue_readonly USING
 CREATE POLICY tenant_isolation ON public.outbox TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.pauses TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.schedules TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.step_barrier TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -955,6 +1000,10 @@ GRANT SELECT,INSERT,UPDATE ON TABLE public.queues TO queue_maintenance;
 
 GRANT SELECT,USAGE ON SEQUENCE public.queues_id_seq TO queue_maintenance;
 GRANT SELECT,USAGE ON SEQUENCE public.queues_id_seq TO queue_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.schedules TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.schedules TO queue_maintenance;
+GRANT SELECT ON TABLE public.schedules TO queue_readonly;
 
 GRANT SELECT ON TABLE public.schema_migrations TO queue_app;
 GRANT SELECT ON TABLE public.schema_migrations TO queue_maintenance;

@@ -315,6 +315,8 @@ async def test_statistics_count_by_state_and_priority(queue: TierClient, stub: Q
     (leased,) = await side.lease(max_jobs=1)
     assert leased.job.priority == pb.JOB_PRIORITY_HIGH
     reply = await queue.call(stub.GetQueueStats, pb.GetQueueStatsRequest(tenant_id=str(side.tenant)))
+    assert reply.HasField("computed_at")
+    assert reply.HasField("history_computed_at")
     counts = {(c.state, c.priority): c.count for c in reply.counts}
     assert counts == {
         (pb.JOB_STATE_READY, pb.JOB_PRIORITY_LOW): 3,

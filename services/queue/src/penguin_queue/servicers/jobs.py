@@ -8,11 +8,12 @@ from typing import Any
 from uuid import UUID
 
 from penguin.queue.v1 import queue_service_pb2 as pb
-from penguin_chassis.mutations import gate_of, item_steps, now, step_of
+from penguin_chassis.mutations import gate_of, item_steps, step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp, word
 from penguin_queue.operations.control import Control
 from penguin_queue.operations.streams import Start, Stream
+from penguin_queue.operations.tallies import Tallies
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import jobs_wire as wire
 from penguin_queue.servicers.control import ControlMethods
@@ -26,6 +27,7 @@ class QueueServicer(ControlMethods):
         super().__init__(control)
         self._work = work
         self._jobs = jobs
+        self._tallies = Tallies(jobs)
         self._streams = streams
 
     async def EnqueueJobs(self, request: pb.EnqueueJobsRequest, context: Any) -> pb.EnqueueJobsResponse:
@@ -118,5 +120,8 @@ class QueueServicer(ControlMethods):
         return pb.ListJobAttemptsResponse(attempts=map(wire.attempt, found[:size]), next_page_token=token)
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Any) -> pb.GetQueueStatsResponse:
-        counts, oldest = await self._jobs.stats(UUID(request.tenant_id), now())
-        return pb.GetQueueStatsResponse(counts=map(wire.count, counts), oldest_due_at=stamp(oldest))
+        found = await self._tallies.stats(UUID(request.tenant_id))
+        return pb.GetQueueStatsResponse(
+            counts=map(wire.count, found.counts), oldest_due_at=stamp(found.oldest_due_at),
+            computed_at=stamp(found.at), history_computed_at=stamp(found.history_at),
+        )  # fmt: skip

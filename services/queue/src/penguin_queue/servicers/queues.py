@@ -51,7 +51,7 @@ class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer)
 
     async def ListQueues(self, request: pb.ListQueuesRequest, context: Any) -> pb.ListQueuesResponse:
         size = page_size(request.page_size)
-        found = await self._queues.list_page(page_start(request, _name, ""), size + 1)
+        found = await self._queues.list_page(page_start(request, name_of, ""), size + 1)
         token = next_token(request, [found[size - 1].terms.name]) if len(found) > size else ""
         return pb.ListQueuesResponse(queues=map(_queue, found[:size]), next_page_token=token)
 
@@ -114,7 +114,8 @@ def _depth(row: Depth) -> pb.KindDepth:
     )
 
 
-def _name(key: list[Any]) -> str:
+def name_of(key: list[Any]) -> str:
+    """Where a page by names begins; raises ValueError."""
     (name,) = key
     if type(name) is not str:
         raise ValueError("no name")
@@ -122,7 +123,7 @@ def _name(key: list[Any]) -> str:
 
 
 def _tenant(key: list[Any]) -> UUID:
-    return UUID(_name(key))
+    return UUID(name_of(key))
 
 
 def _place(key: list[Any]) -> tuple[int, str, str]:

@@ -134,6 +134,16 @@ class JobStore:
         answers = [faulty[i] if i in faulty else next(answered) for i in range(len(items))]
         return answers, stored, any(handed)
 
+    async def add(
+        self, connection: Connection, tenant_id: UUID, jobs: Sequence[NewJob], at: datetime
+    ) -> list[tuple[int, NewJob]]:
+        """Store jobs within another store's transaction, which knows by itself that they are new; returns them with their
+        ids and with what their queues say of them."""
+        first = await self._ids.take(connection, len(jobs))
+        stored: list[tuple[int, NewJob]] = []
+        await self._write(connection, tenant_id, list(enumerate(jobs, first)), stored, at, None)
+        return stored
+
     async def _write(
         self,
         connection: Connection,
@@ -231,15 +241,15 @@ class JobStore:
             return await attempts.page(connection, tenant_id, job_id, before, limit)
 
     async def stats(self, tenant_id: UUID, at: datetime) -> tuple[list[QueueCount], datetime | None]:
-        """The tenant's jobs by state and priority, and when the oldest due one became due."""
+        """The tenant's jobs that are still to be done by state and priority, and when the oldest due one became due."""
         async with self._db.tenant(tenant_id) as connection:
             rows = await connection.fetch(sql.counts, tenant_id)
-            oldest = await connection.fetchval(sql.oldest_due_at, tenant_id, at)
-        counts: dict[tuple[str, int], int] = {}
-        for state, priority, count in rows:
-            key = ("ready" if state == 0 else STATES[state], priority)
-            counts[key] = counts.get(key, 0) + count
-        return [QueueCount(state, priority, count) for (state, priority), count in sorted(counts.items())], oldest
+            return _counted(rows), await connection.fetchval(sql.oldest_due_at, tenant_id, at)
+
+    async def history(self, tenant_id: UUID) -> list[QueueCount]:
+        """The tenant's jobs that are over by state and priority: days of completed ones, and a year of dead letters."""
+        async with self._db.tenant(tenant_id) as connection:
+            return _counted(await connection.fetch(sql.counts_over, tenant_id))
 
     async def _withdraw(self, connection: Connection, gate: Step) -> list[int]:
         """Bar the step's action, and take back what it enqueued and nobody works on; returns the ids it had given."""
@@ -248,6 +258,14 @@ class JobStore:
         ids = await barrier.undone(connection, gate, list[int]) or []
         await connection.execute(sql.withdraw, gate.tenant_id, ids)
         return await barrier.record(connection, gate, ids, list[int])
+
+
+def _counted(rows: Sequence[Any]) -> list[QueueCount]:
+    counts: dict[tuple[str, int], int] = {}
+    for state, priority, count in rows:
+        key = ("ready" if state == 0 else STATES[state], priority)
+        counts[key] = counts.get(key, 0) + count
+    return [QueueCount(state, priority, count) for (state, priority), count in sorted(counts.items())]
 
 
 def _faulty(items: Sequence[tuple[Step, NewJob]]) -> dict[int, Fault]:

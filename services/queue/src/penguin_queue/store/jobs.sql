@@ -86,8 +86,10 @@ ORDER BY id;
 
 -- name: counts
 SELECT state, priority, count(*) AS count FROM jobs WHERE tenant_id = $1 GROUP BY 1, 2
-UNION ALL
-SELECT 4, priority, count(*) FROM dead_jobs WHERE tenant_id = $1 GROUP BY 2
+ORDER BY 1, 2;
+
+-- name: counts_over
+SELECT 4 AS state, priority, count(*) AS count FROM dead_jobs WHERE tenant_id = $1 GROUP BY 2
 UNION ALL
 SELECT CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END, priority, count(*) FROM completed_jobs WHERE tenant_id = $1 GROUP BY 1, 2
 ORDER BY 1, 2;

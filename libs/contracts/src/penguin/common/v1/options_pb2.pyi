@@ -26,19 +26,25 @@ class Authorization(_message.Message):
 
     SCOPE_FIELD_NUMBER: _builtins.int
     PLATFORM_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """The scope that the token must carry, for example "emails.write"."""
     platform: _builtins.bool
     """Only a platform token that names this very method may call it; the request may then span tenants."""
+    open: _builtins.bool
+    """Anyone who reaches the port may call it, without a token. It names no scope and no tenant, and tells nothing of any:
+    for what speaks a foreign contract that has no tokens.
+    """
     def __init__(
         self,
         *,
         scope: _builtins.str = ...,
         platform: _builtins.bool = ...,
+        open: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["platform", b"platform", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["open", b"open", "platform", b"platform", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

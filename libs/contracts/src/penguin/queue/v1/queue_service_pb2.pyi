@@ -1770,21 +1770,35 @@ class GetQueueStatsResponse(_message.Message):
 
     COUNTS_FIELD_NUMBER: _builtins.int
     OLDEST_DUE_AT_FIELD_NUMBER: _builtins.int
+    COMPUTED_AT_FIELD_NUMBER: _builtins.int
+    HISTORY_COMPUTED_AT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueCount]: ...
     @_builtins.property
     def oldest_due_at(self) -> _timestamp_pb2.Timestamp:
         """When the oldest due job became due; absent when none is due."""
 
+    @_builtins.property
+    def computed_at(self) -> _timestamp_pb2.Timestamp:
+        """Of when the jobs are that are still to be done: ten times as long ago as counting them takes, 30 s at most."""
+
+    @_builtins.property
+    def history_computed_at(self) -> _timestamp_pb2.Timestamp:
+        """Of when those are that are over (completed, cancelled, dead): a long history is counted less often, every 5 min at
+        most.
+        """
+
     def __init__(
         self,
         *,
         counts: _abc.Iterable[Global___QueueCount] | None = ...,
         oldest_due_at: _timestamp_pb2.Timestamp | None = ...,
+        computed_at: _timestamp_pb2.Timestamp | None = ...,
+        history_computed_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_due_at", b"oldest_due_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["computed_at", b"computed_at", "history_computed_at", b"history_computed_at", "oldest_due_at", b"oldest_due_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "oldest_due_at", b"oldest_due_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_at", b"computed_at", "counts", b"counts", "history_computed_at", b"history_computed_at", "oldest_due_at", b"oldest_due_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

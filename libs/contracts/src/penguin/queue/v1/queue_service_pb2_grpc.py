@@ -249,7 +249,8 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetQueueStats(self, request, context):
-        """GetQueueStats counts the tenant's jobs by state and priority.
+        """GetQueueStats counts the tenant's jobs by state and priority. Counts that take long are shared between callers: they
+        are as old as they say.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -82,7 +82,9 @@ class QueueServiceStub:
     since it was enqueued or redriven, for as long as completed jobs are kept.
     """
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]
-    """GetQueueStats counts the tenant's jobs by state and priority."""
+    """GetQueueStats counts the tenant's jobs by state and priority. Counts that take long are shared between callers: they
+    are as old as they say.
+    """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
@@ -138,7 +140,9 @@ class QueueServiceAsyncStub(QueueServiceStub):
     since it was enqueued or redriven, for as long as completed jobs are kept.
     """
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueStatsRequest, _queue_service_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
-    """GetQueueStats counts the tenant's jobs by state and priority."""
+    """GetQueueStats counts the tenant's jobs by state and priority. Counts that take long are shared between callers: they
+    are as old as they say.
+    """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     """QueueService keeps jobs durably and hands each to one worker at a time. Payloads are references, never bodies or
@@ -293,6 +297,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.GetQueueStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.GetQueueStatsResponse, _abc.Awaitable[_queue_service_pb2.GetQueueStatsResponse]]:
-        """GetQueueStats counts the tenant's jobs by state and priority."""
+        """GetQueueStats counts the tenant's jobs by state and priority. Counts that take long are shared between callers: they
+        are as old as they say.
+        """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,85 @@
+"""Shares a tenant's count between all who ask for it. Counting a backlog reads it, so who asks while it is being counted waits
+for the next count together with the others, and what took long is good for longer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from penguin_chassis.mutations import now
+from penguin_queue.domain.jobs import QueueCount
+from penguin_queue.store.jobs import JobStore
+
+T = TypeVar("T")
+
+# A count is good for so many times as long as it took, unless it was so cheap that everybody may have their own (seconds).
+SHARE = 10.0
+CHEAP_S = 0.01
+# And for this long at most (seconds): what is still to be done, and what is over, which only grows.
+LONGEST_S = 30.0
+HISTORY_LONGEST_S = 300.0
+TENANTS_MAX = 1000
+
+
+@dataclass
+class _Place(Generic[T]):
+    """One tenant's last count: when it was begun and until when it is good, by the loop's clock."""
+
+    counting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    last: tuple[T, datetime] | None = None
+    begun: float = 0.0
+    good_until: float = 0.0
+
+
+class Shared(Generic[T]):
+    """Counts by tenant; those that were asked for last are kept."""
+
+    def __init__(self, count: Callable[[UUID, datetime], Awaitable[T]], longest_s: float) -> None:
+        self._count = count
+        self._longest_s = longest_s
+        self._places: OrderedDict[UUID, _Place[T]] = OrderedDict()
+
+    async def latest(self, tenant_id: UUID) -> tuple[T, datetime]:
+        """A count and of when it is: begun after this call, or good still. Raises as the count does."""
+        clock = asyncio.get_running_loop().time
+        asked = clock()
+        place = self._places.setdefault(tenant_id, _Place())
+        self._places.move_to_end(tenant_id)
+        if len(self._places) > TENANTS_MAX:
+            self._places.popitem(last=False)
+        async with place.counting:
+            if place.last is None or (place.begun < asked and clock() >= place.good_until):
+                begun, at = clock(), now()
+                place.last, place.begun = (await self._count(tenant_id, at), at), begun
+                took = clock() - begun
+                place.good_until = clock() + (min(self._longest_s, SHARE * took) if took >= CHEAP_S else 0.0)
+            return place.last
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A tenant's jobs by state and priority, when the oldest due one became due, and of when both halves are."""
+
+    counts: list[QueueCount]
+    oldest_due_at: datetime | None
+    at: datetime
+    history_at: datetime
+
+
+class Tallies:
+    """What is still to be done, and apart from it what is over: days of history are no reason for an old backlog."""
+
+    def __init__(self, jobs: JobStore) -> None:
+        self._waiting = Shared(jobs.stats, LONGEST_S)
+        self._over = Shared(lambda tenant_id, _: jobs.history(tenant_id), HISTORY_LONGEST_S)
+
+    async def stats(self, tenant_id: UUID) -> Stats:
+        """The tenant's jobs."""
+        (counts, oldest), at = await self._waiting.latest(tenant_id)
+        over, history_at = await self._over.latest(tenant_id)
+        return Stats([*counts, *over], oldest, at, history_at)
