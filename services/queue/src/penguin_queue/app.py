@@ -28,6 +28,7 @@ from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import LeaseStore
 from penguin_queue.store.queues import QueueStore
+from penguin_queue.store.wakes import TIES
 
 
 @contextlib.asynccontextmanager
@@ -42,7 +43,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         announcer = Announcer(buffer)
         kinds = Kinds()
         jobs = JobStore(db, kinds)
-        work = Work(LeaseStore(db, kinds), jobs, buffer, announcer, draining=lambda: state.draining)
+        work = Work(LeaseStore(db, kinds, announcer.hurry), jobs, buffer, announcer, draining=lambda: state.draining)
         control = Control(ControlStore(db, kinds), announcer)
 
         def stream(start: Start) -> Stream:
@@ -52,7 +53,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         census = Census(CensusStore(db))
         admin = QueueAdminServicer(QueueStore(db, kinds), census)
         async with (
-            housekeeping(db, (PRUNE, *DUTIES, Duty("census", 5.0, census.measure))),
+            housekeeping(db, (PRUNE, *DUTIES, TIES, Duty("census", 5.0, census.measure))),
             sweeping(db, work, announcer),
             serve(config.server(), [own, *registrations(work, jobs, control, admin, stream)], state) as running,
         ):

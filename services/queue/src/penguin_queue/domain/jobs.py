@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 
 from penguin_chassis.faults import InvalidArgument
+from penguin_queue.domain.ties import Progress, Ties
 
 LEASE_LOST = "lease_lost"
 # Waiting, in the store's words; the contract calls both READY.
@@ -31,6 +32,17 @@ class NewJob:
     run_at: datetime | None
     max_attempts: int
     traceparent: str
+    ties: Ties | None = None
+
+
+@dataclass(frozen=True)
+class Members:
+    """What a call's jobs are members of: a new batch with this callback, or that of a callback stored before. `more` will
+    come."""
+
+    callback: NewJob | None
+    callback_id: int
+    more: bool
 
 
 @dataclass(frozen=True)
@@ -45,11 +57,13 @@ class NewBatch:
     max_attempts: int
     # One for each job, or none at all.
     traceparents: Sequence[str]
+    ordering_key: str = ""
+    members: Members | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as stored; `state` is scheduled, ready, leased, completed, dead or cancelled."""
+    """A job as stored; `state` is scheduled, ready, leased, held, completed, dead or cancelled."""
 
     tenant_id: UUID
     id: int
@@ -72,6 +86,12 @@ class Job:
     cancel_wanted: bool = False
     # Read for workers only.
     payload: bytes = b""
+    # Read for its tenant only, as long as it is not over.
+    ordering_key: str | None = None
+    waits: int | None = None
+    batch_id: int | None = None
+    # Of a callback.
+    batch: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +172,7 @@ class DeadFilter:
 
 @dataclass(frozen=True)
 class PurgeFilter:
-    """Which jobs are to go: `state` is ready, completed, dead or cancelled; no kind or time leaves none out."""
+    """Which jobs are to go: `state` is ready, completed, dead, cancelled or held; no kind or time leaves none out."""
 
     state: str
     kind: str

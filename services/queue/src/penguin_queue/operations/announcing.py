@@ -50,6 +50,7 @@ class Announcer:
         self._takers: list[Taker] = []
         self._alarm = asyncio.Event()
         self._alarm_at: datetime | None = None
+        self._hurried = False
 
     @contextlib.contextmanager
     def waiting(self, kinds: tuple[str, ...], max_jobs: int) -> Iterator[Waiter]:
@@ -89,6 +90,11 @@ class Announcer:
             self._alarm_at = later
             self._alarm.set()
 
+    def hurry(self) -> None:
+        """Jobs have left that others may wait for: the sweep is to look at once, and again if it is looking now."""
+        self._hurried = True
+        self._alarm.set()
+
     def _ring(self, kinds: Counter[str]) -> None:
         """Wake as many waiters as there is work for, longest waiting first."""
         for waiter in self._waiters:
@@ -106,7 +112,10 @@ class Announcer:
         """Wait for the next turn of the sweep: at `planned_at`, or earlier where an earlier job is told of."""
         self._alarm_at = planned_at
         self._alarm.clear()
+        if self._hurried:
+            longest_s = shortest_s
         wait = longest_s if planned_at is None else min(longest_s, (planned_at - at).total_seconds())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(wait, shortest_s)):
                 await self._alarm.wait()
+        self._hurried = False

@@ -18,7 +18,7 @@ from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, New
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.pacing import Pace
 from penguin_queue.store.buffer import DEPTH, ReadyBuffer
-from penguin_queue.store.jobs import JobStore
+from penguin_queue.store.jobs import JobStore, tied
 from penguin_queue.store.leases import Asked, LeaseStore, Swept
 
 # How a waiting lease looks for what other processes made ready (seconds).
@@ -65,7 +65,11 @@ class Work:
         """Store jobs once each; answers in the order of `items`."""
         at = now()
         kinds = {job.kind for _, job in items}
-        due = gate is None and len(kinds) == 1 and all(job.run_at is None or job.run_at <= at for _, job in items)
+        due = (
+            gate is None
+            and len(kinds) == 1
+            and all(job.ties is None and (job.run_at is None or job.run_at <= at) for _, job in items)
+        )
         with self._handing(items[0][1].kind, len(items), due=due) as hands:
             answers, stored, handed = await self._jobs.enqueue(
                 tenant_id, items, gate=gate, at=at, handover=hands.handover
@@ -75,13 +79,16 @@ class Work:
                     _lot(tenant_id, job, hands.handover, [number], [job.payload], [job.traceparent], at)
                     for number, job in stored
                 ]
+        if gate is not None:
+            # It may have undone an enqueue.
+            self._announcer.hurry()
         if not hands.lots:
             self._announcer.tell([Ready(tenant_id, n, j.kind, j.priority, j.run_at or at) for n, j in stored], at)
         return answers
 
-    async def enqueue_batch(self, step: Step, batch: NewBatch) -> range:
-        """Store all of a batch, or nothing; returns the jobs' ids."""
-        due = step.operation == REQUEST and (batch.run_at is None or batch.run_at <= step.at)
+    async def enqueue_batch(self, step: Step, batch: NewBatch) -> tuple[range, int]:
+        """Store all of a batch, or nothing; returns the jobs' ids, and that of their callback or 0."""
+        due = step.operation == REQUEST and not tied(batch) and (batch.run_at is None or batch.run_at <= step.at)
         with self._handing(batch.kind, len(batch.payloads), due=due) as hands:
             done = await self._jobs.enqueue_batch(step, batch, hands.handover)
             if done.handed and hands.handover is not None:
@@ -96,12 +103,14 @@ class Work:
                         step.at,
                     )
                 ]
+        if step.operation != REQUEST:
+            self._announcer.hurry()
         if done.new and not done.handed:
             run_at = batch.run_at or step.at
             # The buffer takes no more than these of one kind and tenant; the others are found in PostgreSQL.
             first = [Ready(step.tenant_id, n, batch.kind, done.batch.priority, run_at) for n in done.ids[:DEPTH]]
             self._announcer.tell(first, step.at)
-        return done.ids
+        return done.ids, done.callback
 
     @contextlib.contextmanager
     def _handing(self, kind: str, count: int, *, due: bool) -> Iterator[_Hands]:

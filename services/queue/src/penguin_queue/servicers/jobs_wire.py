@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -24,10 +25,11 @@ from penguin_queue.domain.jobs import (
     Snooze,
 )
 from penguin_queue.operations.streams import Reply, Start, Words
+from penguin_queue.servicers.ties_wire import members, ties
 from penguin_queue.store.jobs import LAST
 
 
-def new_job(item: pb.NewJob) -> NewJob:
+def new_job(index: int, item: pb.NewJob) -> NewJob:
     """An item of an enqueue. Priorities have the contract's numbers."""
     return NewJob(
         kind=item.kind,
@@ -37,6 +39,7 @@ def new_job(item: pb.NewJob) -> NewJob:
         run_at=when(item, "run_at"),
         max_attempts=item.max_attempts,
         traceparent=item.traceparent,
+        ties=ties(index, item),
     )
 
 
@@ -55,6 +58,8 @@ def new_batch(request: pb.EnqueueBatchRequest) -> NewBatch:
         run_at=when(request, "run_at"),
         max_attempts=request.max_attempts,
         traceparents=traceparents,
+        ordering_key=request.ordering_key,
+        members=members(request.batch) if request.HasField("batch") else None,
     )
 
 
@@ -70,7 +75,7 @@ def enqueued(answer: int | Fault) -> pb.EnqueueJobResult:
     """The answer to one item of an enqueue."""
     if isinstance(answer, Fault):
         return pb.EnqueueJobResult(error=item_error(answer))
-    return pb.EnqueueJobResult(job_id=answer)
+    return pb.EnqueueJobResult(job_id=abs(answer), duplicate=answer < 0)
 
 
 def job(row: Job) -> pb.Job:
@@ -94,6 +99,10 @@ def job(row: Job) -> pb.Job:
         traceparent=row.traceparent,
         rank=row.rank,
         cancel_wanted=row.cancel_wanted,
+        ordering_key=row.ordering_key or "",
+        waits=row.waits or 0,
+        callback_job_id=row.batch_id or 0,
+        batch=None if row.batch is None else pb.BatchProgress(**asdict(row.batch)),
     )
 
 

@@ -18,6 +18,7 @@ from penguin_queue.store.jobs import ready_of, redriven
 from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "control.sql")
+ties = load("penguin_queue.store", "ties.sql")
 
 # How far what matches is counted, and how many ids a preview shows.
 COUNTED = 100_000
@@ -25,6 +26,7 @@ SAMPLE = 20
 # By the state that is asked for: what matches, and how it goes.
 PURGES = {
     "ready": (sql.matching_ready, sql.purge_jobs),
+    "held": (sql.matching_held, sql.purge_jobs),
     "dead": (sql.matching_dead, sql.purge_dead_jobs),
     "completed": (sql.matching_completed, sql.purge_completed_jobs),
     "cancelled": (sql.matching_cancelled, sql.purge_completed_jobs),
@@ -113,6 +115,8 @@ class ControlStore:
                 return done.reply
             ids, more = await self._matching(connection, step.tenant_id, chosen, limit)
             gone = await connection.execute(PURGES[chosen.state][1], step.tenant_id, ids)
+            if chosen.state == "dead":
+                await connection.execute(ties.wake_dependents, step.tenant_id, ids)
             return await barrier.record(connection, step, Purged(affected(gone), more), Purged)
 
     async def purgeable(self, tenant_id: UUID, chosen: PurgeFilter, limit: int) -> tuple[list[int], bool]:

@@ -23,19 +23,22 @@ FROM kinds AS k JOIN queues AS q ON q.id = k.queue_id WHERE k.id = ANY ($2::inte
 
 -- name: withdraw
 -- What an enqueue is undone by: jobs that nobody works on.
-DELETE FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state < 2;
+DELETE FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state <> 2;
 
 -- name: get
 SELECT tenant_id, id, kind_id, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
-       created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted
+       created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted,
+       ordering_key, waits, batch_id
 FROM jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
 SELECT tenant_id, id, kind_id, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
-       created_at, NULL, finished_at, last_error, traceparent, lease_token, false
+       created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
+       ordering_key, NULL, batch_id
 FROM dead_jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
 SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 1 THEN 5 ELSE 3 END, run_at, attempts, max_attempts,
-       lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false
+       lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
+       NULL, NULL, NULL
 FROM completed_jobs WHERE tenant_id = $1 AND id = $2
 ORDER BY finished_at DESC NULLS FIRST
 LIMIT 1;
@@ -89,11 +92,14 @@ WITH found AS MATERIALIZED (
     RETURNING d.*
 )
 INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, snoozes, payload,
-                  traceparent, last_error)
-SELECT id, $3, created_at, tenant_id, kind_id, priority, rank, max_attempts, 1, snoozes, payload, traceparent, last_error
+                  traceparent, last_error, ordering_key, batch_id, awaited)
+SELECT id, $3, created_at, tenant_id, kind_id, priority, rank, max_attempts, 1, snoozes, payload, traceparent, last_error,
+       ordering_key, batch_id,
+       nullif(EXISTS (SELECT FROM dependencies AS w WHERE w.tenant_id = $1 AND w.awaits = risen.id), false)
 FROM risen
-ORDER BY id
-RETURNING tenant_id, id, kind_id, priority, run_at;
+-- Keys are locked in the order of their locks.
+ORDER BY turn_lock(tenant_id, ordering_key) NULLS FIRST, id
+RETURNING state, tenant_id, id, kind_id, priority, run_at;
 
 -- name: counts
 SELECT state, priority, count(*) AS count FROM jobs WHERE tenant_id = $1 GROUP BY 1, 2

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import random
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import itemgetter
@@ -20,6 +20,7 @@ from penguin_queue.store import COMPLETED_RETENTION
 from penguin_queue.store.control import end_lost, end_marked
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
+from penguin_queue.store.wakes import drain
 
 sql = load("penguin_queue.store", "leases.sql")
 
@@ -48,9 +49,10 @@ class Swept:
 
 
 class LeaseStore:
-    """Leases of one database."""
+    """Leases of one database. `tied_left` is called when jobs have left that others may wait for."""
 
-    def __init__(self, db: Database, kinds: Kinds) -> None:
+    def __init__(self, db: Database, kinds: Kinds, tied_left: Callable[[], None] = lambda: None) -> None:
+        self._tied_left = tied_left
         self._db = db
         self._kinds = kinds
         # Where the next round among tenants begins: after the one that was served last.
@@ -115,12 +117,18 @@ class LeaseStore:
         earlier one under the same lease: the lease is lost."""
         async with self._db.maintenance() as connection:
             if len(set(tokens)) == 1:
-                done = await connection.fetchval(sql.complete_one_lease, sorted(set(ids)), tokens[0], at)
+                (row,) = await connection.fetch(sql.complete_one_lease, sorted(set(ids)), tokens[0], at)
+                done, tied = row["ended"], bool(row["tied"])
             else:
-                done = len(await connection.fetch(sql.complete, ids, tokens, at))
-            if done == len(ids):
-                return []
-            rows = await connection.fetch(sql.completed_before, ids, tokens, at - COMPLETED_RETENTION)
+                found = await connection.fetch(sql.complete, ids, tokens, at)
+                done, tied = len(found), any(row["tied"] for row in found)
+            rows = []
+            if done != len(ids):
+                rows = await connection.fetch(sql.completed_before, ids, tokens, at - COMPLETED_RETENTION)
+        if tied:
+            self._tied_left()
+        if done == len(ids):
+            return []
         ended = {row["id"] for row in rows}
         return list(dict.fromkeys(job_id for job_id in ids if job_id not in ended))
 
@@ -150,6 +158,8 @@ class LeaseStore:
             if dead:
                 ids, _ = _columns(dead)
                 await connection.execute(sql.bury, ids, [words[ref].error for ref in dead], at)
+        if dead or cancelled:
+            self._tied_left()
         return retried, set(dead), cancelled
 
     async def snooze(self, snoozes: Sequence[Snooze], at: datetime) -> tuple[dict[LeaseRef, Ready], set[LeaseRef]]:
@@ -169,10 +179,14 @@ class LeaseStore:
             if off:
                 reasons = [words[ref].reason for ref in off]
                 await connection.execute(sql.put_off, *_returned(list(off.values())), reasons, at)
+        if cancelled:
+            self._tied_left()
         return off, cancelled
 
     async def sweep(self, at: datetime) -> Swept:
-        """Do what time alone brings: scheduled jobs fall due, leases run out, poison is buried. Bounded."""
+        """Do what no call does: scheduled jobs fall due, leases run out, poison is buried, and what waited for jobs that
+        have left comes free. Bounded."""
+        freed, more_left = await drain(self._db, self._kinds, at)
         async with self._db.maintenance() as connection:
             due = await connection.fetch(sql.promote, at, SWEEP_LIMIT)
             cancelled = await end_lost(connection, at, SWEEP_LIMIT)
@@ -181,8 +195,10 @@ class LeaseStore:
             next_at = await connection.fetchval(sql.next_turn)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
         moved = affected(buried)
-        more = SWEEP_LIMIT in (len(due), len(lost), moved, cancelled)
-        return Swept([ready_of(row, kinds) for row in (*due, *lost)], moved, more, next_at)
+        if moved or cancelled:
+            self._tied_left()
+        more = more_left or SWEEP_LIMIT in (len(due), len(lost), moved, cancelled)
+        return Swept([*freed, *(ready_of(row, kinds) for row in (*due, *lost))], moved, more, next_at)
 
 
 def _lot(key: tuple[UUID, int, int], rows: list[Any], kinds: Mapping[int, str], token: int, until: datetime) -> Lot:

@@ -48,11 +48,12 @@ WITH held AS MATERIALIZED (
            lost_leases, payload, traceparent, worker_id, last_error
     FROM done
 )
-SELECT id, lease_token FROM done;
+SELECT id, (ordering_key IS NOT NULL OR batch_id IS NOT NULL OR coalesce(awaited, false)) AS tied FROM done;
 
 -- name: complete_one_lease
 -- The common case, a third cheaper: all under one token, the ids sorted.
-SELECT complete_one_lease($1, $2, $3);
+-- The second, read after the first, is set where a tied job has left.
+SELECT complete_one_lease($1, $2, $3) AS ended, current_setting('app.tied', true) AS tied;
 
 -- name: completed_before
 -- A repeat of the word that ended the job, under the same lease.
@@ -95,9 +96,10 @@ WITH gone AS (
     RETURNING j.*, r.error
 )
 INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
-                       attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error)
+                       attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error,
+                       ordering_key, batch_id)
 SELECT id, lease_token, run_at, created_at, $3, tenant_id, kind_id, snoozes, priority, rank, attempts + 1, max_attempts,
-       lost_leases, payload, traceparent, worker_id, error
+       lost_leases, payload, traceparent, worker_id, error, ordering_key, batch_id
 FROM gone;
 
 -- name: promote
@@ -125,9 +127,10 @@ WITH gone AS (
     RETURNING j.*
 )
 INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
-                       attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error)
+                       attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error,
+                       ordering_key, batch_id)
 SELECT id, lease_token, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts,
-       lost_leases + 1, payload, traceparent, worker_id, $3
+       lost_leases + 1, payload, traceparent, worker_id, $3, ordering_key, batch_id
 FROM gone;
 
 -- name: next_turn
