@@ -37,7 +37,7 @@ def run(root: Path, *words: str) -> Result:
         ["template", "create"], ["campaign", "create"], ["campaign", "launch"], ["campaign", "report"], ["etl", "run"],
         *(["queue", name] for name in ("list", "put", "move", "pause", "resume", "pauses", "top")),
         ["queue", "stats"], ["queue", "jobs"], ["queue", "job"], ["queue", "cancel"], ["queue", "redrive"],
-        ["queue", "purge"], ["queue", "priority"],
+        ["queue", "purge"], ["queue", "priority"], ["queue", "enqueue"],
     ],
 )  # fmt: skip
 def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None:

@@ -13,7 +13,14 @@ from rich.text import Text
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_chassis.wire import word
 
-_STYLES = {"ready": "cyan", "leased": "blue", "completed": "green", "dead": "bold red", "cancelled": "yellow"}
+_STYLES = {
+    "ready": "cyan",
+    "leased": "blue",
+    "completed": "green",
+    "dead": "bold red",
+    "cancelled": "yellow",
+    "held": "magenta",
+}
 _PRIORITIES = (pb.JOB_PRIORITY_HIGH, pb.JOB_PRIORITY_NORMAL, pb.JOB_PRIORITY_LOW)
 
 
@@ -61,6 +68,10 @@ def job(row: pb.Job, payload: bytes | None) -> RenderableType:
         "attempts": f"{row.attempts} of {row.max_attempts}",
         "lost leases": str(row.lost_leases or ""),
         "put off": str(row.snoozes or ""),
+        "ordering key": escape(row.ordering_key),
+        "waits for": f"{row.waits} jobs" if row.waits else "",
+        "callback": str(row.callback_job_id or ""),
+        "batch": _batch(row.batch) if row.HasField("batch") else "",
         "last error": escape(row.last_error),
         "trace": escape(row.traceparent),
         "payload": "" if payload is None else escape(payload.decode(errors="replace")),
@@ -69,6 +80,11 @@ def job(row: pb.Job, payload: bytes | None) -> RenderableType:
         if value:
             table.add_row(name, value)
     return table
+
+
+def _batch(done: pb.BatchProgress) -> str:
+    more = ", more to come" if done.open else ""
+    return f"{done.total} jobs: {done.completed} completed, {done.dead} dead, {done.cancelled} cancelled{more}"
 
 
 def _state(row: pb.Job) -> str:
