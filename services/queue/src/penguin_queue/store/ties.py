@@ -250,7 +250,9 @@ async def recount(connection: Connection, tenant_id: UUID, ids: Sequence[int]) -
     if not rows:
         return
     spared = {row["job_id"] for row in await connection.fetch(sql.uncounted, tenant_id, [row["id"] for row in rows])}
-    ends = {row["id"]: row["batch_id"] for row in rows if row["id"] not in spared}
+    # After wakes and before any job: as the sweep does.
+    await take_turns(connection, [(tenant_id, row["ordering_key"] or "") for row in rows])
+    ends = {row["id"]: row["batch_id"] for row in rows if row["batch_id"] is not None and row["id"] not in spared}
     if not ends:
         return
     batches = sorted(set(ends.values()))

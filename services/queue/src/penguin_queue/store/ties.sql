@@ -154,7 +154,8 @@ INSERT INTO wakes (tenant_id, job_id, awaited)
 SELECT DISTINCT tenant_id, awaits, true FROM dependencies WHERE tenant_id = $1 AND awaits = ANY ($2::bigint[]);
 
 -- name: dead_members
-SELECT id, batch_id FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND batch_id IS NOT NULL
+SELECT id, batch_id, ordering_key FROM dead_jobs
+WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND (batch_id IS NOT NULL OR ordering_key IS NOT NULL)
 ORDER BY id, finished_at FOR UPDATE;
 
 -- name: uncounted
