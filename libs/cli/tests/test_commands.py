@@ -37,7 +37,7 @@ def run(root: Path, *words: str) -> Result:
         ["template", "create"], ["campaign", "create"], ["campaign", "launch"], ["campaign", "report"], ["etl", "run"],
         *(["queue", name] for name in ("list", "put", "move", "pause", "resume", "pauses", "weight", "weights", "top")),
         ["queue", "stats"], ["queue", "jobs"], ["queue", "job"], ["queue", "cancel"], ["queue", "redrive"],
-        ["queue", "purge"], ["queue", "priority"],
+        ["queue", "purge"], ["queue", "priority"], ["queue", "enqueue"],
         *(["schedule", name] for name in ("list", "get", "put", "delete", "run", "pause", "resume", "next")),
     ],
 )  # fmt: skip

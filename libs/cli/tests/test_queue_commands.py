@@ -194,3 +194,27 @@ async def test_the_job_of_an_email_is_found_by_its_payload() -> None:
     assert isinstance(found, pb.Job)
     assert found.id == 8
     assert [list(asked.job_ids) for asked in fake.asked[1:]] == [[7, 8], [8]]
+
+
+def test_a_job_is_enqueued_with_its_ties(run: Run) -> None:
+    reply = pb.EnqueueJobsResponse(results=[pb.EnqueueJobResult(job_id=9, duplicate=True)])
+    fake = FakeQueue(EnqueueJobs=reply)
+    result = run(
+        fake, "enqueue", "email.send", '{"n":1}', "--unique", "u", "--ordering-key", "o", "--after", "3", "--after", "4"
+    )
+    (new,) = fake.asked[0].jobs
+    assert (new.payload, new.unique.key, new.ordering_key, list(new.waits_for)) == (b'{"n":1}', "u", "o", [3, 4])
+    assert "job 9 has the key already" in result.output
+    reply.results[0].error.message = "There is no such job."
+    reply.results[0].error.field = "waits_for[0]"
+    refused = run(fake, "enqueue", "email.send")
+    assert (refused.exit_code, "waits_for[0]: There is no such job." in refused.output) == (1, True)
+
+
+def test_what_a_job_waits_for_is_shown(text_of: Callable[[RenderableType], str]) -> None:
+    held = pb.Job(
+        id=1, state=pb.JOB_STATE_HELD, ordering_key="o", waits=2, batch=pb.BatchProgress(total=5, dead=1, open=True)
+    )
+    text = text_of(queue_tables.job(held, None))
+    for said in ("held", "2 jobs", "5 jobs: 0 completed, 1 dead", "more to come"):
+        assert said in text

@@ -158,6 +158,15 @@ async def undone(connection: Connection, compensation: Step, kind: type[T]) -> T
     return None if row["reply"] is None else _codec(cast("Any", kind)).validate_json(row["reply"])
 
 
+async def answered(connection: Connection, steps: Sequence[Step], kind: type[T]) -> list[T | None]:
+    """What each of these steps was answered when it was carried out; None for one that was not."""
+    keys = [step.key for step in steps]
+    rows = await connection.fetch(sql.recall, steps[0].tenant_id, steps[0].operation, keys)
+    stored = {row["key"]: row["reply"] for row in rows if row["reply"] is not None}
+    codec = _codec(cast("Any", kind))
+    return [codec.validate_json(stored[key]) if key in stored else None for key in keys]
+
+
 async def record(connection: Connection, step: Step, reply: T, kind: type[T]) -> T:
     """Store the answer to a claimed mutation and give it back."""
     await record_all(connection, [step], [reply], kind)

@@ -35,6 +35,7 @@ class State(StrEnum):
     DEAD = "dead"
     CANCELLED = "cancelled"
     DISCARDED = "discarded"
+    HELD = "held"
 
 
 class Gone(StrEnum):
@@ -45,6 +46,7 @@ class Gone(StrEnum):
     DEAD = "dead"
     CANCELLED = "cancelled"
     DISCARDED = "discarded"
+    HELD = "held"
 
 
 class Priority(StrEnum):
@@ -64,7 +66,7 @@ After = Annotated[datetime | None, typer.Option(help="UTC; only what is not earl
 
 def add_to(group: typer.Typer) -> None:
     """Add these commands to the group."""
-    for command in (stats, jobs, job, cancel, redrive, purge, priority):
+    for command in (enqueue, stats, jobs, job, cancel, redrive, purge, priority):
         group.command(rich_help_panel="A tenant's jobs")(command)
 
 
@@ -80,6 +82,36 @@ async def _queue(
             return await tier.insist(getattr(tier.stub(QueueServiceStub), method), request, deadline_s=DEADLINE_S)
 
         yield tenant_id, call
+
+
+def enqueue(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(help="Which handler runs it, for example email.send.", metavar="KIND")],
+    tenant: TenantName,
+    payload: Annotated[str, typer.Argument(help="A JSON object of keys and ids.", metavar="JSON")] = "{}",
+    unique: Annotated[str, typer.Option(help="Only if no job of its kind has this key now.", metavar="KEY")] = "",
+    ordering_key: Annotated[str, typer.Option(help="One at a time of these, in order.", metavar="KEY")] = "",
+    after: Annotated[list[int] | None, typer.Option(min=1, help="Once this job is completed.", metavar="ID")] = None,
+    level: Annotated[Priority | None, typer.Option("--priority", show_default="its queue's")] = None,
+    run_at: Annotated[datetime | None, typer.Option(help="UTC; not before this.")] = None,
+) -> None:
+    """Enqueue one job."""
+    new = pb.NewJob(
+        request_id=str(keys.new_id()), kind=kind, payload=payload.encode(), ordering_key=ordering_key,
+        waits_for=after, priority=number(pb.JobPriority, level), run_at=_stamp(run_at),
+        unique=pb.UniqueKey(key=unique) if unique else None,
+    )  # fmt: skip
+
+    async def work() -> None:
+        async with _queue(context, tenant) as (tenant_id, call):
+            reply = await call("EnqueueJobs", pb.EnqueueJobsRequest(tenant_id=str(tenant_id), jobs=[new]))
+        (result,) = reply.results
+        if result.HasField("error"):
+            where = f"{result.error.field}: " if result.error.field else ""
+            raise CommandError(f"not enqueued: {where}{result.error.message}")
+        screen().print(f"job [bold]{result.job_id}[/]{' has the key already' if result.duplicate else ''}")
+
+    act(work())
 
 
 def stats(context: typer.Context, tenant: TenantName) -> None:

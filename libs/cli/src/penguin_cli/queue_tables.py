@@ -14,7 +14,7 @@ from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_chassis.wire import word
 
 _STYLES = {"ready": "cyan", "leased": "blue", "completed": "green", "dead": "bold red", "cancelled": "yellow",
-           "discarded": "red"}  # fmt: skip
+           "discarded": "red", "held": "magenta"}  # fmt: skip
 _PRIORITIES = (pb.JOB_PRIORITY_HIGH, pb.JOB_PRIORITY_NORMAL, pb.JOB_PRIORITY_LOW)
 
 
@@ -62,6 +62,10 @@ def job(row: pb.Job, payload: bytes | None) -> RenderableType:
         "attempts": f"{row.attempts} of {row.max_attempts}",
         "lost leases": str(row.lost_leases or ""),
         "put off": str(row.snoozes or ""),
+        "ordering key": escape(row.ordering_key),
+        "waits for": f"{row.waits} jobs" if row.waits else "",
+        "callback": str(row.callback_job_id or ""),
+        "batch": _batch(row.batch) if row.HasField("batch") else "",
         "last error": escape(row.last_error),
         "progress": _progress(row.progress) if row.HasField("progress") else "",
         "result": escape(row.result),
@@ -89,6 +93,11 @@ def _progress(told: pb.JobProgress) -> str:
     share = f" of {told.total:,} ({told.done / told.total:.0%})" if told.total else ""
     note = f", {escape(told.note)}" if told.note else ""
     return f"{told.done:,}{share}{note} [dim]at {_at(told.told_at)}[/]"
+
+
+def _batch(done: pb.BatchProgress) -> str:
+    more = ", more to come" if done.open else ""
+    return f"{done.total} jobs: {done.completed} completed, {done.dead} dead, {done.cancelled} cancelled{more}"
 
 
 def _state(row: pb.Job) -> str:

@@ -38,6 +38,7 @@ from penguin_queue.store.queues import QueueStore
 from penguin_queue.store.rates import Rates
 from penguin_queue.store.redis import Guard, redis_at
 from penguin_queue.store.schedules import ScheduleStore
+from penguin_queue.store.wakes import TIES
 
 
 @contextlib.asynccontextmanager
@@ -53,7 +54,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         lanes = Lanes()
         announcer = Announcer(told, lanes)
         kinds = Kinds()
-        jobs, leases = JobStore(db, kinds), LeaseStore(db, kinds)
+        jobs, leases = JobStore(db, kinds), LeaseStore(db, kinds, announcer.hurry)
         rating = Rating(Rates(redis, Guard("rates"), config.replicas))
         leasing = Leasing(leases, lanes, announcer, rating)
         work = Work(leases, leasing, jobs, announcer, draining=lambda: state.draining)
@@ -70,7 +71,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         scaler = ScalerServicer(Scaling(census))
         clockwork = ScheduleServicer(schedules, timetable)
         async with (
-            housekeeping(db, (PRUNE, *DUTIES, Duty("census", 5.0, census.measure))),
+            housekeeping(db, (PRUNE, *DUTIES, TIES, Duty("census", 5.0, census.measure))),
             sweeping(db, work, announcer),
             surveying(db, leasing, announcer),
             listening(told, announcer.heard),

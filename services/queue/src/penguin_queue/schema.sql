@@ -157,11 +157,16 @@ CREATE TABLE public.jobs (
     progress_total bigint,
     progress_note text,
     progress_at timestamp with time zone,
+    ordering_key text,
+    "position" bigint,
+    waits integer,
+    run_if_failed boolean,
+    batch_id bigint,
+    awaited boolean,
     CONSTRAINT jobs_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
     CONSTRAINT jobs_payload_check CHECK ((octet_length(payload) <= 65536)),
     CONSTRAINT jobs_priority_check CHECK (((priority >= 1) AND (priority <= 3))),
-    CONSTRAINT jobs_rate_key_check CHECK (((length(rate_key) >= 1) AND (length(rate_key) <= 200))),
-    CONSTRAINT jobs_state_check CHECK (((state >= 0) AND (state <= 2)))
+    CONSTRAINT jobs_rate_key_check CHECK (((length(rate_key) >= 1) AND (length(rate_key) <= 200)))
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='10000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='5000', autovacuum_vacuum_cost_delay='0');
 
@@ -391,6 +396,16 @@ BEGIN
     END LOOP;
 END $$;
 
+CREATE FUNCTION public.leave_wake() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO wakes (tenant_id, job_id, ordering_key, batch_id, awaited)
+    VALUES (OLD.tenant_id, OLD.id, OLD.ordering_key, OLD.batch_id, OLD.awaited);
+    PERFORM set_config('app.tied', 'yes', true);
+    RETURN NULL;
+END $$;
+
 CREATE FUNCTION public.protect_tenant_table(target regclass) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -441,11 +456,28 @@ CREATE FUNCTION public.survey_lanes(after_priority smallint, after_kind integer,
     FROM heads AS h JOIN kinds AS k ON k.id = h.kind_id JOIN queues AS q ON q.id = k.queue_id
 $$;
 
+CREATE FUNCTION public.take_position() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(turn_lock(NEW.tenant_id, NEW.ordering_key));
+    NEW.position := nextval('job_positions');
+    -- In a snapshot taken after the lock: it has what the last holder stored, and the earlier rows of this statement.
+    IF EXISTS (SELECT FROM jobs AS j WHERE j.tenant_id = NEW.tenant_id AND j.ordering_key = NEW.ordering_key) THEN
+        NEW.state := 6;
+    END IF;
+    RETURN NEW;
+END $$;
+
 CREATE FUNCTION public.tier_of(target regclass) RETURNS text
     LANGUAGE sql STABLE
     AS $_$
     SELECT regexp_replace(pg_get_userbyid(relowner)::text, '_owner$', '') FROM pg_class WHERE oid = target;
 $_$;
+
+CREATE FUNCTION public.turn_lock(tenant uuid, key text) RETURNS bigint
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$ SELECT hashtextextended(tenant::text || key, 0) $$;
 
 CREATE FUNCTION public.unhindered(tenant uuid, kind integer) RETURNS boolean
     LANGUAGE sql STABLE
@@ -456,6 +488,18 @@ CREATE FUNCTION public.unhindered(tenant uuid, kind integer) RETURNS boolean
                                OR q.tenant_rate_jobs IS NOT NULL OR q.key_rate_jobs IS NOT NULL)
     ) AND NOT EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
 $$;
+
+CREATE TABLE public.batches (
+    tenant_id uuid NOT NULL,
+    callback_id bigint NOT NULL,
+    total bigint NOT NULL,
+    completed bigint DEFAULT 0 NOT NULL,
+    dead bigint DEFAULT 0 NOT NULL,
+    cancelled bigint DEFAULT 0 NOT NULL,
+    open boolean NOT NULL
+);
+
+ALTER TABLE ONLY public.batches FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.completed_jobs (
     id bigint NOT NULL,
@@ -526,7 +570,9 @@ CREATE TABLE public.dead_jobs (
     traceparent text,
     worker_id text,
     last_error text,
-    rate_key text
+    rate_key text,
+    ordering_key text,
+    batch_id bigint
 )
 PARTITION BY RANGE (finished_at);
 
@@ -550,10 +596,20 @@ CREATE TABLE public.dead_jobs_default (
     traceparent text,
     worker_id text,
     last_error text,
-    rate_key text
+    rate_key text,
+    ordering_key text,
+    batch_id bigint
 );
 
 ALTER TABLE ONLY public.dead_jobs_default FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.dependencies (
+    tenant_id uuid NOT NULL,
+    awaits bigint NOT NULL,
+    job_id bigint NOT NULL
+);
+
+ALTER TABLE ONLY public.dependencies FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.job_attempts (
     job_id bigint NOT NULL,
@@ -585,6 +641,13 @@ ALTER TABLE ONLY public.job_attempts_default FORCE ROW LEVEL SECURITY;
 CREATE SEQUENCE public.job_id_blocks
     START WITH 10000
     INCREMENT BY 10000
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+CREATE SEQUENCE public.job_positions
+    START WITH 1
+    INCREMENT BY 1
     NO MINVALUE
     NO MAXVALUE
     CACHE 1;
@@ -750,14 +813,57 @@ CREATE TABLE public.tenant_weights (
 
 ALTER TABLE ONLY public.tenant_weights FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.unique_keys (
+    tenant_id uuid NOT NULL,
+    kind_id integer NOT NULL,
+    key text NOT NULL COLLATE pg_catalog."C",
+    job_id bigint NOT NULL,
+    holds smallint NOT NULL,
+    until timestamp with time zone,
+    CONSTRAINT unique_keys_holds_check CHECK (((holds >= 1) AND (holds <= 15))),
+    CONSTRAINT unique_keys_key_check CHECK (((length(key) >= 1) AND (length(key) <= 200)))
+);
+
+ALTER TABLE ONLY public.unique_keys FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.wakes (
+    tenant_id uuid NOT NULL,
+    id bigint NOT NULL,
+    job_id bigint NOT NULL,
+    ordering_key text,
+    batch_id bigint,
+    awaited boolean
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
+
+ALTER TABLE ONLY public.wakes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE public.wakes ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.wakes_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 ALTER TABLE ONLY public.completed_jobs ATTACH PARTITION public.completed_jobs_default DEFAULT;
 
 ALTER TABLE ONLY public.dead_jobs ATTACH PARTITION public.dead_jobs_default DEFAULT;
 
 ALTER TABLE ONLY public.job_attempts ATTACH PARTITION public.job_attempts_default DEFAULT;
 
+ALTER TABLE ONLY public.batches
+    ADD CONSTRAINT batches_pkey PRIMARY KEY (tenant_id, callback_id);
+
+ALTER TABLE ONLY public.dependencies
+    ADD CONSTRAINT dependencies_pkey PRIMARY KEY (tenant_id, awaits, job_id);
+
 ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE public.jobs
+    ADD CONSTRAINT jobs_state_check CHECK ((((state >= 0) AND (state <= 2)) OR (state = 6))) NOT VALID;
 
 ALTER TABLE ONLY public.kinds
     ADD CONSTRAINT kinds_name_key UNIQUE (name);
@@ -789,6 +895,12 @@ ALTER TABLE ONLY public.step_barrier
 ALTER TABLE ONLY public.tenant_weights
     ADD CONSTRAINT tenant_weights_pkey PRIMARY KEY (tenant_id);
 
+ALTER TABLE ONLY public.unique_keys
+    ADD CONSTRAINT unique_keys_pkey PRIMARY KEY (tenant_id, kind_id, key);
+
+ALTER TABLE ONLY public.wakes
+    ADD CONSTRAINT wakes_pkey PRIMARY KEY (tenant_id, id);
+
 CREATE INDEX completed_jobs_ids ON ONLY public.completed_jobs USING brin (id) WITH (pages_per_range='16', autosummarize='on');
 
 CREATE INDEX completed_jobs_default_id_idx ON public.completed_jobs_default USING brin (id) WITH (pages_per_range='16', autosummarize='on');
@@ -801,11 +913,15 @@ CREATE UNIQUE INDEX dead_jobs_tenant ON ONLY public.dead_jobs USING btree (tenan
 
 CREATE UNIQUE INDEX dead_jobs_default_tenant_id_id_finished_at_idx ON public.dead_jobs_default USING btree (tenant_id, id, finished_at);
 
+CREATE INDEX dependencies_job ON public.dependencies USING btree (tenant_id, job_id);
+
 CREATE INDEX job_attempts_job ON ONLY public.job_attempts USING btree (tenant_id, job_id, finished_at);
 
 CREATE INDEX job_attempts_default_tenant_id_job_id_finished_at_idx ON public.job_attempts_default USING btree (tenant_id, job_id, finished_at);
 
 CREATE INDEX jobs_leased ON public.jobs USING btree (leased_until) WHERE (state = 2);
+
+CREATE INDEX jobs_ordered ON public.jobs USING btree (tenant_id, ordering_key, "position") WHERE (ordering_key IS NOT NULL);
 
 CREATE INDEX jobs_ready ON public.jobs USING btree (priority, kind_id, tenant_id, rank, run_at, id) WHERE (state = 1);
 
@@ -821,6 +937,10 @@ CREATE INDEX schedules_due ON public.schedules USING btree (next_at) WHERE (NOT 
 
 CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id, created_at);
 
+CREATE INDEX wakes_job ON public.wakes USING btree (tenant_id, job_id);
+
+CREATE INDEX wakes_order ON public.wakes USING btree (id);
+
 ALTER INDEX public.completed_jobs_ids ATTACH PARTITION public.completed_jobs_default_id_idx;
 
 ALTER INDEX public.completed_jobs_tenant ATTACH PARTITION public.completed_jobs_default_tenant_id_id_idx;
@@ -829,11 +949,17 @@ ALTER INDEX public.dead_jobs_tenant ATTACH PARTITION public.dead_jobs_default_te
 
 ALTER INDEX public.job_attempts_job ATTACH PARTITION public.job_attempts_default_tenant_id_job_id_finished_at_idx;
 
+CREATE TRIGGER jobs_leave_wake AFTER DELETE ON public.jobs FOR EACH ROW WHEN (((old.ordering_key IS NOT NULL) OR (old.batch_id IS NOT NULL) OR old.awaited)) EXECUTE FUNCTION public.leave_wake();
+
+CREATE TRIGGER jobs_take_position BEFORE INSERT ON public.jobs FOR EACH ROW WHEN ((new.ordering_key IS NOT NULL)) EXECUTE FUNCTION public.take_position();
+
 ALTER TABLE ONLY public.kinds
     ADD CONSTRAINT kinds_queue_id_fkey FOREIGN KEY (queue_id) REFERENCES public.queues(id);
 
 ALTER TABLE ONLY public.schedules
     ADD CONSTRAINT schedules_kind_id_fkey FOREIGN KEY (kind_id) REFERENCES public.kinds(id);
+
+ALTER TABLE public.batches ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.completed_jobs ENABLE ROW LEVEL SECURITY;
 
@@ -843,11 +969,15 @@ ALTER TABLE public.dead_jobs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.dead_jobs_default ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.dependencies ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.job_attempts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.job_attempts_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.jobs ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY maintenance_duties ON public.batches TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.completed_jobs TO queue_maintenance USING (true) WITH CHECK (true);
 
@@ -856,6 +986,8 @@ CREATE POLICY maintenance_duties ON public.completed_jobs_default TO queue_maint
 CREATE POLICY maintenance_duties ON public.dead_jobs TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.dead_jobs_default TO queue_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.dependencies TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.job_attempts TO queue_maintenance USING (true) WITH CHECK (true);
 
@@ -873,6 +1005,10 @@ CREATE POLICY maintenance_duties ON public.step_barrier TO queue_maintenance USI
 
 CREATE POLICY maintenance_duties ON public.tenant_weights TO queue_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.unique_keys TO queue_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.wakes TO queue_maintenance USING (true) WITH CHECK (true);
+
 ALTER TABLE public.outbox ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.pauses ENABLE ROW LEVEL SECURITY;
@@ -881,6 +1017,8 @@ ALTER TABLE public.schedules ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.step_barrier ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY tenant_isolation ON public.batches TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant_isolation ON public.completed_jobs TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.completed_jobs_default TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -888,6 +1026,8 @@ CREATE POLICY tenant_isolation ON public.completed_jobs_default TO queue_app, qu
 CREATE POLICY tenant_isolation ON public.dead_jobs TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.dead_jobs_default TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.dependencies TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.job_attempts TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -905,7 +1045,15 @@ CREATE POLICY tenant_isolation ON public.step_barrier TO queue_app, queue_readon
 
 CREATE POLICY tenant_isolation ON public.tenant_weights TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant_isolation ON public.unique_keys TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.wakes TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
 ALTER TABLE public.tenant_weights ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.unique_keys ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.wakes ENABLE ROW LEVEL SECURITY;
 
 REVOKE USAGE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO queue_app;
@@ -941,6 +1089,11 @@ GRANT ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], ki
 REVOKE ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
 
+REVOKE ALL ON FUNCTION public.leave_wake() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.leave_wake() TO queue_maintenance;
+GRANT ALL ON FUNCTION public.leave_wake() TO queue_app;
+GRANT ALL ON FUNCTION public.leave_wake() TO queue_readonly;
+
 REVOKE ALL ON FUNCTION public.protect_tenant_table(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO queue_maintenance;
 GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO queue_app;
@@ -954,15 +1107,29 @@ GRANT ALL ON FUNCTION public.resting(tenant uuid, kind integer) TO queue_readonl
 REVOKE ALL ON FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) TO queue_maintenance;
 
+REVOKE ALL ON FUNCTION public.take_position() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.take_position() TO queue_maintenance;
+GRANT ALL ON FUNCTION public.take_position() TO queue_app;
+GRANT ALL ON FUNCTION public.take_position() TO queue_readonly;
+
 REVOKE ALL ON FUNCTION public.tier_of(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.tier_of(target regclass) TO queue_maintenance;
 GRANT ALL ON FUNCTION public.tier_of(target regclass) TO queue_app;
 GRANT ALL ON FUNCTION public.tier_of(target regclass) TO queue_readonly;
 
+REVOKE ALL ON FUNCTION public.turn_lock(tenant uuid, key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.turn_lock(tenant uuid, key text) TO queue_maintenance;
+GRANT ALL ON FUNCTION public.turn_lock(tenant uuid, key text) TO queue_app;
+GRANT ALL ON FUNCTION public.turn_lock(tenant uuid, key text) TO queue_readonly;
+
 REVOKE ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_maintenance;
 GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_app;
 GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.batches TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.batches TO queue_maintenance;
+GRANT SELECT ON TABLE public.batches TO queue_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.completed_jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.completed_jobs TO queue_maintenance;
@@ -972,12 +1139,19 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dead_jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dead_jobs TO queue_maintenance;
 GRANT SELECT ON TABLE public.dead_jobs TO queue_readonly;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dependencies TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dependencies TO queue_maintenance;
+GRANT SELECT ON TABLE public.dependencies TO queue_readonly;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.job_attempts TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.job_attempts TO queue_maintenance;
 GRANT SELECT ON TABLE public.job_attempts TO queue_readonly;
 
 GRANT SELECT,USAGE ON SEQUENCE public.job_id_blocks TO queue_maintenance;
 GRANT SELECT,USAGE ON SEQUENCE public.job_id_blocks TO queue_app;
+
+GRANT SELECT,USAGE ON SEQUENCE public.job_positions TO queue_maintenance;
+GRANT SELECT,USAGE ON SEQUENCE public.job_positions TO queue_app;
 
 GRANT SELECT,INSERT ON TABLE public.kinds TO queue_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE public.kinds TO queue_maintenance;
@@ -1015,3 +1189,14 @@ GRANT SELECT ON TABLE public.step_barrier TO queue_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenant_weights TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenant_weights TO queue_maintenance;
 GRANT SELECT ON TABLE public.tenant_weights TO queue_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.unique_keys TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.unique_keys TO queue_maintenance;
+GRANT SELECT ON TABLE public.unique_keys TO queue_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.wakes TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.wakes TO queue_maintenance;
+GRANT SELECT ON TABLE public.wakes TO queue_readonly;
+
+GRANT SELECT,USAGE ON SEQUENCE public.wakes_id_seq TO queue_maintenance;
+GRANT SELECT,USAGE ON SEQUENCE public.wakes_id_seq TO queue_app;

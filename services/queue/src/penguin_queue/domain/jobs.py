@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 
 from penguin_chassis.faults import InvalidArgument
+from penguin_queue.domain.ties import BatchProgress, Ties
 
 LEASE_LOST = "lease_lost"
 # Waiting, in the store's words; the contract calls both READY.
@@ -33,6 +34,17 @@ class NewJob:
     traceparent: str
     # Whose rate it goes by within its queue and tenant: a mailbox, a domain. Empty: none.
     rate_key: str = ""
+    ties: Ties | None = None
+
+
+@dataclass(frozen=True)
+class Members:
+    """What a call's jobs are members of: a new batch with this callback, or that of a callback stored before. `more` will
+    come."""
+
+    callback: NewJob | None
+    callback_id: int
+    more: bool
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,8 @@ class NewBatch:
     max_attempts: int
     # One for each job, or none at all.
     traceparents: Sequence[str]
+    ordering_key: str = ""
+    members: Members | None = None
     rate_key: str = ""
 
 
@@ -74,7 +88,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as stored; `state` is scheduled, ready, leased, completed, dead, cancelled or discarded."""
+    """A job as stored; `state` is scheduled, ready, leased, held, completed, dead, cancelled or discarded."""
 
     tenant_id: UUID
     id: int
@@ -103,6 +117,12 @@ class Job:
     # What its worker has told while at it, and where it says to find what came of it.
     progress: Progress | None = None
     result: str = ""
+    # Read for its tenant only, as long as it is not over.
+    ordering_key: str | None = None
+    waits: int | None = None
+    batch_id: int | None = None
+    # Of a callback.
+    batch: BatchProgress | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +212,7 @@ class DeadFilter:
 
 @dataclass(frozen=True)
 class PurgeFilter:
-    """Which jobs are to go: `state` is ready, completed, dead, cancelled or discarded; no kind or time leaves none out."""
+    """Which jobs are to go: `state` is ready, completed, dead, cancelled, held or discarded; no kind or time leaves none out."""
 
     state: str
     kind: str

@@ -56,6 +56,7 @@ class Announcer:
         self._alarm_at: datetime | None = None
         self._look = asyncio.Event()
         self._alarms: dict[str, asyncio.TimerHandle] = {}
+        self._hurried = False
 
     @contextlib.contextmanager
     def waiting(self, kinds: tuple[str, ...], max_jobs: int) -> Iterator[Waiter]:
@@ -101,6 +102,11 @@ class Announcer:
         if later is not None and (self._alarm_at is None or later < self._alarm_at):
             self._alarm_at = later
             self._alarm.set()
+
+    def hurry(self) -> None:
+        """Jobs have left that others may wait for: the sweep is to look at once, and again if it is looking now."""
+        self._hurried = True
+        self._alarm.set()
 
     def open(self, lanes: Mapping[Lane, Place], kinds: Counter[str]) -> None:
         """There are jobs in these lanes from these places on, so many of each kind."""
@@ -171,7 +177,10 @@ class Announcer:
         """Wait for the next turn of the sweep: at `planned_at`, or earlier where an earlier job is told of."""
         self._alarm_at = planned_at
         self._alarm.clear()
+        if self._hurried:
+            longest_s = shortest_s
         wait = longest_s if planned_at is None else min(longest_s, (planned_at - at).total_seconds())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(wait, shortest_s)):
                 await self._alarm.wait()
+        self._hurried = False

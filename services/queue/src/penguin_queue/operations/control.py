@@ -20,7 +20,9 @@ class Control:
 
     async def cancel(self, step: Step, ids: Sequence[int]) -> Cancelled:
         """End jobs that wait, mark those that are leased."""
-        return await self._store.cancel(step, ids)
+        done = await self._store.cancel(step, ids)
+        self._announcer.hurry()
+        return done
 
     async def redrive(self, step: Step, ids: Sequence[int]) -> list[int]:
         """Make dead letters ready again; returns their ids."""
@@ -45,7 +47,9 @@ class Control:
 
     async def purge(self, step: Step, chosen: PurgeFilter, limit: int) -> Purged:
         """Remove jobs that match."""
-        return await self._store.purge(step, chosen, limit)
+        done = await self._store.purge(step, chosen, limit)
+        self._announcer.hurry()
+        return done
 
     async def purgeable(self, tenant_id: UUID, chosen: PurgeFilter, limit: int) -> tuple[list[int], bool]:
         """Ids of the jobs that purge would remove, and whether there are more."""

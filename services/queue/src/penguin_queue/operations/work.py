@@ -19,7 +19,7 @@ from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, New
 from penguin_queue.domain.lanes import Lane, Place
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.leasing import Leasing
-from penguin_queue.store.jobs import Enqueued, JobStore
+from penguin_queue.store.jobs import Enqueued, JobStore, tied
 from penguin_queue.store.leases import Asked, LeaseStore, Swept
 
 # How a waiting lease looks for what other processes made ready (seconds).
@@ -63,7 +63,11 @@ class Work:
         """Store jobs once each; answers in the order of `items`."""
         at = now()
         kinds = {job.kind for _, job in items}
-        due = gate is None and len(kinds) == 1 and all(job.run_at is None or job.run_at <= at for _, job in items)
+        due = (
+            gate is None
+            and len(kinds) == 1
+            and all(job.ties is None and (job.run_at is None or job.run_at <= at) for _, job in items)
+        )
         with self._handing(items[0][1].kind, len(items), due=due) as hands:
             answers, stored, handed = await self._jobs.enqueue(
                 tenant_id, items, gate=gate, at=at, handover=hands.handover
@@ -73,15 +77,18 @@ class Work:
                     _lot(tenant_id, job, hands.handover, [number], [job.payload], [job.traceparent], at)
                     for number, job in stored
                 ]
+        if gate is not None:
+            # It may have undone an enqueue.
+            self._announcer.hurry()
         if not hands.lots:
             self._announcer.tell(
                 [Ready(tenant_id, n, j.kind, j.priority, j.run_at or at, j.rank) for n, j in stored], at
             )
         return answers
 
-    async def enqueue_batch(self, step: Step, batch: NewBatch) -> range:
-        """Store all of a batch, or nothing; returns the jobs' ids."""
-        due = step.operation == REQUEST and (batch.run_at is None or batch.run_at <= step.at)
+    async def enqueue_batch(self, step: Step, batch: NewBatch) -> tuple[range, int]:
+        """Store all of a batch, or nothing; returns the jobs' ids, and that of their callback or 0."""
+        due = step.operation == REQUEST and not tied(batch) and (batch.run_at is None or batch.run_at <= step.at)
         with self._handing(batch.kind, len(batch.payloads), due=due) as hands:
             done = await self._jobs.enqueue_batch(step, batch, hands.handover)
             if done.handed and hands.handover is not None:
@@ -96,9 +103,11 @@ class Work:
                         step.at,
                     )
                 ]
+        if step.operation != REQUEST:
+            self._announcer.hurry()
         if done.new and not done.handed:
             self._tell_of(step, done)
-        return done.ids
+        return done.ids, done.callback
 
     def _tell_of(self, step: Step, done: Enqueued) -> None:
         """A batch is one lane, and its first job its head."""

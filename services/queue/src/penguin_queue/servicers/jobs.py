@@ -31,13 +31,19 @@ class QueueServicer(ControlMethods):
         self._streams = streams
 
     async def EnqueueJobs(self, request: pb.EnqueueJobsRequest, context: Any) -> pb.EnqueueJobsResponse:
-        items = list(zip(item_steps(request, request.jobs), map(wire.new_job, request.jobs), strict=True))
+        items = list(
+            zip(
+                item_steps(request, request.jobs),
+                map(wire.new_job, range(len(request.jobs)), request.jobs),
+                strict=True,
+            )
+        )
         answers = await self._work.enqueue(UUID(request.tenant_id), items, gate_of(request, undoes=True))
         return pb.EnqueueJobsResponse(results=map(wire.enqueued, answers))
 
     async def EnqueueBatch(self, request: pb.EnqueueBatchRequest, context: Any) -> pb.EnqueueBatchResponse:
-        ids = await self._work.enqueue_batch(step_of(request), wire.new_batch(request))
-        return pb.EnqueueBatchResponse(first_job_id=ids.start, count=len(ids))
+        ids, callback = await self._work.enqueue_batch(step_of(request), wire.new_batch(request))
+        return pb.EnqueueBatchResponse(first_job_id=ids.start, count=len(ids), callback_job_id=callback)
 
     async def LeaseJobs(self, request: pb.LeaseJobsRequest, context: Any) -> pb.LeaseJobsResponse:
         found = await self._work.lease(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,7 @@ from penguin_queue.domain.jobs import (
     Snooze,
 )
 from penguin_queue.operations.streams import Reply, Start, Words
+from penguin_queue.servicers.ties_wire import members, ties
 from penguin_queue.store.jobs import LAST
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -33,7 +35,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_ATTEMPT = (datetime(9999, 1, 1, tzinfo=UTC), 0)
 
 
-def new_job(item: pb.NewJob) -> NewJob:
+def new_job(index: int, item: pb.NewJob) -> NewJob:
     """An item of an enqueue. Priorities have the contract's numbers."""
     return NewJob(
         kind=item.kind,
@@ -44,6 +46,7 @@ def new_job(item: pb.NewJob) -> NewJob:
         max_attempts=item.max_attempts,
         traceparent=item.traceparent,
         rate_key=item.rate_key,
+        ties=ties(index, item),
     )
 
 
@@ -63,6 +66,8 @@ def new_batch(request: pb.EnqueueBatchRequest) -> NewBatch:
         max_attempts=request.max_attempts,
         traceparents=traceparents,
         rate_key=request.rate_key,
+        ordering_key=request.ordering_key,
+        members=members(request.batch) if request.HasField("batch") else None,
     )
 
 
@@ -78,7 +83,7 @@ def enqueued(answer: int | Fault) -> pb.EnqueueJobResult:
     """The answer to one item of an enqueue."""
     if isinstance(answer, Fault):
         return pb.EnqueueJobResult(error=item_error(answer))
-    return pb.EnqueueJobResult(job_id=answer)
+    return pb.EnqueueJobResult(job_id=abs(answer), duplicate=answer < 0)
 
 
 def job(row: Job) -> pb.Job:
@@ -104,6 +109,10 @@ def job(row: Job) -> pb.Job:
         cancel_wanted=row.cancel_wanted,
         progress=None if row.progress is None else _progress(row.id, row.progress),
         result=row.result,
+        ordering_key=row.ordering_key or "",
+        waits=row.waits or 0,
+        callback_job_id=row.batch_id or 0,
+        batch=None if row.batch is None else pb.BatchProgress(**asdict(row.batch)),
     )
 
 

@@ -18,7 +18,7 @@ JOIN queues AS q ON q.id = k.queue_id
 ORDER BY 1, 2, 3;
 
 -- name: tenants
-SELECT tenant_id, count(*) FILTER (WHERE state < 2) AS waiting, count(*) FILTER (WHERE state = 2) AS leased
+SELECT tenant_id, count(*) FILTER (WHERE state <> 2) AS waiting, count(*) FILTER (WHERE state = 2) AS leased
 FROM jobs GROUP BY 1 ORDER BY count(*) DESC, tenant_id LIMIT $1;
 
 -- name: dead_rows

@@ -16,15 +16,20 @@ from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import LEASE_LOST, DeadFilter, LeaseRef, Preview, PurgeFilter, Ready
 from penguin_queue.store.jobs import ready_of
 from penguin_queue.store.kinds import Kinds
+from penguin_queue.store.ties import recount
 
 sql = load("penguin_queue.store", "control.sql")
+ties = load("penguin_queue.store", "ties.sql")
 
+# As rows carry it.
+READY = 1
 # How far what matches is counted, and how many ids a preview shows.
 COUNTED = 100_000
 SAMPLE = 20
 # By the state that is asked for: what matches (of history: with which outcome), and how it goes.
 PURGES: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "ready": (sql.matching_ready, sql.purge_jobs, ()),
+    "held": (sql.matching_held, sql.purge_jobs, ()),
     "dead": (sql.matching_dead, sql.purge_dead_jobs, ()),
     "completed": (sql.matching_over, sql.purge_completed_jobs, (0,)),
     "cancelled": (sql.matching_over, sql.purge_completed_jobs, (1,)),
@@ -73,12 +78,12 @@ class ControlStore:
             return await barrier.record(connection, step, Cancelled(ended, marked), Cancelled)
 
     async def redrive(self, step: Step, ids: Sequence[int]) -> tuple[list[int], list[Ready]]:
-        """Make dead letters ready again with fresh attempts; returns their ids, and the jobs risen by this very call."""
+        """Make dead letters ready again with fresh attempts; returns their ids, and the jobs made ready by this very call."""
         async with self._db.tenant(step.tenant_id) as connection:
             if (done := await barrier.claim(connection, step, list[int])) is not None:
                 return done.reply, []
-            risen = await self._risen(connection, step, ids)
-            return await barrier.record(connection, step, [job.id for job in risen], list[int]), risen
+            redriven, risen = await self._risen(connection, step, ids)
+            return await barrier.record(connection, step, redriven, list[int]), risen
 
     async def redrive_matching(self, step: Step, chosen: DeadFilter, limit: int) -> tuple[Redriven, list[Ready]]:
         """Make dead letters that match ready again, at most `limit`, in the order of their ids; returns how many, and the
@@ -87,14 +92,16 @@ class ControlStore:
             if (done := await barrier.claim(connection, step, Redriven)) is not None:
                 return done.reply, []
             ids, matching = await self._dead(connection, step.tenant_id, chosen, limit)
-            risen = await self._risen(connection, step, ids)
-            reply = Redriven(len(risen), matching - len(ids))
+            redriven, risen = await self._risen(connection, step, ids)
+            reply = Redriven(len(redriven), matching - len(ids))
             return await barrier.record(connection, step, reply, Redriven), risen
 
-    async def _risen(self, connection: Connection, step: Step, ids: Sequence[int]) -> list[Ready]:
+    async def _risen(self, connection: Connection, step: Step, ids: Sequence[int]) -> tuple[list[int], list[Ready]]:
+        """Redrive; the ids of those that were, and those that are ready: the others go to the end of their key."""
+        await recount(connection, step.tenant_id, ids)
         rows = await connection.fetch(sql.redrive, step.tenant_id, list(ids), step.at)
         kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
-        return [ready_of(row, kinds) for row in rows]
+        return sorted(row["id"] for row in rows), [ready_of(row, kinds) for row in rows if row["state"] == READY]
 
     async def redrivable(self, tenant_id: UUID, chosen: DeadFilter, limit: int) -> Preview:
         """What redrive_matching would do."""
@@ -127,6 +134,8 @@ class ControlStore:
                 return done.reply
             ids, more = await self._matching(connection, step.tenant_id, chosen, limit)
             gone = await connection.execute(PURGES[chosen.state][1], step.tenant_id, ids)
+            if chosen.state == "dead":
+                await connection.execute(ties.wake_dependents, step.tenant_id, ids)
             return await barrier.record(connection, step, Purged(affected(gone), more), Purged)
 
     async def purgeable(self, tenant_id: UUID, chosen: PurgeFilter, limit: int) -> tuple[list[int], bool]:

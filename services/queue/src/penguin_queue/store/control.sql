@@ -7,7 +7,7 @@ WITH found AS MATERIALIZED (
     FOR UPDATE OF j
 ), ended AS (
     DELETE FROM jobs AS j
-    WHERE j.tenant_id = $1 AND j.id = ANY (ARRAY(SELECT id FROM found WHERE state < 2))
+    WHERE j.tenant_id = $1 AND j.id = ANY (ARRAY(SELECT id FROM found WHERE state <> 2))
     RETURNING j.*
 ), kept AS (
     -- Without a token: a late worker's "done" is no repeat of what ended it.
@@ -71,12 +71,14 @@ WITH found AS MATERIALIZED (
     RETURNING d.*
 )
 INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, snoozes, payload,
-                  traceparent, last_error, rate_key)
+                  traceparent, last_error, rate_key, ordering_key, batch_id, awaited)
 SELECT id, $3, created_at, tenant_id, kind_id, priority, rank, max_attempts, 1, snoozes, payload, traceparent, last_error,
-       rate_key
+       rate_key, ordering_key, batch_id,
+       nullif(EXISTS (SELECT FROM dependencies AS w WHERE w.tenant_id = $1 AND w.awaits = risen.id), false)
 FROM risen
-ORDER BY id
-RETURNING tenant_id, id, kind_id, priority, run_at, rank;
+-- Keys are locked in the order of their locks.
+ORDER BY turn_lock(tenant_id, ordering_key) NULLS FIRST, id
+RETURNING state, tenant_id, id, kind_id, priority, run_at, rank;
 
 -- name: dead_among
 SELECT DISTINCT id FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) ORDER BY id;
@@ -103,6 +105,13 @@ WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2)
 ORDER BY id
 LIMIT $4;
 
+-- name: matching_held
+SELECT id FROM jobs
+WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2)
+  AND created_at < coalesce($3::timestamptz, 'infinity') AND state = 6
+ORDER BY id
+LIMIT $4;
+
 -- name: matching_dead
 SELECT id FROM dead_jobs
 WHERE tenant_id = $1 AND ($2::integer IS NULL OR kind_id = $2) AND created_at < coalesce($3::timestamptz, 'infinity')
@@ -120,18 +129,21 @@ LIMIT $4;
 -- One that somebody is at just now is being leased, or has been: it stays.
 DELETE FROM jobs AS j
 WHERE j.tenant_id = $1 AND j.id = ANY (ARRAY(
-    SELECT w.id FROM jobs AS w WHERE w.tenant_id = $1 AND w.id = ANY ($2::bigint[]) AND w.state < 2
+    SELECT w.id FROM jobs AS w WHERE w.tenant_id = $1 AND w.id = ANY ($2::bigint[]) AND w.state <> 2
     ORDER BY w.id FOR UPDATE SKIP LOCKED));
 
 -- name: purge_dead_jobs
-DELETE FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]);
+-- But for those of which the sweep is to learn how they ended.
+DELETE FROM dead_jobs AS d WHERE d.tenant_id = $1 AND d.id = ANY ($2::bigint[])
+  AND NOT EXISTS (SELECT FROM wakes AS w WHERE w.tenant_id = $1 AND w.job_id = d.id);
 
 -- name: purge_completed_jobs
-DELETE FROM completed_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]);
+DELETE FROM completed_jobs AS c WHERE c.tenant_id = $1 AND c.id = ANY ($2::bigint[])
+  AND NOT EXISTS (SELECT FROM wakes AS w WHERE w.tenant_id = $1 AND w.job_id = c.id);
 
 -- name: set_priority
 UPDATE jobs AS j SET priority = $3, rank = coalesce($4::smallint, j.rank)
 WHERE j.tenant_id = $1 AND j.id = ANY (ARRAY(
-    SELECT w.id FROM jobs AS w WHERE w.tenant_id = $1 AND w.id = ANY ($2::bigint[]) AND w.state < 2
+    SELECT w.id FROM jobs AS w WHERE w.tenant_id = $1 AND w.id = ANY ($2::bigint[]) AND w.state <> 2
     ORDER BY w.id FOR UPDATE))
 RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;

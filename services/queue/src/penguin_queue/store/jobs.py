@@ -24,23 +24,25 @@ from penguin_queue.domain.jobs import (
     Ready,
     check_payload,
 )
-from penguin_queue.store import attempts
+from penguin_queue.domain.ties import Ties
+from penguin_queue.store import attempts, ties
 from penguin_queue.store.ids import JobIds
 from penguin_queue.store.kinds import Kinds
 
 sql = load("penguin_queue.store", "jobs.sql")
 
 # States by the numbers that rows carry; what is over stands in tables of its own.
-STATES = ("scheduled", "ready", "leased", "completed", "dead", "cancelled", "", "discarded")
+STATES = ("scheduled", "ready", "leased", "completed", "dead", "cancelled", "held", "discarded")
 # What a caller calls a state, in those numbers.
 ASKED: dict[str, tuple[int, ...]] = {
-    "": (0, 1, 2, 3, 4, 5, 7),
+    "": (0, 1, 2, 3, 4, 5, 6, 7),
     "ready": (0, 1),
     "leased": (2,),
     "completed": (3,),
     "dead": (4,),
     "cancelled": (5,),
     "discarded": (7,),
+    "held": (6,),
 }
 LAST = 2**63 - 1
 # Payloads that one answer holds, but for the last of them (bytes): a message has 4 MiB.
@@ -53,6 +55,9 @@ class Numbered:
 
     first: int
     last: int
+    # The job that runs when all are over, and whether this call stored it.
+    callback: int = 0
+    opened: bool = False
 
     @property
     def ids(self) -> range:
@@ -68,6 +73,7 @@ class Enqueued:
     batch: NewBatch
     new: bool = False
     handed: bool = False
+    callback: int = 0
 
 
 def job_of(row: Any, kinds: Mapping[int, str]) -> Job:
@@ -108,7 +114,8 @@ class JobStore:
     ) -> tuple[list[int | Fault], list[tuple[int, NewJob]], bool]:
         """Store jobs once each; a compensating `gate` takes back those of its action that nobody works on instead.
 
-        Returns the answers in the order of `items` (a job's id, or why not), the jobs that are new with their ids, and
+        Returns the answers in the order of `items` (a job's id, negated where that is the job which has the item's unique
+        key; or why not), the jobs that are new with their ids, and
         whether they were leased as they were stored: with a `handover` they are, unless they rest or are limited.
         """
         faulty = _faulty(items)
@@ -121,7 +128,9 @@ class JobStore:
             stored: list[tuple[int, NewJob]] = []
             handed: list[bool] = []
 
-            async def write(fresh: list[tuple[Step, tuple[int, NewJob]]]) -> list[Fault | None]:
+            async def write(fresh: list[tuple[Step, tuple[int, NewJob]]]) -> Sequence[int | Fault | None]:
+                if any(job.ties for _, (_, job) in fresh):
+                    return await self._write_tied(connection, tenant_id, first, right, fresh, stored, at)
                 handed.append(await self._write(connection, tenant_id, [job for _, job in fresh], stored, at, handover))
                 return [None] * len(fresh)
 
@@ -129,7 +138,9 @@ class JobStore:
                 await barrier.claim(connection, gate, list[int])
             done = await barrier.once_each(connection, right, int, write, foresee=lambda job: job[0]) if right else []
             if gate is not None:
-                await barrier.record(connection, gate, [each for each in done if isinstance(each, int)], list[int])
+                await barrier.record(
+                    connection, gate, [each for each in done if isinstance(each, int) and each > 0], list[int]
+                )
         answered = iter(done)
         answers = [faulty[i] if i in faulty else next(answered) for i in range(len(items))]
         return answers, stored, any(handed)
@@ -143,6 +154,28 @@ class JobStore:
         stored: list[tuple[int, NewJob]] = []
         await self._write(connection, tenant_id, list(enumerate(jobs, first)), stored, at, None)
         return stored
+
+    async def _write_tied(
+        self,
+        connection: Connection,
+        tenant_id: UUID,
+        first: int,
+        items: Sequence[tuple[Step, tuple[int, NewJob]]],
+        fresh: Sequence[tuple[Step, tuple[int, NewJob]]],
+        stored: list[tuple[int, NewJob]],
+        at: datetime,
+    ) -> list[int | Fault]:
+        """Store jobs of which some are tied, and add to `stored` what can be leased; the answers."""
+        new = {n for _, (n, _) in fresh}
+        before = [(step, n) for step, (n, _) in items if n not in new]
+        known = await barrier.answered(connection, [step for step, _ in before], int) if before else []
+        ids = {n: n for n in new} | {n: abs(a) for (_, n), a in zip(before, known, strict=True) if a is not None}
+        full, numbers = await self._terms(connection, tenant_id, [job for _, job in fresh])
+        answers, loose = await ties.write_tied(
+            connection, tenant_id, full, numbers, lambda index: ids.get(first + index), at
+        )
+        stored.extend(loose)
+        return answers
 
     async def _write(
         self,
@@ -172,7 +205,7 @@ class JobStore:
         """
         for i, payload in enumerate(batch.payloads):
             check_payload(payload, f"payloads[{i}]")
-        if step.operation != REQUEST or batch.rate_key:
+        if step.operation != REQUEST or batch.rate_key or tied(batch):
             return await self._enqueue_step(step, batch)
         kind_id, first = await self._prepared(step.tenant_id, batch)
         numbered = Numbered(first, first + len(batch.payloads) - 1)
@@ -198,11 +231,14 @@ class JobStore:
         """A batch as a saga's action, or as what undoes it; or one that has more to it than the quick way knows."""
         async with self._db.tenant(step.tenant_id) as connection:
             if (done := await barrier.claim(connection, step, Numbered)) is not None:
-                return Enqueued(done.reply.ids, batch)
+                return Enqueued(done.reply.ids, batch, callback=done.reply.callback)
             if step.operation == COMPENSATION:
                 undone = await barrier.undone(connection, step, Numbered) or Numbered(0, -1)
-                await connection.execute(sql.withdraw, step.tenant_id, list(undone.ids))
+                ids = [*undone.ids, *([undone.callback] if undone.opened else [])]
+                await connection.execute(sql.withdraw, step.tenant_id, ids)
                 return Enqueued((await barrier.record(connection, step, undone, Numbered)).ids, batch)
+            if tied(batch):
+                return await self._enqueue_tied(connection, step, batch)
             first = await self._ids.take(connection, len(batch.payloads))
             stored: list[tuple[int, NewJob]] = []
             await self._write(connection, step.tenant_id, list(enumerate(_singly(batch), first)), stored, step.at, None)
@@ -210,13 +246,50 @@ class JobStore:
             numbered = Numbered(first, first + len(stored) - 1)
             return Enqueued((await barrier.record(connection, step, numbered, Numbered)).ids, full, new=True)
 
+    async def _enqueue_tied(self, connection: Connection, step: Step, batch: NewBatch) -> Enqueued:
+        members, tenant_id, count = batch.members, step.tenant_id, len(batch.payloads)
+        first = await self._ids.take(connection, count + 1)
+        order = Ties(ordering_key=batch.ordering_key)
+        jobs = [replace(job, ties=order) for job in _singly(batch)]
+        await ties.take_turns(connection, [(tenant_id, batch.ordering_key)])
+        callback = members.callback_id if members else 0
+        if members and members.callback is None:
+            await ties.grow_batch(connection, tenant_id, callback, count, more=members.more)
+        elif members and members.callback is not None:
+            check_payload(members.callback.payload, "batch.callback.payload")
+            callback = first + count
+            await ties.open_batch(connection, tenant_id, callback, count, more=members.more)
+            held, numbers = await self._terms(connection, tenant_id, [(callback, members.callback)])
+            waits = [count + members.more]
+            await ties.insert_tied(connection, tenant_id, held, numbers, step.at, waits=waits)
+        full, numbers = await self._terms(connection, tenant_id, list(enumerate(jobs, first)))
+        states = await ties.insert_tied(connection, tenant_id, full, numbers, step.at, batch_id=callback or None)
+        opened = members is not None and members.callback is not None
+        numbered = await barrier.record(
+            connection, step, Numbered(first, first + count - 1, callback, opened), Numbered
+        )
+        as_stored = replace(batch, priority=full[0][1].priority, max_attempts=full[0][1].max_attempts)
+        # Of one key the first at most is ready: the others are told of when it is their turn.
+        new = states[first] != ties.HELD
+        return Enqueued(numbered.ids, as_stored, new=new, callback=callback)
+
+    async def _terms(
+        self, connection: Connection, tenant_id: UUID, jobs: Sequence[tuple[int, NewJob]]
+    ) -> tuple[list[tuple[int, NewJob]], Mapping[str, int]]:
+        """Jobs with what their queues say of them, and the numbers of their kinds."""
+        numbers = await self._kinds.numbers(connection, {job.kind for _, job in jobs})
+        rows = await connection.fetch(sql.terms, tenant_id, list({numbers[job.kind] for _, job in jobs}))
+        terms = {row["id"]: row for row in rows}
+        return [(n, _on(job, terms[numbers[job.kind]])) for n, job in jobs], numbers
+
     async def get(self, tenant_id: UUID, job_id: int) -> Job:
         """One job, wherever it stands; raises NotFound."""
         async with self._db.tenant(tenant_id) as connection:
             row = await connection.fetchrow(sql.get, tenant_id, job_id)
             if row is None:
                 raise NotFound("job", job_id, field="job_id")
-            return job_of(row, await self._kinds.names(connection, [row["kind_id"]]))
+            found = job_of(row, await self._kinds.names(connection, [row["kind_id"]]))
+            return replace(found, batch=await ties.progress(connection, tenant_id, job_id))
 
     async def list_page(self, tenant_id: UUID, *, before: int, state: str, kind: str, limit: int) -> list[Job]:
         """Up to `limit` jobs below an id, about newest first. `state` and `kind` may be empty: all."""
@@ -266,6 +339,11 @@ def _counted(rows: Sequence[Any]) -> list[QueueCount]:
         key = ("ready" if state == 0 else STATES[state], priority)
         counts[key] = counts.get(key, 0) + count
     return [QueueCount(state, priority, count) for (state, priority), count in sorted(counts.items())]
+
+
+def tied(batch: NewBatch) -> bool:
+    """Whether a batch is stored the long way."""
+    return bool(batch.ordering_key or batch.members)
 
 
 def _faulty(items: Sequence[tuple[Step, NewJob]]) -> dict[int, Fault]:

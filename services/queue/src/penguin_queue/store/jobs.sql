@@ -23,22 +23,22 @@ FROM kinds AS k JOIN queues AS q ON q.id = k.queue_id WHERE k.id = ANY ($2::inte
 
 -- name: withdraw
 -- What an enqueue is undone by: jobs that nobody works on.
-DELETE FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state < 2;
+DELETE FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state <> 2;
 
 -- name: get
 SELECT tenant_id, id, kind_id, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted,
-       progress_done, progress_total, progress_note, progress_at, NULL::text AS result
+       progress_done, progress_total, progress_note, progress_at, NULL::text AS result, ordering_key, waits, batch_id
 FROM jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
 SELECT tenant_id, id, kind_id, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
        created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
-       NULL, NULL, NULL, NULL, NULL
+       NULL, NULL, NULL, NULL, NULL, ordering_key, NULL, batch_id
 FROM dead_jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
 SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END, run_at, attempts,
        max_attempts, lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
-       NULL, NULL, NULL, NULL, result
+       NULL, NULL, NULL, NULL, result, NULL, NULL, NULL
 FROM completed_jobs WHERE tenant_id = $1 AND id = $2
 ORDER BY finished_at DESC NULLS FIRST
 LIMIT 1;

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
@@ -32,6 +32,7 @@ from penguin_queue.store import REPEATS_KNOWN, attempts
 from penguin_queue.store.control import end_lost, end_marked
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
+from penguin_queue.store.wakes import drain
 
 sql = load("penguin_queue.store", "leases.sql")
 
@@ -77,9 +78,10 @@ class Swept:
 
 
 class LeaseStore:
-    """Leases of one database."""
+    """Leases of one database. `tied_left` is called when jobs have left that others may wait for."""
 
-    def __init__(self, db: Database, kinds: Kinds) -> None:
+    def __init__(self, db: Database, kinds: Kinds, tied_left: Callable[[], None] = lambda: None) -> None:
+        self._tied_left = tied_left
         self._db = db
         self._kinds = kinds
 
@@ -194,14 +196,19 @@ class LeaseStore:
         """End jobs that are done, under one token each, some with results by their ids. Returns those that are not, neither by this call nor by an
         earlier one under the same lease: the lease is lost."""
         async with self._db.maintenance() as connection:
-            results = results or {}
+            results, rows = results or {}, []
             if len(set(tokens)) == 1 and not results:
-                done = await connection.fetchval(sql.complete_one_lease, sorted(set(ids)), tokens[0], at)
+                (row,) = await connection.fetch(sql.complete_one_lease, sorted(set(ids)), tokens[0], at)
+                done, tied = row["ended"], bool(row["tied"])
             else:
-                done = len(await connection.fetch(sql.complete, ids, tokens, at, list(results), list(results.values())))
-            if done == len(ids):
-                return []
-            rows = await connection.fetch(sql.completed_before, ids, tokens, at - REPEATS_KNOWN)
+                found = await connection.fetch(sql.complete, ids, tokens, at, list(results), list(results.values()))
+                done, tied = len(found), any(row["tied"] for row in found)
+            if done != len(ids):
+                rows = await connection.fetch(sql.completed_before, ids, tokens, at - REPEATS_KNOWN)
+        if tied:
+            self._tied_left()
+        if done == len(ids):
+            return []
         ended = {row["id"] for row in rows}
         return list(dict.fromkeys(job_id for job_id in ids if job_id not in ended))
 
@@ -236,6 +243,8 @@ class LeaseStore:
             if dead:
                 ids, _ = _columns(dead)
                 await connection.execute(sql.bury, ids, [words[ref].error for ref in dead], at)
+        if dead or cancelled:
+            self._tied_left()
         return retried, set(dead), cancelled
 
     async def snooze(self, snoozes: Sequence[Snooze], at: datetime) -> tuple[dict[LeaseRef, Ready], set[LeaseRef]]:
@@ -255,6 +264,8 @@ class LeaseStore:
             if off:
                 reasons = [words[ref].reason for ref in off]
                 await connection.execute(sql.put_off, *_returned(list(off.values())), reasons, at)
+        if cancelled:
+            self._tied_left()
         return off, cancelled
 
     async def put_in_line(self, waits: Mapping[LeaseRef, tuple[timedelta, bool]], at: datetime) -> list[Ready]:
@@ -279,7 +290,9 @@ class LeaseStore:
         }
 
     async def sweep(self, at: datetime, after: datetime = EVER) -> Swept:
-        """Do what time alone has brought since `after`: scheduled jobs fall due, leases run out, poison is buried. Bounded."""
+        """Do what no call does: what time has brought since `after` (scheduled jobs fall due, leases run out, poison is buried),
+        and what waited for jobs that have left comes free. Bounded."""
+        freed, more_left = await drain(self._db, self._kinds, at)
         async with self._db.maintenance() as connection:
             due = await connection.fetch(sql.promote, at, SWEEP_LIMIT, after)
             cancelled = await end_lost(connection, at, SWEEP_LIMIT, after)
@@ -289,8 +302,10 @@ class LeaseStore:
             await attempts.prune(connection, ended)
             next_at = await connection.fetchval(sql.next_turn, after)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
-        more = SWEEP_LIMIT in (len(due), len(lost), len(buried), len(cancelled))
-        return Swept([ready_of(row, kinds) for row in (*due, *lost)], len(buried), more, next_at)
+        if buried or cancelled:
+            self._tied_left()
+        more = more_left or SWEEP_LIMIT in (len(due), len(lost), len(buried), len(cancelled))
+        return Swept([*freed, *(ready_of(row, kinds) for row in (*due, *lost))], len(buried), more, next_at)
 
 
 def _mapping(rows: Sequence[Any]) -> dict[UUID, int]:

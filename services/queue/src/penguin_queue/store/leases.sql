@@ -76,11 +76,12 @@ WITH held AS MATERIALIZED (
            lost_leases, payload, traceparent, worker_id, last_error, result
     FROM done LEFT JOIN unnest($4::bigint[], $5::text[]) AS said (id, result) USING (id)
 )
-SELECT id, lease_token FROM done;
+SELECT id, (ordering_key IS NOT NULL OR batch_id IS NOT NULL OR coalesce(awaited, false)) AS tied FROM done;
 
 -- name: complete_one_lease
 -- The common case, a third cheaper: all under one token, the ids sorted, and no results.
-SELECT complete_one_lease($1, $2, $3);
+-- The second, read after the first, is set where a tied job has left.
+SELECT complete_one_lease($1, $2, $3) AS ended, current_setting('app.tied', true) AS tied;
 
 -- name: completed_before
 -- A repeat of the word that ended the job, under the same lease.
@@ -138,9 +139,10 @@ WITH gone AS (
     FROM gone WHERE dead_letters = 2
 )
 INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
-                       attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key)
+                       attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key,
+                       ordering_key, batch_id)
 SELECT id, lease_token, run_at, created_at, $3, tenant_id, kind_id, snoozes, priority, rank, attempts + 1, max_attempts,
-       lost_leases, payload, traceparent, worker_id, error, rate_key
+       lost_leases, payload, traceparent, worker_id, error, rate_key, ordering_key, batch_id
 FROM gone WHERE dead_letters = 1;
 
 -- name: promote
@@ -187,9 +189,10 @@ WITH gone AS (
     FROM gone WHERE dead_letters = 2
 ), kept AS (
     INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
-                           attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key)
+                           attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key,
+                           ordering_key, batch_id)
     SELECT id, lease_token, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts,
-           lost_leases + 1, payload, traceparent, worker_id, $3, rate_key
+           lost_leases + 1, payload, traceparent, worker_id, $3, rate_key, ordering_key, batch_id
     FROM gone WHERE dead_letters = 1
 )
 SELECT tenant_id, id, attempt FROM gone;

@@ -63,6 +63,8 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     """Ended by its tenant before it was done."""
     JOB_STATE_DISCARDED: _JobState.ValueType  # 7
     """Out of attempts, or failed for good, in a queue that keeps no dead letters."""
+    JOB_STATE_HELD: _JobState.ValueType  # 6
+    """Waits for other jobs: for those it was told to wait for, or for an earlier one of its ordering key."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """JobState is where a job stands."""
@@ -79,7 +81,37 @@ JOB_STATE_CANCELLED: JobState.ValueType  # 5
 """Ended by its tenant before it was done."""
 JOB_STATE_DISCARDED: JobState.ValueType  # 7
 """Out of attempts, or failed for good, in a queue that keeps no dead letters."""
+JOB_STATE_HELD: JobState.ValueType  # 6
+"""Waits for other jobs: for those it was told to wait for, or for an earlier one of its ordering key."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
+
+class _OnConflict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnConflictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnConflict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_CONFLICT_UNSPECIFIED: _OnConflict.ValueType  # 0
+    """Same as KEEP."""
+    ON_CONFLICT_KEEP: _OnConflict.ValueType  # 1
+    """It is not stored; the answer is the job that holds the key."""
+    ON_CONFLICT_REPLACE: _OnConflict.ValueType  # 2
+    """The same, and if the holder still waits it gets the new payload, run_at, priority, rank and max_attempts. A holder
+    that does not wait stays as it is.
+    """
+
+class OnConflict(_OnConflict, metaclass=_OnConflictEnumTypeWrapper):
+    """OnConflict is what becomes of a job whose unique key another job holds."""
+
+ON_CONFLICT_UNSPECIFIED: OnConflict.ValueType  # 0
+"""Same as KEEP."""
+ON_CONFLICT_KEEP: OnConflict.ValueType  # 1
+"""It is not stored; the answer is the job that holds the key."""
+ON_CONFLICT_REPLACE: OnConflict.ValueType  # 2
+"""The same, and if the holder still waits it gets the new payload, run_at, priority, rank and max_attempts. A holder
+that does not wait stays as it is.
+"""
+Global___OnConflict: _TypeAlias = OnConflict  # noqa: Y015
 
 class _AttemptOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -104,6 +136,44 @@ ATTEMPT_OUTCOME_LOST: AttemptOutcome.ValueType  # 2
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
 @_typing.final
+class UniqueKey(_message.Message):
+    """UniqueKey lets one job of a tenant and kind stand for all that are enqueued under the same key while it holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    HOLDS_WHILE_FIELD_NUMBER: _builtins.int
+    HOLDS_FOR_FIELD_NUMBER: _builtins.int
+    ON_CONFLICT_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    on_conflict: Global___OnConflict.ValueType
+    @_builtins.property
+    def holds_while(self) -> _containers.RepeatedScalarFieldContainer[Global___JobState.ValueType]:
+        """Where the job that has the key must stand for the key to hold: READY (it waits; HELD counts as well), LEASED, COMPLETED
+        (while its record is kept) or DEAD. None means READY and LEASED.
+        """
+
+    @_builtins.property
+    def holds_for(self) -> _duration_pb2.Duration:
+        """At most so long after the enqueue; absent means no such bound."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        holds_while: _abc.Iterable[Global___JobState.ValueType] | None = ...,
+        holds_for: _duration_pb2.Duration | None = ...,
+        on_conflict: Global___OnConflict.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["holds_for", b"holds_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds_for", b"holds_for", "holds_while", b"holds_while", "key", b"key", "on_conflict", b"on_conflict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UniqueKey: _TypeAlias = UniqueKey  # noqa: Y015
+
+@_typing.final
 class NewJob(_message.Message):
     """NewJob is one item of an enqueue."""
 
@@ -117,6 +187,11 @@ class NewJob(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
+    UNIQUE_FIELD_NUMBER: _builtins.int
+    ORDERING_KEY_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_ITEMS_FIELD_NUMBER: _builtins.int
+    RUN_IF_FAILED_FIELD_NUMBER: _builtins.int
     RATE_KEY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key of this item (UUID)."""
@@ -131,11 +206,30 @@ class NewJob(_message.Message):
     """W3C traceparent of the producer."""
     rank: _builtins.int
     """Order within the priority, lower first; 0 is the middle."""
+    ordering_key: _builtins.str
+    """Of the tenant's jobs with the same key one is in hand at a time, in the order of arrival. One that is retried, put off
+    or not due yet keeps its place, and the others wait; one that is redriven goes to the end. Empty means none.
+    """
+    run_if_failed: _builtins.bool
+    """It runs however those it waits for have ended: completed, dead, cancelled or purged."""
     rate_key: _builtins.str
     """Whose rate it goes by where its queue has a key_rate: for example the sending mailbox's id, or a domain."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp:
         """Not before this; absent means now."""
+
+    @_builtins.property
+    def unique(self) -> Global___UniqueKey: ...
+    @_builtins.property
+    def waits_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs of this tenant that are to be completed first. For those that are dead it is held until they are redriven and
+        completed; when one is cancelled or purged, it is cancelled too. FAILED_PRECONDITION for one that is cancelled already
+        (STATE_CONFLICT), or that there is not (REFERENCE_MISSING).
+        """
+
+    @_builtins.property
+    def waits_for_items(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The same, by the indexes of earlier items of this call."""
 
     def __init__(
         self,
@@ -148,11 +242,16 @@ class NewJob(_message.Message):
         max_attempts: _builtins.int = ...,
         traceparent: _builtins.str = ...,
         rank: _builtins.int = ...,
+        unique: Global___UniqueKey | None = ...,
+        ordering_key: _builtins.str = ...,
+        waits_for: _abc.Iterable[_builtins.int] | None = ...,
+        waits_for_items: _abc.Iterable[_builtins.int] | None = ...,
+        run_if_failed: _builtins.bool = ...,
         rate_key: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["run_at", b"run_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run_at", b"run_at", "unique", b"unique"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "rate_key", b"rate_key", "request_id", b"request_id", "run_at", b"run_at", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "ordering_key", b"ordering_key", "payload", b"payload", "priority", b"priority", "rank", b"rank", "rate_key", b"rate_key", "request_id", b"request_id", "run_at", b"run_at", "run_if_failed", b"run_if_failed", "traceparent", b"traceparent", "unique", b"unique", "waits_for", b"waits_for", "waits_for_items", b"waits_for_items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -213,8 +312,11 @@ class EnqueueJobResult(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.int
     """The job's id; on a replay that of the first call."""
+    duplicate: _builtins.bool
+    """Nothing was stored: job_id is the job that holds the item's unique key."""
     @_builtins.property
     def error(self) -> _errors_pb2.ItemError: ...
     def __init__(
@@ -222,16 +324,90 @@ class EnqueueJobResult(_message.Message):
         *,
         job_id: _builtins.int = ...,
         error: _errors_pb2.ItemError | None = ...,
+        duplicate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "job_id", b"job_id", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "job_id", b"job_id", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "error", b"error", "job_id", b"job_id", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["job_id", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___EnqueueJobResult: _TypeAlias = EnqueueJobResult  # noqa: Y015
+
+@_typing.final
+class BatchCallback(_message.Message):
+    """BatchCallback is the job that runs when all jobs of a batch are over. Its fields are those of NewJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    payload: _builtins.bytes
+    priority: Global___JobPriority.ValueType
+    max_attempts: _builtins.int
+    traceparent: _builtins.str
+    rank: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        payload: _builtins.bytes = ...,
+        priority: Global___JobPriority.ValueType = ...,
+        max_attempts: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
+        rank: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "rank", b"rank", "traceparent", b"traceparent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCallback: _TypeAlias = BatchCallback  # noqa: Y015
+
+@_typing.final
+class JobBatch(_message.Message):
+    """JobBatch makes the jobs of one or several calls members of a batch. Its callback job is held until all of them are
+    over, however they ended, and then runs once. A member redriven before that is waited for again; later it changes the
+    counts alone.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLBACK_FIELD_NUMBER: _builtins.int
+    CALLBACK_JOB_ID_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    callback_job_id: _builtins.int
+    """On later calls: what the first one answered. FAILED_PRECONDITION (STATE_CONFLICT) once a call came without `more`."""
+    more: _builtins.bool
+    """Further calls will add members; the callback waits for the one that says no more."""
+    @_builtins.property
+    def callback(self) -> Global___BatchCallback:
+        """On the first call: the job to run."""
+
+    def __init__(
+        self,
+        *,
+        callback: Global___BatchCallback | None = ...,
+        callback_job_id: _builtins.int = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["callback", b"callback", "callback_job_id", b"callback_job_id", "job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callback", b"callback", "callback_job_id", b"callback_job_id", "job", b"job", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_job: _TypeAlias = _typing.Literal["callback", "callback_job_id"]  # noqa: Y015
+    _WhichOneofArgType_job: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_job) -> _WhichOneofReturnType_job | None: ...
+
+Global___JobBatch: _TypeAlias = JobBatch  # noqa: Y015
 
 @_typing.final
 class EnqueueBatchRequest(_message.Message):
@@ -247,6 +423,8 @@ class EnqueueBatchRequest(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     TRACEPARENTS_FIELD_NUMBER: _builtins.int
     SAGA_STEP_FIELD_NUMBER: _builtins.int
+    ORDERING_KEY_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     RATE_KEY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     request_id: _builtins.str
@@ -258,6 +436,8 @@ class EnqueueBatchRequest(_message.Message):
     """Order within the priority, lower first; 0 is the middle."""
     max_attempts: _builtins.int
     """Attempts before a job is a dead letter; 0 means the default (10)."""
+    ordering_key: _builtins.str
+    """Of all of them; see NewJob."""
     rate_key: _builtins.str
     """As NewJob's, of all of them."""
     @_builtins.property
@@ -274,6 +454,8 @@ class EnqueueBatchRequest(_message.Message):
 
     @_builtins.property
     def saga_step(self) -> _mutation_pb2.SagaStep: ...
+    @_builtins.property
+    def batch(self) -> Global___JobBatch: ...
     def __init__(
         self,
         *,
@@ -287,11 +469,13 @@ class EnqueueBatchRequest(_message.Message):
         max_attempts: _builtins.int = ...,
         traceparents: _abc.Iterable[_builtins.str] | None = ...,
         saga_step: _mutation_pb2.SagaStep | None = ...,
+        ordering_key: _builtins.str = ...,
+        batch: Global___JobBatch | None = ...,
         rate_key: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["run_at", b"run_at", "saga_step", b"saga_step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "run_at", b"run_at", "saga_step", b"saga_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_attempts", b"max_attempts", "payloads", b"payloads", "priority", b"priority", "rank", b"rank", "rate_key", b"rate_key", "request_id", b"request_id", "run_at", b"run_at", "saga_step", b"saga_step", "tenant_id", b"tenant_id", "traceparents", b"traceparents"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "kind", b"kind", "max_attempts", b"max_attempts", "ordering_key", b"ordering_key", "payloads", b"payloads", "priority", b"priority", "rank", b"rank", "rate_key", b"rate_key", "request_id", b"request_id", "run_at", b"run_at", "saga_step", b"saga_step", "tenant_id", b"tenant_id", "traceparents", b"traceparents"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,22 +487,61 @@ class EnqueueBatchResponse(_message.Message):
 
     FIRST_JOB_ID_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    CALLBACK_JOB_ID_FIELD_NUMBER: _builtins.int
     first_job_id: _builtins.int
     """The jobs' ids are this one and those that follow it, in the order of the payloads."""
     count: _builtins.int
+    callback_job_id: _builtins.int
+    """Of a batch with a callback."""
     def __init__(
         self,
         *,
         first_job_id: _builtins.int = ...,
         count: _builtins.int = ...,
+        callback_job_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_job_id", b"first_job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callback_job_id", b"callback_job_id", "count", b"count", "first_job_id", b"first_job_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnqueueBatchResponse: _TypeAlias = EnqueueBatchResponse  # noqa: Y015
+
+@_typing.final
+class BatchProgress(_message.Message):
+    """BatchProgress is how far the jobs are that a callback waits for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    completed: _builtins.int
+    dead: _builtins.int
+    cancelled: _builtins.int
+    """Purged ones as well."""
+    open: _builtins.bool
+    """Further members are announced."""
+    def __init__(
+        self,
+        *,
+        total: _builtins.int = ...,
+        completed: _builtins.int = ...,
+        dead: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+        open: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "completed", b"completed", "dead", b"dead", "open", b"open", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchProgress: _TypeAlias = BatchProgress  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
@@ -346,6 +569,10 @@ class Job(_message.Message):
     CANCEL_WANTED_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    ORDERING_KEY_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
+    CALLBACK_JOB_ID_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The queue's own number for it; later jobs do not always have greater ones."""
     tenant_id: _builtins.str
@@ -370,6 +597,12 @@ class Job(_message.Message):
     """Its cancellation is wished; it is in a worker's hands still."""
     result: _builtins.str
     """What its worker said on completing it: where to find what came of it."""
+    ordering_key: _builtins.str
+    """While it is not completed or cancelled."""
+    waits: _builtins.int
+    """How many ends of other jobs it still waits for."""
+    callback_job_id: _builtins.int
+    """The job that waits for the end of this one's batch."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -381,6 +614,10 @@ class Job(_message.Message):
     @_builtins.property
     def progress(self) -> Global___JobProgress:
         """What its worker has told last, in this attempt or in an earlier one; absent where it has told nothing, or is over."""
+
+    @_builtins.property
+    def batch(self) -> Global___BatchProgress:
+        """Of the callback of a batch; told by GetJob alone."""
 
     def __init__(
         self,
@@ -405,10 +642,14 @@ class Job(_message.Message):
         cancel_wanted: _builtins.bool = ...,
         progress: Global___JobProgress | None = ...,
         result: _builtins.str = ...,
+        ordering_key: _builtins.str = ...,
+        waits: _builtins.int = ...,
+        callback_job_id: _builtins.int = ...,
+        batch: Global___BatchProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "leased_until", b"leased_until", "progress", b"progress", "run_at", b"run_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "created_at", b"created_at", "finished_at", b"finished_at", "leased_until", b"leased_until", "progress", b"progress", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_wanted", b"cancel_wanted", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "payload", b"payload", "priority", b"priority", "progress", b"progress", "rank", b"rank", "result", b"result", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "batch", b"batch", "callback_job_id", b"callback_job_id", "cancel_wanted", b"cancel_wanted", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "ordering_key", b"ordering_key", "payload", b"payload", "priority", b"priority", "progress", b"progress", "rank", b"rank", "result", b"result", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent", "waits", b"waits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1510,7 +1751,7 @@ class PurgeFilter(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     state: Global___JobState.ValueType
-    """READY (those that are not due yet, too), COMPLETED, DEAD, CANCELLED or DISCARDED."""
+    """READY (those that are not due yet, too), COMPLETED, DEAD, CANCELLED, HELD or DISCARDED."""
     kind: _builtins.str
     @_builtins.property
     def created_before(self) -> _timestamp_pb2.Timestamp: ...

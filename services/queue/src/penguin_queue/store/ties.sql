@@ -1,0 +1,208 @@
+-- name: take_turns
+-- Always in the order of the locks' numbers, and before any row is locked.
+SELECT pg_advisory_xact_lock(turn) FROM (
+    SELECT DISTINCT turn_lock(k.tenant_id, k.key) AS turn FROM unnest($1::uuid[], $2::text[]) AS k (tenant_id, key)
+    ORDER BY 1) AS turns;
+
+-- name: take_keys
+-- Locked in their order; who has one already stays, and is told.
+INSERT INTO unique_keys (tenant_id, kind_id, key, job_id, holds, until)
+SELECT $1, kind_id, key, job_id, holds, until
+FROM unnest($2::integer[], $3::text[], $4::bigint[], $5::smallint[], $6::timestamptz[]) AS n (kind_id, key, job_id, holds, until)
+ORDER BY kind_id, key COLLATE "C"
+ON CONFLICT (tenant_id, kind_id, key) DO UPDATE SET key = excluded.key
+RETURNING kind_id, key, job_id, holds, until;
+
+-- name: give_keys
+UPDATE unique_keys AS u SET job_id = n.job_id, holds = n.holds, until = n.until
+FROM unnest($2::integer[], $3::text[], $4::bigint[], $5::smallint[], $6::timestamptz[]) AS n (kind_id, key, job_id, holds, until)
+WHERE u.tenant_id = $1 AND u.kind_id = n.kind_id AND u.key = n.key AND u.key = ANY ($3::text[]);
+
+-- name: lock_jobs
+-- Waits for whoever is leasing or ending one of them.
+SELECT id, state FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) ORDER BY id FOR UPDATE;
+
+-- name: over
+SELECT id, 4 AS state FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[])
+UNION ALL
+SELECT id, CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END FROM completed_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]);
+
+-- name: replace
+UPDATE jobs AS j
+SET payload = n.payload, run_at = n.run_at, priority = n.priority, rank = n.rank, max_attempts = n.max_attempts,
+    state = CASE WHEN j.state = 6 THEN 6 WHEN n.run_at <= $8 THEN 1 ELSE 0 END
+FROM unnest($2::bigint[], $3::bytea[], $4::timestamptz[], $5::smallint[], $6::smallint[], $7::smallint[])
+    AS n (id, payload, run_at, priority, rank, max_attempts)
+WHERE j.tenant_id = $1 AND j.id = n.id AND j.id = ANY ($2::bigint[])
+RETURNING j.id, j.state;
+
+-- name: mark_awaited
+UPDATE jobs SET awaited = true WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND awaited IS NOT TRUE;
+
+-- name: depend
+INSERT INTO dependencies (tenant_id, awaits, job_id) SELECT $1, awaits, job_id
+FROM unnest($2::bigint[], $3::bigint[]) AS d (awaits, job_id);
+
+-- name: insert
+-- In the order of their keys' locks, as those are taken by a trigger; and of one key in the order of the call.
+INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload, traceparent,
+                  ordering_key, waits, run_if_failed, batch_id, awaited, rate_key)
+SELECT id, run_at, $2, $1, kind_id, priority, rank, max_attempts,
+       CASE WHEN waits > 0 THEN 6 WHEN run_at <= $2 THEN 1 ELSE 0 END, payload, nullif(traceparent, ''),
+       nullif(ordering_key, ''), nullif(waits, 0), nullif(run_if_failed, false), $15::bigint, nullif(awaited, false),
+       nullif(rate_key, '')
+FROM unnest($3::bigint[], $4::integer[], $5::bytea[], $6::smallint[], $7::smallint[], $8::timestamptz[], $9::smallint[],
+            $10::text[], $11::text[], $12::integer[], $13::boolean[], $14::boolean[], $16::text[])
+    WITH ORDINALITY AS new (id, kind_id, payload, priority, rank, run_at, max_attempts, traceparent, ordering_key, waits,
+                            run_if_failed, awaited, rate_key, n)
+ORDER BY turn_lock($1, nullif(ordering_key, '')) NULLS FIRST, n
+RETURNING id, state;
+
+-- name: open_batch
+INSERT INTO batches (tenant_id, callback_id, total, open) VALUES ($1, $2, $3, $4);
+
+-- name: grow_batch
+WITH grown AS (
+    UPDATE batches SET total = total + $3, open = $4 WHERE tenant_id = $1 AND callback_id = $2 AND open
+    RETURNING callback_id, total - completed - dead - cancelled + open::integer AS waits
+)
+UPDATE jobs AS j SET waits = g.waits FROM grown AS g WHERE j.tenant_id = $1 AND j.id = g.callback_id AND j.id = $2;
+
+-- name: batch
+SELECT total, completed, dead, cancelled, open FROM batches WHERE tenant_id = $1 AND callback_id = $2;
+
+-- name: take_wakes
+SELECT id, tenant_id, job_id, ordering_key, batch_id, awaited FROM wakes ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED;
+
+-- name: dependents
+SELECT d.tenant_id, d.awaits, d.job_id, j.ordering_key, coalesce(j.run_if_failed, false) AS run_if_failed
+FROM unnest($1::uuid[], $2::bigint[]) AS w (tenant_id, id)
+JOIN dependencies AS d ON d.tenant_id = w.tenant_id AND d.awaits = w.id
+JOIN jobs AS j ON j.id = d.job_id;
+
+-- name: ends
+-- 2: it is there again. Who is nowhere was purged, which is as if he had been cancelled.
+SELECT w.id, CASE
+    WHEN EXISTS (SELECT FROM jobs AS j WHERE j.id = w.id) THEN 2
+    WHEN EXISTS (SELECT FROM dead_jobs AS d WHERE d.tenant_id = w.tenant_id AND d.id = w.id) THEN 4
+    ELSE coalesce((SELECT CASE c.outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END FROM completed_jobs AS c
+                   WHERE c.tenant_id = w.tenant_id AND c.id = w.id LIMIT 1), 5) END AS state
+FROM unnest($1::uuid[], $2::bigint[]) AS w (tenant_id, id);
+
+-- name: heads
+SELECT h.id FROM unnest($1::uuid[], $2::text[]) AS k (tenant_id, key), LATERAL (
+    SELECT j.id, j.state FROM jobs AS j WHERE j.tenant_id = k.tenant_id AND j.ordering_key = k.key
+    ORDER BY j.position LIMIT 1) AS h
+WHERE h.state = 6;
+
+-- name: lock_held
+SELECT id FROM jobs WHERE id = ANY ($1::bigint[]) ORDER BY id FOR UPDATE;
+
+-- name: free
+WITH ended AS (
+    DELETE FROM dependencies AS d USING unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS e (tenant_id, awaits, job_id)
+    WHERE d.tenant_id = e.tenant_id AND d.awaits = e.awaits AND d.job_id = e.job_id
+    RETURNING d.job_id
+), counted AS (
+    SELECT job_id, count(*)::integer AS n FROM ended GROUP BY 1
+)
+UPDATE jobs AS j SET waits = j.waits - c.n FROM counted AS c
+WHERE j.id = c.job_id AND j.id = ANY ($3::bigint[]) AND j.state = 6;
+
+-- name: cancel_held
+WITH gone AS (
+    DELETE FROM jobs AS j WHERE j.id = ANY ($1::bigint[]) AND j.state = 6 RETURNING j.*
+), kept AS (
+    INSERT INTO completed_jobs (id, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank, attempts,
+                                max_attempts, lost_leases, payload, traceparent, worker_id, last_error, outcome)
+    SELECT id, run_at, created_at, $2, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts, lost_leases,
+           payload, traceparent, worker_id, $3, 1
+    FROM gone
+)
+DELETE FROM dependencies AS d USING gone WHERE d.tenant_id = gone.tenant_id AND d.job_id = gone.id;
+
+-- name: lock_batches
+SELECT FROM batches AS b JOIN unnest($1::uuid[], $2::bigint[]) AS r (tenant_id, id)
+    ON b.tenant_id = r.tenant_id AND b.callback_id = r.id
+ORDER BY b.callback_id FOR UPDATE OF b;
+
+-- name: count_ends
+WITH counted AS (
+    UPDATE batches AS b
+    SET completed = b.completed + e.completed, dead = b.dead + e.dead, cancelled = b.cancelled + e.cancelled
+    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) AS e (tenant_id, id, completed, dead, cancelled)
+    WHERE b.tenant_id = e.tenant_id AND b.callback_id = e.id
+    RETURNING b.callback_id, b.total - b.completed - b.dead - b.cancelled + b.open::integer AS waits
+)
+UPDATE jobs AS j SET waits = c.waits FROM counted AS c
+WHERE j.id = c.callback_id AND j.id = ANY ($2::bigint[]) AND j.state = 6;
+
+-- name: settle
+-- Those that wait for nothing any more, and are the first of their key.
+UPDATE jobs AS j SET state = CASE WHEN j.run_at <= $2 THEN 1 ELSE 0 END
+WHERE j.id = ANY ($1::bigint[]) AND j.state = 6 AND coalesce(j.waits, 0) <= 0
+  AND (j.ordering_key IS NULL OR NOT EXISTS (
+      SELECT FROM jobs AS o
+      WHERE o.tenant_id = j.tenant_id AND o.ordering_key = j.ordering_key AND o.position < j.position))
+RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;
+
+-- name: drop_wakes
+DELETE FROM wakes WHERE id = ANY ($1::bigint[]);
+
+-- name: wake_dependents
+-- Of dead letters that are purged: they leave by another table than jobs.
+INSERT INTO wakes (tenant_id, job_id, awaited)
+SELECT DISTINCT tenant_id, awaits, true FROM dependencies WHERE tenant_id = $1 AND awaits = ANY ($2::bigint[]);
+
+-- name: dead_members
+SELECT id, batch_id, ordering_key FROM dead_jobs
+WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND (batch_id IS NOT NULL OR ordering_key IS NOT NULL)
+ORDER BY id, finished_at FOR UPDATE;
+
+-- name: uncounted
+-- Those whose death the sweep has not counted yet, and now need not.
+UPDATE wakes SET batch_id = NULL WHERE tenant_id = $1 AND job_id = ANY ($2::bigint[]) AND batch_id IS NOT NULL
+RETURNING job_id;
+
+-- name: keys_page
+SELECT tenant_id, kind_id, key FROM unique_keys WHERE (tenant_id, kind_id, key) > ($1, $2, $3::text COLLATE "C")
+ORDER BY tenant_id, kind_id, key LIMIT $4 FOR UPDATE SKIP LOCKED;
+
+-- name: drop_keys
+-- Of these, which are locked, those whose job does not hold them.
+DELETE FROM unique_keys AS u USING unnest($1::uuid[], $2::integer[], $3::text[]) AS r (tenant_id, kind_id, key)
+WHERE u.tenant_id = r.tenant_id AND u.kind_id = r.kind_id AND u.key = r.key AND (u.until <= $4 OR NOT (
+    -- One that is in hand, or dead, may come to where it holds the key again.
+    EXISTS (SELECT FROM jobs AS j WHERE j.id = u.job_id)
+    OR EXISTS (SELECT FROM dead_jobs AS d WHERE d.tenant_id = u.tenant_id AND d.id = u.job_id)
+    OR (u.holds & 4 > 0 AND EXISTS (SELECT FROM completed_jobs AS c
+                                    WHERE c.tenant_id = u.tenant_id AND c.id = u.job_id AND c.outcome = 0))));
+
+-- name: wake_lost
+-- Jobs whose awaited one is over or nowhere, and keys whose first job waits for nothing.
+INSERT INTO wakes (tenant_id, job_id, ordering_key, awaited)
+SELECT * FROM (
+    SELECT DISTINCT d.tenant_id, d.awaits, NULL::text, true FROM dependencies AS d
+    WHERE NOT EXISTS (SELECT FROM jobs AS j WHERE j.id = d.awaits)
+      AND NOT EXISTS (SELECT FROM dead_jobs AS e WHERE e.tenant_id = d.tenant_id AND e.id = d.awaits)
+    LIMIT $1) AS nowhere
+UNION ALL
+SELECT * FROM (
+    SELECT h.tenant_id, h.id, h.ordering_key, NULL::boolean FROM jobs AS h
+    WHERE h.ordering_key IS NOT NULL AND h.state = 6 AND coalesce(h.waits, 0) <= 0 AND NOT EXISTS (
+        SELECT FROM jobs AS o
+        WHERE o.tenant_id = h.tenant_id AND o.ordering_key = h.ordering_key AND o.position < h.position)
+    LIMIT $1) AS stuck;
+
+-- name: drop_dependencies
+DELETE FROM dependencies AS d WHERE (d.tenant_id, d.awaits, d.job_id) IN (
+    SELECT e.tenant_id, e.awaits, e.job_id FROM dependencies AS e
+    WHERE NOT EXISTS (SELECT FROM jobs AS j WHERE j.id = e.job_id) LIMIT $1 FOR UPDATE SKIP LOCKED);
+
+-- name: drop_batches
+DELETE FROM batches AS b WHERE (b.tenant_id, b.callback_id) IN (
+    SELECT e.tenant_id, e.callback_id FROM batches AS e
+    WHERE NOT EXISTS (SELECT FROM jobs AS j WHERE j.id = e.callback_id)
+      AND NOT EXISTS (SELECT FROM dead_jobs AS x WHERE x.tenant_id = e.tenant_id AND x.id = e.callback_id)
+      AND NOT EXISTS (SELECT FROM completed_jobs AS c WHERE c.tenant_id = e.tenant_id AND c.id = e.callback_id)
+    LIMIT $1 FOR UPDATE SKIP LOCKED);

@@ -1,0 +1,85 @@
+"""The ends of tied jobs at the store: a round of the sweep that is lost, and what the hourly round removes and wakes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from services.queue.tests.leases import Leases
+
+from penguin_chassis.barrier import Step
+from penguin_chassis.pool import Database
+from penguin_queue.domain.jobs import Members, NewBatch, NewJob
+from penguin_queue.domain.ties import WAITING, Ties, Unique
+from penguin_queue.store.jobs import JobStore
+from penguin_queue.store.kinds import Kinds
+from penguin_queue.store.leases import Asked
+from penguin_queue.store.wakes import WAKES_MAX, _see_to, drain, settle_ties, sql
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class LostRound(Exception):
+    """The process ends before its transaction does."""
+
+
+def step(tenant: UUID) -> Step:
+    return Step(tenant, f"req:{uuid4()}", b"d", AT)
+
+
+async def end_all(leases: Leases) -> list[int]:
+    """Lease what is ready and complete it; its ids."""
+    jobs = await leases.lease_ready(Asked((), 100, AT + timedelta(seconds=30), "w"))
+    assert await leases.complete([job.id for job in jobs], [job.lease_token or 0 for job in jobs], AT) == []
+    return [job.id for job in jobs]
+
+
+async def lost_round(db: Database) -> None:
+    async with db.maintenance() as connection:
+        wakes = await connection.fetch(sql.take_wakes, WAKES_MAX)
+        assert len((await _see_to(connection, wakes, AT))[0]) == 1
+        raise LostRound
+
+
+async def test_a_round_that_is_lost_counts_nothing_and_the_callback_runs_once(own_db: Database) -> None:
+    kinds, tenant = Kinds(), uuid4()
+    jobs, leases = JobStore(own_db, kinds), Leases(own_db)
+    over = NewJob("over", b"{}", 2, 0, None, 3, "")
+    batch = NewBatch("k", [b"{}"] * 3, 2, 0, None, 3, (), members=Members(over, 0, more=False))
+    done = await jobs.enqueue_batch(step(tenant), batch)
+    assert sorted(await end_all(leases)) == list(done.ids)
+
+    with pytest.raises(LostRound):
+        await lost_round(own_db)
+    assert (await jobs.get(tenant, done.callback)).state == "held"
+
+    freed, _ = await drain(own_db, kinds, AT)
+    assert [job.id for job in freed] == [done.callback]
+    assert await drain(own_db, kinds, AT) == ([], False)
+    assert await end_all(leases) == [done.callback]
+    progress = (await jobs.get(tenant, done.callback)).batch
+    assert progress is not None
+    assert (progress.total, progress.completed) == (3, 3)
+
+
+async def test_the_hourly_round_forgets_keys_and_wakes_what_waits_for_nobody(own_db: Database) -> None:
+    kinds, tenant = Kinds(), uuid4()
+    jobs, leases = JobStore(own_db, kinds), Leases(own_db)
+    ties = (Ties(unique=Unique("over", WAITING, None, replace=False)), Ties(ordering_key="o"), Ties(ordering_key="o"))
+    items = [(step(tenant), NewJob("k", b"{}", 2, 0, None, 3, "", ties=each)) for each in ties]
+    answers, _, _ = await jobs.enqueue(tenant, items, gate=None, at=AT)
+    await end_all(leases)
+    kept = Ties(unique=Unique("kept", WAITING, None, replace=False))
+    await jobs.enqueue(
+        tenant, [(step(tenant), NewJob("k2", b"{}", 2, 0, AT + timedelta(1), 3, "", ties=kept))], gate=None, at=AT
+    )
+    async with own_db.maintenance() as connection:
+        await connection.execute("DELETE FROM wakes")
+    assert await drain(own_db, kinds, AT) == ([], False)
+
+    await settle_ties(own_db, AT)
+    async with own_db.maintenance() as connection:
+        assert [row["key"] for row in await connection.fetch("SELECT key FROM unique_keys")] == ["kept"]
+    freed, _ = await drain(own_db, kinds, AT)
+    assert [job.id for job in freed] == [answers[2]]
