@@ -430,7 +430,7 @@ CREATE FUNCTION public.resting(tenant uuid, kind integer) RETURNS boolean
     ) OR EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
 $$;
 
-CREATE FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) RETURNS TABLE(priority smallint, kind_id integer, tenant_id uuid, rank smallint, run_at timestamp with time zone, id bigint, limited boolean, resting boolean)
+CREATE FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) RETURNS TABLE(priority smallint, kind_id integer, tenant_id uuid, rank smallint, run_at timestamp with time zone, id bigint, resting boolean)
     LANGUAGE sql STABLE
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
@@ -452,8 +452,7 @@ CREATE FUNCTION public.survey_lanes(after_priority smallint, after_kind integer,
         ) AS next
         WHERE h.n < most
     )
-    SELECT h.priority, h.kind_id, h.tenant_id, h.rank, h.run_at, h.id, q.max_in_flight IS NOT NULL, resting(h.tenant_id, h.kind_id)
-    FROM heads AS h JOIN kinds AS k ON k.id = h.kind_id JOIN queues AS q ON q.id = k.queue_id
+    SELECT h.priority, h.kind_id, h.tenant_id, h.rank, h.run_at, h.id, resting(h.tenant_id, h.kind_id) FROM heads AS h
 $$;
 
 CREATE FUNCTION public.take_position() RETURNS trigger

@@ -118,7 +118,8 @@ def test_an_empty_lane_is_forgotten_and_one_told_of_meanwhile_is_not() -> None:
 def test_a_limited_lane_rests_until_a_job_has_ended() -> None:
     limited = lane(1)
     lanes = Lanes()
-    lanes.surveyed(lanes.mark, [Head(limited, place(1), limited=True)], whole=True)
+    lanes.limited = frozenset({"k"})
+    lanes.surveyed(lanes.mark, [Head(limited, place(1))], whole=True)
     turns = lanes.choose((), 10, AT)
     lanes.leased(lanes.mark, turns, 10, [Taken(limited, place(1))])
     assert lanes.choose((), 10, AT) == []
@@ -133,7 +134,7 @@ def test_a_survey_finds_what_came_back_behind_the_floor() -> None:
     line.jobs[one].insert(0, place(2))
     assert line.lease(lanes, 1) == {one: 1}
     assert line.jobs[one][0] == place(2)
-    assert lanes.surveyed(lanes.mark, [Head(one, place(2), limited=False)], whole=True) == []
+    assert lanes.surveyed(lanes.mark, [Head(one, place(2))], whole=True) == []
     line.lease(lanes, 1)
     assert place(2) not in line.jobs[one]
 
@@ -156,7 +157,7 @@ def test_a_survey_that_began_before_the_news_does_not_undo_it() -> None:
 def test_every_job_is_leased_once_whatever_the_lanes(jobs: dict[tuple[int, str, int], int], wanted: int) -> None:
     line = Line({lane(tenant, priority, kind): count for (priority, kind, tenant), count in jobs.items()})
     lanes = Lanes()
-    lanes.surveyed(0, [Head(name, own[0], limited=False) for name, own in line.jobs.items() if own], whole=True)
+    lanes.surveyed(0, [Head(name, own[0]) for name, own in line.jobs.items() if own], whole=True)
     total = sum(jobs.values())
     leased = 0
     for _ in range(total // wanted + 1):

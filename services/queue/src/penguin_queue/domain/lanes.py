@@ -49,11 +49,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Head:
-    """The first ready job of a lane. A limited lane may be worth a look though nothing is to be had of it just now."""
+    """The first ready job of a lane."""
 
     lane: Lane
     place: Place
-    limited: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,6 @@ class _Known:
     # When it was told of and served last, in the order of such events.
     told: int
     served: int = 0
-    limited: bool = False
     blocked: bool = False
     # Its rate lets nothing go before.
     rests_until: datetime | None = None
@@ -129,6 +127,8 @@ class Lanes:
 
     def __init__(self) -> None:
         self.loads = Loads()
+        # Kinds of which only so many jobs may be in flight: a lane of theirs may have jobs though none is to be had.
+        self.limited: frozenset[str] = frozenset()
         self._known: dict[Lane, _Known] = {}
         self._blocked: set[Lane] = set()
         self._events = 0
@@ -165,11 +165,10 @@ class Lanes:
             known = self._known.get(head.lane)
             if known is not None:
                 known.floor = head.place if known.told <= mark else min(known.floor, head.place)
-                known.limited = head.limited
                 self._unblock(head.lane, known)
             elif len(self._known) < LANES_MAX:
                 new.append(head.lane)
-                self._known[head.lane] = _Known(head.place, mark, limited=head.limited)
+                self._known[head.lane] = _Known(head.place, mark)
         return new
 
     def choose(self, kinds: Collection[str], wanted: int, at: datetime) -> list[Turn]:
@@ -258,7 +257,7 @@ class Lanes:
         return shares
 
     def _came_short(self, lane: Lane, known: _Known) -> None:
-        if known.limited:
+        if lane.kind in self.limited:
             known.blocked = True
             self._blocked.add(lane)
         else:

@@ -10,11 +10,10 @@ LANGUAGE sql STABLE SECURITY INVOKER AS $$
     ) OR EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
 $$;
 
--- The first ready job of up to `most` lanes after one, in the order of lanes; what rests is left out. A lane is limited where its
--- queue is: it may be worth a look though nothing was to be had of it.
+-- The first ready job of up to `most` lanes after one, in the order of lanes, and whether it rests.
 CREATE FUNCTION survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer)
 RETURNS TABLE (priority smallint, kind_id integer, tenant_id uuid, rank smallint, run_at timestamptz, id bigint,
-               limited boolean, resting boolean)
+               resting boolean)
 LANGUAGE sql STABLE
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_sort = off
 SET jit = off
@@ -32,8 +31,7 @@ AS $$
         ) AS next
         WHERE h.n < most
     )
-    SELECT h.priority, h.kind_id, h.tenant_id, h.rank, h.run_at, h.id, q.max_in_flight IS NOT NULL, resting(h.tenant_id, h.kind_id)
-    FROM heads AS h JOIN kinds AS k ON k.id = h.kind_id JOIN queues AS q ON q.id = k.queue_id
+    SELECT h.priority, h.kind_id, h.tenant_id, h.rank, h.run_at, h.id, resting(h.tenant_id, h.kind_id) FROM heads AS h
 $$;
 
 -- Lease from lanes. They come band by band: a band has nothing while an earlier one still has. Within a band each lane gives its

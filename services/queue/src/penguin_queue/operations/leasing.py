@@ -45,6 +45,7 @@ class Leasing:
         self._lanes = lanes
         self._announcer = announcer
         self._desk = Desk(self._together, store)
+        self._limited = asyncio.Lock()
         self._looking = asyncio.Lock()
         self._survey: Survey | None = None
         self._looked_at = -LONGEST_S
@@ -95,20 +96,31 @@ class Leasing:
     ) -> dict[int, Wait]:
         """Choose turns and lease by them until some are worth it; returns which of the jobs their rates do not let go."""
         for _ in range(ROUNDS_MAX):
-            at = now()
-            mark, chosen = self._lanes.mark, self._lanes.choose(kinds, wanted, at)
-            turns, resting = await self._rating.cap(chosen)
-            for lane, seconds in resting.items():
-                self._lanes.rest(lane, at + timedelta(seconds=seconds))
-                self._announcer.later(lane.kind, seconds)
-            taken = await lease(turns) if turns else []
-            if turns:
-                self._lanes.leased(mark, turns, wanted, taken)
-                await self._rating.give_back(turns, taken)
-            if taken or len(chosen) < REACH:
+            # A limit's jobs are leased by one call at a time, and one that meets another goes without.
+            alone = not self._lanes.limited.isdisjoint(kinds) if kinds else bool(self._lanes.limited)
+            async with self._limited if alone else contextlib.nullcontext():
+                taken, looked_at = await self._round(kinds, wanted, lease)
+            if taken or looked_at < REACH:
                 return await self._rating.waits(taken)
             # All that were looked at have nothing to give, and are out of the way now.
         return {}
+
+    async def _round(
+        self, kinds: Sequence[str], wanted: int, lease: Callable[[Sequence[Turn]], Awaitable[list[Taken]]]
+    ) -> tuple[list[Taken], int]:
+        """What one choice of turns brought, and of how many lanes it was."""
+        at = now()
+        mark, chosen = self._lanes.mark, self._lanes.choose(kinds, wanted, at)
+        turns, resting = await self._rating.cap(chosen)
+        for lane, seconds in resting.items():
+            self._lanes.rest(lane, at + timedelta(seconds=seconds))
+            self._announcer.later(lane.kind, seconds)
+        if not turns:
+            return [], len(chosen)
+        taken = await lease(turns)
+        self._lanes.leased(mark, turns, wanted, taken)
+        await self._rating.give_back(turns, taken)
+        return taken, len(chosen)
 
     async def _put_in_line(self, waits: Mapping[LeaseRef, Wait]) -> None:
         at = now()
@@ -140,11 +152,12 @@ class Leasing:
         """Queues were changed: go by what holds now. Should the database be away, the next survey does so."""
         self._announcer.look()
         with contextlib.suppress(Fault):
-            await self.read_rates()
+            await self.read_bounds()
 
-    async def read_rates(self) -> None:
-        """Look which rates there are."""
-        self._rating.read(await self._store.rated())
+    async def read_bounds(self) -> None:
+        """Look which rates and limits there are."""
+        rated, self._lanes.limited = await self._store.bounds()
+        self._rating.read(rated)
 
 
 async def _keep_looking(db: Database, leasing: Leasing, announcer: Announcer) -> None:
@@ -156,7 +169,7 @@ async def _keep_looking(db: Database, leasing: Leasing, announcer: Announcer) ->
         try:
             await leasing.look()
             await leasing.weigh()
-            await leasing.read_rates()
+            await leasing.read_bounds()
         except Exception as error:  # noqa: BLE001 - the next round tries again
             log.warning("survey failed: %s", type(error).__name__, extra={"places": places(error)})
         pause = min(max(SHORTEST_S, SHARE * (clock() - started)), LONGEST_S)

@@ -187,6 +187,7 @@ class Work:
         """Make jobs ready again untouched; returns those that are, and those that were cancelled."""
         at = now()
         back, risen, cancelled = await self._leases.release(ids, tokens, at)
+        self._announcer.freed()
         self._announcer.tell(risen, at)
         return back, cancelled
 
@@ -211,6 +212,7 @@ class Work:
         """Put failed jobs back or bury them; returns the retried, the dead, and those that were cancelled."""
         at = now()
         retried, dead, cancelled = await self._leases.fail(failures, at)
+        self._announcer.freed()
         self._announcer.tell(list(retried.values()), at)
         return set(retried), dead, cancelled
 
@@ -218,6 +220,7 @@ class Work:
         """Put jobs off; returns those that were, and those that were cancelled."""
         at = now()
         off, cancelled = await self._leases.snooze(snoozes, at)
+        self._announcer.freed()
         self._announcer.tell(list(off.values()), at)
         return set(off), cancelled
 

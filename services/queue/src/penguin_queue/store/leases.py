@@ -144,7 +144,6 @@ class LeaseStore:
             Head(
                 Lane(row["priority"], kinds[row["kind_id"]], row["tenant_id"]),
                 Place(row["rank"], row["run_at"], row["id"]),
-                row["limited"],
             )
             for row in rows
             if not row["resting"]
@@ -281,13 +280,15 @@ class LeaseStore:
             await connection.execute(sql.put_in_line, *_returned(off), lined, at)
         return off
 
-    async def rated(self) -> dict[str, Rated]:
-        """The kinds that go by a rate, and by which."""
+    async def bounds(self) -> tuple[dict[str, Rated], frozenset[str]]:
+        """The kinds that go by a rate, and by which; and those of which only so many may be in flight."""
         async with self._db.maintenance() as connection:
             rows = await connection.fetch(sql.rated)
-        return {
+            limited = await connection.fetch(sql.limited)
+        rated = {
             row["kind"]: Rated(row["queue"], *(_rate(row, name) for name in ("", "tenant_", "key_"))) for row in rows
         }
+        return rated, frozenset(row["name"] for row in limited)
 
     async def sweep(self, at: datetime, after: datetime = EVER) -> Swept:
         """Do what no call does: what time has brought since `after` (scheduled jobs fall due, leases run out, poison is buried),

@@ -6,7 +6,7 @@ FROM lease_lanes($1::smallint[], $2::smallint[], $3::integer[], $4::uuid[], $5::
                  $8::integer[], $9::integer[], $10, $11::bigint[], $12::timestamptz[], $13::text[], $14::integer[]);
 
 -- name: survey_lanes
-SELECT priority, kind_id, tenant_id, rank, run_at, id, limited, resting FROM survey_lanes($1::smallint, $2, $3, $4);
+SELECT priority, kind_id, tenant_id, rank, run_at, id, resting FROM survey_lanes($1::smallint, $2, $3, $4);
 
 -- name: in_flight
 -- Leases that ran out are not looked at, nor what is left of those that ended.
@@ -17,6 +17,9 @@ SELECT k.name AS kind, q.name AS queue, q.rate_jobs, q.rate_ms, q.rate_burst, q.
        q.tenant_rate_burst, q.key_rate_jobs, q.key_rate_ms, q.key_rate_burst
 FROM queues AS q JOIN kinds AS k ON k.queue_id = q.id
 WHERE q.rate_jobs IS NOT NULL OR q.tenant_rate_jobs IS NOT NULL OR q.key_rate_jobs IS NOT NULL;
+
+-- name: limited
+SELECT k.name FROM queues AS q JOIN kinds AS k ON k.queue_id = q.id WHERE q.max_in_flight IS NOT NULL;
 
 -- name: weights
 SELECT tenant_id, weight FROM tenant_weights;
