@@ -75,6 +75,10 @@ async def three_alike(world: World) -> Any:
     return batch_request(world.tenant, kind_of(world), b"{}", b'{"n":1}', b'{"n":2}')
 
 
+async def a_batch_by_stream(world: World) -> Any:
+    return [await three_alike(world)]
+
+
 async def two_due(world: World) -> Any:
     await enqueue(world, 2)
     return lease_request(kind_of(world))
@@ -259,6 +263,18 @@ class TestQueueService(ServiceContract):
             "it names nothing that could be absent",
             stranger=lambda reply: equal(reply.count, 3),
             mutation=Mutation(enqueued_by, vary=lambda r: r.payloads.append(b"{}")),
+        ),
+        Case(
+            "EnqueueStream",
+            a_batch_by_stream,
+            lambda request, replies: equal(
+                (replies[0].request_id, replies[0].stored.count), (request[0].request_id, 3)
+            ),
+            ("kind", lambda r: setattr(r[0], "kind", "No Kind")),
+            "it names nothing that could be absent",
+            mutation=Mutation(jobs_of, unkeyed="its messages have a key each, and are answered one by one"),
+            stranger=lambda replies: equal(replies[0].stored.count, 3),
+            enough=lambda request, reply: True,
         ),
         Case(
             "LeaseJobs",

@@ -78,7 +78,9 @@ def rule_of(method: MethodDescriptor) -> Any:
 
 def head_of(request: Any) -> Any:
     """What carries tenant and request ids: the request, or the first message of a client stream."""
-    return request[0].start if isinstance(request, list) else request
+    if not isinstance(request, list):
+        return request
+    return request[0].start if "start" in request[0].DESCRIPTOR.fields_by_name else request[0]
 
 
 def names_tenant(method: MethodDescriptor) -> bool:

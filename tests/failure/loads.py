@@ -129,15 +129,21 @@ class Load:
     tenant: UUID = field(default_factory=uuid4)
     # Numbers of jobs that the queue has said it has.
     acknowledged: list[int] = field(default_factory=list)
+    sent: int = 0
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def run(self, seconds: float) -> None:
-        """Send for so long, and wait for every answer. Raises what an enqueue raises: the client is to sit a fault out."""
+    async def run(self, most_s: float) -> None:
+        """Send until it is enough, and wait for every answer. Raises what an enqueue raises, for the client is to sit a fault
+        out; and TimeoutError when it is not enough in time."""
         clock = asyncio.get_running_loop().time
         began = clock()
         async with asyncio.TaskGroup() as sending:
-            for number in range(int(RATE * seconds)):
-                await asyncio.sleep(max(0.0, began + number / RATE - clock()))
-                sending.create_task(self._send(number))
+            while not self.enough.is_set():
+                if clock() - began > most_s:
+                    raise TimeoutError
+                await asyncio.sleep(max(0.0, began + self.sent / RATE - clock()))
+                sending.create_task(self._send(self.sent))
+                self.sent += 1
 
     async def _send(self, number: int) -> None:
         terms = TERMS[number // RUN % len(TERMS)]

@@ -176,13 +176,14 @@ class Tier:
             raise tier_error(self.name, error) from None
 
     @contextlib.asynccontextmanager
-    async def conversation(self, method: Any, *, timeout: float) -> AsyncIterator[Any]:
-        """A platform method's stream of both directions, open once the tier has let us in, and cancelled on leaving.
+    async def conversation(self, method: Any, *, timeout: float, tenant_id: UUID | None = None) -> AsyncIterator[Any]:
+        """A stream of both directions, of a tenant or of a platform method, open once the tier has let us in, and cancelled
+        on leaving.
 
         Raises TierError, for what fails inside as well.
         """
         path: str = method._method.decode()  # noqa: SLF001 - as above
-        call = method(metadata=await self._metadata(path, None), timeout=timeout)
+        call = method(metadata=await self._metadata(path, tenant_id), timeout=timeout)
         try:
             # What is written before that may be lost, and the reason of a refusal with it.
             await call.initial_metadata()

@@ -17,6 +17,7 @@ from penguin_chassis.outbox import traceparent
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.coalescing import Coalescer
+from penguin_orchestrator.enqueueing import EnqueueStreams
 
 DEADLINE_S = 30.0
 PER_CALL = 1000
@@ -45,6 +46,7 @@ class Jobs:
 
     def __init__(self, queue: Tier) -> None:
         self._queue = queue
+        self._streams = EnqueueStreams(queue)
         self._singles: Coalescer[_Single, int] = Coalescer(self._together, batch=PER_CALL, parallel=2)
 
     async def enqueue(self, tenant_id: UUID, terms: Terms, payload: Mapping[str, Any]) -> int:
@@ -69,6 +71,7 @@ class Jobs:
     async def close(self) -> None:
         """Wait for what is on its way."""
         await self._singles.close()
+        await self._streams.close()
 
     async def _together(self, tenant_id: UUID, singles: Sequence[_Single]) -> list[int]:
         """A call for each run of singles on the same terms: mostly one."""
@@ -76,11 +79,18 @@ class Jobs:
         for terms, group in itertools.groupby(singles, key=lambda single: single.terms):
             alike = list(group)
             payloads, traces = [each.payload for each in alike], [each.traceparent for each in alike]
-            numbers += await self._send(tenant_id, terms, payloads, traces, keys.new_id())
+            numbers += await self._send(tenant_id, terms, payloads, traces, keys.new_id(), streams=True)
         return numbers
 
     async def _send(
-        self, tenant_id: UUID, terms: Terms, payloads: Sequence[bytes], traceparents: Sequence[str], request_id: UUID
+        self,
+        tenant_id: UUID,
+        terms: Terms,
+        payloads: Sequence[bytes],
+        traceparents: Sequence[str],
+        request_id: UUID,
+        *,
+        streams: bool = False,
     ) -> range:
         request = pb.EnqueueBatchRequest(
             tenant_id=str(tenant_id),
@@ -94,6 +104,13 @@ class Jobs:
         )
         if terms.run_at is not None:
             request.run_at.FromDatetime(terms.run_at)
-        method = self._queue.stub(QueueServiceStub).EnqueueBatch
-        reply = await self._queue.insist(method, request, deadline_s=DEADLINE_S)
+        if streams:
+            reply = await self._streams.send(tenant_id, request, self._call)
+        else:
+            reply = await self._call(request)
         return range(reply.first_job_id, reply.first_job_id + reply.count)
+
+    async def _call(self, request: pb.EnqueueBatchRequest) -> pb.EnqueueBatchResponse:
+        method = self._queue.stub(QueueServiceStub).EnqueueBatch
+        reply: pb.EnqueueBatchResponse = await self._queue.insist(method, request, deadline_s=DEADLINE_S)
+        return reply

@@ -40,6 +40,7 @@ _ALSO: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "ContentMetadata": {"storage_key": ("storage_key", "storage_keys")},
     "SequenceStep": {"id": ("step_id",)},
     "Job": {"id": ("job_ids",)},
+    "Schedule": {"name": ("name",)},
 }
 # Ids are words, or numbers.
 _KINDS = {FieldDescriptor.TYPE_STRING: str, FieldDescriptor.TYPE_INT64: int}

@@ -11,6 +11,8 @@ from penguin.oltp.v1 import user_service_pb2 as user_pb
 from penguin.oltp.v1.company_service_pb2_grpc import CompanyServiceStub
 from penguin.oltp.v1.domain_service_pb2_grpc import DomainServiceStub
 from penguin.oltp.v1.user_service_pb2_grpc import UserServiceStub
+from penguin.queue.v1 import schedule_service_pb2 as schedule_pb
+from penguin.queue.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from penguin_cli.demo import data
 from penguin_cli.lookups import DEADLINE_S
 from penguin_cli.onboarding import add_lines
@@ -86,4 +88,20 @@ async def prepare(penguin: Penguin, run: str, tenants: tuple[UUID, UUID]) -> Set
     campaign_id = await penguin.campaigns.create(
         tenant_id, f"First contact {run}", AUDIENCE, template_id=template_id, mailbox_id=mailbox_id
     )
+    await _plan(penguin, tenant_id, run)
     return Setting(run, tenant_id, other, mailbox, campaign_id)
+
+
+async def _plan(penguin: Penguin, tenant_id: UUID, run: str) -> None:
+    """A schedule that rests: nobody has to wait for Monday, and another tenant is not to see it."""
+    schedule = schedule_pb.Schedule(
+        name=f"report-{run}",
+        cron="0 7 * * MON",
+        time_zone="Europe/Berlin",
+        kind="demo.report",
+        payload=b"{}",
+        paused=True,
+    )
+    request = schedule_pb.PutScheduleRequest(tenant_id=str(tenant_id), request_id=str(uuid4()), schedule=schedule)
+    queue = penguin.tiers["queue"]
+    await queue.insist(queue.stub(ScheduleServiceStub).PutSchedule, request, deadline_s=DEADLINE_S)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
 from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin_chassis import calls
+from penguin_chassis.errors import item_error
+from penguin_chassis.faults import DeadlineExceeded, Fault
 from penguin_chassis.mutations import gate_of, item_steps, step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp, word
 from penguin_queue.operations.control import Control
-from penguin_queue.operations.streams import Start, Stream
+from penguin_queue.operations.side_by_side import side_by_side
+from penguin_queue.operations.streams import ACT_S, Start, Stream
 from penguin_queue.operations.tallies import Tallies
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import jobs_wire as wire
 from penguin_queue.servicers.control import ControlMethods
 from penguin_queue.store.jobs import LAST, JobStore
+
+# Batches of one stream that are stored side by side.
+ENQUEUES_AT_ONCE = 4
 
 
 class QueueServicer(ControlMethods):
@@ -44,6 +52,25 @@ class QueueServicer(ControlMethods):
     async def EnqueueBatch(self, request: pb.EnqueueBatchRequest, context: Any) -> pb.EnqueueBatchResponse:
         ids, callback = await self._work.enqueue_batch(step_of(request), wire.new_batch(request))
         return pb.EnqueueBatchResponse(first_job_id=ids.start, count=len(ids), callback_job_id=callback)
+
+    async def EnqueueStream(
+        self, request_iterator: AsyncIterator[pb.EnqueueBatchRequest], context: Any
+    ) -> AsyncIterator[pb.EnqueueStreamResponse]:
+        await context.send_initial_metadata(())
+        async with contextlib.aclosing(side_by_side(request_iterator, self._enqueue_one, ENQUEUES_AT_ONCE)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def _enqueue_one(self, request: pb.EnqueueBatchRequest) -> pb.EnqueueStreamResponse:
+        try:
+            with calls.within(ACT_S):
+                async with asyncio.timeout(ACT_S):
+                    stored = await self.EnqueueBatch(request, None)
+        except Fault as fault:
+            return pb.EnqueueStreamResponse(request_id=request.request_id, error=item_error(fault))
+        except TimeoutError:
+            return pb.EnqueueStreamResponse(request_id=request.request_id, error=item_error(DeadlineExceeded()))
+        return pb.EnqueueStreamResponse(request_id=request.request_id, stored=stored)
 
     async def LeaseJobs(self, request: pb.LeaseJobsRequest, context: Any) -> pb.LeaseJobsResponse:
         found = await self._work.lease(

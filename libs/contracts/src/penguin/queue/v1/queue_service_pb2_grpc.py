@@ -46,6 +46,11 @@ class QueueServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchResponse.FromString,
                 _registered_method=True)
+        self.EnqueueStream = channel.stream_stream(
+                '/penguin.queue.v1.QueueService/EnqueueStream',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueStreamResponse.FromString,
+                _registered_method=True)
         self.LeaseJobs = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/LeaseJobs',
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.LeaseJobsRequest.SerializeToString,
@@ -138,6 +143,15 @@ class QueueServiceServicer:
     def EnqueueBatch(self, request, context):
         """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
         one another. The quickest way in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnqueueStream(self, request_iterator, context):
+        """EnqueueStream is EnqueueBatch for who has much to enqueue: each message is one call of it, answered under its request_id
+        as it comes to an end, in whatever order. Where a stream breaks, what was not answered may have been stored or not: ask
+        again under the same request_ids, here or by EnqueueBatch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -268,6 +282,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.EnqueueBatch,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchResponse.SerializeToString,
+            ),
+            'EnqueueStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EnqueueStream,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueStreamResponse.SerializeToString,
             ),
             'LeaseJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.LeaseJobs,
@@ -401,6 +420,33 @@ class QueueService:
             '/penguin.queue.v1.QueueService/EnqueueBatch',
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnqueueStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/penguin.queue.v1.QueueService/EnqueueStream',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueBatchRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.EnqueueStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,11 @@ class QueueServiceStub:
     """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
     one another. The quickest way in.
     """
+    EnqueueStream: _grpc.StreamStreamMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueStreamResponse]
+    """EnqueueStream is EnqueueBatch for who has much to enqueue: each message is one call of it, answered under its request_id
+    as it comes to an end, in whatever order. Where a stream breaks, what was not answered may have been stored or not: ask
+    again under the same request_ids, here or by EnqueueBatch.
+    """
     LeaseJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.LeaseJobsRequest, _queue_service_pb2.LeaseJobsResponse]
     """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
     WorkJobs: _grpc.StreamStreamMultiCallable[_queue_service_pb2.WorkJobsRequest, _queue_service_pb2.WorkJobsResponse]
@@ -98,6 +103,11 @@ class QueueServiceAsyncStub(QueueServiceStub):
     EnqueueBatch: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueBatchResponse]  # type: ignore[assignment]
     """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
     one another. The quickest way in.
+    """
+    EnqueueStream: _aio.StreamStreamMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueStreamResponse]  # type: ignore[assignment]
+    """EnqueueStream is EnqueueBatch for who has much to enqueue: each message is one call of it, answered under its request_id
+    as it comes to an end, in whatever order. Where a stream breaks, what was not answered may have been stored or not: ask
+    again under the same request_ids, here or by EnqueueBatch.
     """
     LeaseJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.LeaseJobsRequest, _queue_service_pb2.LeaseJobsResponse]  # type: ignore[assignment]
     """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
@@ -165,6 +175,17 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_queue_service_pb2.EnqueueBatchResponse, _abc.Awaitable[_queue_service_pb2.EnqueueBatchResponse]]:
         """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
         one another. The quickest way in.
+        """
+
+    @_abc_1.abstractmethod
+    def EnqueueStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_queue_service_pb2.EnqueueBatchRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_queue_service_pb2.EnqueueStreamResponse], _abc.AsyncIterator[_queue_service_pb2.EnqueueStreamResponse]]:
+        """EnqueueStream is EnqueueBatch for who has much to enqueue: each message is one call of it, answered under its request_id
+        as it comes to an end, in whatever order. Where a stream breaks, what was not answered may have been stored or not: ask
+        again under the same request_ids, here or by EnqueueBatch.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,120 @@
+"""Single jobs that go by a stream once there are many at once; whatever becomes of the stream, each is stored once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin_chassis.pool import Database
+from penguin_orchestrator import enqueueing
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.enqueueing import _Stream
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.jobs import Jobs, Terms
+
+TERMS = Terms("test.streamed")
+
+
+@pytest.fixture
+async def jobs(tiers: dict[str, Tier]) -> AsyncIterator[Jobs]:
+    opened = Jobs(tiers["queue"])
+    yield opened
+    await opened.close()
+
+
+async def one(jobs: Jobs, tenant: UUID, n: float) -> int:
+    """Enqueue one, some time soon."""
+    await asyncio.sleep(n % 1 / 200)
+    return await jobs.enqueue(tenant, TERMS, {"n": n})
+
+
+async def in_rounds(jobs: Jobs, tenant: UUID, rounds: int) -> list[int]:
+    """Enqueue some at once, several times over."""
+    numbers: list[int] = []
+
+    for n in range(rounds):
+        numbers += await asyncio.gather(*(one(jobs, tenant, n + i / 8) for i in range(8)))
+    return numbers
+
+
+async def count(db: Database, tenant: UUID) -> int:
+    async with db.tenant(tenant) as connection:
+        found: int = await connection.fetchval("SELECT count(*) FROM jobs")
+    return found
+
+
+async def test_many_at_once_are_given_a_stream_and_one_alone_is_not(
+    jobs: Jobs, queue_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = 0
+    send = _Stream.send
+
+    async def counted(self: _Stream, request: pb.EnqueueBatchRequest) -> Any:
+        nonlocal sent
+        sent += 1
+        return await send(self, request)
+
+    monkeypatch.setattr(_Stream, "send", counted)
+    alone, many = uuid4(), uuid4()
+    for _ in range(3):
+        await jobs.enqueue(alone, TERMS, {})
+    assert sent == 0
+    numbers = await in_rounds(jobs, many, 20)
+    assert sent > 10
+    assert len(set(numbers)) == 160 == await count(queue_db, many)
+    assert await count(queue_db, alone) == 3
+
+
+async def test_a_stream_that_breaks_loses_and_doubles_nothing(
+    jobs: Jobs, tiers: dict[str, Tier], queue_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer is as likely to be lost with its stream as to come."""
+    tenant, broken = uuid4(), 0
+    read = _Stream._read
+
+    async def breaking(self: _Stream, call: Any) -> None:
+        nonlocal broken
+        reading = asyncio.create_task(read(self, call))
+        await asyncio.wait([reading], timeout=0.05)
+        broken += 1
+        reading.cancel()
+        await asyncio.wait([reading])
+
+    monkeypatch.setattr(_Stream, "_read", breaking)
+    numbers = await in_rounds(jobs, tenant, 60)
+    assert broken > 1
+    assert len(set(numbers)) == 480 == await count(queue_db, tenant)
+
+
+async def test_an_idle_stream_closes_and_an_old_one_takes_nothing_more(
+    jobs: Jobs, tiers: dict[str, Tier], queue_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enqueueing, "IDLE_S", 0.05)
+    tenant = uuid4()
+    await in_rounds(jobs, tenant, 5)
+    (task,) = jobs._streams._tasks
+    async with asyncio.timeout(10):
+        await asyncio.wait([task])
+    assert not jobs._streams._streams
+    monkeypatch.setattr(enqueueing, "AGE_S", 0.0)
+    assert len(set(await in_rounds(jobs, tenant, 5))) == 40
+    assert await count(queue_db, tenant) == 80
+
+
+async def test_a_refusal_is_told_as_a_call_tells_it(jobs: Jobs) -> None:
+    tenant = uuid4()
+    await in_rounds(jobs, tenant, 5)
+    (stream,) = jobs._streams._streams.values()
+    wrong = pb.EnqueueBatchRequest(
+        tenant_id=str(tenant), request_id=str(uuid4()), kind="test.streamed", payloads=[b"[]"]
+    )
+    assert await stream.send(wrong) is None
+    with pytest.raises(TierError) as refused:
+        await jobs._streams.send(tenant, wrong, jobs._call)
+    assert refused.value.reason == "INVALID_FIELD"
+    assert len(await in_rounds(jobs, tenant, 2)) == 16
