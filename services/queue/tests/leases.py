@@ -24,7 +24,7 @@ class Leases(LeaseStore):
         turns = self.lanes.choose(asked.kinds, asked.max_jobs, asked.until - age)
         (found,) = await self.lease([asked], turns) if turns else [[]]
         taken = [
-            Taken(Lane(job.priority, job.kind, job.tenant_id), Place(job.rank, job.run_at, job.id)) for job in found
+            Taken(Lane(job.priority, job.kind, job.tenant_id), 1, Place(job.rank, job.run_at, job.id)) for job in found
         ]
         self.lanes.leased(mark, turns, asked.max_jobs, taken)
         return found

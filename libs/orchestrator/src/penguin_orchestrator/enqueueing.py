@@ -21,6 +21,8 @@ from penguin_orchestrator.errors import TierError
 
 # Tenants that have a stream at once; the others call.
 STREAMS_MAX = 16
+# So many batches in so short a time (seconds) are worth a stream.
+MANY, WINDOW_S = 5, 0.2
 # An answer that is not there by then is asked for by a call (seconds).
 ANSWER_S = 10.0
 # A stream on which nothing is sent for so long is closed, and one this old takes nothing more (seconds). The tier ends it at 300.
@@ -107,23 +109,27 @@ class EnqueueStreams:
         self._queue = queue
         self._streams: dict[UUID, _Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._under_way: Counter[UUID] = Counter()
+        # Batches of each tenant in this window of time.
+        self._lately: Counter[UUID] = Counter()
+        self._window_ends = 0.0
 
     async def send(self, tenant_id: UUID, request: pb.EnqueueBatchRequest, call: Call) -> pb.EnqueueBatchResponse:
-        """The answer, by the tenant's stream where it has one, or else by a call. A tenant that has several batches under way is
-        given a stream. Raises as the call does."""
-        self._under_way[tenant_id] += 1
-        try:
-            stream = self._streams.get(tenant_id)
-            if stream is None and self._under_way[tenant_id] > 1 and len(self._streams) < STREAMS_MAX:
-                self._open(tenant_id)
-            if stream is not None and stream.takes and (reply := await stream.send(request)) is not None:
-                return reply
-            return await call(request)
-        finally:
-            self._under_way[tenant_id] -= 1
-            if not self._under_way[tenant_id]:
-                del self._under_way[tenant_id]
+        """The answer, by the tenant's stream where it has one, or else by a call. A tenant that sends many batches in a short
+        time is given a stream. Raises as the call does."""
+        stream = self._streams.get(tenant_id)
+        if stream is None:
+            self._count(tenant_id)
+        elif stream.takes and (reply := await stream.send(request)) is not None:
+            return reply
+        return await call(request)
+
+    def _count(self, tenant_id: UUID) -> None:
+        if time.monotonic() >= self._window_ends:
+            self._window_ends = time.monotonic() + WINDOW_S
+            self._lately.clear()
+        self._lately[tenant_id] += 1
+        if self._lately[tenant_id] >= MANY and len(self._streams) < STREAMS_MAX:
+            self._open(tenant_id)
 
     def _open(self, tenant_id: UUID) -> None:
         stream = self._streams[tenant_id] = _Stream(self._queue, tenant_id)

@@ -48,7 +48,7 @@ class Line:
                         own = self.jobs.get(turn.lane, [])
                         found = [each for each in own if each >= turn.floor][:most]
                         self.jobs[turn.lane] = [each for each in own if each not in found]
-                        taken += [Taken(turn.lane, each) for each in found]
+                        taken += [Taken(turn.lane, 1, each) for each in found]
         lanes.leased(mark, turns, wanted, taken)
         return Counter(each.lane for each in taken)
 
@@ -121,7 +121,7 @@ def test_a_limited_lane_rests_until_a_job_has_ended() -> None:
     lanes.limited = frozenset({"k"})
     lanes.surveyed(lanes.mark, [Head(limited, place(1))], whole=True)
     turns = lanes.choose((), 10, AT)
-    lanes.leased(lanes.mark, turns, 10, [Taken(limited, place(1))])
+    lanes.leased(lanes.mark, turns, 10, [Taken(limited, 1, place(1))])
     assert lanes.choose((), 10, AT) == []
     assert lanes.freed() == {"k"}
     assert [turn.lane for turn in lanes.choose((), 10, AT)] == [limited]

@@ -67,13 +67,21 @@ class Turn:
     cap: int = UNCAPPED
 
 
+class Keyed(NamedTuple):
+    """A job that was leased and goes by the rate of a key, and whether it has a place in that line."""
+
+    job_id: int
+    rate_key: str
+    lined: bool
+
+
 class Taken(NamedTuple):
-    """A job that was leased: from where, whose rate it goes by (none: nobody's), and whether it has a place in that line."""
+    """What was leased of a lane: how many jobs, the last of their places, and those that go by the rate of a key."""
 
     lane: Lane
-    place: Place
-    rate_key: str | None = None
-    lined: bool = False
+    jobs: int
+    last: Place
+    keyed: Sequence[Keyed] = ()
 
 
 @dataclass
@@ -194,8 +202,8 @@ class Lanes:
         """What a lease that began at `mark` took of its turns."""
         counts: Counter[Lane] = Counter()
         last: dict[Lane, Place] = {}
-        for lane, place, *_ in rows:
-            counts[lane] += 1
+        for lane, jobs, place, _ in rows:
+            counts[lane] += jobs
             last[lane] = max(last.get(lane, place), place)
         total = counts.total()
         for tenant_id, count in _by_tenant(counts).items():

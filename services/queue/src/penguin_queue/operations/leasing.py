@@ -14,7 +14,7 @@ from penguin_chassis.faults import Fault
 from penguin_chassis.mutations import now
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Job, LeaseRef, Lot
-from penguin_queue.domain.lanes import REACH, Lane, Lanes, Place, Taken, Turn
+from penguin_queue.domain.lanes import REACH, Keyed, Lane, Lanes, Place, Taken, Turn
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.desk import Desk
 from penguin_queue.operations.rating import Rating, Wait
@@ -64,11 +64,7 @@ class Leasing:
 
         async def lease(turns: Sequence[Turn]) -> list[Taken]:
             given[:] = await self._store.lease(asked, turns)
-            return [
-                Taken(Lane(j.priority, j.kind, j.tenant_id), Place(j.rank, j.run_at, j.id), j.rate_key, j.lined)
-                for found in given
-                for j in found
-            ]
+            return [_taken(job) for found in given for job in found]
 
         waits = await self._by_turns(asked[0].kinds, sum(each.max_jobs for each in asked), lease)
         if waits:
@@ -174,6 +170,12 @@ async def _keep_looking(db: Database, leasing: Leasing, announcer: Announcer) ->
             log.warning("survey failed: %s", type(error).__name__, extra={"places": places(error)})
         pause = min(max(SHORTEST_S, SHARE * (clock() - started)), LONGEST_S)
         await announcer.until_wanted(pause * random.uniform(0.9, 1.1))
+
+
+def _taken(job: Job) -> Taken:
+    keyed = [] if job.rate_key is None else [Keyed(job.id, job.rate_key, job.lined)]
+    lane = Lane(job.priority, job.kind, job.tenant_id)
+    return Taken(lane, 1, Place(job.rank, job.run_at, job.id), keyed)
 
 
 def _ref(job: Job) -> LeaseRef:

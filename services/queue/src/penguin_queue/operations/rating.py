@@ -52,7 +52,9 @@ class Rating:
 
     async def give_back(self, turns: Sequence[Turn], taken: Sequence[Taken]) -> None:
         """Tokens of jobs that were not there."""
-        counts = Counter(each.lane for each in taken)
+        counts: Counter[Lane] = Counter()
+        for each in taken:
+            counts[each.lane] += each.jobs
         unused: Counter[tuple[str, Rate]] = Counter()
         for turn in turns:
             for bucket in self._buckets(turn.lane):
@@ -66,9 +68,11 @@ class Rating:
         lines: dict[Ask, list[int]] = defaultdict(list)
         for each in taken:
             rated = self._rated.get(each.lane.kind)
-            if each.rate_key and rated is not None and rated.key is not None:
-                name = f"key:{rated.queue}:{each.lane.tenant_id}:{each.rate_key}"
-                lines[Ask(((name, rated.key),), 0, each.lane.priority, each.lined, lines=True)].append(each.place.id)
+            if rated is None or rated.key is None:
+                continue
+            for job_id, key, lined in each.keyed:
+                name = f"key:{rated.queue}:{each.lane.tenant_id}:{key}"
+                lines[Ask(((name, rated.key),), 0, each.lane.priority, lined, lines=True)].append(job_id)
         if not lines:
             return {}
         grants = await self._rates.take([replace(ask, count=len(ids)) for ask, ids in lines.items()])

@@ -26,7 +26,7 @@ from penguin_queue.domain.jobs import (
     Snooze,
     retry_at,
 )
-from penguin_queue.domain.lanes import Head, Lane, Place, Taken, Turn
+from penguin_queue.domain.lanes import Head, Keyed, Lane, Place, Taken, Turn
 from penguin_queue.domain.rates import Rate, Rated
 from penguin_queue.store import REPEATS_KNOWN, attempts
 from penguin_queue.store.control import end_lost, end_marked
@@ -111,7 +111,7 @@ class LeaseStore:
         for (tenant_id, kind_id, priority), group in itertools.groupby(rows, key=_GROUPED):
             found, lane = list(group), Lane(priority, kinds[kind_id], tenant_id)
             lots.append(_lot(lane, found, token, asked.until))
-            taken += [Taken(lane, Place(*_PLACED(row)), row["rate_key"], row["lined"]) for row in found]
+            taken.append(_taken(lane, found))
         return lots, taken
 
     async def _take(
@@ -307,6 +307,11 @@ class LeaseStore:
             self._tied_left()
         more = more_left or SWEEP_LIMIT in (len(due), len(lost), len(buried), len(cancelled))
         return Swept([*freed, *(ready_of(row, kinds) for row in (*due, *lost))], len(buried), more, next_at)
+
+
+def _taken(lane: Lane, rows: Sequence[Any]) -> Taken:
+    keyed = [Keyed(row["id"], row["rate_key"], row["lined"]) for row in rows if row["rate_key"] is not None]
+    return Taken(lane, len(rows), Place(*max(map(_PLACED, rows))), keyed)
 
 
 def _mapping(rows: Sequence[Any]) -> dict[UUID, int]:
