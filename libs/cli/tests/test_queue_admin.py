@@ -24,8 +24,9 @@ def test_depths_are_shown_with_ages_and_tenants(text_of: Callable[[RenderableTyp
     row = depths.kinds.add(queue="default", kind="email.send", priority=jobs_pb.JOB_PRIORITY_LOW, ready=999_990, dead=7)
     row.oldest_ready_at.FromSeconds(1_000_000)
     depths.computed_at.FromSeconds(1_000_060)
+    depths.rates.add(kind="email.send", enqueued_per_second=812.25, dead_per_second=1.5, dead_letter_ratio=0.25)
     text = text_of(view(depths, 1_000_090.0))
-    for said in ("email.send", "low", "999,990", "1,000,000", "t-1", "7", "counted at"):
+    for said in ("email.send", "low", "999,990", "1,000,000", "t-1", "7", "counted at", "812.2", "1.5", "25.0%"):
         assert said in text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -249,9 +250,23 @@ def view(depths: pb.GetDepthsResponse, now: float) -> RenderableType:
     counted = datetime.fromtimestamp(depths.computed_at.seconds, UTC)
     heading = Text(f"counted at {counted:%H:%M:%S} UTC", style="dim")
     parts: list[RenderableType] = [heading, kinds if depths.kinds else Text("no jobs")]
+    if depths.rates:
+        parts += [Text(), _flows(depths.rates)]
     if depths.tenants:
         parts += [Text(), tenants]
     return Group(*parts)
+
+
+def _flows(rates: Sequence[pb.KindRate]) -> Table:
+    table = Table("queue", "kind", "enqueued/s", "completed/s", "dead/s", "dead of ended", box=None, header_style="bold",
+                  pad_edge=False)  # fmt: skip
+    for rate in rates:
+        dead = f"{rate.dead_letter_ratio:.1%}" if rate.HasField("dead_letter_ratio") else ""
+        table.add_row(
+            escape(rate.queue), escape(rate.kind), f"{rate.enqueued_per_second:,.1f}", f"{rate.completed_per_second:,.1f}",
+            f"[red]{rate.dead_per_second:,.1f}[/]" if rate.dead_per_second else "", dead,
+        )  # fmt: skip
+    return table
 
 
 def said_of(target: pb.PauseTarget) -> str:

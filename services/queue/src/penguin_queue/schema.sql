@@ -900,6 +900,10 @@ ALTER TABLE ONLY public.unique_keys
 ALTER TABLE ONLY public.wakes
     ADD CONSTRAINT wakes_pkey PRIMARY KEY (tenant_id, id);
 
+CREATE INDEX completed_jobs_finished ON ONLY public.completed_jobs USING brin (finished_at) WITH (pages_per_range='16', autosummarize='on');
+
+CREATE INDEX completed_jobs_default_finished_at_idx ON public.completed_jobs_default USING brin (finished_at) WITH (pages_per_range='16', autosummarize='on');
+
 CREATE INDEX completed_jobs_ids ON ONLY public.completed_jobs USING brin (id) WITH (pages_per_range='16', autosummarize='on');
 
 CREATE INDEX completed_jobs_default_id_idx ON public.completed_jobs_default USING brin (id) WITH (pages_per_range='16', autosummarize='on');
@@ -907,6 +911,10 @@ CREATE INDEX completed_jobs_default_id_idx ON public.completed_jobs_default USIN
 CREATE INDEX completed_jobs_tenant ON ONLY public.completed_jobs USING btree (tenant_id, id);
 
 CREATE INDEX completed_jobs_default_tenant_id_id_idx ON public.completed_jobs_default USING btree (tenant_id, id);
+
+CREATE INDEX dead_jobs_finished ON ONLY public.dead_jobs USING brin (finished_at) WITH (pages_per_range='16', autosummarize='on');
+
+CREATE INDEX dead_jobs_default_finished_at_idx ON public.dead_jobs_default USING brin (finished_at) WITH (pages_per_range='16', autosummarize='on');
 
 CREATE UNIQUE INDEX dead_jobs_tenant ON ONLY public.dead_jobs USING btree (tenant_id, id, finished_at);
 
@@ -940,9 +948,13 @@ CREATE INDEX wakes_job ON public.wakes USING btree (tenant_id, job_id);
 
 CREATE INDEX wakes_order ON public.wakes USING btree (id);
 
+ALTER INDEX public.completed_jobs_finished ATTACH PARTITION public.completed_jobs_default_finished_at_idx;
+
 ALTER INDEX public.completed_jobs_ids ATTACH PARTITION public.completed_jobs_default_id_idx;
 
 ALTER INDEX public.completed_jobs_tenant ATTACH PARTITION public.completed_jobs_default_tenant_id_id_idx;
+
+ALTER INDEX public.dead_jobs_finished ATTACH PARTITION public.dead_jobs_default_finished_at_idx;
 
 ALTER INDEX public.dead_jobs_tenant ATTACH PARTITION public.dead_jobs_default_tenant_id_id_finished_at_idx;
 

@@ -44,6 +44,19 @@ async def test_jobs_are_counted_by_kind_and_state_and_the_largest_tenants_named(
     assert tenants[0].waiting + tenants[0].leased >= 895
 
 
+async def test_rates_tell_what_happened_lately(queue: TierClient, stub: QueueServiceStub, kind: str) -> None:
+    await queue.call(stub.EnqueueBatch, batch_request(uuid4(), kind, *[b"{}"] * 60))
+    leased = (await queue.call(stub.LeaseJobs, lease_request(kind, max_jobs=4))).jobs
+    dead = jobs_pb.JobFailure(lease=ref_of(leased[0]), error="test.final")
+    await queue.call(stub.FailJobs, jobs_pb.FailJobsRequest(failures=[dead]))
+    await queue.call(stub.CompleteJobs, jobs_pb.CompleteJobsRequest(leases=map(ref_of, leased[1:])))
+    await counted(queue, kind)
+    reply = await queue.call(QueueAdminServiceStub(queue.channel).GetDepths, pb.GetDepthsRequest())
+    (rate,) = [each for each in reply.rates if each.kind == kind]
+    assert (rate.enqueued_per_second, rate.completed_per_second) == pytest.approx((60 / 30, 3 / 30))
+    assert (rate.dead_per_second, rate.dead_letter_ratio) == pytest.approx((1 / 30, 1 / 4))
+
+
 async def counted(queue: TierClient, kind: str) -> tuple[pb.KindDepth, list[pb.TenantDepth]]:
     """The kind's depth, once a count has been made that is younger than this call."""
     method = QueueAdminServiceStub(queue.channel).GetDepths

@@ -139,6 +139,24 @@ async def test_a_job_that_loses_every_worker_is_buried(own_db: Database) -> None
     assert (dead.state, dead.last_error, dead.lost_leases, dead.attempts) == ("dead", "lease_lost", 6, 0)
 
 
+async def test_a_job_is_spared_while_the_fleet_is_away_and_not_for_ever(own_db: Database) -> None:
+    tenant = uuid4()
+    (job_id,) = await enqueue(own_db, tenant, 1)
+    store, at, told = Leases(own_db), AT, list[int]()
+
+    def spare(leases: int) -> int:
+        told.append(leases)
+        return 2
+
+    for _ in range(LOST_LEASE_LIMIT + 2):
+        await store.lease_ready(asked(1, at=at))
+        at += LEASE
+        assert [ready.id for ready in (await store.sweep(at, spare=spare)).ready] == [job_id]
+    await store.lease_ready(asked(1, at=at))
+    assert (await store.sweep(at + LEASE, spare=spare)).buried == 1
+    assert told == [1] * (LOST_LEASE_LIMIT + 3)
+
+
 async def test_the_sweep_finds_what_falls_due_and_says_when_the_next_does(own_db: Database) -> None:
     tenant = uuid4()
     soon, late = AT + timedelta(seconds=5), AT + timedelta(seconds=60)

@@ -106,6 +106,27 @@ def test_a_low_lane_is_served_like_a_high_one_once_it_has_waited_long_enough() -
     assert shares == {high: 5, low: 5}
 
 
+def test_a_backlog_that_has_grown_old_is_not_before_those_who_have_none() -> None:
+    noisy, quiet, lower = lane(1), lane(2), lane(3, 3)
+    lanes, line = Lanes(), Line({noisy: 100})
+    lanes.told(noisy, place(0, 3 * AGEING))
+    line.lease(lanes, 5)
+    line.jobs |= {quiet: [place(1)], lower: [place(2)]}
+    lanes.told(quiet, place(1))
+    lanes.told(lower, place(2, 3 * AGEING))
+    bands = {turn.lane: turn.band for turn in lanes.choose((), 10, AT)}
+    assert bands == {noisy: 1, quiet: 1, lower: 1}
+    assert line.lease(lanes, 2) == {quiet: 1, lower: 1}
+
+
+def test_a_priority_is_never_behind_a_lower_one() -> None:
+    normal, low = lane(1), lane(2, 3)
+    lanes = Lanes()
+    lanes.told(normal, place(1))
+    lanes.told(low, place(2, 5 * AGEING))
+    assert {turn.lane: turn.band for turn in lanes.choose((), 10, AT)} == {normal: 1, low: 1}
+
+
 def test_an_empty_lane_is_forgotten_and_one_told_of_meanwhile_is_not() -> None:
     one, other = lane(1), lane(2)
     lanes = told(one, other)

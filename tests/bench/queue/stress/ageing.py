@@ -17,6 +17,8 @@ from penguin_worker.jobs import Job
 from penguin_worker.kinds import Kind
 
 KIND = "bench.ageing"
+# Level with the high ones, a job waits for one lease more (seconds).
+TURN_S = 1.0
 LOW_RATE = 1.0
 # From low over normal to high.
 STEPS = 2
@@ -27,7 +29,7 @@ AHEAD_S, BEYOND = 3.0, 1.5
 async def run(rig: Rig, options: Options) -> dict[str, Any]:
     """Low-priority jobs for so many seconds, and the load until they have all begun or are long overdue."""
     capacity = options.slots * 1000 / options.handler_ms
-    offered, bound = capacity * options.excess, STEPS * options.ageing
+    offered, bound = capacity * options.excess, STEPS * options.ageing + TURN_S
     print(
         f"\nageing: {offered:,.0f} jobs/s of high priority where {capacity:,.0f} can be done at most, beside them "
         f"{LOW_RATE:g} job/s of low priority for {options.seconds:g} s; bound {bound:g} s",

@@ -14,9 +14,11 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-# A lane whose next job has been due this long counts as of the next higher priority, and so on: whatever is offered above it, a
-# low one shares evenly with the high ones after twice this.
+# A priority of which a lane's next job has been due this long counts as the next higher one, and so on: whatever is offered above
+# them, low lanes share evenly with the high ones after twice this. All lanes of the priority do, so that who has let a backlog
+# grow old is not before those who have not.
 AGEING = timedelta(seconds=30)
+LOWEST = 3
 # Lanes that one lease looks into; the others come with the next.
 REACH = 64
 # Lanes that are kept in mind (a few hundred bytes each). Beyond them new ones are found when others are empty.
@@ -181,12 +183,16 @@ class Lanes:
 
     def choose(self, kinds: Collection[str], wanted: int, at: datetime) -> list[Turn]:
         """Whose turn it is where a worker of these kinds (none: all) can take so many: least loaded tenants first."""
-        waiting = [
-            (_band(lane, known, at), self.loads.of(lane.tenant_id), known.served, lane)
+        wanted_for = [
+            (lane, known)
             for lane, known in self._known.items()
             if not known.blocked
             and (not kinds or lane.kind in kinds)
             and (known.rests_until is None or known.rests_until <= at)
+        ]
+        bands_of = _bands(wanted_for, at)
+        waiting = [
+            (bands_of[lane.priority], self.loads.of(lane.tenant_id), known.served, lane) for lane, known in wanted_for
         ]
         chosen = heapq.nsmallest(REACH, waiting) if len(waiting) > REACH else sorted(waiting)
         bands: dict[int, list[Lane]] = defaultdict(list)
@@ -280,8 +286,17 @@ class Lanes:
         self._blocked.discard(lane)
 
 
-def _band(lane: Lane, known: _Known, at: datetime) -> int:
-    return max(1, lane.priority - max(0, (at - known.floor.run_at) // AGEING))
+def _bands(waiting: Sequence[tuple[Lane, _Known]], at: datetime) -> dict[int, int]:
+    """When each priority has its turn: its own number, less by the age of its oldest lane, and never after a lower one."""
+    oldest: dict[int, datetime] = {}
+    for lane, known in waiting:
+        oldest[lane.priority] = min(known.floor.run_at, oldest.get(lane.priority, known.floor.run_at))
+    bands: dict[int, int] = {}
+    lower = LOWEST
+    for priority in range(LOWEST, 0, -1):
+        steps = (at - oldest[priority]) // AGEING if priority in oldest else 0
+        lower = bands[priority] = min(lower, max(1, priority - max(0, steps)))
+    return bands
 
 
 def _by_tenant(counts: Mapping[Lane, int]) -> Counter[UUID]:

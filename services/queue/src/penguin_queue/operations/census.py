@@ -11,7 +11,7 @@ from opentelemetry import metrics
 
 from penguin_chassis.mutations import now
 from penguin_chassis.pool import Database
-from penguin_queue.store.census import CensusStore, Counts
+from penguin_queue.store.census import WINDOW, CensusStore, Counts, Flow
 
 # A count is good for this long, or for so many times as long as it took, whichever is longer (seconds, times).
 FRESH_S = 1.0
@@ -26,6 +26,11 @@ _xmin_age = _meter.create_gauge(
 )
 # From then on it is worth a word in the log (seconds).
 XMIN_OLD_S = 300.0
+_rate = _meter.create_gauge("penguin.queue.rate", unit="{job}/s", description="Jobs a second, by what became of them.")
+_dead_ratio = _meter.create_gauge(
+    "penguin.queue.dead_letter_ratio", unit="1", description="Of the jobs that ended lately, how many were given up."
+)
+FLOWS = ("enqueued", "completed", "dead", "cancelled")
 STATES = ("scheduled", "ready", "leased", "dead")
 
 
@@ -38,6 +43,7 @@ class Census:
         self._last: Counts | None = None
         self._good_until = 0.0
         self._shown: set[tuple[str, str]] = set()
+        self._flowing: set[tuple[str, str]] = set()
         # What replication slots hold, and since when this process has seen that.
         self._slots: dict[tuple[str, str], datetime] = {}
         self._warned = False
@@ -71,8 +77,19 @@ class Census:
                 _jobs.set(count, labels | {"state": state})
             _age.set(max(0.0, (at - oldest[name]).total_seconds()) if name in oldest else 0.0, labels)
         self._shown |= set(totals)
+        self._show_flows(counts)
         _dead_rows.set(counts.dead_rows)
         self._show_xmin(counts, at)
+
+    def _show_flows(self, counts: Counts) -> None:
+        flows = {(flow.queue, flow.kind): flow for flow in counts.flows}
+        for queue, kind in self._flowing | set(flows):
+            flow = flows.get((queue, kind), Flow(queue, kind, 0, 0, 0, 0))
+            for what in FLOWS:
+                _rate.set(getattr(flow, what) / WINDOW.total_seconds(), {"queue": queue, "kind": kind, "of": what})
+            ended = flow.completed + flow.dead
+            _dead_ratio.set(flow.dead / ended if ended else 0.0, {"queue": queue, "kind": kind})
+        self._flowing |= set(flows)
 
     def _show_xmin(self, counts: Counts, at: datetime) -> None:
         self._slots = {slot: self._slots.get(slot, at) for slot in counts.slot_xmins.items()}

@@ -73,6 +73,8 @@ class Answer:
     # Jobs that ended as cancelled, and the ids of those still in hand whose cancellation is wished.
     cancelled: int = 0
     cancelling: list[int] = field(default_factory=list)
+    # Nothing more is leased here.
+    draining: bool = False
 
 
 Reply = list[Lot] | Answer
@@ -174,7 +176,7 @@ class Stream:
         self._replies.put_nowait(None)
 
     async def _act(self, words: Words) -> Answer:
-        answer = Answer(words.number)
+        answer = Answer(words.number, draining=self._draining())
         if words.completed[0]:
             ids, tokens = words.completed
             lost = await self._work.complete(ids, tokens, words.results)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from penguin_chassis import calls
 from penguin_chassis.barrier import REQUEST, Step
 from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
 from penguin_chassis.mutations import now
+from penguin_queue.domain.fleet import Fleet
 from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Progress, Ready, Snooze
 from penguin_queue.domain.lanes import Lane, Place
 from penguin_queue.operations.announcing import Announcer
@@ -51,11 +53,17 @@ class Work:
     ) -> None:
         self._leases = leases
         self._leasing = leasing
+        self._fleet = Fleet()
         self._jobs = jobs
         self._announcer = announcer
         self._draining = draining
         self._returns: set[asyncio.Task[None]] = set()
         self._abandoned: set[asyncio.Task[list[Lot]]] = set()
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing more is leased here: the service is about to end."""
+        return self._draining()
 
     async def enqueue(
         self, tenant_id: UUID, items: Sequence[tuple[Step, NewJob]], gate: Step | None
@@ -187,7 +195,7 @@ class Work:
         """Make jobs ready again untouched; returns those that are, and those that were cancelled."""
         at = now()
         back, risen, cancelled = await self._leases.release(ids, tokens, at)
-        self._announcer.freed()
+        self._spoken(len(back) + len(cancelled))
         self._announcer.tell(risen, at)
         return back, cancelled
 
@@ -198,21 +206,23 @@ class Work:
         cancellation is wished."""
         at = now()
         progress = {job_id: replace(each, at=at) for job_id, each in (told or {}).items()}
-        return at + duration, *await self._leases.extend(leases, at + duration, progress)
+        kept, cancelling = await self._leases.extend(leases, at + duration, progress)
+        self._fleet.heard(len(kept), time.monotonic())
+        return at + duration, kept, cancelling
 
     async def complete(
         self, ids: Sequence[int], tokens: Sequence[int], results: Mapping[int, str] | None = None
     ) -> list[int]:
         """End jobs that are done, some with results by their ids; returns those that are not, their lease being lost."""
         lost = await self._leases.complete(ids, tokens, now(), results)
-        self._announcer.freed()
+        self._spoken(len(ids) - len(lost))
         return lost
 
     async def fail(self, failures: Sequence[Failure]) -> tuple[set[LeaseRef], set[LeaseRef], set[LeaseRef]]:
         """Put failed jobs back or bury them; returns the retried, the dead, and those that were cancelled."""
         at = now()
         retried, dead, cancelled = await self._leases.fail(failures, at)
-        self._announcer.freed()
+        self._spoken(len(retried) + len(dead) + len(cancelled))
         self._announcer.tell(list(retried.values()), at)
         return set(retried), dead, cancelled
 
@@ -220,13 +230,18 @@ class Work:
         """Put jobs off; returns those that were, and those that were cancelled."""
         at = now()
         off, cancelled = await self._leases.snooze(snoozes, at)
-        self._announcer.freed()
+        self._spoken(len(off) + len(cancelled))
         self._announcer.tell(list(off.values()), at)
         return set(off), cancelled
 
+    def _spoken(self, jobs: int) -> None:
+        """So many jobs have left their workers' hands by a word of theirs."""
+        self._fleet.heard(jobs, time.monotonic())
+        self._announcer.freed()
+
     async def sweep(self, at: datetime, after: datetime) -> Swept:
         """One round of what time alone has brought between two moments."""
-        swept = await self._leases.sweep(at, after)
+        swept = await self._leases.sweep(at, after, lambda leases: self._fleet.lost(leases, time.monotonic()))
         self._announcer.tell(swept.ready, at)
         return swept
 

@@ -101,7 +101,10 @@ class QueueServicer(ControlMethods):
             wire.progress(request.progress, [ref.job_id for ref in leases]),
         )
         return pb.ExtendLeasesResponse(
-            leased_until=stamp(until), lost_job_ids=wire.lost(leases, held), cancelled_job_ids=cancelling
+            leased_until=stamp(until),
+            lost_job_ids=wire.lost(leases, held),
+            cancelled_job_ids=cancelling,
+            draining=self._work.draining,
         )
 
     async def CompleteJobs(self, request: pb.CompleteJobsRequest, context: Any) -> pb.CompleteJobsResponse:

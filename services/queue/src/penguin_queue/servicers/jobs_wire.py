@@ -239,7 +239,7 @@ def reply(said: Reply) -> pb.WorkJobsResponse:
         answer=pb.WorkAnswer(
             number=said.number, lost_job_ids=said.lost, leased_until=stamp(said.until), completed=said.completed,
             retried=said.retried, dead=said.dead, snoozed=said.snoozed, released=said.released,
-            cancelled_job_ids=said.cancelling, cancelled=said.cancelled,
+            cancelled_job_ids=said.cancelling, cancelled=said.cancelled, draining=said.draining,
         )
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ from penguin_queue.domain.queues import (
     limit_of,
 )
 from penguin_queue.operations.census import Census
-from penguin_queue.store.census import Depth
+from penguin_queue.store.census import WINDOW, Depth, Flow
 from penguin_queue.store.queues import QueueStore
 
 MAX_ATTEMPTS = 10
@@ -98,7 +98,21 @@ class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer)
                 for t in counts.tenants[: request.top_tenants]
             ],
             computed_at=stamp(counts.at),
+            rates=map(_rate, counts.flows),
         )
+
+
+def _rate(flow: Flow) -> pb.KindRate:
+    seconds, ended = WINDOW.total_seconds(), flow.completed + flow.dead
+    return pb.KindRate(
+        queue=flow.queue,
+        kind=flow.kind,
+        enqueued_per_second=flow.enqueued / seconds,
+        completed_per_second=flow.completed / seconds,
+        dead_per_second=flow.dead / seconds,
+        cancelled_per_second=flow.cancelled / seconds,
+        dead_letter_ratio=flow.dead / ended if ended else None,
+    )
 
 
 def _depth(row: Depth) -> pb.KindDepth:

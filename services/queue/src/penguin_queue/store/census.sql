@@ -1,15 +1,15 @@
 -- name: depths
-SELECT q.name AS queue, k.name AS kind, d.priority, d.scheduled, d.ready, d.leased, d.oldest_ready_at, d.dead
+SELECT q.name AS queue, k.name AS kind, d.priority, d.scheduled, d.ready, d.leased, d.oldest_ready_at, d.dead, d.fresh
 FROM (
     SELECT kind_id, priority, sum(scheduled)::bigint AS scheduled, sum(ready)::bigint AS ready, sum(leased)::bigint AS leased,
-           min(oldest_ready_at) AS oldest_ready_at, sum(dead)::bigint AS dead
+           min(oldest_ready_at) AS oldest_ready_at, sum(dead)::bigint AS dead, sum(fresh)::bigint AS fresh
     FROM (
         SELECT kind_id, priority, count(*) FILTER (WHERE state = 0) AS scheduled, count(*) FILTER (WHERE state = 1) AS ready,
                count(*) FILTER (WHERE state = 2) AS leased, min(run_at) FILTER (WHERE state = 1) AS oldest_ready_at,
-               0 AS dead
+               0 AS dead, count(*) FILTER (WHERE created_at > $1) AS fresh
         FROM jobs GROUP BY 1, 2
         UNION ALL
-        SELECT kind_id, priority, 0, 0, 0, NULL, count(*) FROM dead_jobs GROUP BY 1, 2
+        SELECT kind_id, priority, 0, 0, 0, NULL, count(*), 0 FROM dead_jobs GROUP BY 1, 2
     ) AS counted
     GROUP BY 1, 2
 ) AS d
@@ -20,6 +20,24 @@ ORDER BY 1, 2, 3;
 -- name: tenants
 SELECT tenant_id, count(*) FILTER (WHERE state <> 2) AS waiting, count(*) FILTER (WHERE state = 2) AS leased
 FROM jobs GROUP BY 1 ORDER BY count(*) DESC, tenant_id LIMIT $1;
+
+-- name: ends
+-- Jobs that ended since a moment; `fresh` were enqueued since then, too.
+SELECT q.name AS queue, k.name AS kind, e.completed, e.dead, e.cancelled, e.fresh
+FROM (
+    SELECT kind_id, sum(completed)::bigint AS completed, sum(dead)::bigint AS dead, sum(cancelled)::bigint AS cancelled,
+           sum(fresh)::bigint AS fresh
+    FROM (
+        SELECT kind_id, count(*) FILTER (WHERE outcome = 0) AS completed, count(*) FILTER (WHERE outcome = 2) AS dead,
+               count(*) FILTER (WHERE outcome = 1) AS cancelled, count(*) FILTER (WHERE created_at > $1) AS fresh
+        FROM completed_jobs WHERE finished_at > $1 GROUP BY 1
+        UNION ALL
+        SELECT kind_id, 0, count(*), 0, count(*) FILTER (WHERE created_at > $1) FROM dead_jobs WHERE finished_at > $1 GROUP BY 1
+    ) AS counted
+    GROUP BY 1
+) AS e
+JOIN kinds AS k ON k.id = e.kind_id
+JOIN queues AS q ON q.id = k.queue_id;
 
 -- name: dead_rows
 -- What vacuum has not removed: it grows while an old transaction is held open somewhere.

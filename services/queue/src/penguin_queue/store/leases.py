@@ -48,6 +48,9 @@ EVER = datetime(1970, 1, 1, tzinfo=UTC)
 SWEEP_LIMIT = 1000
 
 
+Spare = Callable[[int], int]
+
+
 @dataclass(frozen=True)
 class Asked:
     """Who asks for a lease of which kinds (none: all), until when, and how many jobs it wants."""
@@ -290,23 +293,37 @@ class LeaseStore:
         }
         return rated, frozenset(row["name"] for row in limited)
 
-    async def sweep(self, at: datetime, after: datetime = EVER) -> Swept:
+    async def sweep(self, at: datetime, after: datetime = EVER, spare: Spare = lambda _: 0) -> Swept:
         """Do what no call does: what time has brought since `after` (scheduled jobs fall due, leases run out, poison is buried),
-        and what waited for jobs that have left comes free. Bounded."""
+        and what waited for jobs that have left comes free. Bounded.
+
+        `spare` is told how many leases have run out, and says how many more than its queue's limit a job may lose.
+        """
         freed, more_left = await drain(self._db, self._kinds, at)
         async with self._db.maintenance() as connection:
             due = await connection.fetch(sql.promote, at, SWEEP_LIMIT, after)
-            cancelled = await end_lost(connection, at, SWEEP_LIMIT, after)
-            lost = await connection.fetch(sql.recover, at, SWEEP_LIMIT, LEASE_LOST, after)
-            buried = await connection.fetch(sql.bury_poison, at, SWEEP_LIMIT, LEASE_LOST, after)
-            ended = [(row["tenant_id"], row["id"], row["attempt"]) for row in (*cancelled, *lost, *buried)]
-            await attempts.prune(connection, ended)
+            cancelled, lost, buried = await self._lost(connection, at, after, spare)
             next_at = await connection.fetchval(sql.next_turn, after)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
         if buried or cancelled:
             self._tied_left()
         more = more_left or SWEEP_LIMIT in (len(due), len(lost), len(buried), len(cancelled))
         return Swept([*freed, *(ready_of(row, kinds) for row in (*due, *lost))], len(buried), more, next_at)
+
+    async def _lost(
+        self, connection: Connection, at: datetime, after: datetime, spare: Spare
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        """See to leases that have run out; rows of jobs that are cancelled by it, ready again, and taken for poison."""
+        expired = await connection.fetchval(sql.expired, at, after, SWEEP_LIMIT)
+        if not expired:
+            return [], [], []
+        bound = (at, SWEEP_LIMIT, LEASE_LOST, after, spare(expired))
+        cancelled = await end_lost(connection, at, SWEEP_LIMIT, after)
+        lost = await connection.fetch(sql.recover, *bound)
+        buried = await connection.fetch(sql.bury_poison, *bound)
+        ended = [(row["tenant_id"], row["id"], row["attempt"]) for row in (*cancelled, *lost, *buried)]
+        await attempts.prune(connection, ended)
+        return list(cancelled), list(lost), list(buried)
 
 
 def _taken(lane: Lane, rows: Sequence[Any]) -> Taken:

@@ -154,6 +154,10 @@ WHERE j.id = ANY (ARRAY(
     SELECT id FROM jobs WHERE state = 0 AND run_at <= $1 AND run_at > $3 ORDER BY run_at LIMIT $2 FOR UPDATE SKIP LOCKED))
 RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;
 
+-- name: expired
+SELECT count(*) FROM (
+    SELECT FROM jobs WHERE state = 2 AND leased_until <= $1 AND leased_until > $2 LIMIT $3) AS expired;
+
 -- name: recover
 -- The token stays: until another lease is given, the late worker's word still counts.
 WITH lost AS (
@@ -161,7 +165,7 @@ WITH lost AS (
     WHERE j.id = ANY (ARRAY(
         SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
         WHERE l.state = 2 AND l.leased_until <= $1 AND l.leased_until > $4
-          AND l.lost_leases < q.lost_lease_limit AND NOT l.cancel_wanted
+          AND l.lost_leases < q.lost_lease_limit + $5::integer AND NOT l.cancel_wanted
         ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
     RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank, j.attempts + j.lost_leases AS attempt, j.worker_id
 ), noted AS (
@@ -177,7 +181,7 @@ WITH gone AS (
     WHERE j.id = ANY (ARRAY(
         SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
         WHERE l.state = 2 AND l.leased_until <= $1 AND l.leased_until > $4
-          AND l.lost_leases >= q.lost_lease_limit AND NOT l.cancel_wanted
+          AND l.lost_leases >= q.lost_lease_limit + $5::integer AND NOT l.cancel_wanted
         ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
       AND ofk.id = j.kind_id AND ofq.id = ofk.queue_id
     RETURNING j.*, ofq.dead_letters, j.attempts + j.lost_leases + 1 AS attempt

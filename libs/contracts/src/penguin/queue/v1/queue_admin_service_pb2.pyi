@@ -701,6 +701,7 @@ class GetDepthsResponse(_message.Message):
     KINDS_FIELD_NUMBER: _builtins.int
     TENANTS_FIELD_NUMBER: _builtins.int
     COMPUTED_AT_FIELD_NUMBER: _builtins.int
+    RATES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindDepth]:
         """In the order of queues, kinds and priorities; only what has jobs."""
@@ -709,20 +710,68 @@ class GetDepthsResponse(_message.Message):
     def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantDepth]: ...
     @_builtins.property
     def computed_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def rates(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindRate]:
+        """Of the last 30 seconds, in the order of queues and kinds; only kinds to which something happened."""
+
     def __init__(
         self,
         *,
         kinds: _abc.Iterable[Global___KindDepth] | None = ...,
         tenants: _abc.Iterable[Global___TenantDepth] | None = ...,
         computed_at: _timestamp_pb2.Timestamp | None = ...,
+        rates: _abc.Iterable[Global___KindRate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["computed_at", b"computed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_at", b"computed_at", "kinds", b"kinds", "tenants", b"tenants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_at", b"computed_at", "kinds", b"kinds", "rates", b"rates", "tenants", b"tenants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetDepthsResponse: _TypeAlias = GetDepthsResponse  # noqa: Y015
+
+@_typing.final
+class KindRate(_message.Message):
+    """KindRate is how many jobs of a kind a second something happens to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ENQUEUED_PER_SECOND_FIELD_NUMBER: _builtins.int
+    COMPLETED_PER_SECOND_FIELD_NUMBER: _builtins.int
+    DEAD_PER_SECOND_FIELD_NUMBER: _builtins.int
+    CANCELLED_PER_SECOND_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_RATIO_FIELD_NUMBER: _builtins.int
+    queue: _builtins.str
+    kind: _builtins.str
+    enqueued_per_second: _builtins.float
+    completed_per_second: _builtins.float
+    dead_per_second: _builtins.float
+    """Given up, as dead letters or discarded."""
+    cancelled_per_second: _builtins.float
+    dead_letter_ratio: _builtins.float
+    """Of those that were completed or given up, which part was given up; absent where there were none."""
+    def __init__(
+        self,
+        *,
+        queue: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        enqueued_per_second: _builtins.float = ...,
+        completed_per_second: _builtins.float = ...,
+        dead_per_second: _builtins.float = ...,
+        cancelled_per_second: _builtins.float = ...,
+        dead_letter_ratio: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_letter_ratio", b"_dead_letter_ratio", "dead_letter_ratio", b"dead_letter_ratio"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letter_ratio", b"_dead_letter_ratio", "cancelled_per_second", b"cancelled_per_second", "completed_per_second", b"completed_per_second", "dead_letter_ratio", b"dead_letter_ratio", "dead_per_second", b"dead_per_second", "enqueued_per_second", b"enqueued_per_second", "kind", b"kind", "queue", b"queue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dead_letter_ratio: _TypeAlias = _typing.Literal["dead_letter_ratio"]  # noqa: Y015
+    _WhichOneofArgType__dead_letter_ratio: _TypeAlias = _typing.Literal["_dead_letter_ratio", b"_dead_letter_ratio"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dead_letter_ratio) -> _WhichOneofReturnType__dead_letter_ratio | None: ...
+
+Global___KindRate: _TypeAlias = KindRate  # noqa: Y015
 
 @_typing.final
 class KindDepth(_message.Message):

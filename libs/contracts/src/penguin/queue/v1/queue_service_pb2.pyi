@@ -893,6 +893,9 @@ class ExtendLeasesResponse(_message.Message):
     LEASED_UNTIL_FIELD_NUMBER: _builtins.int
     LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
     CANCELLED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    draining: _builtins.bool
+    """The service is about to end: it leases nothing more. What is in hand may be finished; other processes of it go on."""
     @_builtins.property
     def leased_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -909,10 +912,11 @@ class ExtendLeasesResponse(_message.Message):
         leased_until: _timestamp_pb2.Timestamp | None = ...,
         lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
         cancelled_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_job_ids", b"cancelled_job_ids", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_job_ids", b"cancelled_job_ids", "draining", b"draining", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1306,6 +1310,7 @@ class WorkAnswer(_message.Message):
     RELEASED_FIELD_NUMBER: _builtins.int
     CANCELLED_JOB_IDS_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     completed: _builtins.int
     retried: _builtins.int
@@ -1314,6 +1319,8 @@ class WorkAnswer(_message.Message):
     released: _builtins.int
     cancelled: _builtins.int
     """Jobs that ended as cancelled instead of being retried, buried, put off or released."""
+    draining: _builtins.bool
+    """As ExtendLeasesResponse's."""
     @_builtins.property
     def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Jobs whose lease is no longer the worker's; its words on them did nothing. Stop working on them."""
@@ -1341,10 +1348,11 @@ class WorkAnswer(_message.Message):
         released: _builtins.int = ...,
         cancelled_job_ids: _abc.Iterable[_builtins.int] | None = ...,
         cancelled: _builtins.int = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leased_until", b"leased_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "cancelled_job_ids", b"cancelled_job_ids", "completed", b"completed", "dead", b"dead", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids", "number", b"number", "released", b"released", "retried", b"retried", "snoozed", b"snoozed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "cancelled_job_ids", b"cancelled_job_ids", "completed", b"completed", "dead", b"dead", "draining", b"draining", "leased_until", b"leased_until", "lost_job_ids", b"lost_job_ids", "number", b"number", "released", b"released", "retried", b"retried", "snoozed", b"snoozed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
