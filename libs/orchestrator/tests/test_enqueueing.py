@@ -118,3 +118,20 @@ async def test_a_refusal_is_told_as_a_call_tells_it(jobs: Jobs) -> None:
         await jobs._streams.send(tenant, wrong, jobs._call)
     assert refused.value.reason == "INVALID_FIELD"
     assert len(await in_rounds(jobs, tenant, 2)) == 16
+
+
+async def test_one_that_is_wrong_is_refused_and_those_beside_it_are_stored(jobs: Jobs, queue_db: Database) -> None:
+    tenant = uuid4()
+    wrong = [jobs.enqueue(tenant, TERMS, {"x": "y" * 70_000}), jobs.enqueue(tenant, Terms("No Kind"), {})]
+    right = [jobs.enqueue(tenant, TERMS, {"n": n}) for n in range(10)]
+    answers = await asyncio.gather(*right[:5], *wrong, *right[5:], return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert [isinstance(each, TierError) and each.reason for each in refused] == ["INVALID_FIELD"] * 2
+    assert refused == [answers[5], answers[6]]
+    assert await count(queue_db, tenant) == 10
+
+
+async def test_large_ones_at_once_go_in_as_many_messages_as_they_need(jobs: Jobs, queue_db: Database) -> None:
+    tenant = uuid4()
+    await asyncio.gather(*(jobs.enqueue(tenant, TERMS, {"x": "y" * 50_000}) for _ in range(120)))
+    assert await count(queue_db, tenant) == 120

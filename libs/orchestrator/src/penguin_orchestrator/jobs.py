@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import grpc
 import orjson
 
 from penguin.queue.v1 import queue_service_pb2 as pb
@@ -18,9 +19,12 @@ from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.coalescing import Coalescer
 from penguin_orchestrator.enqueueing import EnqueueStreams
+from penguin_orchestrator.errors import TierError
 
 DEADLINE_S = 30.0
 PER_CALL = 1000
+# Payloads that go together (bytes): a message has 4 MiB.
+TOGETHER_MAX = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,27 @@ class _Single:
     traceparent: str
 
 
+def _parted(singles: Iterable[_Single]) -> Iterator[list[_Single]]:
+    """In parts that fit into a message each."""
+    part: list[_Single] = []
+    size = 0
+    for single in singles:
+        if part and size + len(single.payload) > TOGETHER_MAX:
+            yield part
+            part, size = [], 0
+        part.append(single)
+        size += len(single.payload)
+    if part:
+        yield part
+
+
 class Jobs:
     """Enqueues jobs of any tenant. A job is durable when its number is returned."""
 
     def __init__(self, queue: Tier) -> None:
         self._queue = queue
         self._streams = EnqueueStreams(queue)
-        self._singles: Coalescer[_Single, int] = Coalescer(self._together, batch=PER_CALL, parallel=2)
+        self._singles: Coalescer[_Single, int | TierError] = Coalescer(self._together, batch=PER_CALL, parallel=2)
 
     async def enqueue(self, tenant_id: UUID, terms: Terms, payload: Mapping[str, Any]) -> int:
         """Enqueue one job, together with those enqueued beside it; its number.
@@ -55,7 +73,10 @@ class Jobs:
         Nobody waits for a clock: a call that finds fewer than two batches under way leaves at once. Raises TierError as
         enqueue_many does, and BacklogFullError while too many of the tenant wait here.
         """
-        return await self._singles.put(tenant_id, _Single(terms, orjson.dumps(payload), traceparent()))
+        answer = await self._singles.put(tenant_id, _Single(terms, orjson.dumps(payload), traceparent()))
+        if isinstance(answer, TierError):
+            raise answer
+        return answer
 
     async def enqueue_many(
         self, tenant_id: UUID, terms: Terms, payloads: Sequence[Mapping[str, Any]], *, request_id: UUID | None = None
@@ -73,14 +94,23 @@ class Jobs:
         await self._singles.close()
         await self._streams.close()
 
-    async def _together(self, tenant_id: UUID, singles: Sequence[_Single]) -> list[int]:
-        """A call for each run of singles on the same terms: mostly one."""
-        numbers: list[int] = []
-        for terms, group in itertools.groupby(singles, key=lambda single: single.terms):
-            alike = list(group)
-            payloads, traces = [each.payload for each in alike], [each.traceparent for each in alike]
-            numbers += await self._send(tenant_id, terms, payloads, traces, keys.new_id(), streams=True)
-        return numbers
+    async def _together(self, tenant_id: UUID, singles: Sequence[_Single]) -> list[int | TierError]:
+        """A call for each run of singles on the same terms, mostly one; to each single its own number or error."""
+        answers: list[int | TierError] = []
+        for _, group in itertools.groupby(singles, key=lambda single: single.terms):
+            for alike in _parted(group):
+                answers += await self._alike(tenant_id, alike)
+        return answers
+
+    async def _alike(self, tenant_id: UUID, singles: Sequence[_Single]) -> list[int | TierError]:
+        payloads, traces = [each.payload for each in singles], [each.traceparent for each in singles]
+        try:
+            return list(await self._send(tenant_id, singles[0].terms, payloads, traces, keys.new_id(), streams=True))
+        except TierError as error:
+            if error.code is not grpc.StatusCode.INVALID_ARGUMENT or len(singles) == 1:
+                return [error] * len(singles)
+        # Nothing was stored, for one of them is wrong. The others are not to suffer for it.
+        return [answer for each in singles for answer in await self._alike(tenant_id, [each])]
 
     async def _send(
         self,

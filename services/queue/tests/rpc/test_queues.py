@@ -9,12 +9,15 @@ from uuid import UUID, uuid4
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from services.queue.tests.conftest import Serve
 from services.queue.tests.rows import batch_request, enqueue_request, lease_request, new_job, ref_of, seconds
 
 from penguin.queue.v1 import queue_admin_service_pb2 as pb
 from penguin.queue.v1 import queue_service_pb2 as jobs_pb
 from penguin.queue.v1.queue_admin_service_pb2_grpc import QueueAdminServiceStub
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_devstack.roles import TierDatabase
+from penguin_devstack.valkey import ValkeyServer
 from penguin_testkit.calling import Refused, TierClient
 
 
@@ -284,3 +287,16 @@ async def test_a_tenant_of_more_weight_has_more_of_a_lease(admin: Admin, tenant:
         await admin.enqueue(owner, 100)
     found = [job.job.tenant_id for job in await admin.lease(80)]
     assert 2 < found.count(str(tenant)) / found.count(str(ordinary)) < 4
+
+
+async def test_a_rate_holds_from_the_first_lease_of_a_new_process_on(
+    admin: Admin, tenant: UUID, serve: Serve, queue_urls: TierDatabase, valkey: ValkeyServer
+) -> None:
+    await admin.put(rate=rate(1, 3600))
+    await admin.enqueue(tenant, 50)
+    assert len(await admin.lease(100)) <= 1
+    for _ in range(3):
+        async with serve(queue_urls, valkey.url) as fresh:
+            stub = QueueServiceStub(fresh.channel)
+            reply = await fresh.call(stub.LeaseJobs, lease_request(admin.kind, max_jobs=50, wait_s=0.5))
+            assert len(reply.jobs) == 0

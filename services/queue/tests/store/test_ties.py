@@ -83,3 +83,18 @@ async def test_the_hourly_round_forgets_keys_and_wakes_what_waits_for_nobody(own
         assert [row["key"] for row in await connection.fetch("SELECT key FROM unique_keys")] == ["kept"]
     freed, _ = await drain(own_db, kinds, AT)
     assert [job.id for job in freed] == [answers[2]]
+
+
+async def test_what_is_replaced_is_not_done_by_who_lost_it_before(own_db: Database) -> None:
+    kinds, tenant = Kinds(), uuid4()
+    jobs, leases = JobStore(own_db, kinds), Leases(own_db)
+    unique = Ties(unique=Unique("once", WAITING, None, replace=True))
+    first = NewJob("k", b'{"n":1}', 2, 0, None, 3, "", ties=unique)
+    second = NewJob("k", b'{"n":2}', 2, 0, None, 3, "", ties=unique)
+    await jobs.enqueue(tenant, [(step(tenant), first)], gate=None, at=AT)
+    (old,) = await leases.lease_ready(Asked((), 1, AT + timedelta(seconds=30), "w"))
+    await leases.sweep(AT + timedelta(seconds=30))
+    await jobs.enqueue(tenant, [(step(tenant), second)], gate=None, at=AT + timedelta(seconds=31))
+    assert await leases.complete([old.id], [old.lease_token or 0], AT + timedelta(seconds=32)) == [old.id]
+    (new,) = await leases.lease_ready(Asked((), 1, AT + timedelta(seconds=90), "w"))
+    assert (new.id, new.payload) == (old.id, b'{"n":2}')

@@ -9,7 +9,17 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penguin_queue.domain.lanes import AGEING, HALF_LIFE_S, Head, Lane, Lanes, Place, Taken
+from penguin_queue.domain.lanes import (
+    AGEING,
+    ELDEST_EVERY,
+    HALF_LIFE_S,
+    TENANT_LANES_MAX,
+    Head,
+    Lane,
+    Lanes,
+    Place,
+    Taken,
+)
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -125,6 +135,27 @@ def test_a_priority_is_never_behind_a_lower_one() -> None:
     lanes.told(normal, place(1))
     lanes.told(low, place(2, 5 * AGEING))
     assert {turn.lane: turn.band for turn in lanes.choose((), 10, AT)} == {normal: 1, low: 1}
+
+
+def test_nobody_is_passed_over_for_ever_whatever_he_has_in_flight() -> None:
+    loaded, others = lane(1, 1), [lane(n, 1) for n in range(2, 12)]
+    lanes, line = told(loaded, *others), Line({loaded: 5} | dict.fromkeys(others, 1000))
+    served: Counter[Lane] = Counter()
+    for n in range(20 * ELDEST_EVERY):
+        lanes.loads.sampled({loaded.tenant_id: 100, **{each.tenant_id: 4 for each in others}}, {}, AT)
+        for name in others:
+            lanes.told(name, place(10_000 + n, -AGEING))
+        served += line.lease(lanes, 4)
+    assert served[loaded] > 0
+
+
+def test_one_tenants_lanes_leave_room_for_others() -> None:
+    lanes = Lanes()
+    for n in range(TENANT_LANES_MAX + 50):
+        lanes.told(lane(1, kind=f"junk{n}"), place(0))
+    lanes.told(lane(2, kind="mail"), place(0))
+    assert len(lanes) == TENANT_LANES_MAX + 1
+    assert [turn.lane for turn in lanes.choose(("mail",), 10, AT)] == [lane(2, kind="mail")]
 
 
 def test_an_empty_lane_is_forgotten_and_one_told_of_meanwhile_is_not() -> None:

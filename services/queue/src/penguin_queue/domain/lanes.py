@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -19,6 +19,10 @@ from uuid import UUID
 # grow old is not before those who have not.
 AGEING = timedelta(seconds=30)
 LOWEST = 3
+# Every so many leases the oldest lane has the first job, whatever load its tenant has: so nobody is passed over for ever.
+ELDEST_EVERY = 8
+# Lanes of one tenant that are kept in mind: kinds name handlers, and who has this many more is not to crowd others out.
+TENANT_LANES_MAX = 500
 # Lanes that one lease looks into; the others come with the next.
 REACH = 64
 # Lanes that are kept in mind (a few hundred bytes each). Beyond them new ones are found when others are empty.
@@ -140,6 +144,9 @@ class Lanes:
         # Kinds of which only so many jobs may be in flight: a lane of theirs may have jobs though none is to be had.
         self.limited: frozenset[str] = frozenset()
         self._known: dict[Lane, _Known] = {}
+        self._by_kind: dict[str, dict[Lane, _Known]] = defaultdict(dict)
+        self._of_tenant: Counter[UUID] = Counter()
+        self._leases = 0
         self._blocked: set[Lane] = set()
         self._events = 0
 
@@ -156,8 +163,7 @@ class Lanes:
         self._events += 1
         known = self._known.get(lane)
         if known is None:
-            if len(self._known) < LANES_MAX:
-                self._known[lane] = _Known(place, self._events)
+            self._learn(lane, _Known(place, self._events))
             return
         known.floor = min(known.floor, place)
         known.told = self._events
@@ -176,19 +182,16 @@ class Lanes:
             if known is not None:
                 known.floor = head.place if known.told <= mark else min(known.floor, head.place)
                 self._unblock(head.lane, known)
-            elif len(self._known) < LANES_MAX:
+            elif self._learn(head.lane, _Known(head.place, mark)):
                 new.append(head.lane)
-                self._known[head.lane] = _Known(head.place, mark)
         return new
 
     def choose(self, kinds: Collection[str], wanted: int, at: datetime) -> list[Turn]:
         """Whose turn it is where a worker of these kinds (none: all) can take so many: least loaded tenants first."""
         wanted_for = [
             (lane, known)
-            for lane, known in self._known.items()
-            if not known.blocked
-            and (not kinds or lane.kind in kinds)
-            and (known.rests_until is None or known.rests_until <= at)
+            for lane, known in self._of(kinds)
+            if not known.blocked and (known.rests_until is None or known.rests_until <= at)
         ]
         bands_of = _bands(wanted_for, at)
         waiting = [
@@ -196,11 +199,16 @@ class Lanes:
         ]
         chosen = heapq.nsmallest(REACH, waiting) if len(waiting) > REACH else sorted(waiting)
         bands: dict[int, list[Lane]] = defaultdict(list)
+        turns: list[Turn] = []
+        self._leases += 1
+        if wanted_for and self._leases % ELDEST_EVERY == 0:
+            eldest, known = min(wanted_for, key=lambda each: (each[1].floor.run_at, each[0]))
+            chosen = [each for each in chosen if each[3] != eldest]
+            turns.append(Turn(eldest, 1, 1, known.floor))
         for band, _, _, lane in chosen:
             bands[band].append(lane)
-        turns: list[Turn] = []
         for band, lanes in bands.items():
-            shares = self._shares(lanes, wanted)
+            shares = self._shares(lanes, wanted - sum(turn.share for turn in turns if turn.band == band))
             turns += [Turn(lane, band, shares[lane], self._known[lane].floor) for lane in lanes]
         return turns
 
@@ -245,10 +253,7 @@ class Lanes:
 
     def open_kind(self, kinds: Collection[str]) -> str | None:
         """A kind among these (none: any) of which there may be more."""
-        for lane, known in self._known.items():
-            if not known.blocked and (not kinds or lane.kind in kinds):
-                return lane.kind
-        return None
+        return next((lane.kind for lane, known in self._of(kinds) if not known.blocked), None)
 
     def _shares(self, lanes: Sequence[Lane], wanted: int) -> Counter[Lane]:
         """Give `wanted` jobs away, always to the tenant with the least by its weight."""
@@ -281,8 +286,28 @@ class Lanes:
         known.blocked = False
         self._blocked.discard(lane)
 
+    def _of(self, kinds: Collection[str]) -> Iterator[tuple[Lane, _Known]]:
+        """The lanes of these kinds (none: all)."""
+        if not kinds:
+            yield from self._known.items()
+        for kind in kinds:
+            yield from self._by_kind.get(kind, {}).items()
+
+    def _learn(self, lane: Lane, known: _Known) -> bool:
+        """Keep a lane in mind, if there is room for it and for its tenant's."""
+        if len(self._known) >= LANES_MAX or self._of_tenant[lane.tenant_id] >= TENANT_LANES_MAX:
+            return False
+        self._known[lane] = self._by_kind[lane.kind][lane] = known
+        self._of_tenant[lane.tenant_id] += 1
+        return True
+
     def _forget(self, lane: Lane) -> None:
-        del self._known[lane]
+        del self._known[lane], self._by_kind[lane.kind][lane]
+        if not self._by_kind[lane.kind]:
+            del self._by_kind[lane.kind]
+        self._of_tenant[lane.tenant_id] -= 1
+        if not self._of_tenant[lane.tenant_id]:
+            del self._of_tenant[lane.tenant_id]
         self._blocked.discard(lane)
 
 

@@ -54,13 +54,14 @@ class Ask:
 
 @dataclass(frozen=True)
 class Grant:
-    """How many may go; of the others the first may come again after `first_s`, and each `step_s` after the one before. Whether
-    these are places in line, or only when to ask again."""
+    """How many may go. Of the others so many are `placed` in line, the first after `first_s` and each `step_s` after the one
+    before; the rest ask again after `later_s`."""
 
     granted: int
     first_s: float = 0.0
     step_s: float = 0.0
-    placed: bool = False
+    placed: int = 0
+    later_s: float = 0.0
 
 
 @dataclass
@@ -77,8 +78,9 @@ class Bucket:
 class Buckets:
     """Buckets in memory: the reference for those in Redis, and their stand-in."""
 
-    def __init__(self, began: float) -> None:
+    def __init__(self, began: float, least: float = LEAST) -> None:
         self._began = began
+        self._least = least
         self._room = ROOM
         self._buckets: dict[str, Bucket] = {}
 
@@ -96,15 +98,18 @@ class Buckets:
             return Grant(granted)
         first = max(now + max(0.0, 1 - bucket.tokens) / rate.per_s for bucket, rate in found)
         step = max(1 / rate.per_s for _, rate in found)
-        if not ask.lines or ask.lined:
-            return Grant(granted, max(first, 0 if ask.lined else line) - now, step)
-        first = max(first, line)
-        if first > now + AHEAD_S:
-            return Grant(granted, min((first - now) / 2, LATER_S), 0.0)
-        for bucket, _ in found:
+        if not ask.lined:
+            first = max(first, line)
+        if not ask.lines:
+            return Grant(granted, first - now, step)
+        if ask.lined:
+            return Grant(granted, first - now, step, denied)
+        placed = max(0, min(denied, 1 + int((now + AHEAD_S - first) / step))) if first <= now + AHEAD_S else 0
+        for bucket, _ in found if placed else ():
             for priority in range(ask.priority - 1, 3):
-                bucket.lines[priority] = max(bucket.lines[priority], first + denied * step)
-        return Grant(granted, first - now, step, placed=True)
+                bucket.lines[priority] = max(bucket.lines[priority], first + placed * step)
+        later = max(0.0, first + placed * step - now) / 2
+        return Grant(granted, first - now, step, placed, min(max(later, step), LATER_S) if placed < denied else 0.0)
 
     def give_back(self, name: str, rate: Rate, count: int, now: float) -> None:
         """Tokens that nobody needed after all."""
@@ -115,7 +120,7 @@ class Buckets:
         bucket = self._buckets.get(name)
         if bucket is None:
             self._make_room(now)
-            gained = max(LEAST, (now - self._began) * rate.per_s)
+            gained = max(self._least, (now - self._began) * rate.per_s)
             bucket = self._buckets[name] = Bucket(min(float(rate.burst), gained), now, now)
         passed = max(0.0, now - bucket.at)
         bucket.tokens, bucket.at = min(float(rate.burst), bucket.tokens + passed * rate.per_s), now

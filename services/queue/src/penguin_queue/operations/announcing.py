@@ -57,6 +57,7 @@ class Announcer:
         self._look = asyncio.Event()
         self._alarms: dict[str, asyncio.TimerHandle] = {}
         self._hurried = False
+        self._told_at: datetime | None = None
 
     @contextlib.contextmanager
     def waiting(self, kinds: tuple[str, ...], max_jobs: int) -> Iterator[Waiter]:
@@ -99,9 +100,11 @@ class Announcer:
             if lane not in lanes or place < lanes[lane]:
                 lanes[lane] = place
         self.open(lanes, kinds)
-        if later is not None and (self._alarm_at is None or later < self._alarm_at):
-            self._alarm_at = later
-            self._alarm.set()
+        if later is not None:
+            self._told_at = later if self._told_at is None else min(later, self._told_at)
+            if self._alarm_at is None or later < self._alarm_at:
+                self._alarm_at = later
+                self._alarm.set()
 
     def hurry(self) -> None:
         """Jobs have left that others may wait for: the sweep is to look at once, and again if it is looking now."""
@@ -175,6 +178,9 @@ class Announcer:
 
     async def until_turn(self, planned_at: datetime | None, at: datetime, longest_s: float, shortest_s: float) -> None:
         """Wait for the next turn of the sweep: at `planned_at`, or earlier where an earlier job is told of."""
+        # What was told of while the sweep looked may be later than its look, and earlier than its plan.
+        planned_at = min((each for each in (planned_at, self._told_at) if each is not None), default=None)
+        self._told_at = None
         self._alarm_at = planned_at
         self._alarm.clear()
         if self._hurried:

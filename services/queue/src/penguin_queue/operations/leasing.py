@@ -45,6 +45,7 @@ class Leasing:
         self._lanes = lanes
         self._announcer = announcer
         self._desk = Desk(self._together, store)
+        self._bounded = False
         self._limited = asyncio.Lock()
         self._looking = asyncio.Lock()
         self._survey: Survey | None = None
@@ -59,7 +60,15 @@ class Leasing:
         return await self._desk.ask(asked)
 
     async def _together(self, asked: Sequence[Asked]) -> list[list[Job]]:
-        """Lease for several at once, of the same kinds."""
+        """Lease for several at once, of the same kinds; again where all that was found is put in line."""
+        kept: list[list[Job]] = [[] for _ in asked]
+        for _ in range(ROUNDS_MAX):
+            kept, lined = await self._once_together(asked)
+            if any(kept) or not lined:
+                break
+        return kept
+
+    async def _once_together(self, asked: Sequence[Asked]) -> tuple[list[list[Job]], bool]:
         given: list[list[Job]] = [[] for _ in asked]
 
         async def lease(turns: Sequence[Turn]) -> list[Taken]:
@@ -70,10 +79,19 @@ class Leasing:
         if waits:
             jobs = [job for found in given for job in found]
             await self._put_in_line({_ref(job): waits[job.id] for job in jobs if job.id in waits})
-        return [[job for job in found if job.id not in waits] for found in given]
+        return [[job for job in found if job.id not in waits] for found in given], bool(waits)
 
     async def lots(self, asked: Asked) -> list[Lot]:
-        """Lease for a stream, as columns. Where nothing is known nothing is asked of the database: surveys go on beside."""
+        """Lease for a stream, as columns; again where all that was found is put in line. Where nothing is known nothing is
+        asked of the database: surveys go on beside."""
+        lots: list[Lot] = []
+        for _ in range(ROUNDS_MAX):
+            lots, lined = await self._lots_once(asked)
+            if lots or not lined:
+                break
+        return lots
+
+    async def _lots_once(self, asked: Asked) -> tuple[list[Lot], bool]:
         found: list[Lot] = []
 
         async def lease(turns: Sequence[Turn]) -> list[Taken]:
@@ -83,9 +101,9 @@ class Leasing:
 
         waits = await self._by_turns(asked.kinds, asked.max_jobs, lease)
         if not waits:
-            return found
+            return found, False
         await self._put_in_line({LeaseRef(i, lot.token): waits[i] for lot in found for i in lot.ids if i in waits})
-        return [rest for lot in found if (rest := lot.without(waits)).ids]
+        return [rest for lot in found if (rest := lot.without(waits)).ids], True
 
     async def _by_turns(
         self, kinds: Sequence[str], wanted: int, lease: Callable[[Sequence[Turn]], Awaitable[list[Taken]]]
@@ -105,6 +123,9 @@ class Leasing:
         self, kinds: Sequence[str], wanted: int, lease: Callable[[Sequence[Turn]], Awaitable[list[Taken]]]
     ) -> tuple[list[Taken], int]:
         """What one choice of turns brought, and of how many lanes it was."""
+        if not self._bounded:
+            # What there is of rates and limits holds for the very first lease, too.
+            await self.read_bounds()
         at = now()
         mark, chosen = self._lanes.mark, self._lanes.choose(kinds, wanted, at)
         turns, resting = await self._rating.cap(chosen)
@@ -154,6 +175,7 @@ class Leasing:
         """Look which rates and limits there are."""
         rated, self._lanes.limited = await self._store.bounds()
         self._rating.read(rated)
+        self._bounded = True
 
 
 async def _keep_looking(db: Database, leasing: Leasing, announcer: Announcer) -> None:
@@ -163,9 +185,9 @@ async def _keep_looking(db: Database, leasing: Leasing, announcer: Announcer) ->
             continue
         started = clock()
         try:
+            await leasing.read_bounds()
             await leasing.look()
             await leasing.weigh()
-            await leasing.read_bounds()
         except Exception as error:  # noqa: BLE001 - the next round tries again
             log.warning("survey failed: %s", type(error).__name__, extra={"places": places(error)})
         pause = min(max(SHORTEST_S, SHARE * (clock() - started)), LONGEST_S)

@@ -80,7 +80,7 @@ class News:
                         said = await channel.get_message(ignore_subscribe_messages=True, timeout=SILENCE_S)
                         if said is None:
                             await channel.ping()
-                        elif (lanes := _read(said["data"], self._name)) is not None:
+                        elif said["type"] == "message" and (lanes := _read(said["data"], self._name)) is not None:
                             heard(lanes)
             except (TimeoutError, OSError, RedisError):
                 await asyncio.sleep(OPEN_S * random.uniform(0.5, 1.5))

@@ -77,11 +77,11 @@ class Rating:
             return {}
         grants = await self._rates.take([replace(ask, count=len(ids)) for ask, ids in lines.items()])
         waits: dict[int, Wait] = {}
-        for (ask, ids), grant in zip(lines.items(), grants, strict=True):
+        for ids, grant in zip(lines.values(), grants, strict=True):
             for n, job_id in enumerate(ids[grant.granted :]):
-                placed = grant.placed or ask.lined
-                wait = grant.first_s + n * grant.step_s
-                waits[job_id] = timedelta(seconds=wait if placed else wait * random.uniform(0.75, 1.25)), placed
+                placed = n < grant.placed
+                wait = grant.first_s + n * grant.step_s if placed else grant.later_s * random.uniform(0.75, 1.25)
+                waits[job_id] = timedelta(seconds=wait), placed
         return waits
 
     def _buckets(self, lane: Lane) -> tuple[tuple[str, Rate], ...]:

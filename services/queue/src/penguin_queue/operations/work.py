@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import random
 import time
 from collections import Counter
@@ -183,7 +184,8 @@ class Work:
         """Make jobs ready again that were leased to somebody who never got them, some time soon: should that fail, their
         leases run out."""
         for lot in lots:
-            task = asyncio.create_task(self._give_back(lot))
+            # Not within the deadline of the stream that ended.
+            task = asyncio.create_task(self._give_back(lot), context=contextvars.Context())
             self._returns.add(task)
             task.add_done_callback(self._returns.discard)
 

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 _TAKE = """
 local t = redis.call('TIME')
 local now = tonumber(t[1]) + tonumber(t[2]) / 1e6
+if ARGV[4] == '1' then redis.call('SET', KEYS[1], string.format('%.6f', now)) end
 redis.call('SET', KEYS[1], string.format('%.6f', now), 'NX')
 local began = tonumber(redis.call('GET', KEYS[1]))
 local AHEAD, LATER, LEAST = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -34,12 +35,13 @@ local function filled(key, per_s, burst)
     end
     known[key] = bucket
   end
-  bucket.t = math.min(burst, bucket.t + math.max(0, now - bucket.at) * per_s)
+  -- Nothing is gained for the time before the buckets were begun, or begun again.
+  bucket.t = math.min(burst, bucket.t + math.max(0, now - math.max(bucket.at, began)) * per_s)
   bucket.at, bucket.per_s, bucket.burst = now, per_s, burst
   return bucket
 end
 local out = {}
-local i = 4
+local i = 5
 while i <= #ARGV do
   local count, priority = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
   local lined, lines, buckets = ARGV[i + 2] == '1', ARGV[i + 3] == '1', tonumber(ARGV[i + 4])
@@ -59,23 +61,29 @@ while i <= #ARGV do
     first = math.max(first, now + math.max(0, 1 - found[b].t) / found[b].per_s)
     step = math.max(step, 1 / found[b].per_s)
   end
-  local placed = 0
-  if granted == count then
+  local placed, later, denied = 0, 0, count - granted
+  if denied == 0 then
     first, step = now, 0
-  elseif lined or not lines then
-    if not lined then first = math.max(first, line) end
   else
-    first = math.max(first, line)
-    if first > now + AHEAD then
-      first, step = now + math.min((first - now) / 2, LATER), 0
-    else
-      placed = 1
-      for b = 1, buckets do
-        for p = priority, 3 do found[b][p] = math.max(found[b][p], first + (count - granted) * step) end
+    if not lined then first = math.max(first, line) end
+    if lined and lines then
+      placed = denied
+    elseif lines then
+      if first <= now + AHEAD then
+        placed = math.max(0, math.min(denied, 1 + math.floor((now + AHEAD - first) / step)))
+      end
+      if placed > 0 then
+        for b = 1, buckets do
+          for p = priority, 3 do found[b][p] = math.max(found[b][p], first + placed * step) end
+        end
+      end
+      if placed < denied then
+        later = math.min(math.max(math.max(0, first + placed * step - now) / 2, step), LATER)
       end
     end
   end
-  out[#out + 1] = {granted, string.format('%.6f', first - now), string.format('%.6f', step), placed}
+  out[#out + 1] = {granted, string.format('%.6f', first - now), string.format('%.6f', step), placed,
+                   string.format('%.6f', later)}
 end
 for key, bucket in pairs(known) do
   redis.call('HSET', key, 't', string.format('%.6f', bucket.t), 'at', string.format('%.6f', bucket.at),
@@ -103,22 +111,26 @@ class Rates:
         self._take: Any = client.register_script(_TAKE) if client else None
         self._give_back: Any = client.register_script(_GIVE_BACK) if client else None
         self._processes = processes
-        self._alone = Buckets(time.monotonic())
+        # While Redis is away; without one from the first.
+        self._alone = Buckets(time.monotonic()) if client is None else None
 
     async def take(self, asks: Sequence[Ask]) -> list[Grant]:
         """Take tokens, ask by ask. Never raises."""
         if self._take is not None and self._guard.usable:
             keys = list(dict.fromkeys(name for ask in asks for name, _ in ask.buckets))
-            args: list[object] = [AHEAD_S, LATER_S, LEAST]
+            # Back after a while without it: what was given meanwhile is not to be given twice.
+            args: list[object] = [AHEAD_S, LATER_S, LEAST, int(self._alone is not None)]
             for ask in asks:
                 args += [ask.count, ask.priority, int(ask.lined), int(ask.lines), len(ask.buckets)]
                 for name, rate in ask.buckets:
                     args += [keys.index(name) + 2, rate.per_s, rate.burst]
             async with self._guard.act():
                 found = await self._take(keys=[_BEGAN, *map(_key, keys)], args=args)
-                return [Grant(int(row[0]), float(row[1]), float(row[2]), bool(row[3])) for row in found]
+                self._alone = None
+                return [Grant(int(row[0]), float(row[1]), float(row[2]), int(row[3]), float(row[4])) for row in found]
         now = time.monotonic()
-        return [self._alone.take(self._part(ask), now) for ask in asks]
+        alone = self._by_itself(now)
+        return [alone.take(self._part(ask), now) for ask in asks]
 
     async def give_back(self, name: str, rate: Rate, count: int) -> None:
         """Tokens that nobody needed after all. Never raises; what cannot be given back is lost."""
@@ -126,7 +138,14 @@ class Rates:
             async with self._guard.act():
                 await self._give_back(keys=[_key(name)], args=[count, rate.burst])
                 return
-        self._alone.give_back(name, self._own(rate), count, time.monotonic())
+        if self._alone is not None:
+            self._alone.give_back(name, self._own(rate), count, time.monotonic())
+
+    def _by_itself(self, now: float) -> Buckets:
+        """This process's own buckets: empty whenever Redis has just gone, for what it had given is not known here."""
+        if self._alone is None:
+            self._alone = Buckets(now, 0.0)
+        return self._alone
 
     def _part(self, ask: Ask) -> Ask:
         own = [(name, self._own(rate)) for name, rate in ask.buckets]

@@ -46,20 +46,29 @@ COMPLETED = Kept(
 DEAD = Kept("dead_jobs", "dead_jobs_%Y%m", True, sql.dead_behind, sql.comb_dead, sql.dead_combed)
 
 
+# Making and dropping partitions locks out all who write, while it waits for who reads as well: better try again later.
+LOCKED_SHORTLY = "SET LOCAL lock_timeout = '200ms'"
+
+
 async def keep_partitions(db: Database, at: datetime) -> None:
     """Make the partitions of the days to come, drop those whose time is over for every queue."""
     today = at.date()
-    async with db.maintenance() as connection:
-        # From tomorrow on: if today's is missing, its rows are in the default partition already, and stay there.
-        tomorrow = today + DAY
-        for table in ("completed_jobs", "job_attempts"):
-            await connection.execute(sql.ensure_partitions, table, "day", tomorrow, today + DAYS_AHEAD)
-        next_month = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
-        await connection.execute(sql.ensure_partitions, "dead_jobs", "month", next_month, today + MONTHS_AHEAD)
+    # From tomorrow on: if today's is missing, its rows are in the default partition already, and stay there.
+    tomorrow = today + DAY
+    next_month = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+    for table, step, first, last in (
+        ("completed_jobs", "day", tomorrow, today + DAYS_AHEAD), ("job_attempts", "day", tomorrow, today + DAYS_AHEAD),
+        ("dead_jobs", "month", next_month, today + MONTHS_AHEAD),
+    ):  # fmt: skip
+        async with db.maintenance() as connection:
+            await connection.execute(LOCKED_SHORTLY)
+            await connection.execute(sql.ensure_partitions, table, step, first, last)
     async with db.maintenance() as connection:
         ((completed, dead),) = await connection.fetch(sql.longest)
-        attempts = max(completed, ATTEMPTS_RETENTION)
-        for table, retention in (("completed_jobs", completed), ("dead_jobs", dead), ("job_attempts", attempts)):
+    attempts = max(completed, ATTEMPTS_RETENTION)
+    for table, retention in (("completed_jobs", completed), ("dead_jobs", dead), ("job_attempts", attempts)):
+        async with db.maintenance() as connection:
+            await connection.execute(LOCKED_SHORTLY)
             await connection.execute(sql.drop_partitions, table, today - retention)
     async with db.maintenance() as connection:
         # What is this old now can only be in a default partition, or in a month that is not over yet.

@@ -113,7 +113,7 @@ class ScheduleStore:
             ((job_id, job),) = await self._jobs.add(connection, step.tenant_id, [_job(found.terms)], step.at)
             standing = found.standing
             await connection.execute(sql.advance, step.tenant_id, name, standing.next_at, step.at, job_id, 0)
-            ready = Ready(step.tenant_id, job_id, job.kind, job.priority, step.at)
+            ready = Ready(step.tenant_id, job_id, job.kind, job.priority, step.at, job.rank)
             return await barrier.record(connection, step, job_id, int), [ready]
 
     async def fire(self, at: datetime, limit: int) -> Fired:
@@ -159,7 +159,7 @@ class ScheduleStore:
             ran = (taken.runs[-1], stored[done - 1][0]) if taken.runs else (None, None)
             moved.append((tenant_id, schedule.terms.name, taken.next_at, *ran, taken.missed))
         await connection.executemany(sql.advance, moved)
-        return [Ready(tenant_id, job_id, job.kind, job.priority, at) for job_id, job in stored]
+        return [Ready(tenant_id, job_id, job.kind, job.priority, at, job.rank) for job_id, job in stored]
 
     async def _one(self, connection: Connection, query: str, tenant_id: UUID, name: str) -> Schedule:
         row = await connection.fetchrow(query, tenant_id, name)

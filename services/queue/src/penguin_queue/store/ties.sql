@@ -30,7 +30,9 @@ SELECT id, CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END FROM completed_jo
 -- name: replace
 UPDATE jobs AS j
 SET payload = n.payload, run_at = n.run_at, priority = n.priority, rank = n.rank, max_attempts = n.max_attempts,
-    state = CASE WHEN j.state = 6 THEN 6 WHEN n.run_at <= $8 THEN 1 ELSE 0 END
+    state = CASE WHEN j.state = 6 THEN 6 WHEN n.run_at <= $8 THEN 1 ELSE 0 END,
+    -- A late worker's "done" was about what it was before.
+    lease_token = NULL, worker_id = NULL, lined = NULL
 FROM unnest($2::bigint[], $3::bytea[], $4::timestamptz[], $5::smallint[], $6::smallint[], $7::smallint[])
     AS n (id, payload, run_at, priority, rank, max_attempts)
 WHERE j.tenant_id = $1 AND j.id = n.id AND j.id = ANY ($2::bigint[])

@@ -144,7 +144,7 @@ Global___Queue: _TypeAlias = Queue  # noqa: Y015
 @_typing.final
 class RateLimit(_message.Message):
     """RateLimit is a token bucket: each lease of a job takes a token, a repeated one as well. Should the buckets be lost or away, jobs
-    are leased more slowly than this for a while, never more quickly.
+    are leased more slowly than this for a while.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -832,7 +832,7 @@ class TenantDepth(_message.Message):
     LEASED_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     waiting: _builtins.int
-    """Scheduled or ready."""
+    """Scheduled, ready, or held by other jobs."""
     leased: _builtins.int
     def __init__(
         self,

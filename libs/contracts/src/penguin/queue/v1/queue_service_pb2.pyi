@@ -137,7 +137,10 @@ Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
 @_typing.final
 class UniqueKey(_message.Message):
-    """UniqueKey lets one job of a tenant and kind stand for all that are enqueued under the same key while it holds."""
+    """UniqueKey lets one job of a tenant and kind stand for all that are enqueued under the same key while it holds. It is judged
+    when a job is enqueued: one that comes back to where it would hold the key, by a retry or a redrive, does not take it from
+    another that has got it meanwhile, and runs beside it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
