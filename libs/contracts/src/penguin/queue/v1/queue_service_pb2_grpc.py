@@ -143,6 +143,7 @@ class QueueServiceServicer:
     def EnqueueBatch(self, request, context):
         """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
         one another. The quickest way in.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,7 +152,9 @@ class QueueServiceServicer:
     def EnqueueStream(self, request_iterator, context):
         """EnqueueStream is EnqueueBatch for who has much to enqueue: each message is one call of it, answered under its request_id
         as it comes to an end, in whatever order. Where a stream breaks, what was not answered may have been stored or not: ask
-        again under the same request_ids, here or by EnqueueBatch.
+        again under the same request_ids, here or by EnqueueBatch, whose message it is for that reason.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

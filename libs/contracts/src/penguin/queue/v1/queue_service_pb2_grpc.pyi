@@ -40,11 +40,14 @@ class QueueServiceStub:
     EnqueueBatch: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueBatchResponse]
     """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
     one another. The quickest way in.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     EnqueueStream: _grpc.StreamStreamMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueStreamResponse]
     """EnqueueStream is EnqueueBatch for who has much to enqueue: each message is one call of it, answered under its request_id
     as it comes to an end, in whatever order. Where a stream breaks, what was not answered may have been stored or not: ask
-    again under the same request_ids, here or by EnqueueBatch.
+    again under the same request_ids, here or by EnqueueBatch, whose message it is for that reason.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
     """
     LeaseJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.LeaseJobsRequest, _queue_service_pb2.LeaseJobsResponse]
     """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
@@ -103,11 +106,14 @@ class QueueServiceAsyncStub(QueueServiceStub):
     EnqueueBatch: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueBatchResponse]  # type: ignore[assignment]
     """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
     one another. The quickest way in.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     EnqueueStream: _aio.StreamStreamMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueStreamResponse]  # type: ignore[assignment]
     """EnqueueStream is EnqueueBatch for who has much to enqueue: each message is one call of it, answered under its request_id
     as it comes to an end, in whatever order. Where a stream breaks, what was not answered may have been stored or not: ask
-    again under the same request_ids, here or by EnqueueBatch.
+    again under the same request_ids, here or by EnqueueBatch, whose message it is for that reason.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
     """
     LeaseJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.LeaseJobsRequest, _queue_service_pb2.LeaseJobsResponse]  # type: ignore[assignment]
     """LeaseJobs hands out due jobs, high priority first, waiting up to `wait` for the first one."""
@@ -175,6 +181,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_queue_service_pb2.EnqueueBatchResponse, _abc.Awaitable[_queue_service_pb2.EnqueueBatchResponse]]:
         """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
         one another. The quickest way in.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
 
     @_abc_1.abstractmethod
@@ -185,7 +192,9 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_queue_service_pb2.EnqueueStreamResponse], _abc.AsyncIterator[_queue_service_pb2.EnqueueStreamResponse]]:
         """EnqueueStream is EnqueueBatch for who has much to enqueue: each message is one call of it, answered under its request_id
         as it comes to an end, in whatever order. Where a stream breaks, what was not answered may have been stored or not: ask
-        again under the same request_ids, here or by EnqueueBatch.
+        again under the same request_ids, here or by EnqueueBatch, whose message it is for that reason.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
 
     @_abc_1.abstractmethod
