@@ -34,7 +34,8 @@ UNKEYED = {
     "TierService.SettleOutbox",
 }
 # Carries a request_id for the log, and is known by the hash of its bytes, which is checked: no body can be another.
-KNOWN_BY_HASH = {"ContentService.UploadBlob"}
+# Or a stream, each message of which is answered under its own request_id: its own tests see to another body.
+KNOWN_BY_HASH = {"ContentService.UploadBlob", "QueueService.EnqueueStream"}
 # Methods for tenants that name none: they tell nothing of any.
 OF_NO_TENANT = {"TierService.GetStatus"}
 # Lists that run on a cursor of their own instead of pages.

@@ -37,7 +37,7 @@ READS: dict[str, tuple[Callable[[Any], Any], str, Callable[[str], Any]]] = {
     "oltp": (LeadServiceStub, "ListLeads", lambda t: lead_pb.ListLeadsRequest(tenant_id=t)),
     "content": (ContentServiceStub, "ListContents", lambda t: content_pb.ListContentsRequest(tenant_id=t)),
     "olap": (FactsServiceStub, "GetWatermark", lambda t: facts_pb.GetWatermarkRequest(tenant_id=t, source="x")),
-    "queue": (QueueServiceStub, "GetQueueStats", lambda t: queue_pb.GetQueueStatsRequest(tenant_id=t)),
+    "queue": (QueueServiceStub, "ListJobs", lambda t: queue_pb.ListJobsRequest(tenant_id=t)),
     "notifications": (
         NotificationServiceStub,
         "CountUnread",

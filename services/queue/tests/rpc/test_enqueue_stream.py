@@ -40,6 +40,16 @@ async def test_batches_are_stored_each_under_its_key_and_once(
     assert len(leased.jobs) == sum(range(1, 31))
 
 
+async def test_another_body_under_the_same_key_is_refused(queue: TierClient, tenant: UUID, kind: str) -> None:
+    batch = batch_request(tenant, kind)
+    other = pb.EnqueueBatchRequest()
+    other.CopyFrom(batch)
+    other.rank = 7
+    await stored(queue, tenant, batch)
+    replies = await stored(queue, tenant, other)
+    assert replies[batch.request_id].error.field == "request_id"
+
+
 async def test_a_batch_that_is_refused_leaves_the_others(queue: TierClient, tenant: UUID, kind: str) -> None:
     right, wrong = batch_request(tenant, kind), batch_request(tenant, kind, b"[]")
     replies = await stored(queue, tenant, wrong, right)

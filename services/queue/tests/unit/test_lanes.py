@@ -13,6 +13,7 @@ from penguin_queue.domain.lanes import (
     AGEING,
     ELDEST_EVERY,
     HALF_LIFE_S,
+    LONG,
     TENANT_LANES_MAX,
     Head,
     Lane,
@@ -144,8 +145,8 @@ def test_nobody_is_passed_over_for_ever_whatever_he_has_in_flight() -> None:
     for n in range(20 * ELDEST_EVERY):
         lanes.loads.sampled({loaded.tenant_id: 100, **{each.tenant_id: 4 for each in others}}, {}, AT)
         for name in others:
-            lanes.told(name, place(10_000 + n, -AGEING))
-        served += line.lease(lanes, 4)
+            lanes.told(name, place(10_000 + n, -LONG))
+        served += line.lease(lanes, 4, AT + LONG)
     assert served[loaded] > 0
 
 

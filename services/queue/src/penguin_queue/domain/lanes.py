@@ -19,8 +19,10 @@ from uuid import UUID
 # grow old is not before those who have not.
 AGEING = timedelta(seconds=30)
 LOWEST = 3
-# Every so many leases the oldest lane has the first job, whatever load its tenant has: so nobody is passed over for ever.
+# Every so many leases a lane that has waited for so long has the first job, whatever load its tenant has: so nobody is passed over
+# for ever.
 ELDEST_EVERY = 8
+LONG = 2 * AGEING
 # Lanes of one tenant that are kept in mind: kinds name handlers, and who has this many more is not to crowd others out.
 TENANT_LANES_MAX = 500
 # Lanes that one lease looks into; the others come with the next.
@@ -203,8 +205,9 @@ class Lanes:
         self._leases += 1
         if wanted_for and self._leases % ELDEST_EVERY == 0:
             eldest, known = min(wanted_for, key=lambda each: (each[1].floor.run_at, each[0]))
-            chosen = [each for each in chosen if each[3] != eldest]
-            turns.append(Turn(eldest, 1, 1, known.floor))
+            if at - known.floor.run_at >= LONG:
+                chosen = [each for each in chosen if each[3] != eldest]
+                turns.append(Turn(eldest, 1, 1, known.floor))
         for band, _, _, lane in chosen:
             bands[band].append(lane)
         for band, lanes in bands.items():
