@@ -19,7 +19,9 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
+import psutil
 import uvloop
+from tests.bench import spending
 from tests.bench.queue.peers.measuring import IN_FLIGHT, PAUSE_S, PER_CALL, WARM_UP, Payload, at_once, payloads
 
 from penguin.queue.v1 import queue_service_pb2 as pb
@@ -142,7 +144,9 @@ async def _run(scenario: str, count: int) -> None:
         ours = Ours(penguin)
         measured = {"bulk": ours.bulk, "drain": ours.drain, "single": ours.single, "idle": ours.idle}[scenario]
         memory.settle()  # as every process of the platform does
-        print(json.dumps(await measured(count)), flush=True)
+        before = spending.of(psutil.Process())
+        answer = await measured(count)
+        print(json.dumps(answer | {"client_s": spending.of(psutil.Process()) - before}), flush=True)
 
 
 if __name__ == "__main__":
