@@ -18,6 +18,7 @@ from penguin.notifications.v1.notification_service_pb2_grpc import NotificationS
 from penguin.queue.v1 import queue_service_pb2 as queue_pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin.tier.v1 import tier_service_pb2 as tier_pb
+from penguin_chassis.jsonbytes import json_bytes
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 
@@ -113,7 +114,7 @@ def _batch(tenant_id: UUID, row: Row) -> queue_pb.EnqueueBatchRequest | None:
 
 
 def _body(job: dict[str, Any]) -> bytes:
-    return orjson.dumps({key: value for key, value in job.items() if key not in {"priority", "run_at"}})
+    return json_bytes({key: value for key, value in job.items() if key not in {"priority", "run_at"}})
 
 
 def _priority(word: str) -> queue_pb.JobPriority.ValueType:

@@ -10,10 +10,10 @@ from typing import Any
 from uuid import UUID
 
 import grpc
-import orjson
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_chassis.jsonbytes import json_bytes
 from penguin_chassis.outbox import traceparent
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
@@ -73,7 +73,7 @@ class Jobs:
         Nobody waits for a clock: a call that finds fewer than two batches under way leaves at once. Raises TierError as
         enqueue_many does, and BacklogFullError while too many of the tenant wait here.
         """
-        answer = await self._singles.put(tenant_id, _Single(terms, orjson.dumps(payload), traceparent()))
+        answer = await self._singles.put(tenant_id, _Single(terms, json_bytes(payload), traceparent()))
         if isinstance(answer, TierError):
             raise answer
         return answer
@@ -86,7 +86,7 @@ class Jobs:
         Raises TierError. Where its outcome is unknown, the same call with the same `request_id` tells.
         """
         return await self._send(
-            tenant_id, terms, list(map(orjson.dumps, payloads)), [traceparent()], request_id or keys.new_id()
+            tenant_id, terms, list(map(json_bytes, payloads)), [traceparent()], request_id or keys.new_id()
         )
 
     async def close(self) -> None:

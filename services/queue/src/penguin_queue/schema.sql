@@ -934,7 +934,7 @@ CREATE INDEX jobs_ready ON public.jobs USING btree (priority, kind_id, tenant_id
 
 CREATE INDEX jobs_scheduled ON public.jobs USING btree (run_at) WHERE (state = 0);
 
-CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id);
+CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id) WHERE (state <> 2);
 
 CREATE INDEX kinds_queue ON public.kinds USING btree (queue_id);
 
