@@ -186,8 +186,8 @@ def test_a_collector_that_does_not_answer_costs_no_call_anything(tmp_path_factor
             figures.append((*map(float, said.split()), time.time()))
             assert process.returncode == 0
     for without, median, worst, shutdown, at, ended in figures:
-        assert median < without * 3 + 0.005
-        # A call that waited for the exporter would take its time-out, two seconds.
+        # Two seconds is the exporter's time-out; what it costs to the microsecond is for the benches.
+        assert median < without * 3 + 0.1
         assert worst < 1.9
         assert shutdown < 3.0
         assert ended - at < 6.0
