@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from penguin_chassis import clock, outbox
+from penguin_chassis import outbox
 from penguin_chassis.defects import places
 from penguin_chassis.pool import Database
 
@@ -53,7 +53,7 @@ async def _keep(duty: Duty, db: Database) -> None:
     while True:
         delay = duty.every_s
         try:
-            await duty.run(db, clock.now())
+            await duty.run(db, db.now())
         except Exception as error:  # noqa: BLE001 - a duty that fails comes round again
             log.warning("duty %s failed: %s", duty.name, type(error).__name__, extra={"places": places(error)})
             delay = min(delay, 5.0)

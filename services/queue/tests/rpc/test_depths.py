@@ -80,7 +80,7 @@ async def test_an_open_transaction_is_seen_by_its_age_and_told_of_once(
         assert (await store.count(AT)).oldest_xmin_age >= counts.oldest_xmin_age + 0.05
     old = replace(counts, oldest_xmin_age=301.0)
     slot = replace(counts, oldest_xmin_age=0.0, slot_xmins={"replica": "700"})
-    census, ages = Census(store), list[float]()
+    census, ages = Census(store, own_db.now), list[float]()
     monkeypatch.setattr("penguin_queue.operations.census._xmin_age", SimpleNamespace(set=ages.append))
 
     async def measured(given: Counts, after_s: float) -> int:
