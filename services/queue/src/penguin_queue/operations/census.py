@@ -31,7 +31,7 @@ _dead_ratio = _meter.create_gauge(
     "penguin.queue.dead_letter_ratio", unit="1", description="Of the jobs that ended lately, how many were given up."
 )
 FLOWS = ("enqueued", "completed", "dead", "cancelled")
-STATES = ("scheduled", "ready", "leased", "dead")
+STATES = ("scheduled", "ready", "leased", "held", "dead")
 
 
 class Census:
