@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from penguin_chassis import outbox
 from penguin_chassis.defects import places
-from penguin_chassis.pool import Database
+from penguin_chassis.pool import Connection, Database
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,19 @@ async def prune_barrier(db: Database, at: datetime) -> None:
             gone = await connection.execute(PRUNE_BARRIER, at - BARRIER_RETENTION, PRUNE_LIMIT)
         if gone != f"DELETE {PRUNE_LIMIT}":
             return
+
+
+# Making or dropping a partition waits for all who read its parent, and meanwhile all who come wait for it, writers too.
+LOCKED_SHORTLY = "SET LOCAL lock_timeout = '200ms'"
+
+
+@contextlib.asynccontextmanager
+async def locking_shortly(db: Database) -> AsyncIterator[Connection]:
+    """The maintenance role's transaction for making and dropping partitions: what cannot be locked at once is left to the next
+    round, for which asyncpg.LockNotAvailableError is raised. One table in each, or the first stays locked meanwhile."""
+    async with db.maintenance() as connection:
+        await connection.execute(LOCKED_SHORTLY)
+        yield connection
 
 
 PRUNE = Duty("prune_barrier", 600.0, prune_barrier)
