@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from penguin_chassis import clock, outbox
+from penguin_chassis import outbox
 from penguin_chassis.defects import places
-from penguin_chassis.pool import Database
+from penguin_chassis.pool import Connection, Database
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,19 @@ async def prune_barrier(db: Database, at: datetime) -> None:
             return
 
 
+# Making or dropping a partition waits for all who read its parent, and meanwhile all who come wait for it, writers too.
+LOCKED_SHORTLY = "SET LOCAL lock_timeout = '200ms'"
+
+
+@contextlib.asynccontextmanager
+async def locking_shortly(db: Database) -> AsyncIterator[Connection]:
+    """The maintenance role's transaction for making and dropping partitions: what cannot be locked at once is left to the next
+    round, for which asyncpg.LockNotAvailableError is raised. One table in each, or the first stays locked meanwhile."""
+    async with db.maintenance() as connection:
+        await connection.execute(LOCKED_SHORTLY)
+        yield connection
+
+
 PRUNE = Duty("prune_barrier", 600.0, prune_barrier)
 MEASURE = Duty("measure_outbox", 2.0, outbox.measure)
 
@@ -53,7 +66,7 @@ async def _keep(duty: Duty, db: Database) -> None:
     while True:
         delay = duty.every_s
         try:
-            await duty.run(db, clock.now())
+            await duty.run(db, db.now())
         except Exception as error:  # noqa: BLE001 - a duty that fails comes round again
             log.warning("duty %s failed: %s", duty.name, type(error).__name__, extra={"places": places(error)})
             delay = min(delay, 5.0)

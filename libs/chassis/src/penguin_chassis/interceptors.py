@@ -21,6 +21,7 @@ import grpc
 from penguin_chassis import calls, errors, telemetry
 from penguin_chassis.auth import Verifier
 from penguin_chassis.calls import Call, Caller
+from penguin_chassis.clock import Now
 from penguin_chassis.faults import DeadlineExceeded, PermissionDenied, ResourceExhausted
 from penguin_chassis.methods import MethodInfo
 from penguin_chassis.validation import refuse_unstorable, validate
@@ -103,10 +104,11 @@ class Gate(grpc.aio.ServerInterceptor):
     One interceptor and not six: each method's wrapping is built once, and a call passes through plain functions.
     """
 
-    def __init__(self, domain: str, methods: dict[str, MethodInfo], verifier: Verifier) -> None:
+    def __init__(self, domain: str, methods: dict[str, MethodInfo], verifier: Verifier, now: Now | None = None) -> None:
         self._domain = domain
         self._methods = methods
         self._verifier = verifier
+        self._now = now
         self._wrapped: dict[str, Handler] = {}
         self._in_flight: Counter[tuple[UUID, bool]] = Counter()
 
@@ -183,7 +185,7 @@ class Gate(grpc.aio.ServerInterceptor):
         else:
             caller = self._verifier.caller(_authorization(context))
             self._authorise(info, caller)
-        call = Call(info.path, caller, time.monotonic() + seconds)
+        call = Call(info.path, caller, time.monotonic() + seconds, now=self._now)
         tenant = caller.tenant_id
         place = None if tenant is None else (tenant, info.max_lifetime_s > 0)
         if place is not None:

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from opentelemetry.instrumentation.grpc import aio_server_interceptor
 
 from penguin_chassis.auth import Verifier
+from penguin_chassis.clock import Now
 from penguin_chassis.interceptors import Gate, Sanitiser
 from penguin_chassis.methods import EXEMPT_SERVICES, declared
 from penguin_chassis.settings import ServerSettings
@@ -77,14 +78,16 @@ def _is_traced(call: grpc.HandlerCallDetails) -> bool:
 
 @contextlib.asynccontextmanager
 async def serve(
-    settings: ServerSettings, registrations: Sequence[Registration], state: State | None = None
+    settings: ServerSettings, registrations: Sequence[Registration], state: State | None = None, now: Now | None = None
 ) -> AsyncIterator[Running]:
-    """Serve until the block is left, then drain: not ready at once, calls under way get `drain_s` seconds.
+    """Serve until the block is left, then drain: not ready at once, calls under way get `drain_s` seconds. `now` is the clock that
+    calls go by; the process's own without.
 
     Raises ContractError for a method without authorisation, RuntimeError when the address is taken.
     """
     names = tuple(r.service for r in registrations)
-    gate = Gate(settings.tier, declared(names), Verifier(settings.jwks_path, settings.tier, settings.issuers))
+    verifier = Verifier(settings.jwks_path, settings.tier, settings.issuers)
+    gate = Gate(settings.tier, declared(names), verifier, now)
     tracing = aio_server_interceptor(filter_=_is_traced)  # type: ignore[no-untyped-call]
     server = grpc.aio.server(interceptors=[Sanitiser(settings.tier), tracing, gate], options=_options(settings))
     for registration in registrations:

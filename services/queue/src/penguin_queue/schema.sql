@@ -496,7 +496,8 @@ CREATE TABLE public.batches (
     dead bigint DEFAULT 0 NOT NULL,
     cancelled bigint DEFAULT 0 NOT NULL,
     open boolean NOT NULL
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY public.batches FORCE ROW LEVEL SECURITY;
 
@@ -606,7 +607,8 @@ CREATE TABLE public.dependencies (
     tenant_id uuid NOT NULL,
     awaits bigint NOT NULL,
     job_id bigint NOT NULL
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY public.dependencies FORCE ROW LEVEL SECURITY;
 
@@ -778,7 +780,8 @@ CREATE TABLE public.schedules (
     CONSTRAINT schedules_payload_check CHECK ((octet_length(payload) <= 65536)),
     CONSTRAINT schedules_priority_check CHECK (((priority >= 0) AND (priority <= 3))),
     CONSTRAINT schedules_start_deadline_check CHECK (((start_deadline >= 1000) AND (start_deadline <= 86400000)))
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY public.schedules FORCE ROW LEVEL SECURITY;
 
@@ -799,7 +802,8 @@ CREATE TABLE public.step_barrier (
     created_at timestamp with time zone NOT NULL,
     CONSTRAINT step_barrier_key_check CHECK (((length(key) >= 1) AND (length(key) <= 200))),
     CONSTRAINT step_barrier_operation_check CHECK ((operation = ANY (ARRAY['request'::text, 'action'::text, 'compensation'::text])))
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='10000', autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.02');
 
 ALTER TABLE ONLY public.step_barrier FORCE ROW LEVEL SECURITY;
 
@@ -821,7 +825,8 @@ CREATE TABLE public.unique_keys (
     until timestamp with time zone,
     CONSTRAINT unique_keys_holds_check CHECK (((holds >= 1) AND (holds <= 15))),
     CONSTRAINT unique_keys_key_check CHECK (((length(key) >= 1) AND (length(key) <= 200)))
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY public.unique_keys FORCE ROW LEVEL SECURITY;
 

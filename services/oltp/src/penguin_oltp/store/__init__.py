@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from penguin_chassis.housekeeping import Duty
+from penguin_chassis.housekeeping import Duty, locking_shortly
 from penguin_chassis.pool import Database
 
 # Repeats of an event are refused for this long.
@@ -14,10 +14,11 @@ PARTITIONS_AHEAD = timedelta(days=7)
 
 async def _event_partitions(db: Database, at: datetime) -> None:
     today = at.date()
-    async with db.maintenance() as connection:
+    async with locking_shortly(db) as connection:
         await connection.execute(
             "SELECT ensure_partitions('email_event_ids', 'day', $1, $2)", today, today + PARTITIONS_AHEAD
         )
+    async with locking_shortly(db) as connection:
         await connection.execute("SELECT drop_partitions('email_event_ids', $1)", today - EVENT_ID_RETENTION)
 
 
