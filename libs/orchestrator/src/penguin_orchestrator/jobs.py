@@ -8,7 +8,8 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import grpc
@@ -115,8 +116,7 @@ class Duplicate(int):
     """The number of the job that has the unique key: nothing was stored."""
 
 
-@dataclass(frozen=True)
-class _Single:
+class _Single(NamedTuple):
     terms: Terms
     payload: bytes
     traceparent: str
@@ -146,14 +146,16 @@ class Jobs:
     def __init__(self, queue: Tier) -> None:
         self._queue = queue
         self._streams = EnqueueStreams(queue)
-        self._singles: Coalescer[_Single, Answer] = Coalescer(self._together, batch=PER_CALL, parallel=2)
+        self._singles: Coalescer[_Single, Answer] = Coalescer(
+            self._together, batch=PER_CALL, parallel=2, size=lambda single: len(single.payload)
+        )
 
     async def enqueue(self, tenant_id: UUID, terms: Terms, payload: Mapping[str, Any]) -> int:
         """Enqueue one job, together with those enqueued beside it; its number, or as Duplicate that of the job which has its
         unique key.
 
         Nobody waits for a clock: a call that finds fewer than two batches under way leaves at once. Raises TierError as
-        enqueue_many does, and BacklogFullError while too many of the tenant wait here.
+        enqueue_many does, and BacklogFullError while too many of the tenant wait here, or too large ones of all.
         """
         answer = await self._singles.put(tenant_id, _Single(terms, orjson.dumps(payload), traceparent()))
         if isinstance(answer, TierError):
@@ -214,15 +216,18 @@ class Jobs:
         its own number or error."""
         answers: list[Answer] = []
         keyed: list[_Single] = []
-        for terms, group in itertools.groupby(singles, key=lambda single: single.terms):
+        for terms, group in itertools.groupby(singles, key=attrgetter("terms")):
             alike = list(group)
             if terms.keyed and (terms.single or len(alike) < COLUMNS_MIN):
                 keyed += alike
                 continue
-            answers += await self._parts(tenant_id, keyed, self._as_rows)
+            if keyed:
+                answers += await self._parts(tenant_id, keyed, self._as_rows)
+                keyed = []
             answers += await self._parts(tenant_id, alike, self._as_columns)
-            keyed = []
-        return answers + await self._parts(tenant_id, keyed, self._as_rows)
+        if keyed:
+            answers += await self._parts(tenant_id, keyed, self._as_rows)
+        return answers
 
     async def _parts(self, tenant_id: UUID, singles: Sequence[_Single], send: _Send) -> list[Answer]:
         return [answer for part in _parted(singles) for answer in await self._apart(tenant_id, part, send)]
