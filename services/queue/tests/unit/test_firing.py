@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from datetime import datetime
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -35,6 +35,9 @@ class Rounds:
 
     async def wait_up(self, _: float) -> bool:
         return self.up.pop()
+
+    def now(self) -> datetime:
+        return datetime(2026, 3, 1, tzinfo=UTC)
 
     async def fire(self, at: datetime, limit: int) -> Fired:
         self.at.append(self._clock)
