@@ -41,6 +41,8 @@ class _Line(Generic[X, R]):
     """One tenant's items that wait for a batch, and how many batches of it are on their way."""
 
     waiting: deque[tuple[X, asyncio.Future[R]]] = field(default_factory=deque)
+    # What those that wait come to (bytes).
+    size: int = 0
     on_the_way: int = 0
     scheduled: bool = False
 
@@ -74,11 +76,12 @@ class Coalescer(Generic[X, R]):
         line = self._lines.setdefault(tenant_id, _Line())
         if len(line.waiting) >= self._limit:
             raise BacklogFullError(self._limit, OF_TENANT)
-        held = self._held + self._size(item) + ITEM_BYTES
-        if held > self._limit_bytes and self._held:
+        size = self._size(item) + ITEM_BYTES
+        if self._held + size > self._limit_bytes and self._held:
             self._drop_if_idle(tenant_id, line)
             raise BacklogFullError(self._limit_bytes, OF_ALL)
-        self._held = held
+        self._held += size
+        line.size += size
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         line.waiting.append((item, answer))
         self._schedule(tenant_id, line)
@@ -97,15 +100,18 @@ class Coalescer(Generic[X, R]):
 
     def _depart(self, tenant_id: UUID, line: _Line[X, R]) -> None:
         line.scheduled = False
-        taken = [line.waiting.popleft() for _ in range(min(self._batch, len(line.waiting)))]
-        batch = [(item, answer) for item, answer in taken if not answer.done()]
-        if len(batch) < len(taken):
-            self._release([item for item, answer in taken if answer.done()])
+        batch = [line.waiting.popleft() for _ in range(min(self._batch, len(line.waiting)))]
+        # Mostly all of it: nothing is to be measured again.
+        size = line.size if not line.waiting else sum(self._size(item) + ITEM_BYTES for item, _ in batch)
+        line.size -= size
+        batch = [(item, answer) for item, answer in batch if not answer.done()]
         if batch:
             line.on_the_way += 1
-            task = asyncio.create_task(self._carry(tenant_id, line, batch))
+            task = asyncio.create_task(self._carry(tenant_id, line, batch, size))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        else:
+            self._held -= size
         self._schedule(tenant_id, line)
         self._drop_if_idle(tenant_id, line)
 
@@ -113,7 +119,9 @@ class Coalescer(Generic[X, R]):
         if not line.waiting and not line.on_the_way and self._lines.get(tenant_id) is line:
             del self._lines[tenant_id]
 
-    async def _carry(self, tenant_id: UUID, line: _Line[X, R], batch: list[tuple[X, asyncio.Future[R]]]) -> None:
+    async def _carry(
+        self, tenant_id: UUID, line: _Line[X, R], batch: list[tuple[X, asyncio.Future[R]]], size: int
+    ) -> None:
         try:
             results = await self._send(tenant_id, [item for item, _ in batch])
             for (_, answer), result in zip(batch, results, strict=True):
@@ -129,12 +137,9 @@ class Coalescer(Generic[X, R]):
             raise
         finally:
             line.on_the_way -= 1
-            self._release([item for item, _ in batch])
+            self._held -= size
             self._schedule(tenant_id, line)
             self._drop_if_idle(tenant_id, line)
-
-    def _release(self, items: Sequence[X]) -> None:
-        self._held -= sum(map(self._size, items)) + ITEM_BYTES * len(items)
 
     async def close(self) -> None:
         """Wait for all that came until now: the batches on their way, and what waits to leave with the next."""

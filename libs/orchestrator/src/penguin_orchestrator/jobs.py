@@ -170,8 +170,10 @@ class Jobs:
         Raises ValueError for terms of single jobs, and TierError. Where its outcome is unknown, the same call with the same
         `request_id` tells.
         """
-        request = _columns(terms, list(map(orjson.dumps, payloads)), [traceparent()])
-        return _numbers(await self._send(tenant_id, request, request_id or keys.new_id()))
+        bodies = list(map(orjson.dumps, payloads))
+        return _numbers(
+            await self._call(_columns(tenant_id, request_id or keys.new_id(), terms, bodies, [traceparent()]))
+        )
 
     async def enqueue_batch(
         self,
@@ -185,13 +187,14 @@ class Jobs:
     ) -> Batch:
         """As enqueue_many, and when all of them are over, however they ended, the callback runs once. With `more` it waits
         for a later call, which names it by its number. Raises as enqueue_many does."""
-        request = _columns(terms, list(map(orjson.dumps, payloads)), [traceparent()])
+        bodies = list(map(orjson.dumps, payloads))
+        request = _columns(tenant_id, request_id or keys.new_id(), terms, bodies, [traceparent()])
         request.batch.more = more
         if isinstance(over, int):
             request.batch.callback_job_id = over
         else:
             request.batch.callback.CopyFrom(_callback(over))
-        reply = await self._send(tenant_id, request, request_id or keys.new_id())
+        reply = await self._call(request)
         return Batch(_numbers(reply), reply.callback_job_id)
 
     async def enqueue_each(
@@ -221,16 +224,14 @@ class Jobs:
             if terms.keyed and (terms.single or len(alike) < COLUMNS_MIN):
                 keyed += alike
                 continue
-            if keyed:
-                answers += await self._parts(tenant_id, keyed, self._as_rows)
-                keyed = []
-            answers += await self._parts(tenant_id, alike, self._as_columns)
-        if keyed:
-            answers += await self._parts(tenant_id, keyed, self._as_rows)
+            for part in _parted(keyed):
+                answers += await self._apart(tenant_id, part, self._as_rows)
+            keyed = []
+            for part in _parted(alike):
+                answers += await self._apart(tenant_id, part, self._as_columns)
+        for part in _parted(keyed):
+            answers += await self._apart(tenant_id, part, self._as_rows)
         return answers
-
-    async def _parts(self, tenant_id: UUID, singles: Sequence[_Single], send: _Send) -> list[Answer]:
-        return [answer for part in _parted(singles) for answer in await self._apart(tenant_id, part, send)]
 
     async def _apart(self, tenant_id: UUID, singles: Sequence[_Single], send: _Send) -> list[Answer]:
         """The answers; each for itself where one of them is against the contract."""
@@ -244,8 +245,8 @@ class Jobs:
 
     async def _as_columns(self, tenant_id: UUID, singles: Sequence[_Single]) -> list[Answer]:
         payloads, traces = [each.payload for each in singles], [each.traceparent for each in singles]
-        request = _columns(singles[0].terms, payloads, traces)
-        return list(_numbers(await self._send(tenant_id, request, keys.new_id(), streams=True)))
+        request = _columns(tenant_id, keys.new_id(), singles[0].terms, payloads, traces)
+        return list(_numbers(await self._streams.send(tenant_id, request, self._call)))
 
     async def _as_rows(self, tenant_id: UUID, singles: Sequence[_Single]) -> list[Answer]:
         return await self._send_rows(tenant_id, [_row(each, keys.new_id()) for each in singles])
@@ -255,14 +256,6 @@ class Jobs:
         request = pb.EnqueueJobsRequest(tenant_id=str(tenant_id), jobs=rows)
         reply: pb.EnqueueJobsResponse = await self._queue.insist(method, request, deadline_s=DEADLINE_S)
         return [_answer(self._queue.name, result) for result in reply.results]
-
-    async def _send(
-        self, tenant_id: UUID, request: pb.EnqueueBatchRequest, request_id: UUID, *, streams: bool = False
-    ) -> pb.EnqueueBatchResponse:
-        request.tenant_id, request.request_id = str(tenant_id), str(request_id)
-        if streams:
-            return await self._streams.send(tenant_id, request, self._call)
-        return await self._call(request)
 
     async def _call(self, request: pb.EnqueueBatchRequest) -> pb.EnqueueBatchResponse:
         method = self._queue.stub(QueueServiceStub).EnqueueBatch
@@ -274,10 +267,14 @@ def _priority(word: str) -> pb.JobPriority.ValueType:
     return pb.JobPriority.Value(f"JOB_PRIORITY_{word.upper()}")
 
 
-def _columns(terms: Terms, payloads: Sequence[bytes], traceparents: Sequence[str]) -> pb.EnqueueBatchRequest:
+def _columns(
+    tenant_id: UUID, request_id: UUID, terms: Terms, payloads: Sequence[bytes], traceparents: Sequence[str]
+) -> pb.EnqueueBatchRequest:
     if terms.single:
         raise ValueError("a unique key, or what a job waits for, is said of jobs one by one")
     request = pb.EnqueueBatchRequest(
+        tenant_id=str(tenant_id),
+        request_id=str(request_id),
         kind=terms.kind,
         payloads=payloads,
         priority=_priority(terms.priority),
