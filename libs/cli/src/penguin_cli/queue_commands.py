@@ -120,7 +120,7 @@ def enqueue(
         float | None, typer.Option(min=0.001, max=31_536_000, help="It has its key so long at most, seconds.")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Who has the key, and waits, becomes as this one.")
+        bool, typer.Option("--replace", help="Who has the key, and waits, gets this payload and place.")
     ] = False,
     after: Annotated[list[int] | None, typer.Option(min=1, help="Once this job is completed.", metavar="ID")] = None,
     run_if_failed: Annotated[bool, typer.Option("--run-if-failed", help="Once those are over, however.")] = False,

@@ -40,8 +40,8 @@ COLUMNS_MIN = 10
 @dataclass(frozen=True)
 class Unique:
     """A key that one job of its tenant and kind has: for as long as that stands where `holds_while` says (ready, leased,
-    completed, dead; none: ready and leased), and for `holds_for` at most. Another is not stored; `replace`: its payload and
-    terms become those of the one that has the key, if that still waits."""
+    completed, dead; none: ready and leased), and for `holds_for` at most. Another is not stored; with `replace`
+    the one that has the key, if it still waits, gets the payload, time, priority, rank and attempts of the other."""
 
     key: str
     holds_while: tuple[str, ...] = ()
