@@ -93,6 +93,14 @@ BEGIN
 END $$;
 
 CREATE FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) RETURNS TABLE(fresh boolean, handed boolean, rated smallint, tries smallint, digest bytea, reply bytea, compensated boolean)
+    LANGUAGE sql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+    SELECT * FROM hot_enqueue(tenant, request_key, request_digest, answer, at, first_id, due, kind, priority, rank, max_attempts,
+                              traceparents, payloads, token, until, worker, NULL)
+$$;
+
+CREATE FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) RETURNS TABLE(fresh boolean, handed boolean, rated smallint, tries smallint, digest bytea, reply bytea, compensated boolean)
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $$
@@ -122,11 +130,11 @@ BEGIN
         token := NULL;
     END IF;
     INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload,
-                      traceparent, lease_token, leased_until, worker_id)
+                      traceparent, lease_token, leased_until, worker_id, rate_key)
     SELECT first_id + n - 1, due, at, tenant, hot_enqueue.kind, level, hot_enqueue.rank, most,
            CASE WHEN token IS NOT NULL THEN 2 WHEN due <= at THEN 1 ELSE 0 END, new.payload, nullif(new.traceparent, ''),
            token, CASE WHEN token IS NOT NULL THEN until END,
-           CASE WHEN token IS NOT NULL THEN worker END
+           CASE WHEN token IS NOT NULL THEN worker END, hot_enqueue.rate_key
     FROM unnest(payloads, traceparents) WITH ORDINALITY AS new (payload, traceparent, n);
     RETURN QUERY SELECT true, token IS NOT NULL, level, most, NULL::bytea, NULL::bytea, NULL::boolean;
 END $$;
@@ -1094,6 +1102,11 @@ REVOKE ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request
 GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
 GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_app;
 GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_readonly;
+
+REVOKE ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) TO queue_maintenance;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) TO queue_app;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) TO queue_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_maintenance;

@@ -144,6 +144,23 @@ async def test_in_flight_jobs_go_on_while_their_queue_rests(admin: Admin, tenant
     assert (await admin.get(tenant, leased.job.id)).state == jobs_pb.JOB_STATE_COMPLETED
 
 
+async def test_a_batch_with_a_rate_key_is_handed_over_unless_keys_have_a_rate(
+    admin: Admin, tenant: UUID, stream: Any
+) -> None:
+    reading = asyncio.ensure_future(stream.read())
+    ids = await admin.enqueue(tenant, 2, rate_key="mailbox")
+    job = await admin.get(tenant, ids.start)
+    assert (job.state, job.rate_key) == (jobs_pb.JOB_STATE_LEASED, "mailbox")
+    async with asyncio.timeout(10):
+        assert list((await reading).jobs[0].job_ids) == list(ids)
+    await admin.put(key_rate=rate(1, 3600))
+    ids = await admin.enqueue(tenant, 2, rate_key="mailbox")
+    async with asyncio.timeout(10):
+        (lot,) = (await stream.read()).jobs
+    assert len(lot.job_ids) == 1
+    assert not await admin.lease()
+
+
 async def test_a_resting_job_is_not_handed_to_a_waiting_stream(admin: Admin, tenant: UUID, stream: Any) -> None:
     await admin.put()
     await admin.pause(pb.PauseTarget(kind=admin.kind))

@@ -167,18 +167,19 @@ async def _insert(
     return inserted
 
 
+def send_job(
+    email_id: UUID, priority: str, mailbox_id: UUID | None, run_at: datetime | None = None
+) -> dict[str, str | None]:
+    """What an email's sending asks of Queue; it goes by the rate of its mailbox, where it has one."""
+    job = {"email_id": str(email_id), "priority": priority, "run_at": run_at.isoformat() if run_at else None}
+    return job if mailbox_id is None else job | {"rate_key": str(mailbox_id)}
+
+
 def _owed(emails: Sequence[NewEmail]) -> list[outbox.Owed]:
     """One row to claim all contents and one to enqueue all jobs: an outbox row per batch, not per email."""
     if not emails:
         return []
-    jobs = [
-        {
-            "email_id": str(email.id),
-            "priority": email.priority,
-            "run_at": email.send_at.isoformat() if email.send_at else None,
-        }
-        for email in emails
-    ]
+    jobs = [send_job(email.id, email.priority, email.email_account_id, email.send_at) for email in emails]
     keys = [email.content_storage_key for email in emails]
     return [
         outbox.Owed(uuid4(), "content", "claim_contents", {"storage_keys": keys}),

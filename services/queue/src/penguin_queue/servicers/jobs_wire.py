@@ -109,6 +109,7 @@ def job(row: Job) -> pb.Job:
         progress=None if row.progress is None else _progress(row.id, row.progress),
         result=row.result,
         ordering_key=row.ordering_key or "",
+        rate_key=row.rate_key or "",
         waits=row.waits or 0,
         callback_job_id=row.batch_id or 0,
         batch=None if row.batch is None else pb.BatchProgress(**asdict(row.batch)),
