@@ -27,7 +27,7 @@ from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.platform import Penguin
 
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("stack"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
 
 RECOVERY_S = 30.0
 # A refusal while the database is away; beside it the channel's own retries of UNAVAILABLE take their time.
