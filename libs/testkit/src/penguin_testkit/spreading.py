@@ -24,7 +24,7 @@ class Groups:
         return next((name for paths, name in self._names.items() if nodeid.startswith(paths)), None)
 
 
-class Spreading(LoadScopeScheduling):
+class Spreading(LoadScopeScheduling):  # type: ignore[misc] # it tells no types
     """Each test to whoever is free; but a group whole to one process.
 
     Groups begin before all else, the largest first: what takes longest is not left for the end.
