@@ -31,7 +31,7 @@ from penguin_devstack.postgres import PostgresCluster
 from penguin_devstack.stack import LocalStack
 from penguin_orchestrator.platform import Penguin
 
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("stack"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(120)]
 
 # How many effects are there when the fault comes, for how long is sent after it, and in all at most.
 BEFORE, AFTER_S, LOAD_MAX_S = RATE, 1.5, 60.0
