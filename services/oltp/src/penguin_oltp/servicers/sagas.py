@@ -33,8 +33,11 @@ class SagaServicer(saga_service_pb2_grpc.SagaServiceServicer):
 
     async def ClaimSagas(self, request: pb.ClaimSagasRequest, context: Any) -> pb.ClaimSagasResponse:
         lease = wire.span(request, "lease_duration")
-        claimed = await self._sagas.claim(request.owner, lease, request.max_sagas, request.definitions, now())
-        return pb.ClaimSagasResponse(sagas=map(wire.journaled, claimed))
+        if request.saga_id:
+            one = await self._sagas.claim_one(*wire.named(request), request.owner, lease, now())
+            return pb.ClaimSagasResponse(sagas=map(wire.journaled, one))
+        claimed, others = await self._sagas.claim(request.owner, lease, request.max_sagas, request.definitions, now())
+        return pb.ClaimSagasResponse(sagas=map(wire.journaled, claimed), passed_over=others)
 
     async def GetSaga(self, request: pb.GetSagaRequest, context: Any) -> pb.GetSagaResponse:
         found = await self._sagas.get(UUID(request.tenant_id), UUID(request.saga_id))

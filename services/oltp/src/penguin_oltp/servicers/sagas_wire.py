@@ -39,6 +39,13 @@ def new_saga(request: pb.CreateSagaRequest, at: datetime) -> Saga:
     )  # fmt: skip
 
 
+def named(request: pb.ClaimSagasRequest) -> tuple[UUID, UUID]:
+    """The one saga that is claimed by its name, with its tenant; raises InvalidArgument."""
+    if not request.tenant_id:
+        raise InvalidArgument("tenant_id goes with saga_id.", field="tenant_id")
+    return UUID(request.tenant_id), UUID(request.saga_id)
+
+
 def span(request: Any, field: str) -> timedelta:
     """A duration as the domain has it."""
     found: timedelta = getattr(request, field).ToTimedelta()

@@ -112,9 +112,13 @@ class SagaStore:
 
     async def claim(
         self, owner: str, lease: timedelta, limit: int, definitions: Sequence[str], at: datetime
-    ) -> list[Journaled]:
-        """Take over up to `limit` due sagas of these definitions (none given: of any), tenants in turn from a random one."""
+    ) -> tuple[list[Journaled], list[str]]:
+        """Take over up to `limit` due sagas of these definitions (none given: of any), tenants in turn from a random one.
+
+        Answers also some definitions of due sagas that were not asked for.
+        """
         found: list[Journaled] = []
+        others: list[str] = []
         async with self._db.maintenance() as connection:
             tenants = await _due_tenants(connection, list(definitions), at, limit)
             for n, tenant in enumerate(tenants):
@@ -124,7 +128,17 @@ class SagaStore:
                 taken = {record["id"]: rows.read(Saga, record) for record in records}
                 steps = await _steps(connection, tenant, list(taken))
                 found += [Journaled(saga, tuple(steps.get(identifier, ()))) for identifier, saga in taken.items()]
-        return found
+            if definitions and len(found) < limit:
+                others = [r["definition"] for r in await connection.fetch(sql.passed_over, at, list(definitions))]
+        return found, others
+
+    async def claim_one(
+        self, tenant_id: UUID, saga_id: UUID, owner: str, lease: timedelta, at: datetime
+    ) -> list[Journaled]:
+        """Take over this one, if it is due; answers nothing where it is not."""
+        async with self._db.tenant(tenant_id) as connection:
+            record = await connection.fetchrow(sql.claim_one, tenant_id, saga_id, at, owner, at + lease)
+            return [] if record is None else [await _with_steps(connection, rows.read(Saga, record))]
 
 
 async def forget(db: Database, at: datetime) -> None:

@@ -63,6 +63,13 @@ WHERE EXISTS (
         AND ($3::text[] = '{}' OR s.kind || '/' || s.version = ANY ($3)))
 LIMIT $4;
 
+-- name: passed_over
+-- Across tenants: for the maintenance role.
+SELECT DISTINCT kind || '/' || version AS definition FROM (
+    SELECT tenant_id, kind, version FROM sagas WHERE due_at <= $1 AND NOT kind || '/' || version = ANY ($2::text[])
+    LIMIT 1000) AS due
+LIMIT 10;
+
 -- name: claim
 -- Picked once: as a plain sub-select the planner may run it again for each row, and claim more than was asked for.
 WITH picked AS MATERIALIZED (
@@ -77,6 +84,11 @@ SET owner = $3, owner_epoch = s.owner_epoch + 1, due_at = $4, updated_at = $2
 FROM picked
 WHERE s.tenant_id = $1 AND s.id = picked.id
 RETURNING s.*;
+
+-- name: claim_one
+UPDATE sagas SET owner = $4, owner_epoch = owner_epoch + 1, due_at = $5, updated_at = $3
+WHERE tenant_id = $1 AND id = $2 AND due_at <= $3
+RETURNING *;
 
 -- name: forget
 -- Finished ones past their retention, their steps with them; across tenants, for the maintenance role.

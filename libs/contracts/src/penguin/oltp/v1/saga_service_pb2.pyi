@@ -447,8 +447,13 @@ class ClaimSagasRequest(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     LEASE_DURATION_FIELD_NUMBER: _builtins.int
     DEFINITIONS_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    SAGA_ID_FIELD_NUMBER: _builtins.int
     max_sagas: _builtins.int
     owner: _builtins.str
+    tenant_id: _builtins.str
+    """Only this one; both or neither."""
+    saga_id: _builtins.str
     @_builtins.property
     def lease_duration(self) -> _duration_pb2.Duration: ...
     @_builtins.property
@@ -462,10 +467,12 @@ class ClaimSagasRequest(_message.Message):
         owner: _builtins.str = ...,
         lease_duration: _duration_pb2.Duration | None = ...,
         definitions: _abc.Iterable[_builtins.str] | None = ...,
+        tenant_id: _builtins.str = ...,
+        saga_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["definitions", b"definitions", "lease_duration", b"lease_duration", "max_sagas", b"max_sagas", "owner", b"owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definitions", b"definitions", "lease_duration", b"lease_duration", "max_sagas", b"max_sagas", "owner", b"owner", "saga_id", b"saga_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -476,16 +483,22 @@ class ClaimSagasResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SAGAS_FIELD_NUMBER: _builtins.int
+    PASSED_OVER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sagas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Saga]: ...
+    @_builtins.property
+    def passed_over(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Some definitions of sagas that are due and that the caller did not name: they wait for who knows them."""
+
     def __init__(
         self,
         *,
         sagas: _abc.Iterable[Global___Saga] | None = ...,
+        passed_over: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sagas", b"sagas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passed_over", b"passed_over", "sagas", b"sagas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
