@@ -31,6 +31,11 @@ class World:
     # Tenants that scenarios share: by kind.
     known: dict[str, Any] = field(default_factory=dict)
 
+    async def owe_nothing(self) -> None:
+        """Forget what the tenants of other tests owe: leases of the outbox span tenants."""
+        async with self.dbs["oltp"].maintenance() as connection:
+            await connection.execute("DELETE FROM outbox")
+
     async def rows(self, tier: str, tenant: UUID, query: str, *values: object) -> list[Any]:
         """What a tier's database has of the tenant."""
         async with self.dbs[tier].tenant(tenant) as connection:

@@ -163,6 +163,7 @@ async def test_a_refusal_cuts_off_what_is_under_way_beside_it_and_undoes_it(worl
 async def test_past_the_pivot_a_refusal_is_stuck_and_calls_somebody_once(world: World, script: Script) -> None:
     definition, tenant = script.definition("a", "b", pivot="a"), uuid4()
     script.fails["b", ACTION] = [refusal()]
+    await world.owe_nothing()
     with pytest.raises(SagaStuckError) as stuck:
         await carried(world, definition, tenant=tenant)
     held = stuck.value.held
