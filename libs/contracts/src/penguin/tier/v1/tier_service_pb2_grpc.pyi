@@ -41,6 +41,10 @@ class TierServiceStub:
     """SettleOutbox answers for leased rows: delivered rows are removed, failed rows come back after their delay. A row
     whose lease has passed to another is left alone and reported as stale.
     """
+    GetKeySources: _grpc.UnaryUnaryMultiCallable[_tier_service_pb2.GetKeySourcesRequest, _tier_service_pb2.GetKeySourcesResponse]
+    """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
+    says so: silence is not the same.
+    """
 
 @_typing.type_check_only
 class TierServiceAsyncStub(TierServiceStub):
@@ -54,6 +58,10 @@ class TierServiceAsyncStub(TierServiceStub):
     SettleOutbox: _aio.UnaryUnaryMultiCallable[_tier_service_pb2.SettleOutboxRequest, _tier_service_pb2.SettleOutboxResponse]  # type: ignore[assignment]
     """SettleOutbox answers for leased rows: delivered rows are removed, failed rows come back after their delay. A row
     whose lease has passed to another is left alone and reported as stale.
+    """
+    GetKeySources: _aio.UnaryUnaryMultiCallable[_tier_service_pb2.GetKeySourcesRequest, _tier_service_pb2.GetKeySourcesResponse]  # type: ignore[assignment]
+    """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
+    says so: silence is not the same.
     """
 
 class TierServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +91,16 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tier_service_pb2.SettleOutboxResponse, _abc.Awaitable[_tier_service_pb2.SettleOutboxResponse]]:
         """SettleOutbox answers for leased rows: delivered rows are removed, failed rows come back after their delay. A row
         whose lease has passed to another is left alone and reported as stale.
+        """
+
+    @_abc_1.abstractmethod
+    def GetKeySources(
+        self,
+        request: _tier_service_pb2.GetKeySourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tier_service_pb2.GetKeySourcesResponse, _abc.Awaitable[_tier_service_pb2.GetKeySourcesResponse]]:
+        """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
+        says so: silence is not the same.
         """
 
 def add_TierServiceServicer_to_server(servicer: TierServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
