@@ -3,16 +3,17 @@ does nothing at all on an answer that is missing, old or short."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import asyncpg
 import grpc
 import pytest
+from libs.orchestrator.tests.planting import CLOSED, EMAIL, INBOX, World, findings, minted, refused
+from libs.orchestrator.tests.stored import until
 from services.oltp.tests.rows import make_tenant
 
 from penguin.notifications.v1 import admin_event_service_pb2 as event_pb
@@ -21,163 +22,18 @@ from penguin.oltp.v1 import reconcile_service_pb2 as pb
 from penguin.oltp.v1.reconcile_service_pb2_grpc import ReconcileServiceStub
 from penguin_chassis.pool import Database
 from penguin_devstack.roles import TierDatabase
-from penguin_notifications.app import serving as serve_notifications
-from penguin_notifications.config import NotificationsConfig
-from penguin_olap.app import serving as serve_olap
-from penguin_olap.config import OlapConfig
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.reconciling import mending, reading, receipts
 from penguin_orchestrator.reconciling.receipts import Terms
 from penguin_orchestrator.reconciling.running import Reconciler, closed_before
+from penguin_orchestrator.reconciling.scheduling import keep_reconciling
 from penguin_orchestrator.relay import Relay
-from penguin_testkit.databases import Databases
 from penguin_testkit.faults import Break, Faults
-from penguin_testkit.tokens import TokenFactory
 
 Code = grpc.StatusCode
-CLOSED = closed_before(time.time()) - 1
-APPLY = Terms(apply=True, grace=timedelta(days=7))
-
-CONTENT = """
-INSERT INTO content_objects (tenant_id, storage_key, state, generation, claim_by, created_at, content_hash, raw_source,
-    codec, raw_size, stored_size, attachment_count, defects, body, quarantined_at)
-SELECT $1, key, $4, $3, $5, now(), sha256(key::bytea), false, 'none', 1, 1, 0, '{}', 'x', $6
-FROM unnest($2::text[]) AS key"""
-EMAIL = """
-INSERT INTO emails (tenant_id, id, recipient, recipient_name, sender, sender_name, subject, status, priority,
-    content_storage_key, content_generation, message_id, queued_at)
-SELECT $1, gen_random_uuid(), 'a@example.com', '', 'us@example.com', '', 's', 'sent', 'normal', key, $3, key, now()
-FROM unnest($2::text[]) AS key"""
-INBOX = """
-INSERT INTO inbox_message_refs (tenant_id, id, mailbox, direction, message_id, in_reply_to, thread_id, sender, subject,
-    received_at, content_storage_key, content_generation, fingerprint, defects)
-SELECT $1, gen_random_uuid(), 'm@example.com', 'inbound', key, '', key, 'a@example.com', 's', now(), key, $3, key, '{}'
-FROM unnest($2::text[]) AS key"""
-
-
-def minted(count: int) -> list[str]:
-    return [f"k/{uuid4().hex}" for _ in range(count)]
-
-
-class World:
-    """A tenant whose keys are planted on either side, straight into the databases."""
-
-    def __init__(self, tenant: UUID, oltp: Database, content: Database) -> None:
-        self.tenant = tenant
-        self._oltp = oltp
-        self._content = content
-
-    async def keep(
-        self,
-        stored: list[str],
-        *,
-        state: str = "claimed",
-        generation: int = CLOSED,
-        quarantined_s: float | None = None,
-        claim_s: float = -60,
-    ) -> list[str]:
-        """Contents of these keys; in quarantine for so many seconds, where that is given."""
-        since = None if quarantined_s is None else datetime_ago(quarantined_s)
-        async with self._content.tenant(self.tenant) as connection:
-            await connection.execute(CONTENT, self.tenant, stored, generation, state, datetime_ago(-claim_s), since)
-        return stored
-
-    async def refer(self, stored: list[str], *, generation: int = CLOSED, by: str = EMAIL) -> list[str]:
-        """Rows that refer to these keys."""
-        async with self._oltp.tenant(self.tenant) as connection:
-            await connection.execute(by, self.tenant, stored, generation)
-        return stored
-
-    async def both(self, count: int, **where: Any) -> list[str]:
-        """Keys that agree."""
-        return await self.refer(await self.keep(minted(count), **where), **where)
-
-    async def states(self) -> dict[str, tuple[str, bool]]:
-        """State, and whether in quarantine, by key."""
-        async with self._content.tenant(self.tenant) as connection:
-            rows = await connection.fetch(
-                "SELECT storage_key, state, quarantined_at IS NOT NULL AS aside FROM content_objects"
-                " WHERE tenant_id = $1", self.tenant,
-            )  # fmt: skip
-        return {row["storage_key"]: (row["state"], row["aside"]) for row in rows}
-
-    async def execute(self, statement: str, *values: Any) -> None:
-        """Change what stands in Content."""
-        async with self._content.tenant(self.tenant) as connection:
-            await connection.execute(statement, self.tenant, *values)
-
-
-def datetime_ago(seconds: float) -> datetime:
-    return datetime.now(UTC) - timedelta(seconds=seconds)
-
-
-@pytest.fixture(scope="module")
-async def more_ports(databases: Databases, tokens: TokenFactory) -> AsyncIterator[dict[str, int]]:
-    """The tiers that hold no keys, and must say so."""
-    async with contextlib.AsyncExitStack() as stack:
-        ports = {}
-        known: tuple[tuple[str, Any, Any], ...] = (
-            ("olap", OlapConfig, serve_olap), ("notifications", NotificationsConfig, serve_notifications),
-        )  # fmt: skip
-        for tier, config, serving in known:
-            urls = await databases.clone(tier)
-            prefix = tier.upper()
-            settings: dict[str, Any] = {
-                f"{prefix}_DB_URL": urls.app_url, f"{prefix}_MAINTENANCE_DB_URL": urls.maintenance_url,
-                f"{prefix}_LISTEN": "127.0.0.1:0", "PENGUIN_JWKS_PATH": tokens.jwks_path, "PENGUIN_DRAIN_SECONDS": 0.1,
-            }  # fmt: skip
-            ports[tier] = (await stack.enter_async_context(serving(config(**settings)))).port
-        yield ports
-
-
-@pytest.fixture
-def breaks() -> dict[str, Faults]:
-    """What is to break, by tier."""
-    return {tier: Faults() for tier in reading.TIERS}
-
-
-@pytest.fixture
-async def all_tiers(
-    ports: dict[str, int], more_ports: dict[str, int], breaks: dict[str, Faults], make: Any
-) -> dict[str, Tier]:
-    """All five, each with what breaks on its way."""
-    return {name: make(name, (ports | more_ports)[name], breaks[name]) for name in reading.TIERS}
-
-
-@pytest.fixture
-async def world(tenant: UUID, oltp_db: Database, content_db: Database) -> World:
-    """This test's tenant; no run of another test is under way."""
-    async with oltp_db.maintenance() as connection:
-        await connection.execute("UPDATE reconcile_runs SET status = 'finished' WHERE status = 'running'")
-    return World(tenant, oltp_db, content_db)
-
-
-@pytest.fixture
-def reconcile(all_tiers: dict[str, Tier], world: World) -> Callable[..., Any]:
-    """Run it for this test's tenant alone."""
-
-    async def run(terms: Terms = APPLY, **more: Any) -> pb.ReconcileRun:
-        terms = Terms(terms.apply, world.tenant, terms.grace, terms.cap)
-        return await Reconciler(all_tiers, **more).run(terms)
-
-    return run
-
-
-async def findings(tiers: dict[str, Tier], run: pb.ReconcileRun) -> set[tuple[str, str, str]]:
-    """Kind, subject and action of what a run found."""
-    oltp = tiers["oltp"]
-    request = pb.ListReconcileFindingsRequest(run_id=run.id, page_size=1000)
-    reply = await oltp.call(oltp.stub(ReconcileServiceStub).ListReconcileFindings, request)
-    return {(each.kind, each.subject, each.action) for each in reply.findings}
-
-
-def refused(run: pb.ReconcileRun, words: str) -> None:
-    assert run.status == pb.RECONCILE_STATUS_REFUSED
-    assert words in run.refused_reason
-    assert not run.counts.get("quarantined")
-    assert not run.counts.get("deleted")
+RUNS = "SELECT status FROM reconcile_runs WHERE tenant_id = $1"
 
 
 async def test_what_agrees_is_left_alone_and_costs_no_listing(
@@ -479,3 +335,23 @@ async def test_too_soon_after_the_last_there_is_no_other(all_tiers: dict[str, Ti
     with pytest.raises(TierError, match="too short"):
         await Reconciler(all_tiers).run(terms, min_interval=timedelta(hours=1))
     await Reconciler(all_tiers).run(terms)
+
+
+async def test_of_two_processes_that_keep_reconciling_one_runs(
+    all_tiers: dict[str, Tier], world: World, oltp_db: Database
+) -> None:
+    terms, every = Terms(tenant_id=world.tenant), timedelta(hours=1)
+    both = [asyncio.create_task(keep_reconciling(all_tiers, terms, every, ask_s=0.05)) for _ in range(2)]
+
+    async def ended() -> bool:
+        async with oltp_db.maintenance() as connection:
+            statuses = await connection.fetch(RUNS, world.tenant)
+        return [row["status"] for row in statuses] == ["finished"]
+
+    await until(ended, within_s=10)
+    await asyncio.sleep(0.5)  # both have asked again by now
+    assert await ended()
+    for task in both:
+        assert not task.done()
+        task.cancel()
+    await asyncio.gather(*both, return_exceptions=True)

@@ -51,8 +51,11 @@ DEFAULT_POLICIES: Mapping[str, WorkloadPolicy] = {
     "cli": WorkloadPolicy(scopes=("*",), methods=("*",)),
     "orchestrator": WorkloadPolicy(scopes=("*",), methods=("*",)),
     "relay": WorkloadPolicy(
-        scopes=("tier.*", "contents.*", "jobs.write", "jobs.read", "notifications.write", "admin_events.write"),
-        methods=("/penguin.tier.v1.TierService/*", "/penguin.notifications.v1.AdminEventService/CreateAdminEvent"),
+        scopes=("tier.*", "contents.*", "jobs.write", "jobs.read", "notifications.write", "admin_events.write",
+                "reconcile.*", "emails.read", "emails.write", "jobs.payloads", "ledger.read", "facts.*", "reports.read"),
+        methods=("/penguin.tier.v1.TierService/*", "/penguin.tier.v1.KeyService/*",
+                 "/penguin.oltp.v1.ReconcileService/*",
+                 "/penguin.notifications.v1.AdminEventService/CreateAdminEvent"),
     ),
     "worker": WorkloadPolicy(
         scopes=("tier.*", "jobs.*", "emails.*", "contents.*", "ledger.*", "facts.*", "inbox.*", "leads.*", "*.read",

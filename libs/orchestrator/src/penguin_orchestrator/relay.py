@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 import uvloop
@@ -35,6 +36,8 @@ from penguin_orchestrator.config import RelayConfig
 from penguin_orchestrator.deliveries import DELIVERIES, DESTINATIONS, Row, UndeliverableError
 from penguin_orchestrator.errors import LATER, TierError
 from penguin_orchestrator.platform import Penguin
+from penguin_orchestrator.reconciling.receipts import Terms
+from penguin_orchestrator.reconciling.scheduling import keep_reconciling
 
 log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("penguin.relay")
@@ -246,6 +249,9 @@ async def _main(config: RelayConfig) -> None:
     async with Penguin.connect() as penguin:
         relays = [Relay(penguin.tiers[name], penguin.tiers, config.batch) for name in config.tiers.split(",")]
         tasks = [asyncio.create_task(relay.run()) for relay in relays]
+        if config.reconcile_every_s:
+            every, terms = timedelta(seconds=config.reconcile_every_s), Terms(apply=config.reconcile_apply)
+            tasks.append(asyncio.create_task(keep_reconciling(penguin.tiers, terms, every)))
         memory.settle()
         log.info("relaying for %s", config.tiers)
         await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)

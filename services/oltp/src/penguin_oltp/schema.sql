@@ -590,9 +590,7 @@ CREATE INDEX email_event_tallies_day ON public.email_event_tallies USING btree (
 
 CREATE INDEX emails_campaign ON public.emails USING btree (tenant_id, campaign_id, status) WHERE (campaign_id IS NOT NULL);
 
-CREATE UNIQUE INDEX emails_content ON public.emails USING btree (tenant_id, content_storage_key);
-
-CREATE INDEX emails_keys ON public.emails USING btree (tenant_id, content_generation, content_storage_key) WHERE (content_generation IS NOT NULL);
+CREATE UNIQUE INDEX emails_content ON public.emails USING btree (tenant_id, content_storage_key) INCLUDE (content_generation);
 
 CREATE INDEX emails_mailbox ON public.emails USING btree (tenant_id, email_account_id, sent_at) WHERE (sent_at IS NOT NULL);
 
@@ -602,11 +600,9 @@ CREATE INDEX emails_recipient ON public.emails USING btree (tenant_id, recipient
 
 CREATE UNIQUE INDEX emails_step_lead ON public.emails USING btree (tenant_id, lead_id, step_id) WHERE (lead_id IS NOT NULL);
 
-CREATE UNIQUE INDEX inbox_message_refs_content ON public.inbox_message_refs USING btree (tenant_id, content_storage_key);
+CREATE UNIQUE INDEX inbox_message_refs_content ON public.inbox_message_refs USING btree (tenant_id, content_storage_key) INCLUDE (content_generation);
 
 CREATE UNIQUE INDEX inbox_message_refs_fingerprint ON public.inbox_message_refs USING btree (tenant_id, mailbox_key, fingerprint);
-
-CREATE INDEX inbox_message_refs_keys ON public.inbox_message_refs USING btree (tenant_id, content_generation, content_storage_key) WHERE (content_generation IS NOT NULL);
 
 CREATE INDEX inbox_message_refs_mailbox ON public.inbox_message_refs USING btree (tenant_id, mailbox_key, id);
 

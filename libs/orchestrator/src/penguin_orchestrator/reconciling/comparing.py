@@ -11,8 +11,8 @@ from uuid import UUID
 from penguin_orchestrator.reconciling.reading import KeyReader, MovedError, Place, Places, RefusedError
 from penguin_orchestrator.reconciling.sums import NOTHING, Bucket, Sum, added, differing, digest, sum_of, whole
 
-# Generations that are looked at in one go.
-WINDOW = 720
+# Generations that are looked at in one go: three months of hours. Some sources read all their keys each time.
+WINDOW = 2160
 # A bucket of at most so many keys, on all sides, is listed rather than divided. (About what their sums would weigh.)
 SMALL = 24
 # No finer: KeyService names no longer prefixes.

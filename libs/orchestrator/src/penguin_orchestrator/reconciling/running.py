@@ -13,6 +13,8 @@ from penguin.oltp.v1 import reconcile_service_pb2 as pb
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.reconciling.comparing import Comparison, Difference
+from penguin_orchestrator.reconciling.facts import FactsComparison
+from penguin_orchestrator.reconciling.jobs import JobsComparison
 from penguin_orchestrator.reconciling.mending import Confirmed, Found, Mender, confirmed, told
 from penguin_orchestrator.reconciling.reading import KeyReader, Places, RefusedError
 from penguin_orchestrator.reconciling.receipts import FOUND, Part, Receipt, Terms
@@ -20,7 +22,7 @@ from penguin_orchestrator.reconciling.receipts import FOUND, Part, Receipt, Term
 # How long after its keys were minted a generation is closed: by then their contents' claim_by has passed (six hours after
 # they were put), and so has whatever a clock or a slow caller may add.
 CLOSED_AFTER = timedelta(hours=8)
-KEYS, QUARANTINE = "keys", "quarantine"
+KEYS, QUARANTINE, JOBS, FACTS = "keys", "quarantine", "jobs", "facts"
 
 
 def closed_before(now_s: float) -> int:
@@ -58,6 +60,9 @@ class Reconciler:
             for tenant_id in tenants:
                 await self._sweep(work, tenant_id)
                 await self._compare(work, tenant_id)
+            for tenant_id in tenants:
+                await self._compare_jobs(work, tenant_id)
+                await self._compare_facts(work, tenant_id)
         except RefusedError as error:
             return await receipt.finish(str(error))
         return await receipt.finish()
@@ -128,6 +133,46 @@ class Reconciler:
             await work.receipt.record(part)
             part.counts["revived"] += await mender.revive(wanted)
             part.counts["deleted"] += await mender.delete(doomed, before)
+
+    async def _compare_jobs(self, work: _Work, tenant_id: UUID) -> None:
+        """Compare the emails that wait with their jobs; those that lack theirs get it through OLTP's outbox."""
+        part = work.receipt.part(tenant_id, JOBS)
+        if part.done:
+            return
+        comparison = JobsComparison(self._tiers, tenant_id, datetime.fromtimestamp(self._clock(), UTC))
+        found = await comparison.run()
+        requeue = work.terms.apply and bool(found.lacking)
+        if requeue:
+            await work.receipt.record(part)
+            part.counts["requeued"] += await comparison.requeue(work.receipt.run.id, found.lacking)
+        part.counts.update(
+            {"emails_waiting": found.waiting, "jobs": found.jobs, "jobs_cut": int(found.cut),
+             f"{FOUND}lacking_job": len(found.lacking), f"{FOUND}needless_job": len(found.needless)}
+        )  # fmt: skip
+        part.done = True
+        done = "requeued" if requeue else ""
+        await work.receipt.record(part, [
+            *(Found("lacking_job", email_id, "oltp.emails", done) for email_id in found.lacking),
+            *(Found("needless_job", str(job_id), "queue.jobs") for job_id in found.needless),
+        ])  # fmt: skip
+
+    async def _compare_facts(self, work: _Work, tenant_id: UUID) -> None:
+        """Compare OLAP's cells with a recount; a day that differs is loaded anew."""
+        part = work.receipt.part(tenant_id, FACTS)
+        if part.done:
+            return
+        today = datetime.fromtimestamp(self._clock(), UTC).date()
+        comparison = FactsComparison(self._tiers, tenant_id, today)
+        days, differing = await comparison.run()
+        if differing and work.terms.apply:
+            await work.receipt.record(part)
+            for day in differing:
+                await comparison.reload(day)
+            part.counts["reloaded"] += len(differing)
+        part.counts.update({"days": days, f"{FOUND}differing_day": len(differing)})
+        part.done = True
+        done = "reloaded" if work.terms.apply else ""
+        await work.receipt.record(part, [Found("differing_day", day, "olap.facts", done) for day in differing])
 
 
 def _disposed(terms: Terms, places: Places, doomed: Sequence[str], wanted: Sequence[str]) -> list[Found]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 from pydantic import TypeAdapter
 
@@ -97,6 +97,22 @@ class EmailStore:
             rows = await connection.fetch(sql.cancel, step.tenant_id, list(ids), step.at)
             return await barrier.record(connection, step, sorted(row["id"] for row in rows), list[UUID])
 
+    async def requeue(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
+        """Owe the jobs of emails that are still queued once more; returns those that were."""
+        outbox.admit(self._db)
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, list[UUID])) is not None:
+                return done.reply
+            rows = await connection.fetch(sql.still_queued, step.tenant_id, list(ids))
+            if rows:
+                jobs = [_job(row["id"], row["priority"], row["send_at"]) for row in rows]
+                # Known by the request that asked for it, as are its jobs in Queue.
+                owed = outbox.Owed(
+                    uuid5(step.tenant_id, step.key), "queue", "enqueue_jobs", {"kind": SEND_JOB, "jobs": jobs}
+                )
+                await outbox.append(connection, step.tenant_id, [owed], step.at)
+            return await barrier.record(connection, step, [row["id"] for row in rows], list[UUID])
+
 
 async def _write(
     connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail], generation: int, at: datetime
@@ -171,16 +187,13 @@ def _owed(emails: Sequence[NewEmail]) -> list[outbox.Owed]:
     """One row to claim all contents and one to enqueue all jobs: an outbox row per batch, not per email."""
     if not emails:
         return []
-    jobs = [
-        {
-            "email_id": str(email.id),
-            "priority": email.priority,
-            "run_at": email.send_at.isoformat() if email.send_at else None,
-        }
-        for email in emails
-    ]
+    jobs = [_job(email.id, email.priority, email.send_at) for email in emails]
     keys = [email.content_storage_key for email in emails]
     return [
         outbox.Owed(uuid4(), "content", "claim_contents", {"storage_keys": keys}),
         outbox.Owed(uuid4(), "queue", "enqueue_jobs", {"kind": SEND_JOB, "jobs": jobs}),
     ]
+
+
+def _job(email_id: UUID, priority: str, send_at: datetime | None) -> dict[str, str | None]:
+    return {"email_id": str(email_id), "priority": priority, "run_at": send_at.isoformat() if send_at else None}
