@@ -16,6 +16,7 @@ from libs.orchestrator.tests.planting import CLOSED, EMAIL, INBOX, World, findin
 from libs.orchestrator.tests.stored import until
 from services.oltp.tests.rows import make_tenant
 
+from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.notifications.v1 import admin_event_service_pb2 as event_pb
 from penguin.notifications.v1.admin_event_service_pb2_grpc import AdminEventServiceStub
 from penguin.oltp.v1 import reconcile_service_pb2 as pb
@@ -273,6 +274,31 @@ async def test_killed_at_any_word_to_its_receipt_and_run_again_it_is_right(
     assert (run.id, run.status) == (str(left), pb.RECONCILE_STATUS_FINISHED)
     assert await world.states() == dict.fromkeys(orphans, ("quarantined", True))
     assert not set(old) & (await world.states()).keys()
+
+
+async def test_a_tenant_that_may_not_be_changed_is_left_out_and_the_others_go_on(
+    all_tiers: dict[str, Tier],
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    oltp_db: Database,
+    content_db: Database,
+) -> None:
+    other = World(await make_tenant(oltp_db), oltp_db, content_db)
+    await world.keep(minted(1))
+    await other.keep(minted(1))
+    closed, call = world.tenant, Tier.insist
+
+    async def refused_there(self: Tier, method: Any, request: Any, **how: Any) -> Any:
+        if isinstance(request, content_pb.QuarantineContentsRequest) and request.tenant_id == str(closed):
+            raise TierError("content", Code.FAILED_PRECONDITION, "STATE_CONFLICT", "It is closed.")
+        return await call(self, method, request, **how)
+
+    monkeypatch.setattr(Tier, "insist", refused_there)
+    run = await Reconciler(all_tiers).run(Terms(apply=True))
+    assert run.status == pb.RECONCILE_STATUS_FINISHED
+    assert run.counts["tenants_left_out"] == 1
+    assert list((await world.states()).values()) == [("claimed", False)]
+    assert list((await other.states()).values()) == [("quarantined", True)]
 
 
 async def test_who_lost_its_run_to_another_changes_nothing_more(

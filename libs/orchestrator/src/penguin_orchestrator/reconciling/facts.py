@@ -16,7 +16,7 @@ from penguin.oltp.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from penguin_orchestrator import etl
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.reconciling.reading import refusal
+from penguin_orchestrator.reconciling.reading import refusal, unchanged
 
 # Days that are counted anew in one run: each is over, and is counted in as many runs.
 DAYS = 7
@@ -44,11 +44,11 @@ class FactsComparison:
         return len(days), [day for day in differing if day in still]
 
     async def reload(self, day: str) -> None:
-        """Load the day as it is counted now."""
+        """Load the day as it is counted now. Raises LeftOutError too."""
         try:
             await etl.load_day(self._tiers, self._tenant_id, day)
         except TierError as error:
-            raise refusal(error) from None
+            raise unchanged(error) from None
 
     async def _loaded(self) -> list[str]:
         """Days without a change that waits to be loaded; none before the first load."""

@@ -24,7 +24,7 @@ from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.reconciling.reading import in_portions, refusal
+from penguin_orchestrator.reconciling.reading import in_portions, refusal, unchanged
 
 KIND = "email.send"
 # What is younger may be on its way.
@@ -77,14 +77,18 @@ class JobsComparison:
         return found
 
     async def requeue(self, run_id: str, email_ids: Sequence[str]) -> int:
-        """Have OLTP owe the jobs once more; returns for how many."""
+        """Have OLTP owe the jobs once more; returns for how many. Raises LeftOutError too."""
         count = 0
         for portion in in_portions(email_ids, PAGE):
             request = email_pb.RequeueEmailsRequest(
                 tenant_id=self._tenant_id, request_id=str(keys.request_id("requeue", run_id, *portion)),
                 email_ids=portion,
             )  # fmt: skip
-            reply = await _ask(self._oltp, self._oltp.stub(EmailServiceStub).RequeueEmails, request)
+            method = self._oltp.stub(EmailServiceStub).RequeueEmails
+            try:
+                reply = await self._oltp.insist(method, request, deadline_s=TIMEOUT_S)
+            except TierError as error:
+                raise unchanged(error) from None
             count += len(reply.requeued_ids)
         return count
 

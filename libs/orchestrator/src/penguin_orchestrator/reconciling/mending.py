@@ -15,7 +15,7 @@ from penguin_orchestrator import keys as minted
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.reconciling.comparing import Difference
-from penguin_orchestrator.reconciling.reading import KeyReader, Place, Places, in_portions, refusal
+from penguin_orchestrator.reconciling.reading import KeyReader, Place, Places, in_portions, unchanged
 
 A_CALL = 500
 DEADLINE_S = 20.0
@@ -70,7 +70,7 @@ async def confirmed(reader: KeyReader, places: Places, tenant_id: UUID, found: D
 
 
 class Mender:
-    """Changes Content, for one tenant and one run. Every method raises RefusedError."""
+    """Changes Content, for one tenant and one run. Every method raises RefusedError, and those that change LeftOutError."""
 
     def __init__(self, content: Tier, tenant_id: UUID) -> None:
         self._content = content
@@ -119,7 +119,7 @@ class Mender:
             method = getattr(self._content.stub(ContentServiceStub), name)
             return await self._content.insist(method, request, deadline_s=DEADLINE_S)
         except TierError as error:
-            raise refusal(error) from None
+            raise unchanged(error) from None
 
 
 def told(result: Confirmed, actions: Mapping[str, str], places: Places) -> list[Found]:

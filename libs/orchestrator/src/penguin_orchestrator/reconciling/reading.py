@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
+import grpc
 from google.protobuf.message import Message
 
 from penguin.tier.v1 import key_service_pb2 as pb
@@ -36,6 +37,10 @@ KEYS_A_CALL = 1000
 
 class RefusedError(Exception):
     """The run cannot go on; the text says why in a few words, for the receipt."""
+
+
+class LeftOutError(Exception):
+    """A tenant's state does not let anything of it be changed (it is closed): it is left out, and the others go on."""
 
 
 class MovedError(Exception):
@@ -192,6 +197,11 @@ class KeyReader:
 def refusal(error: TierError) -> RefusedError:
     """A tier's refusal as the reason of a run's."""
     return RefusedError(f"{error.tier} does not answer: {error.code.name} {error.reason}".strip())
+
+
+def unchanged(error: TierError) -> RefusedError | LeftOutError:
+    """Why a change was not made, or not surely."""
+    return LeftOutError(error.reason) if error.code is grpc.StatusCode.FAILED_PRECONDITION else refusal(error)
 
 
 def _wire(bucket: Bucket) -> pb.KeyBucket:

@@ -4,7 +4,7 @@ point: what it had not told is looked at again, and finds the world as it is."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -16,13 +16,13 @@ from penguin_orchestrator.reconciling.comparing import Comparison, Difference
 from penguin_orchestrator.reconciling.facts import FactsComparison
 from penguin_orchestrator.reconciling.jobs import JobsComparison
 from penguin_orchestrator.reconciling.mending import Confirmed, Found, Mender, confirmed, told
-from penguin_orchestrator.reconciling.reading import KeyReader, Places, RefusedError
+from penguin_orchestrator.reconciling.reading import KeyReader, LeftOutError, Places, RefusedError
 from penguin_orchestrator.reconciling.receipts import FOUND, Part, Receipt, Terms
 
 # How long after its keys were minted a generation is closed: by then their contents' claim_by has passed (six hours after
 # they were put), and so has whatever a clock or a slow caller may add.
 CLOSED_AFTER = timedelta(hours=8)
-KEYS, QUARANTINE, JOBS, FACTS = "keys", "quarantine", "jobs", "facts"
+KEYS, QUARANTINE, JOBS, FACTS, LEFT_OUT = "keys", "quarantine", "jobs", "facts", "left_out"
 
 
 def closed_before(now_s: float) -> int:
@@ -57,15 +57,25 @@ class Reconciler:
             reader = KeyReader(self._tiers)
             work = _Work(reader, await reader.places(), receipt, terms)
             tenants = [terms.tenant_id] if terms.tenant_id else await reader.tenants(work.places)
-            for tenant_id in tenants:
-                await self._sweep(work, tenant_id)
-                await self._compare(work, tenant_id)
-            for tenant_id in tenants:
-                await self._compare_jobs(work, tenant_id)
-                await self._compare_facts(work, tenant_id)
+            # Keys first, of all tenants: the other pairs ask more tiers.
+            for parts in ((self._sweep, self._compare), (self._compare_jobs, self._compare_facts)):
+                for tenant_id in tenants:
+                    for part in parts:
+                        await self._do(part, work, tenant_id)
         except RefusedError as error:
             return await receipt.finish(str(error))
         return await receipt.finish()
+
+    @staticmethod
+    async def _do(part: Callable[[_Work, UUID], Awaitable[None]], work: _Work, tenant_id: UUID) -> None:
+        """Do one part of a tenant; one that may not be changed is left out of it."""
+        try:
+            await part(work, tenant_id)
+        except LeftOutError:
+            left_out = work.receipt.part(tenant_id, LEFT_OUT)
+            left_out.counts["tenants_left_out"] = 1
+            left_out.done = True
+            await work.receipt.record(left_out)
 
     async def _compare(self, work: _Work, tenant_id: UUID) -> None:
         """Compare a tenant's closed generations, window by window."""

@@ -107,6 +107,6 @@ def event_of(run: Run) -> dict[str, Any] | None:
         "severity": "warning",
         "description": "Reconcile: " + "; ".join(filter(None, (words, refused))),
         "details": {"run_id": str(run.id), "applied": run.apply, "found": found},
-        "tenant_id": "" if run.tenant_id == PLATFORM else str(run.tenant_id),
+        "of_tenant": run.tenant_id != PLATFORM,
         "dedupe_key": "reconcile.refused" if refused else "reconcile.found",
     }

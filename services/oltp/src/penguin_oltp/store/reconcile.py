@@ -98,7 +98,8 @@ class ReconcileStore:
             )
             run = _run(row)
             if (event := event_of(run)) is not None:
-                owed = outbox.Owed(uuid5(run.id, "admin_event"), "notifications", "admin_event", event)
+                id_ = uuid5(run.id, "admin_event")
+                owed = outbox.Owed(id_, "notifications", "create_admin_events", {"events": [event]})
                 await outbox.append(connection, run.tenant_id, [owed], step.at)
             return await barrier.record(connection, step, run, Run)
 
