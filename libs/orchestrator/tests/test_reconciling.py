@@ -136,8 +136,8 @@ async def test_a_source_that_goes_away_in_the_middle_ends_the_run(
     code: Code | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reading, "SUMS_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(mending, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(reading, "SUMS_TIMEOUT_S", 4.0)
+    monkeypatch.setattr(mending, "DEADLINE_S", 3.0)
     await world.both(5)
     await world.keep(minted(3))
     if method == "FindKeys" and tier == "oltp":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID, uuid4
 
+import grpc
+import pytest
 from libs.orchestrator.tests.planting import World, datetime_ago, findings
 
 from penguin.oltp.v1 import reconcile_service_pb2 as pb
@@ -13,8 +15,10 @@ from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_chassis.pool import Database
 from penguin_orchestrator import etl, keys
 from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.reconciling import jobs as comparing_jobs
 from penguin_orchestrator.reconciling.receipts import Terms
 from penguin_orchestrator.relay import Relay
+from penguin_testkit.faults import Break, Faults
 
 
 async def queued(db: Database, tenant: UUID, count: int, *, hours: float, status: str = "queued") -> list[str]:
@@ -90,6 +94,23 @@ async def test_while_oltp_owes_old_jobs_itself_nothing_is_said_of_them(
     finally:
         async with oltp_db.tenant(world.tenant) as connection:
             await connection.execute("DELETE FROM outbox WHERE tenant_id = $1", world.tenant)
+
+
+async def test_a_ledger_too_great_to_be_looked_through_in_time_ends_no_run(
+    reconcile: Any, breaks: dict[str, Faults], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing_jobs, "TIMEOUT_S", 4.0)
+    breaks["oltp"].breaks("ListEmails", Break(None))
+    run = await reconcile()
+    assert (run.status, run.counts["jobs_cut"]) == (pb.RECONCILE_STATUS_FINISHED, 1)
+
+
+async def test_a_queue_that_is_away_ends_the_run(reconcile: Any, breaks: dict[str, Faults]) -> None:
+    breaks["queue"].breaks("ListJobs", *[Break(grpc.StatusCode.UNAVAILABLE)] * 10)
+    run = await reconcile()
+    assert (run.status, run.refused_reason) == (
+        pb.RECONCILE_STATUS_REFUSED, "queue does not answer: UNAVAILABLE UNREACHABLE",
+    )  # fmt: skip
 
 
 async def test_a_day_that_differs_from_its_recount_is_told_and_loaded_anew(

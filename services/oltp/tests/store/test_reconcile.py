@@ -83,6 +83,18 @@ async def test_no_other_is_begun_within_the_interval(own_db: Database) -> None:
     assert (await store.start(step(NOW + hour / 2), uuid4(), owner, one_tenant, hour)).run.tenant_id != PLATFORM
 
 
+async def test_a_refused_run_and_one_that_only_told_hold_up_no_other_for_long(own_db: Database) -> None:
+    store, owner, day = ReconcileStore(own_db), uuid4(), timedelta(days=1)
+    run = await start(own_db, owner)
+    await store.finish(step(NOW), run.id, owner, "olap does not answer")
+    with pytest.raises(FailedPrecondition, match="too short"):
+        await store.start(step(NOW + timedelta(minutes=59)), uuid4(), owner, TERMS, day)
+    later = NOW + timedelta(minutes=61)
+    telling = await start(own_db, owner, later, Terms(PLATFORM, apply=False, grace_s=60, cap=10))
+    await store.finish(step(later), telling.id, owner, "")
+    assert (await store.start(step(later), uuid4(), owner, TERMS, day)).run.id not in {run.id, telling.id}
+
+
 async def test_it_is_summed_up_and_owes_one_event(own_db: Database) -> None:
     store, owner, one, two = ReconcileStore(own_db), uuid4(), uuid4(), uuid4()
     run = await start(own_db, owner)

@@ -29,7 +29,7 @@ REQUIRED = frozenset(
     {"content.contents", "content.quarantine", "oltp.emails", "oltp.templates", "oltp.inbox_message_refs"}
 )
 # How long a tier may take to name its sources, and to sum up its keys (seconds).
-SOURCES_TIMEOUT_S = 5.0
+SOURCES_TIMEOUT_S = 10.0
 SUMS_TIMEOUT_S = 25.0
 BUCKETS_A_CALL = 1000
 KEYS_A_CALL = 1000

@@ -15,6 +15,9 @@ LEASE = timedelta(minutes=2)
 # A run that was left longer ago is not taken on: what it saw is too old.
 RESUMABLE = timedelta(days=1)
 
+# A run that was refused is followed by the next after this long at the most, whatever the interval.
+AFTER_REFUSAL = timedelta(hours=1)
+
 RUNNING = "running"
 FINISHED = "finished"
 REFUSED = "refused"

@@ -14,6 +14,7 @@ from penguin_chassis.faults import AlreadyExists, FailedPrecondition, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_oltp.domain.reconcile import (
+    AFTER_REFUSAL,
     FINISHED,
     LEASE,
     LEFT,
@@ -147,7 +148,7 @@ async def _left(connection: Connection, owner: UUID, terms: Terms, at: datetime)
 async def _begun(
     connection: Connection, run_id: UUID, owner: UUID, terms: Terms, min_interval: timedelta, at: datetime
 ) -> Run:
-    last = await connection.fetchval(sql.last_started, terms.tenant_id)
+    last = await connection.fetchval(sql.last_started, terms.tenant_id, terms.apply, at - AFTER_REFUSAL)
     if last is not None and last > at - min_interval:
         raise FailedPrecondition(
             "The last run has begun too short a while ago.", metadata={"resource": "reconcile_run", "state": "recent"}

@@ -37,7 +37,8 @@ class ReconcileServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ReconcileServiceAsyncStub: ...
     StartReconcileRun: _grpc.UnaryUnaryMultiCallable[_reconcile_service_pb2.StartReconcileRunRequest, _reconcile_service_pb2.StartReconcileRunResponse]
     """StartReconcileRun begins a run, or takes on one of the same terms that its caller has left. FAILED_PRECONDITION
-    (STATE_CONFLICT) while another caller is at one, or the last has begun less than min_interval ago.
+    (STATE_CONFLICT) while another caller is at one, or the last that may change as much has begun less than min_interval ago (for one
+    that was refused: less than an hour).
     """
     RecordReconcileProgress: _grpc.UnaryUnaryMultiCallable[_reconcile_service_pb2.RecordReconcileProgressRequest, _reconcile_service_pb2.RecordReconcileProgressResponse]
     """RecordReconcileProgress says how far one tenant's part has come, and keeps the run the caller's. What is said of a part
@@ -61,7 +62,8 @@ class ReconcileServiceAsyncStub(ReconcileServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartReconcileRun: _aio.UnaryUnaryMultiCallable[_reconcile_service_pb2.StartReconcileRunRequest, _reconcile_service_pb2.StartReconcileRunResponse]  # type: ignore[assignment]
     """StartReconcileRun begins a run, or takes on one of the same terms that its caller has left. FAILED_PRECONDITION
-    (STATE_CONFLICT) while another caller is at one, or the last has begun less than min_interval ago.
+    (STATE_CONFLICT) while another caller is at one, or the last that may change as much has begun less than min_interval ago (for one
+    that was refused: less than an hour).
     """
     RecordReconcileProgress: _aio.UnaryUnaryMultiCallable[_reconcile_service_pb2.RecordReconcileProgressRequest, _reconcile_service_pb2.RecordReconcileProgressResponse]  # type: ignore[assignment]
     """RecordReconcileProgress says how far one tenant's part has come, and keeps the run the caller's. What is said of a part
@@ -88,7 +90,8 @@ class ReconcileServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reconcile_service_pb2.StartReconcileRunResponse, _abc.Awaitable[_reconcile_service_pb2.StartReconcileRunResponse]]:
         """StartReconcileRun begins a run, or takes on one of the same terms that its caller has left. FAILED_PRECONDITION
-        (STATE_CONFLICT) while another caller is at one, or the last has begun less than min_interval ago.
+        (STATE_CONFLICT) while another caller is at one, or the last that may change as much has begun less than min_interval ago (for one
+        that was refused: less than an hour).
         """
 
     @_abc_1.abstractmethod
