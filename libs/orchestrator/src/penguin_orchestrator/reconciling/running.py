@@ -135,12 +135,12 @@ class Reconciler:
     async def _dispose(
         work: _Work, part: Part, mender: Mender, doomed: Sequence[str], wanted: Sequence[str], before: datetime
     ) -> None:
-        part.counts[f"{FOUND}wanted"] += len(wanted)
         if not work.terms.apply:
             part.counts["deletable"] += len(doomed)
-            return
+            return  # what is wanted is counted where the keys are compared
         if doomed or wanted:
             await work.receipt.record(part)
+            part.counts[f"{FOUND}wanted"] += len(wanted)
             part.counts["revived"] += await mender.revive(wanted)
             part.counts["deleted"] += await mender.delete(doomed, before)
 

@@ -10,8 +10,8 @@ from uuid import UUID
 
 # Stands for the platform itself, where a run is not of one tenant alone.
 PLATFORM = UUID(int=0)
-# How long a run is its caller's without another word.
-LEASE = timedelta(minutes=2)
+# How long a run is its caller's without another word: a window is told of once, and takes several calls of 25 s at worst.
+LEASE = timedelta(minutes=5)
 # A run that was left longer ago is not taken on: what it saw is too old.
 RESUMABLE = timedelta(days=1)
 
