@@ -7,13 +7,13 @@ import asyncio
 import time
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import grpc
 import pytest
 from libs.orchestrator.tests.planting import CLOSED, EMAIL, INBOX, World, findings, minted, refused
-from libs.orchestrator.tests.stored import until
+from libs.orchestrator.tests.stored import owed, until
 from services.oltp.tests.rows import make_tenant
 
 from penguin.content.v1 import content_service_pb2 as content_pb
@@ -331,6 +331,14 @@ async def test_all_tenants_are_run_and_their_keys_never_mixed(
     reply = await oltp.call(oltp.stub(ReconcileServiceStub).ListReconcileFindings, request)
     told = {(each.tenant_id, each.kind) for each in reply.findings if each.subject == key}
     assert told == {(str(world.tenant), "orphan"), (str(other.tenant), "dangling")}
+    # Such a run is the platform's, and so is the event that it is worth.
+    await Relay(all_tiers["oltp"], all_tiers, 1000).turn()
+    notifications = all_tiers["notifications"]
+    listed = await notifications.call(
+        notifications.stub(AdminEventServiceStub).ListAdminEvents, event_pb.ListAdminEventsRequest(page_size=1000)
+    )
+    assert [e.event_type for e in listed.admin_events if not e.tenant_id] == ["reconcile.found"]
+    assert await owed(oltp_db, UUID(int=0)) == []
 
 
 async def test_findings_become_one_admin_event(reconcile: Any, world: World, all_tiers: dict[str, Tier]) -> None:
