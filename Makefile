@@ -8,7 +8,8 @@ BIN := .venv/bin
 DISTS := $(sort $(wildcard libs/*/pyproject.toml services/*/pyproject.toml))
 # Arguments for pytest, for example PYTEST_ARGS="services/oltp -x".
 PYTEST_ARGS ?=
-TEST_PROCESSES ?= 2
+# For two cores: the third has the whole stack's tests, and mostly waits.
+TEST_PROCESSES ?= 3
 export UV_NO_PROGRESS := 1
 # The checkout's own environment, whatever the caller has activated.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME

@@ -9,16 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from penguin_devstack.postgres import THROWAWAY_SETTINGS
 from penguin_devstack.stack import LocalStack
 from penguin_orchestrator.config import PlatformConfig
 from penguin_orchestrator.platform import Penguin
+
+# How long what a killed worker held is waited for.
+WORKER_LEASE_S = 5
 
 
 @pytest.fixture(scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
     """Every tier, relay, worker and receiver, each its own process; gone at the end."""
     root = Path(tmp_path_factory.mktemp("stack"))
-    local = LocalStack(root, tied_to_caller=True, environment={"worker": {"ETL_INTERVAL_S": "2"}})
+    environment = {"worker": {"ETL_INTERVAL_S": "2", "WORKER_LEASE_S": str(WORKER_LEASE_S)}}
+    local = LocalStack(root, tied_to_caller=True, environment=environment, database_settings=THROWAWAY_SETTINGS)
     try:
         await local.up()
         yield local

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import statistics
 import tempfile
@@ -14,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 import psutil
+from tests.bench import spending
 from tests.bench.monolith import Monolith
 from tests.bench.report import Report
 
@@ -156,32 +156,16 @@ async def _where_the_time_goes(
 ) -> None:
     """CPU per email by process, the relay stopped: what a batch of 100 costs each of them."""
     for name, work in (("tiers", tiers), ("one database", local)):
-        before = _cpu(stack)
+        before = _spent(stack)
         count = await rate(work, CALLERS) * SECONDS
-        spent = {part: (seconds - before.get(part, 0.0)) / count * 1e6 for part, seconds in _cpu(stack).items()}
-        parts = {part: micros for part, micros in spent.items() if micros >= 1.0}
+        parts = {part: us for part, us in spending.each(before, _spent(stack), count).items() if us >= 1.0}
         report.add(f"CPU per email, {name}", sum(parts.values()), "µs")
-        for part, micros in sorted(parts.items(), key=lambda each: -each[1]):
+        for part, micros in parts.items():
             report.add(f"    {part}", micros, "µs")
 
 
-def _cpu(stack: LocalStack) -> dict[str, float]:
-    """CPU seconds spent so far, by component and its children."""
-    spent = {"client": _seconds(psutil.Process())}
-    for name, component in stack.status().components.items():
-        if component.process is not None:
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(component.process.pid)
-                spent[name] = sum(_seconds(each) for each in (process, *process.children(recursive=True)))
-    return spent
-
-
-def _seconds(process: psutil.Process) -> float:
-    try:
-        times = process.cpu_times()
-    except psutil.Error:
-        return 0.0
-    return float(times.user + times.system + times.children_user + times.children_system)
+def _spent(stack: LocalStack) -> dict[str, float]:
+    return {"client": spending.of(psutil.Process())} | spending.spent(stack)
 
 
 async def _singles(penguin: Penguin, monolith: Monolith, tenant: UUID, report: Report) -> None:

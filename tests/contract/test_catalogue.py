@@ -48,11 +48,12 @@ KEY_SOURCES = """
 SELECT table_name || '.' || column_name AS name FROM information_schema.view_column_usage
 WHERE view_schema = 'public' AND view_name = 'storage_keys'"""
 SOURCE_NAMES = "SELECT pg_get_viewdef(to_regclass('storage_keys'))"
-# Columns named like keys that hold none of Content's.
+# Columns named like keys that hold none of Content's. (A saga's step journals what it is about to mint: what refers to it
+# is the row that the step makes.)
 NO_STORAGE_KEYS = {
     "step_barrier.key", "emails.recipient_key", "leads.email_key", "suppressions.address_key",
     "email_accounts.vault_key_path", "inbox_message_refs.mailbox_key", "content_objects.key_id", "blobs.key_id",
-    "unique_keys.key", "wakes.ordering_key", "queues.key_rate_jobs", "queues.key_rate_ms", "queues.key_rate_burst",
+    "saga_steps.keys", "unique_keys.key", "wakes.ordering_key", "queues.key_rate_jobs", "queues.key_rate_ms", "queues.key_rate_burst",
     "admin_system_events.dedupe_key",
     *(f"{jobs}.{name}" for jobs in ("jobs", "dead_jobs", "completed_jobs") for name in ("ordering_key", "rate_key")),
 }  # fmt: skip

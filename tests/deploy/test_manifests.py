@@ -215,9 +215,7 @@ def test_a_tiers_commands_exist(where: str, tier: str, command: str) -> None:
     kind, name = ("Deployment", tier) if command == "serve" else ("Job", f"{tier}-migration")
     words = workload(where, kind, name).container["command"]
     assert words == ["python", "-m", f"penguin_{tier}", command]
-    told = subprocess.run(
-        [sys.executable, *words[1:], "--help"], capture_output=True, text=True, check=False, timeout=60
-    )
+    told = help_of(*words[1:])
     assert told.returncode == 0, told.stderr
     assert command in told.stdout
 

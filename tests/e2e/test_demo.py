@@ -21,7 +21,7 @@ from penguin_devstack import orphans
 from penguin_devstack.guardian import guarded_directory
 from penguin_devstack.spool import read_messages
 
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("stack"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 LIMIT_S = 240
 EMAILS = 50

@@ -26,7 +26,7 @@ from penguin_devstack.stack import LocalStack
 from penguin_orchestrator import blobs, mailsources
 from penguin_orchestrator.platform import Penguin
 
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("stack"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 
 ARCHIVE = Path(__file__).resolve().parents[3] / "shared" / "data" / "emails-dev.tar.gz"
 MESSAGES = 3125

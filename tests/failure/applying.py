@@ -1,4 +1,5 @@
-"""A worker as a process of its own, whose effects go to a store that applies each once: `applying.py <name> <store>`.
+"""A worker as a process of its own, whose effects go to a store that applies each once: `python -m tests.failure.applying <name>
+<store>`.
 
 It works on one kind by a stream and on another by small leases, and ends when its input does. CLOCK_OFF_S sets its wall
 clock wrong by so many seconds; WORKER_LEASE_S is its lease.
@@ -6,60 +7,31 @@ clock wrong by so many seconds; WORKER_LEASE_S is its lease.
 
 from __future__ import annotations
 
-import datetime
-import importlib
 import os
 import time
-import types
 
-# These ask us for the time, and compare it with their own compiled reading of the clock, which stays right.
-COMPARING = ("grpc._channel", "grpc._common", "grpc.aio._utils", "grpc._cython.cygrpc")
-
-
-def _set_clock_wrong(seconds: float) -> None:
-    """Whoever asks for the time from now on is told another."""
-    right_time, right_time_ns, right = time.time, time.time_ns, datetime.datetime
-    honest = types.SimpleNamespace(**vars(time))
-    for name in COMPARING:
-        vars(importlib.import_module(name))["time"] = honest
-
-    class Known(type):
-        def __instancecheck__(cls, instance: object) -> bool:
-            return isinstance(instance, right)
-
-    class Wrong(datetime.datetime, metaclass=Known):
-        # As large as the one that extensions know.
-        __slots__ = ()
-
-        @classmethod
-        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
-            return right.fromtimestamp(right_time() + seconds, tz)
-
-    time.time = lambda: right_time() + seconds
-    time.time_ns = lambda: right_time_ns() + int(seconds * 1e9)
-    datetime.datetime = Wrong  # type: ignore[misc]
-
+from tests.failure.wrong_clock import set_clock_wrong
 
 # Before anything else is imported, for many take these by name.
 if off := float(os.environ.get("CLOCK_OFF_S", "0")):
-    _set_clock_wrong(off)
+    set_clock_wrong(off)
 
-import asyncio  # noqa: E402
-import contextlib  # noqa: E402
-import sys  # noqa: E402
+import asyncio
+import contextlib
+import sys
 
-import asyncpg  # noqa: E402
-import uvloop  # noqa: E402
+import asyncpg
+import uvloop
 
-from penguin.queue.v1 import queue_service_pb2 as pb  # noqa: E402
-from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub  # noqa: E402
-from penguin_orchestrator.clients import Tier  # noqa: E402
-from penguin_orchestrator.errors import TierError  # noqa: E402
-from penguin_orchestrator.platform import Penguin  # noqa: E402
-from penguin_worker.config import WorkerConfig  # noqa: E402
-from penguin_worker.jobs import Job  # noqa: E402
-from penguin_worker.kinds import Kind  # noqa: E402
-from penguin_worker.leasing import Worker  # noqa: E402
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.platform import Penguin
+from penguin_worker.config import WorkerConfig
+from penguin_worker.jobs import Job
+from penguin_worker.kinds import Kind
+from penguin_worker.leasing import Worker
 
 STREAMED, POLLED = "faults.streamed", "faults.polled"
 # Before an effect, and from there to the word on it: a fault finds handlers in both (seconds).

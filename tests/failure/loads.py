@@ -13,13 +13,15 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
+from libs.worker.tests.waiting import until
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_devstack.probes import serves_grpc
 from penguin_orchestrator.jobs import Terms
 from penguin_orchestrator.platform import Penguin
 
-APPLYING = Path(__file__).with_name("applying.py")
+ROOT = Path(__file__).parents[2]
 TERMS = (Terms("faults.streamed"), Terms("faults.polled"))
 # Jobs a second, in runs of one kind so that those beside one another travel together.
 RATE, RUN = 150, 15
@@ -90,7 +92,7 @@ class WorkerProcess:
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, str(APPLYING), self.name, self._dsn,
+            sys.executable, "-m", "tests.failure.applying", self.name, self._dsn, cwd=ROOT,
             env={**os.environ, **self._environment}, stdin=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
@@ -119,6 +121,38 @@ async def at_work(*workers: WorkerProcess) -> AsyncIterator[None]:
     finally:
         for worker in workers:
             await worker.kill()
+
+
+@contextlib.asynccontextmanager
+async def queue_with_a_wrong_clock(
+    environment: Mapping[str, str], port: int, clock_off_s: float
+) -> AsyncIterator[None]:
+    """One more service of the queue, its wall clock wrong by so much. `environment` is the right one's."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.failure.serving", cwd=ROOT,
+        env={**os.environ, **environment, "QUEUE_LISTEN": f"127.0.0.1:{port}", "CLOCK_OFF_S": str(clock_off_s)},
+    )  # fmt: skip
+    try:
+        await until(lambda: serves_grpc(port))
+        yield
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 20) == 0, "the service did not end in order"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def leases_off(queue_dsn: str) -> list[float]:
+    """How far the ends of the leases that stand are from the time of the queue's database (seconds)."""
+    connection = await asyncpg.connect(queue_dsn)
+    try:
+        rows = await connection.fetch(
+            "SELECT extract(epoch FROM leased_until - clock_timestamp())::float8 FROM jobs WHERE state = 2"
+        )
+    finally:
+        await connection.close()
+    return [row[0] for row in rows]
 
 
 @dataclass

@@ -13,7 +13,7 @@ from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin_devstack.stack import LocalStack
 from penguin_orchestrator.platform import Penguin
 
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("stack"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(240)]
 
 SIZE = 400
 OUTAGE_S = 2.0

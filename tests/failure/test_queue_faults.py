@@ -4,6 +4,7 @@ refuses a second time, and nothing is left behind. What a fault of a worker leav
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from uuid import uuid4
@@ -12,14 +13,25 @@ import asyncpg
 import pytest
 from libs.worker.tests.waiting import until
 from redis.asyncio import Redis
-from tests.failure.loads import LEASE_S, RATE, Effects, Load, WorkerProcess, at_work, effects_store
+from tests.failure.loads import (
+    LEASE_S,
+    RATE,
+    Effects,
+    Load,
+    WorkerProcess,
+    at_work,
+    effects_store,
+    leases_off,
+    queue_with_a_wrong_clock,
+)
 
 from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin_devstack.ports import free_port
 from penguin_devstack.postgres import PostgresCluster
 from penguin_devstack.stack import LocalStack
 from penguin_orchestrator.platform import Penguin
 
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("stack"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(120)]
 
 # How many effects are there when the fault comes, for how long is sent after it, and in all at most.
 BEFORE, AFTER_S, LOAD_MAX_S = RATE, 1.5, 60.0
@@ -39,8 +51,10 @@ class Ground:
     store: asyncpg.Pool
     dsn: str
 
-    def worker(self, name: str, clock_off_s: float = 0.0) -> WorkerProcess:
-        return WorkerProcess(name, self.dsn, self.stack.environment("orchestrator"), clock_off_s)
+    def worker(self, name: str, clock_off_s: float = 0.0, queue: str = "") -> WorkerProcess:
+        """One that works on the stack's queue, or on the service at another address."""
+        other = {"QUEUE_ADDR": queue} if queue else {}
+        return WorkerProcess(name, self.dsn, {**self.stack.environment("orchestrator"), **other}, clock_off_s)
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +208,26 @@ async def test_a_worker_with_a_wrong_clock(ground: Ground, clock_off_s: float) -
     off = await play.effects.clocks_off()
     assert off["wrong"] == pytest.approx(clock_off_s, abs=60)
     assert off["right"] == pytest.approx(0, abs=60)
+
+
+@pytest.mark.parametrize("clock_off_s", [HOUR_S, -HOUR_S], ids=["ahead", "behind"])
+async def test_a_service_with_a_wrong_clock(ground: Ground, clock_off_s: float) -> None:
+    """It comes to a right one on the same database: neither takes what the other has leased; a killed worker's jobs come back."""
+    port, environment = free_port(), ground.stack.tier_environment("queue")
+    wrong = ground.worker("at-the-wrong", queue=f"127.0.0.1:{port}")
+    play = Play.of(ground, wrong, ground.worker("at-the-right"))
+    async with contextlib.AsyncExitStack() as services:
+
+        async def fault() -> None:
+            # Its first sweep, which looks at all there is, finds jobs in the other's hands.
+            await services.enter_async_context(queue_with_a_wrong_clock(environment, port, clock_off_s))
+            await until(lambda: play.effects.in_the_act(wrong.name), SETTLES_S)
+            off = await leases_off(ground.stack.database("queue").maintenance_url)
+            assert off
+            assert max(map(abs, off)) < 60
+            assert await play.effects.refused() == 0
+            assert await play.effects.after_loss() == 0
+            await play.kill_in_the_act(wrong)
+
+        await play.run(fault)
+    assert await play.effects.refused() > 0

@@ -15,6 +15,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -177,17 +178,22 @@ def start(folder: Path, endpoint: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def figures_of(process: subprocess.Popen[str]) -> tuple[float, ...]:
+    """What it said once it has ended, and when that was."""
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return (*map(float, said.split()), time.time())
+
+
 def test_a_collector_that_does_not_answer_costs_no_call_anything(tmp_path_factory: pytest.TempPathFactory) -> None:
     with hanging_collector() as hanging:
         started = [start(tmp_path_factory.mktemp("keys"), endpoint) for endpoint in (hanging, "http://127.0.0.1:9", "")]
-        figures = []
-        for process in started:
-            said, _ = process.communicate(timeout=60)
-            figures.append((*map(float, said.split()), time.time()))
-            assert process.returncode == 0
+        # Each is waited for by itself: the end of one must not be taken for that of another.
+        with ThreadPoolExecutor(len(started)) as waiting:
+            figures = list(waiting.map(figures_of, started))
     for without, median, worst, shutdown, at, ended in figures:
-        assert median < without * 3 + 0.005
-        # A call that waited for the exporter would take its time-out, two seconds.
+        # Two seconds is the exporter's time-out; what it costs to the microsecond is for the benches.
+        assert median < without * 3 + 0.1
         assert worst < 1.9
         assert shutdown < 3.0
         assert ended - at < 6.0

@@ -22,11 +22,25 @@ from penguin_cli.queue_admin_commands import rate_of, said_of, view
 def test_depths_are_shown_with_ages_and_tenants(text_of: Callable[[RenderableType], str]) -> None:
     depths = pb.GetDepthsResponse(tenants=[pb.TenantDepth(tenant_id="t-1", waiting=1_000_000, leased=3)])
     row = depths.kinds.add(queue="default", kind="email.send", priority=jobs_pb.JOB_PRIORITY_LOW, ready=999_990, dead=7)
+    row.held = 4_321
     row.oldest_ready_at.FromSeconds(1_000_000)
     depths.computed_at.FromSeconds(1_000_060)
     depths.rates.add(kind="email.send", enqueued_per_second=812.25, dead_per_second=1.5, dead_letter_ratio=0.25)
     text = text_of(view(depths, 1_000_090.0))
-    for said in ("email.send", "low", "999,990", "1,000,000", "t-1", "7", "counted at", "812.2", "1.5", "25.0%"):
+    for said in (
+        "email.send",
+        "low",
+        "999,990",
+        "1,000,000",
+        "t-1",
+        "7",
+        "counted at",
+        "812.2",
+        "1.5",
+        "25.0%",
+        "held",
+        "4,321",
+    ):
         assert said in text
 
 

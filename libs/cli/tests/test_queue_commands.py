@@ -38,8 +38,7 @@ class FakeQueue:
         return SimpleNamespace(**{name: name for name in self.answers})
 
     async def insist(self, method: str, request: Any, *, deadline_s: float) -> Any:
-        self.asked.append(request)
-        return self.answers[method]
+        return await self.call(method, request, timeout=deadline_s)
 
     async def call(self, method: str, request: Any, *, timeout: float) -> Any:
         copy = type(request)()
@@ -65,6 +64,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
         result = CliRunner().invoke(build(), ["--root", str(tmp_path), "queue", *words, "-t", TENANT])
         assert "Traceback" not in result.output
         assert all(asked.tenant_id == TENANT for asked in fake.asked)
+        assert all(UUID(job.request_id) for asked in fake.asked for job in getattr(asked, "jobs", ()))
         assert all(UUID(asked.request_id) for asked in fake.asked if "request_id" in asked.DESCRIPTOR.fields_by_name)
         return result
 
@@ -211,10 +211,94 @@ def test_a_job_is_enqueued_with_its_ties(run: Run) -> None:
     assert (refused.exit_code, "waits_for[0]: There is no such job." in refused.output) == (1, True)
 
 
+def test_a_job_is_enqueued_with_all_that_can_be_said_of_it(run: Run) -> None:
+    fake = FakeQueue(EnqueueJobs=pb.EnqueueJobsResponse(results=[pb.EnqueueJobResult(job_id=n) for n in (9, 10)]))
+    words = (
+        'enqueue email.send {} {"n":2} --priority low --rank -3 --max-attempts 4 --run-at 2026-03-01T12:00:00 --rate-key r '
+        "--unique u --holds-while leased --holds-while dead --holds-for 0.5 --replace --after 3 --run-if-failed"
+    )
+    result = run(fake, *words.split())
+    first, second = fake.asked[0].jobs
+    assert (first.payload, second.payload, first.request_id == second.request_id) == (b"{}", b'{"n":2}', False)
+    for job in (first, second):
+        assert (job.kind, job.priority, job.rank, job.max_attempts) == ("email.send", pb.JOB_PRIORITY_LOW, -3, 4)
+        assert (job.run_at.seconds, job.rate_key, list(job.waits_for), job.run_if_failed) == (
+            1_772_366_400, "r", [3], True,
+        )  # fmt: skip
+        assert (job.unique.key, job.unique.on_conflict) == ("u", pb.ON_CONFLICT_REPLACE)
+        assert list(job.unique.holds_while) == [pb.JOB_STATE_LEASED, pb.JOB_STATE_DEAD]
+        assert job.unique.holds_for.ToMilliseconds() == 500
+    assert "job 9\njob 10" in result.output
+
+
+def test_jobs_are_enqueued_as_members_of_a_batch(run: Run) -> None:
+    reply = pb.EnqueueBatchResponse(first_job_id=5, count=2, callback_job_id=7)
+    fake = FakeQueue(EnqueueBatch=reply)
+    words = 'enqueue email.send {} {} --callback report.done --callback-payload {"r":1} --more --ordering-key o --rate-key r'
+    output = run(fake, *words.split(), "--rank", "2").output
+    (asked,) = fake.asked
+    assert (asked.kind, list(asked.payloads), asked.ordering_key, asked.rate_key, asked.rank) == (
+        "email.send", [b"{}", b"{}"], "o", "r", 2,
+    )  # fmt: skip
+    assert (asked.batch.callback.kind, asked.batch.callback.payload, asked.batch.more) == (
+        "report.done", b'{"r":1}', True,
+    )  # fmt: skip
+    for said in ("job 5\njob 6", "callback 7 waits for them and further ones"):
+        assert said in output
+    assert "runs when all are over" in run(fake, "enqueue", "email.send", "--batch", "7").output
+    assert (fake.asked[1].batch.callback_job_id, fake.asked[1].batch.more) == (7, False)
+    assert not fake.asked[1].HasField("run_at")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--replace", "--unique"), ("--holds-for 5", "--unique"), ("--holds-while dead", "--unique"),
+        ("--run-if-failed", "--after"), ("--more", "--callback"), ("--callback k --batch 7", "--batch"),
+        ("--batch 7 --after 3", "--after"), ("--callback k --unique u", "--unique"), ("--rank 1001", "--rank"),
+        ("--unique u --holds-while held", "held"), ("--unique u --holds-for 0", "--holds-for"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_said_together_is_refused_before_anything_is_asked(run: Run, words: str, said: str) -> None:
+    fake = FakeQueue()
+    refused = run(fake, "enqueue", "email.send", *words.split())
+    assert (refused.exit_code, said in refused.output, fake.asked) == (2, True, [])
+
+
+def test_all_jobs_are_shown_page_by_page(run: Run) -> None:
+    def pages() -> list[pb.ListJobsResponse]:
+        sizes = (1000, 1000, 300)
+        return [
+            pb.ListJobsResponse(
+                jobs=[pb.Job(id=n * 1000 + i + 1) for i in range(size)], next_page_token="ab "[n].strip()
+            )
+            for n, size in enumerate(sizes)
+        ]
+
+    fake = FakeQueue(ListJobs=pages())
+    result = run(fake, "jobs", "--all", "--state", "ready")
+    assert [(asked.page_token, asked.page_size) for asked in fake.asked] == [("", 1000), ("a", 1000), ("b", 1000)]
+    assert {asked.state for asked in fake.asked} == {pb.JOB_STATE_READY}
+    shown = [line.split()[0] for line in result.output.splitlines() if line[:1].isdigit()]
+    assert shown == [str(n) for n in (*range(1, 2001), *range(2001, 2301))]
+    assert "there are more" not in result.output
+    some = pages()
+    del some[1].jobs[500:]
+    fake = FakeQueue(ListJobs=some)
+    result = run(fake, "jobs", "-n", "1500")
+    assert [asked.page_size for asked in fake.asked] == [1000, 500]
+    assert "there are more" in result.output
+
+
 def test_what_a_job_waits_for_is_shown(text_of: Callable[[RenderableType], str]) -> None:
     held = pb.Job(
-        id=1, state=pb.JOB_STATE_HELD, ordering_key="o", waits=2, batch=pb.BatchProgress(total=5, dead=1, open=True)
+        id=1,
+        state=pb.JOB_STATE_HELD,
+        ordering_key="o",
+        rate_key="m[1]",
+        waits=2,
+        batch=pb.BatchProgress(total=5, dead=1, open=True),
     )
     text = text_of(queue_tables.job(held, None))
-    for said in ("held", "2 jobs", "5 jobs: 0 completed, 1 dead", "more to come"):
+    for said in ("held", "m[1]", "2 jobs", "5 jobs: 0 completed, 1 dead", "more to come"):
         assert said in text

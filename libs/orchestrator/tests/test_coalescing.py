@@ -6,6 +6,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,7 +14,7 @@ from libs.orchestrator.tests.stored import emails, outgoing
 
 from penguin_chassis.pool import Database
 from penguin_orchestrator.clients import Tier
-from penguin_orchestrator.coalescing import SendCoalescer
+from penguin_orchestrator.coalescing import ITEM_BYTES, SendCoalescer
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import OutcomeUnknownError, OutgoingEmail, Refusal, SendError, SendResult, Sent
 from penguin_orchestrator.platform import Penguin
@@ -137,11 +138,48 @@ async def test_a_backlog_is_bounded(batches: Batches) -> None:
     await asyncio.sleep(0.01)
     with pytest.raises(SendError) as caught:
         await coalescer.send(TENANT, numbered(99))
-    assert caught.value.refusal.reason == "BACKLOG_FULL"
+    assert (caught.value.refusal.reason, caught.value.refusal.message) == (
+        "BACKLOG_FULL", "5 items of the tenant are here already.",
+    )  # fmt: skip
     other = asyncio.create_task(coalescer.send(OTHER, numbered(1)))
     batches.open.set()
     assert isinstance(await other, Sent)
     assert all(isinstance(each, Sent) for each in await asyncio.gather(*sends))
+
+
+async def test_what_is_held_for_all_tenants_is_bounded_by_its_bytes(batches: Batches) -> None:
+    text = "x" * 1000
+    limit = 5 * (len(text) + ITEM_BYTES)
+    coalescer = SendCoalescer(batches.send, batch=2, parallel=1, limit_bytes=limit)
+
+    def mail(size: int = len(text)) -> OutgoingEmail:
+        return replace(numbered(1), text="x" * (size // 2), html="x" * (size - size // 2))
+
+    batches.open.clear()
+    # Two on their way, and three that wait.
+    sends = [asyncio.create_task(coalescer.send(TENANT, mail())) for _ in range(5)]
+    await asyncio.sleep(0.01)
+    for tenant in (TENANT, OTHER):
+        with pytest.raises(SendError, match=f"{limit} bytes of all tenants") as caught:
+            await coalescer.send(tenant, mail(1))
+        assert caught.value.refusal.reason == "BACKLOG_FULL"
+    assert OTHER not in coalescer._lines
+    # Room that a caller leaves who gives up before departure is there again once its turn has come.
+    sends[4].cancel()
+    batches.open.set()
+    assert all(isinstance(each, Sent) for each in await asyncio.gather(*sends[:4]))
+    # One larger than the bound goes alone.
+    alone = asyncio.create_task(coalescer.send(TENANT, mail(2 * limit)))
+    await asyncio.sleep(0)
+    with pytest.raises(SendError):
+        await coalescer.send(OTHER, mail(1))
+    assert isinstance(await alone, Sent)
+    await coalescer.close()
+    assert coalescer._held == 0
+    batches.failure = lambda: RuntimeError("broken")
+    with pytest.raises(RuntimeError):
+        await coalescer.send(TENANT, mail())
+    assert coalescer._held == 0
 
 
 async def test_a_failure_is_every_callers_and_the_next_batch_passes(batches: Batches) -> None:

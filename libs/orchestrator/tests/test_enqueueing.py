@@ -135,3 +135,15 @@ async def test_large_ones_at_once_go_in_as_many_messages_as_they_need(jobs: Jobs
     tenant = uuid4()
     await asyncio.gather(*(jobs.enqueue(tenant, TERMS, {"x": "y" * 50_000}) for _ in range(120)))
     assert await count(queue_db, tenant) == 120
+
+
+async def test_payloads_of_all_tenants_count_towards_one_bound(
+    jobs: Jobs, queue_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs._singles, "_limit_bytes", 100_000)
+    tenants = [uuid4(), uuid4()]
+    calls = [jobs.enqueue(tenants[n % 2], TERMS, {"x": "y" * 30_000}) for n in range(5)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [getattr(answer, "bound", "") for answer in answers] == ["", "", "", *["bytes of all tenants"] * 2]
+    assert [await count(queue_db, tenant) for tenant in tenants] == [2, 1]
+    await jobs.enqueue(tenants[0], TERMS, {"x": "y" * 30_000})

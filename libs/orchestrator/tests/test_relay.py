@@ -20,6 +20,7 @@ from penguin_chassis.outbox import Owed
 from penguin_chassis.pool import Database
 from penguin_orchestrator import relay as relaying
 from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.deliveries import Row, enqueue_jobs
 from penguin_orchestrator.messages import Sent
 from penguin_orchestrator.relay import Relay
 from penguin_orchestrator.sending import Sender
@@ -265,3 +266,25 @@ async def test_a_relay_with_nothing_to_do_is_quiet(
     async with running(relay):
         await asyncio.sleep(1)
     assert len(faults["oltp"].requests[LEASE]) < 25
+
+
+async def test_a_row_goes_as_a_batch_for_each_rate_key_and_few_of_one_go_one_by_one(
+    tiers: dict[str, Tier], tenant: UUID, faults: dict[str, Faults], queue_db: Database
+) -> None:
+    keyed = [{"email_id": str(n), "rate_key": ("a", "b")[n % 2]} for n in range(50)]
+    few = [{"email_id": str(n), "rate_key": f"few-{n // 7}"} for n in range(7, 21)]
+    plain = [{"email_id": str(n)} for n in range(30)]
+    row = Row(uuid4(), {"kind": "email.send", "jobs": keyed + few + plain}, "")
+    for times in (1, 2):  # the second time changes nothing
+        await enqueue_jobs(tiers, tenant, [row])
+        requests = faults["queue"].requests
+        batches = [(each.rate_key, len(each.payloads)) for each in requests["EnqueueBatch"]]
+        assert batches == [("a", 25), ("b", 25), ("", 30)] * times
+        singles = [[job.rate_key for job in each.jobs] for each in requests[ENQUEUE]]
+        assert singles == [["few-1"] * 7 + ["few-2"] * 7] * times
+        assert await jobs(queue_db, tenant) == 94
+    async with queue_db.tenant(tenant) as connection:
+        rows = await connection.fetch("SELECT rate_key, count(*) FROM jobs GROUP BY 1 ORDER BY 1 NULLS LAST")
+        told = await connection.fetchval("SELECT count(*) FROM jobs WHERE convert_from(payload, 'utf8') ~ 'rate_key'")
+    assert [tuple(each) for each in rows] == [("a", 25), ("b", 25), ("few-1", 7), ("few-2", 7), (None, 30)]
+    assert told == 0

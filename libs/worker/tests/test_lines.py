@@ -20,7 +20,7 @@ from penguin_worker import lines
 from penguin_worker.config import WorkerConfig
 from penguin_worker.jobs import Away, Job, Snooze
 from penguin_worker.kinds import Kind
-from penguin_worker.leasing import Worker
+from penguin_worker.leasing import Worker, away_for
 from penguin_worker.streaming import WorkStream
 
 TENANT = UUID("0190a000-0000-7000-8000-00000000000b")
@@ -278,6 +278,29 @@ async def test_a_kind_that_is_held_up_is_not_leased_and_hinders_no_other(
         await eventually(lambda: all_are(peers, held_up, "completed"))
         await eventually(lambda: list(peers.queue.started[-1].kinds) == ["fickle", "noop"])
     assert all(peers.queue.jobs[each].job.attempts == 0 for each in held_up)
+
+
+def test_what_is_away_is_waited_for_as_long_as_it_said_within_bounds() -> None:
+    assert [away_for(9, said_s, 0.0) for said_s in (0.0, 1.5, 3600.0)] == [0.1, 1.5, 60.0]
+    assert away_for(0, 2.0, 0.999) == pytest.approx(2.5, abs=0.01)
+    assert [away_for(snoozes, None, 0.0) for snoozes in (0, 1, 20)] == [0.25, 0.5, 2.5]
+    assert away_for(0, None, 0.999) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(("said_s", "least", "most"), [(7.0, 7.0, 8.75), (None, 0.25, 0.5)])
+async def test_a_job_is_put_off_for_as_long_as_the_tier_said_that_it_is_away(
+    peers: Peers, tiers: dict[str, Tier], configure: Configure, said_s: float | None, least: float, most: float
+) -> None:
+    async def away(_: Job) -> None:
+        raise TierError("oltp", grpc.StatusCode.UNAVAILABLE, "TIER_DB_DOWN", "away", retry_after_s=said_s)
+
+    (job_id,) = put(peers, "noop", 1)
+    async with at_work(tiers["queue"], configure(), noop=Kind(away)):
+        await eventually(lambda: bool(peers.queue.jobs[job_id].reasons))
+    (snooze,) = [snooze for words in peers.queue.spoken for snooze in words.snoozes][:1]
+    assert (snooze.reason, snooze.lease.job_id) == ("oltp.tier_db_down", job_id)
+    assert least - 0.001 <= snooze.delay.ToTimedelta().total_seconds() <= most
+    assert peers.queue.jobs[job_id].job.attempts == 0
 
 
 async def test_a_stop_gives_back_what_comes_too_late(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
+from tests.bench import spending
 from tests.bench.queue import figures
 from tests.bench.queue.figures import Failed, answer_of
 from tests.bench.queue.installing import Installed, install
@@ -26,6 +27,8 @@ TRIES = 2
 # A drain is measured this long at most (seconds); it is a rate either way.
 LIMIT_S = 15
 TIMEOUT_S = 120
+# How often each part of an idle job's path is measured.
+PARTS = 100
 
 
 class Bench:
@@ -36,6 +39,9 @@ class Bench:
         self._installed = installed
         self._contestants = contestants
         self.callers: dict[str, int] = {}
+        # Of our own queue alone: CPU by process (microseconds a job), and the parts of an idle job's path (ms).
+        self.costs: dict[str, dict[str, list[float]]] = {scenario.name: defaultdict(list) for scenario in SCENARIOS}
+        self.parts: dict[str, list[float]] = defaultdict(list)
         self.measured: dict[str, dict[str, dict[str, list[float]]]] = {
             scenario.name: {c.name: defaultdict(list) for c in contestants} for scenario in SCENARIOS
         }
@@ -66,19 +72,39 @@ class Bench:
                 # A drain works off what the bulk enqueue left.
                 await (self._servers.settle if scenario.name == "drain" else self._servers.empty)(contestant)
                 await self._measure(contestant, scenario, number)
+        if US in self._contestants:
+            await self._measure_parts(number)
+
+    async def _measure_parts(self, number: int) -> None:
+        await self._servers.empty(US)
+        try:
+            found = await self._run((sys.executable, "-m", "tests.bench.queue.floor", str(PARTS)), US)
+        except Failed as failure:
+            print(f"round {number + 1}  parts   failed: {failure}", flush=True)
+            return
+        for part, milliseconds in found.items():
+            self.parts[part].append(milliseconds)
 
     async def _measure(self, contestant: Contestant, scenario: Scenario, number: int) -> None:
+        before = self._servers.spent() if contestant is US else {}
         try:
             answer = await self._driver(contestant, scenario.name, scenario.count)
         except Failed as failure:
             print(f"round {number + 1}  {scenario.name:<8}{contestant.name:<18}failed: {failure}", flush=True)
             return
+        if contestant is US:
+            after = self._servers.spent() | {"client": answer["client_s"]}
+            for part, us in spending.each(before, after, scenario.count).items():
+                self.costs[scenario.name][part].append(us)
         for figure in scenario.figures:
             self.measured[scenario.name][contestant.name][figure].append(answer[figure])
         said = "  ".join(f"{figure} {answer[figure]:,.2f}" for figure in scenario.figures)
         print(f"round {number + 1}  {scenario.name:<8}{contestant.name:<18}{said} {scenario.unit}", flush=True)
 
     async def _driver(self, contestant: Contestant, scenario: str, count: int) -> dict[str, float]:
+        return await self._run((*self._words(contestant), scenario, str(count)), contestant)
+
+    async def _run(self, words: Sequence[str], contestant: Contestant) -> dict[str, float]:
         environment = {
             **os.environ,
             **self._servers.environment(contestant),
@@ -86,7 +112,7 @@ class Bench:
             "BENCH_LIMIT_S": str(LIMIT_S),
         }
         process = await asyncio.create_subprocess_exec(
-            *self._words(contestant), scenario, str(count), env=environment, stdin=asyncio.subprocess.DEVNULL,
+            *words, env=environment, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:
@@ -124,10 +150,12 @@ def _show(bench: Bench, rounds: int, contestants: Sequence[Contestant]) -> None:
         in_bulk = {name: f"callers: {bench.callers[name]}" for name in bench.callers} if scenario.name == "bulk" else {}
         beside = {c.name: "  ".join(filter(None, (notes.get(c.name), in_bulk.get(c.name)))) for c in contestants}
         print("\n" + "\n".join(figures.table(bench.measured[scenario.name], scenario, beside)))
+    print("\n".join(figures.spending(bench.costs, bench.parts)))
     print("\nwanted:")
     print("\n".join(_verdicts(bench)))
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     kept = {"rounds": rounds, "settings": SETTINGS, "versions": pins, "callers": bench.callers}
+    kept |= {"cpu_us_per_job": bench.costs, "idle_parts_ms": bench.parts}
     kept |= {"measured": bench.measured, "medians": {s: figures.medians(r) for s, r in bench.measured.items()}}
     RESULTS.write_text(json.dumps(kept | {"wanted": _verdicts(bench)}, indent=2) + "\n")
     print(f"\nwritten to {RESULTS}")

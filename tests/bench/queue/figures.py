@@ -78,6 +78,19 @@ def table(rounds: Rounds, scenario: Scenario, notes: Mapping[str, str]) -> list[
     return lines
 
 
+def spending(costs: Mapping[str, Mapping[str, Sequence[float]]], parts: Mapping[str, Sequence[float]]) -> list[str]:
+    """Where our own time goes: CPU of each process by scenario, and what the parts of an idle job's path take alone."""
+    lines: list[str] = []
+    for scenario, by_part in costs.items():
+        middle = {part: statistics.median(values) for part, values in by_part.items() if values}
+        each = ", ".join(f"{part} {us:,.1f}" for part, us in sorted(middle.items(), key=lambda pair: -pair[1]))
+        if each:
+            lines.append(f"  {scenario:<8}{sum(middle.values()):>9,.1f} µs of CPU a job: {each}")
+    alone = sorted((statistics.median(values), part) for part, values in parts.items() if values)
+    lines += [f"  {'idle':<8}{milliseconds:>9,.2f} ms  {part}, alone" for milliseconds, part in alone]
+    return ["", "where our own time goes", *lines] if lines else []
+
+
 def verdict(rounds: Rounds, scenario: Scenario, wanted: Wanted) -> str:
     """What is wanted beside what is, as a line."""
     values = {name: figures[scenario.figures[0]] for name, figures in medians(rounds).items()}

@@ -19,7 +19,9 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
+import psutil
 import uvloop
+from tests.bench import spending
 from tests.bench.queue.peers.measuring import IN_FLIGHT, PAUSE_S, PER_CALL, WARM_UP, Payload, at_once, payloads
 
 from penguin.queue.v1 import queue_service_pb2 as pb
@@ -43,15 +45,14 @@ class Ours:
         self._penguin = penguin
         self._tenant = uuid4()
 
-    async def bulk(self, count: int) -> dict[str, float]:
+    async def bulk(self, count: int, jobs: list[Payload]) -> dict[str, float]:
         """Jobs a second by full batches."""
-        jobs = payloads(count)
-        parts = [jobs[first : first + PER_CALL] for first in range(0, count, PER_CALL)]
+        parts = [jobs[first : min(first + PER_CALL, count)] for first in range(0, count, PER_CALL)]
         callers = int(os.environ.get("BENCH_CALLERS", "4"))
         calls = [partial(self._penguin.jobs.enqueue_many, self._tenant, TERMS, part) for part in parts]
         return {"rate": count / await at_once(calls, callers)}
 
-    async def drain(self, count: int) -> dict[str, float]:
+    async def drain(self, count: int, _: list[Payload]) -> dict[str, float]:
         """Jobs a second, from the opening of the streams to the last acknowledged completion."""
         left = Left(count)
         started = time.perf_counter()
@@ -65,19 +66,19 @@ class Ours:
             await _ended(working)
         return {"rate": (count - left.count) / seconds}
 
-    async def single(self, count: int) -> dict[str, float]:
+    async def single(self, count: int, jobs: list[Payload]) -> dict[str, float]:
         """Jobs a second, each a call of its own."""
-        calls = [partial(self._penguin.jobs.enqueue, self._tenant, TERMS, job) for job in payloads(count + WARM_UP)]
+        calls = [partial(self._penguin.jobs.enqueue, self._tenant, TERMS, job) for job in jobs[: count + WARM_UP]]
         await at_once(calls[:WARM_UP], IN_FLIGHT)
         return {"rate": count / await at_once(calls[WARM_UP:], IN_FLIGHT)}
 
-    async def idle(self, count: int) -> dict[str, float]:
+    async def idle(self, count: int, jobs: list[Payload]) -> dict[str, float]:
         """Milliseconds from an enqueue to its handler's start, a stream waiting for it."""
         begun: asyncio.Queue[float] = asyncio.Queue()
         waits: list[float] = []
         async with self._stream(10) as stream:
             working = asyncio.create_task(_work(stream, Left(count + UNMEASURED), begun))
-            for job in payloads(count + UNMEASURED):
+            for job in jobs[: count + UNMEASURED]:
                 await asyncio.sleep(PAUSE_S)
                 started = time.perf_counter()
                 await self._penguin.jobs.enqueue(self._tenant, TERMS, job)
@@ -141,8 +142,12 @@ async def _run(scenario: str, count: int) -> None:
     async with Penguin.connect(PlatformConfig()) as penguin:
         ours = Ours(penguin)
         measured = {"bulk": ours.bulk, "drain": ours.drain, "single": ours.single, "idle": ours.idle}[scenario]
+        # Made beforehand: what they cost is not the queue's.
+        jobs = payloads(count + WARM_UP + UNMEASURED)
         memory.settle()  # as every process of the platform does
-        print(json.dumps(await measured(count)), flush=True)
+        before = spending.of(psutil.Process())
+        answer = await measured(count, jobs)
+        print(json.dumps(answer | {"client_s": spending.of(psutil.Process()) - before}), flush=True)
 
 
 if __name__ == "__main__":

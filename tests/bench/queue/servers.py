@@ -9,6 +9,7 @@ from pathlib import Path
 
 import asyncpg
 from redis.asyncio import Redis
+from tests.bench import spending
 from tests.bench.queue.roster import PEERS, US, Contestant
 
 from penguin_devstack.postgres import PostgresCluster, temporary_cluster
@@ -40,12 +41,16 @@ class Servers:
     def environment(self, contestant: Contestant) -> dict[str, str]:
         """What its driver is told."""
         if contestant is US:
-            return self._stack.environment("orchestrator")
+            return {**self._stack.environment("orchestrator"), "BENCH_DSN": our_dsn(self._stack)}
         number = PEERS.index(contestant)
         return {
             "DATABASE_URL": self._cluster.superuser_dsn(_database(contestant)),
             "VALKEY_URL": self._valkey.url.removesuffix("0") + str(number),
         }
+
+    def spent(self) -> dict[str, float]:
+        """CPU seconds of our processes so far."""
+        return spending.spent(self._stack)
 
     async def empty(self, contestant: Contestant) -> None:
         """Nothing queued, nothing left of earlier runs."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from uuid import UUID
 
 # No unary call may take longer than this, whatever its client asks for (seconds).
@@ -38,6 +39,8 @@ class Call:
     deadline: float
     # Set once a transaction was begun for it: what fails before has had no effect.
     begun: list[bool] = field(default_factory=list, compare=False)
+    # The clock of the tier that is called, where it has one of its own.
+    now: Callable[[], datetime] | None = field(default=None, compare=False)
 
     def remaining(self) -> float:
         """Seconds left, never below zero."""

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from penguin_chassis import clock, outbox
+from penguin_chassis import outbox
 from penguin_chassis.defects import places
-from penguin_chassis.pool import Database
+from penguin_chassis.pool import Connection, Database
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +22,12 @@ BARRIER_RETENTION = timedelta(days=14)
 # Rows forgotten in one transaction, and transactions in one turn: short locks, and yet more an hour than can come in.
 PRUNE_LIMIT = 10_000
 PRUNE_ROUNDS = 500
+# Steps of sagas are remembered for longer than a saga may be retried (150 days) and its actions be late (`not_after`).
+SAGA_RETENTION = timedelta(days=180)
 PRUNE_BARRIER = """
 DELETE FROM step_barrier WHERE (tenant_id, key, operation) IN (
-    SELECT tenant_id, key, operation FROM step_barrier WHERE created_at < $1 LIMIT $2)"""
+    SELECT tenant_id, key, operation FROM step_barrier
+    WHERE created_at < $1 AND (operation = 'request' OR created_at < $3) LIMIT $2)"""
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,22 @@ async def prune_barrier(db: Database, at: datetime) -> None:
     """Forget replies past their retention, a bounded number each time."""
     for _ in range(PRUNE_ROUNDS):
         async with db.maintenance() as connection:
-            gone = await connection.execute(PRUNE_BARRIER, at - BARRIER_RETENTION, PRUNE_LIMIT)
+            gone = await connection.execute(PRUNE_BARRIER, at - BARRIER_RETENTION, PRUNE_LIMIT, at - SAGA_RETENTION)
         if gone != f"DELETE {PRUNE_LIMIT}":
             return
+
+
+# Making or dropping a partition waits for all who read its parent, and meanwhile all who come wait for it, writers too.
+LOCKED_SHORTLY = "SET LOCAL lock_timeout = '200ms'"
+
+
+@contextlib.asynccontextmanager
+async def locking_shortly(db: Database) -> AsyncIterator[Connection]:
+    """The maintenance role's transaction for making and dropping partitions: what cannot be locked at once is left to the next
+    round, for which asyncpg.LockNotAvailableError is raised. One table in each, or the first stays locked meanwhile."""
+    async with db.maintenance() as connection:
+        await connection.execute(LOCKED_SHORTLY)
+        yield connection
 
 
 PRUNE = Duty("prune_barrier", 600.0, prune_barrier)
@@ -53,7 +69,7 @@ async def _keep(duty: Duty, db: Database) -> None:
     while True:
         delay = duty.every_s
         try:
-            await duty.run(db, clock.now())
+            await duty.run(db, db.now())
         except Exception as error:  # noqa: BLE001 - a duty that fails comes round again
             log.warning("duty %s failed: %s", duty.name, type(error).__name__, extra={"places": places(error)})
             delay = min(delay, 5.0)

@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-import orjson
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from penguin_chassis.faults import ResourceExhausted
+from penguin_chassis.jsonbytes import json_bytes
 from penguin_chassis.pool import affected
 from penguin_chassis.queries import load
 
@@ -66,7 +66,7 @@ async def append(connection: Connection, tenant_id: UUID, owed: Sequence[Owed], 
         return
     await connection.execute(
         sql.append, tenant_id, [o.id for o in owed], [o.destination for o in owed], [o.kind for o in owed],
-        [orjson.dumps(o.payload) for o in owed], traceparent(), at, [o.available_at or at for o in owed],
+        [json_bytes(o.payload) for o in owed], traceparent(), at, [o.available_at or at for o in owed],
     )  # fmt: skip
 
 

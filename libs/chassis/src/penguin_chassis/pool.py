@@ -12,12 +12,14 @@ import logging
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
 
 from penguin_chassis import calls
+from penguin_chassis.clock import DatabaseClock
 from penguin_chassis.fairness import FairPlaces
 from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted, database_down
 from penguin_chassis.settings import PoolSettings
@@ -69,6 +71,7 @@ class Database:
 
     def __init__(self, settings: PoolSettings, app: Pool, maintenance: Pool) -> None:
         self._settings = settings
+        self._clock = DatabaseClock()
         self._app = _Side(app, FairPlaces(app.get_max_size()))
         self._maintenance = _Side(maintenance, FairPlaces(maintenance.get_max_size()))
         self._up = asyncio.Event()
@@ -82,6 +85,10 @@ class Database:
     def up(self) -> bool:
         """Whether the database answered when it was last asked."""
         return self._up.is_set()
+
+    def now(self) -> datetime:
+        """The time by the clock that the tier's processes share, the database's. It costs no trip, and never raises."""
+        return self._clock.now()
 
     @property
     def pool_size(self) -> int:
@@ -259,10 +266,13 @@ class Database:
                 connection.terminate()
 
     async def _watch(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        asked = None
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
-                    await connection.execute("SELECT 1")
+                    # Prepared, so that an answer is one trip, and half of it is when the clock was read.
+                    asked = asked or await connection.prepare("SELECT clock_timestamp()")
+                    await self._clock.ask(asked.fetchval())
             except Exception:  # noqa: BLE001 - as above
                 self._lose()
                 return
@@ -315,7 +325,7 @@ async def _create(url: str, max_size: int) -> Pool:
 
 @contextlib.asynccontextmanager
 async def database(settings: PoolSettings) -> AsyncIterator[Database]:
-    """Open the tier's pools and its monitor; closes both, without waiting for a frozen server."""
+    """Open the tier's pools and its monitor, which keeps the clock; closes both, without waiting for a frozen server."""
     app = await _create(settings.app_url, settings.max_size)
     maintenance = await _create(settings.maintenance_url, settings.maintenance_max_size)
     db = Database(settings, app, maintenance)

@@ -235,14 +235,14 @@ async def _top(root: Path, *, once: bool, every_s: float) -> None:
 
 def view(depths: pb.GetDepthsResponse, now: float) -> RenderableType:
     """Depths as tables."""
-    kinds = Table("queue", "kind", "priority", "ready", "oldest", "scheduled", "in flight", "dead", box=None,
+    kinds = Table("queue", "kind", "priority", "ready", "oldest", "scheduled", "held", "in flight", "dead", box=None,
                   header_style="bold", pad_edge=False)  # fmt: skip
     for each_ in depths.kinds:
         oldest = each_.oldest_ready_at.ToDatetime(UTC).timestamp() if each_.HasField("oldest_ready_at") else None
         kinds.add_row(
             escape(each_.queue), escape(each_.kind), word(jobs_pb.JobPriority, each_.priority), _count(each_.ready),
-            "" if oldest is None else ago(max(0.0, now - oldest)), _count(each_.scheduled), _count(each_.leased),
-            f"[red]{each_.dead:,}[/]" if each_.dead else "",
+            "" if oldest is None else ago(max(0.0, now - oldest)), _count(each_.scheduled), _count(each_.held),
+            _count(each_.leased), f"[red]{each_.dead:,}[/]" if each_.dead else "",
         )  # fmt: skip
     tenants = Table("tenant", "waiting", "in flight", box=None, header_style="bold", pad_edge=False)
     for tenant in depths.tenants:

@@ -4,6 +4,7 @@ nothing is left."""
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,6 +25,8 @@ from penguin_orchestrator import keys
 
 # What a refusal names of many ids.
 _SHOWN = 20
+# Jobs that one call lists.
+_PAGE = 1000
 
 
 class State(StrEnum):
@@ -47,6 +50,15 @@ class Gone(StrEnum):
     CANCELLED = "cancelled"
     DISCARDED = "discarded"
     HELD = "held"
+
+
+class Holding(StrEnum):
+    """Where a job can have its unique key."""
+
+    READY = "ready"
+    LEASED = "leased"
+    COMPLETED = "completed"
+    DEAD = "dead"
 
 
 class Priority(StrEnum):
@@ -88,30 +100,106 @@ def enqueue(
     context: typer.Context,
     kind: Annotated[str, typer.Argument(help="Which handler runs it, for example email.send.", metavar="KIND")],
     tenant: TenantName,
-    payload: Annotated[str, typer.Argument(help="A JSON object of keys and ids.", metavar="JSON")] = "{}",
-    unique: Annotated[str, typer.Option(help="Only if no job of its kind has this key now.", metavar="KEY")] = "",
-    ordering_key: Annotated[str, typer.Option(help="One at a time of these, in order.", metavar="KEY")] = "",
-    after: Annotated[list[int] | None, typer.Option(min=1, help="Once this job is completed.", metavar="ID")] = None,
+    payloads: Annotated[
+        list[str] | None,
+        typer.Argument(help="JSON objects of keys and ids, one for each job; one of {} if none.", metavar="JSON"),
+    ] = None,
     level: Annotated[Priority | None, typer.Option("--priority", show_default="its queue's")] = None,
+    rank: Annotated[int, typer.Option(min=-1000, max=1000, help="Order within its priority, lower first.")] = 0,
+    max_attempts: Annotated[
+        int, typer.Option(min=0, max=100, help="Before it is a dead letter.", show_default="its queue's")
+    ] = 0,
     run_at: Annotated[datetime | None, typer.Option(help="UTC; not before this.")] = None,
+    rate_key: Annotated[str, typer.Option(help="Whose rate it goes by, as a mailbox's id.", metavar="KEY")] = "",
+    ordering_key: Annotated[str, typer.Option(help="One at a time of these, in order.", metavar="KEY")] = "",
+    unique: Annotated[str, typer.Option(help="Only if no job of its kind has this key now.", metavar="KEY")] = "",
+    holds_while: Annotated[
+        list[Holding] | None, typer.Option(help="Where it must stand to have its key.", show_default="ready, leased")
+    ] = None,
+    holds_for: Annotated[
+        float | None, typer.Option(min=0.001, max=31_536_000, help="It has its key so long at most, seconds.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Who has the key, and waits, gets this payload and place.")
+    ] = False,
+    after: Annotated[list[int] | None, typer.Option(min=1, help="Once this job is completed.", metavar="ID")] = None,
+    run_if_failed: Annotated[bool, typer.Option("--run-if-failed", help="Once those are over, however.")] = False,
+    callback: Annotated[str, typer.Option(help="A job of this kind when all are over.", metavar="KIND")] = "",
+    callback_payload: Annotated[str, typer.Option(help="What that one is to do.", metavar="JSON")] = "{}",
+    batch: Annotated[int | None, typer.Option(min=1, help="Of the batch with this callback job.", metavar="ID")] = None,
+    more: Annotated[bool, typer.Option("--more", help="The callback waits for further ones.")] = False,
 ) -> None:
-    """Enqueue one job."""
-    new = pb.NewJob(
-        request_id=str(keys.new_id()), kind=kind, payload=payload.encode(), ordering_key=ordering_key,
-        waits_for=after, priority=number(pb.JobPriority, level), run_at=_stamp(run_at),
-        unique=pb.UniqueKey(key=unique) if unique else None,
+    """Enqueue a job, or several on the same terms; as members of a batch with --callback or --batch."""
+    terms = pb.NewJob(
+        kind=kind, priority=number(pb.JobPriority, level), rank=rank, max_attempts=max_attempts, run_at=_stamp(run_at),
+        rate_key=rate_key, ordering_key=ordering_key, waits_for=after, run_if_failed=run_if_failed,
     )  # fmt: skip
+    if unique or holds_while or holds_for or replace:
+        terms.unique.CopyFrom(_unique(unique, holds_while or (), holds_for, replace=replace))
+    joined = _joined(callback, callback_payload, batch, more=more)
+    if run_if_failed and not after:
+        raise typer.BadParameter("--run-if-failed is of jobs that it comes --after")
+    if joined and (after or terms.HasField("unique")):
+        raise typer.BadParameter("members of a batch have no --unique key and come --after nothing")
+    bodies = [each.encode() for each in payloads or ["{}"]]
+    act(_enqueue_members(context, tenant, terms, bodies, joined) if joined
+        else _enqueue_each(context, tenant, terms, bodies))  # fmt: skip
 
-    async def work() -> None:
-        async with _queue(context, tenant) as (tenant_id, call):
-            reply = await call("EnqueueJobs", pb.EnqueueJobsRequest(tenant_id=str(tenant_id), jobs=[new]))
-        (result,) = reply.results
-        if result.HasField("error"):
-            where = f"{result.error.field}: " if result.error.field else ""
-            raise CommandError(f"not enqueued: {where}{result.error.message}")
-        screen().print(f"job [bold]{result.job_id}[/]{' has the key already' if result.duplicate else ''}")
 
-    act(work())
+def _unique(key: str, holds_while: Sequence[Holding], holds_for: float | None, *, replace: bool) -> pb.UniqueKey:
+    if not key:
+        raise typer.BadParameter("--holds-while, --holds-for and --replace are of a --unique key")
+    unique = pb.UniqueKey(
+        key=key, holds_while=[number(pb.JobState, each) for each in holds_while],
+        on_conflict=pb.ON_CONFLICT_REPLACE if replace else pb.ON_CONFLICT_KEEP,
+    )  # fmt: skip
+    if holds_for is not None:
+        unique.holds_for.FromMilliseconds(int(holds_for * 1000))
+    return unique
+
+
+def _joined(callback: str, payload: str, batch: int | None, *, more: bool) -> pb.JobBatch | None:
+    """The batch that jobs become members of; None if none."""
+    if callback and batch:
+        raise typer.BadParameter("a batch that there is has its callback: --callback or --batch")
+    if callback:
+        return pb.JobBatch(callback=pb.BatchCallback(kind=callback, payload=payload.encode()), more=more)
+    if batch:
+        return pb.JobBatch(callback_job_id=batch, more=more)
+    if more:
+        raise typer.BadParameter("--more is of a batch: give it a --callback, or name that of a --batch")
+    return None
+
+
+async def _enqueue_each(context: typer.Context, tenant: str, terms: pb.NewJob, bodies: Sequence[bytes]) -> None:
+    request = pb.EnqueueJobsRequest(jobs=[terms] * len(bodies))
+    for job, body in zip(request.jobs, bodies, strict=True):
+        job.request_id, job.payload = str(keys.new_id()), body
+    async with _queue(context, tenant) as (tenant_id, call):
+        request.tenant_id = str(tenant_id)
+        reply = await call("EnqueueJobs", request)
+    for result in reply.results:
+        if not result.HasField("error"):
+            screen().print(f"job [bold]{result.job_id}[/]{' has the key already' if result.duplicate else ''}")
+    for error in (result.error for result in reply.results if result.HasField("error")):
+        raise CommandError(f"not enqueued: {f'{error.field}: ' if error.field else ''}{error.message}")
+
+
+async def _enqueue_members(
+    context: typer.Context, tenant: str, terms: pb.NewJob, bodies: Sequence[bytes], joined: pb.JobBatch
+) -> None:
+    request = pb.EnqueueBatchRequest(
+        request_id=str(keys.new_id()), kind=terms.kind, payloads=bodies, priority=terms.priority, rank=terms.rank,
+        run_at=terms.run_at if terms.HasField("run_at") else None, max_attempts=terms.max_attempts,
+        ordering_key=terms.ordering_key, rate_key=terms.rate_key, batch=joined,
+    )  # fmt: skip
+    async with _queue(context, tenant) as (tenant_id, call):
+        request.tenant_id = str(tenant_id)
+        reply = await call("EnqueueBatch", request)
+    for job_id in range(reply.first_job_id, reply.first_job_id + reply.count):
+        screen().print(f"job [bold]{job_id}[/]")
+    waits = "waits for them and further ones" if joined.more else "runs when all are over"
+    screen().print(f"callback [bold]{reply.callback_job_id}[/] {waits}")
 
 
 def stats(context: typer.Context, tenant: TenantName) -> None:
@@ -130,19 +218,26 @@ def jobs(
     tenant: TenantName,
     state: Annotated[State | None, typer.Option(help="Only these.", show_default="all")] = None,
     kind: Kind = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 50,
+    every: Annotated[bool, typer.Option("--all", help="However many there are.")] = False,
 ) -> None:
     """List the tenant's jobs, about newest first."""
 
     async def work() -> None:
+        left = sys.maxsize if every else limit
+        request = pb.ListJobsRequest(state=number(pb.JobState, state), kind=kind)
         async with _queue(context, tenant) as (tenant_id, call):
-            request = pb.ListJobsRequest(
-                tenant_id=str(tenant_id), page_size=limit, state=number(pb.JobState, state), kind=kind
-            )
-            reply = await call("ListJobs", request)
-        screen().print(queue_tables.jobs(reply.jobs))
-        if reply.next_page_token:
-            screen(errors=True).print("[dim]there are more; --limit shows up to 1000[/]")
+            request.tenant_id = str(tenant_id)
+            while left:
+                request.page_size = min(left, _PAGE)
+                reply = await call("ListJobs", request)
+                if reply.jobs or not request.page_token:
+                    screen().print(queue_tables.jobs(reply.jobs))
+                left -= len(reply.jobs)
+                request.page_token = reply.next_page_token
+                if not reply.next_page_token:
+                    return
+        screen(errors=True).print("[dim]there are more: --limit says how many are shown, --all shows them all[/]")
 
     act(work())
 

@@ -62,6 +62,7 @@ def job(row: pb.Job, payload: bytes | None) -> RenderableType:
         "attempts": f"{row.attempts} of {row.max_attempts}",
         "lost leases": str(row.lost_leases or ""),
         "put off": str(row.snoozes or ""),
+        "rate key": escape(row.rate_key),
         "ordering key": escape(row.ordering_key),
         "waits for": f"{row.waits} jobs" if row.waits else "",
         "callback": str(row.callback_job_id or ""),

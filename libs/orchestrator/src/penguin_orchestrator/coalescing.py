@@ -17,13 +17,19 @@ from penguin_orchestrator.messages import OutcomeUnknownError, OutgoingEmail, Re
 
 # The code of google.rpc.Code.RESOURCE_EXHAUSTED.
 _EXHAUSTED = 8
+# What is kept in memory for all tenants (bytes).
+HELD_MAX = 64 * 1024 * 1024
+# What an item costs beside what its size says: its future, its caller's frame (bytes).
+ITEM_BYTES = 512
+OF_TENANT, OF_ALL = "items of the tenant", "bytes of all tenants"
 
 
 class BacklogFullError(Exception):
-    """Too much of one tenant waits here already; nothing was done."""
+    """Too much waits here already; nothing was done. `bound` says of what: items of the tenant, or bytes of all tenants."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} wait here already.")
+    def __init__(self, limit: int, bound: str) -> None:
+        super().__init__(f"{limit} {bound} are here already.")
+        self.bound = bound
 
 
 X = TypeVar("X")
@@ -35,12 +41,15 @@ class _Line(Generic[X, R]):
     """One tenant's items that wait for a batch, and how many batches of it are on their way."""
 
     waiting: deque[tuple[X, asyncio.Future[R]]] = field(default_factory=deque)
+    # What those that wait come to (bytes).
+    size: int = 0
     on_the_way: int = 0
     scheduled: bool = False
 
 
 class Coalescer(Generic[X, R]):
-    """Groups single acts. Bounded: past `limit` waiting items of one tenant another is refused at once."""
+    """Groups single acts. Bounded: past `limit` waiting items of one tenant, or `limit_bytes` of all that wait and are on their
+    way, another is refused at once. One larger than that goes alone."""
 
     def __init__(
         self,
@@ -49,8 +58,13 @@ class Coalescer(Generic[X, R]):
         batch: int = 100,
         parallel: int = 2,
         limit: int = 10_000,
+        limit_bytes: int = HELD_MAX,
+        size: Callable[[X], int] = lambda item: 0,
     ) -> None:
         self._send = send
+        self._size = size
+        self._limit_bytes = limit_bytes
+        self._held = 0
         self._batch = batch
         self._parallel = parallel
         self._limit = limit
@@ -61,7 +75,13 @@ class Coalescer(Generic[X, R]):
         """The item's own answer; raises BacklogFullError, or as its batch fared."""
         line = self._lines.setdefault(tenant_id, _Line())
         if len(line.waiting) >= self._limit:
-            raise BacklogFullError(self._limit)
+            raise BacklogFullError(self._limit, OF_TENANT)
+        size = self._size(item) + ITEM_BYTES
+        if self._held + size > self._limit_bytes and self._held:
+            self._drop_if_idle(tenant_id, line)
+            raise BacklogFullError(self._limit_bytes, OF_ALL)
+        self._held += size
+        line.size += size
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         line.waiting.append((item, answer))
         self._schedule(tenant_id, line)
@@ -81,12 +101,17 @@ class Coalescer(Generic[X, R]):
     def _depart(self, tenant_id: UUID, line: _Line[X, R]) -> None:
         line.scheduled = False
         batch = [line.waiting.popleft() for _ in range(min(self._batch, len(line.waiting)))]
+        # Mostly all of it: nothing is to be measured again.
+        size = line.size if not line.waiting else sum(self._size(item) + ITEM_BYTES for item, _ in batch)
+        line.size -= size
         batch = [(item, answer) for item, answer in batch if not answer.done()]
         if batch:
             line.on_the_way += 1
-            task = asyncio.create_task(self._carry(tenant_id, line, batch))
+            task = asyncio.create_task(self._carry(tenant_id, line, batch, size))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        else:
+            self._held -= size
         self._schedule(tenant_id, line)
         self._drop_if_idle(tenant_id, line)
 
@@ -94,7 +119,9 @@ class Coalescer(Generic[X, R]):
         if not line.waiting and not line.on_the_way and self._lines.get(tenant_id) is line:
             del self._lines[tenant_id]
 
-    async def _carry(self, tenant_id: UUID, line: _Line[X, R], batch: list[tuple[X, asyncio.Future[R]]]) -> None:
+    async def _carry(
+        self, tenant_id: UUID, line: _Line[X, R], batch: list[tuple[X, asyncio.Future[R]]], size: int
+    ) -> None:
         try:
             results = await self._send(tenant_id, [item for item, _ in batch])
             for (_, answer), result in zip(batch, results, strict=True):
@@ -110,6 +137,7 @@ class Coalescer(Generic[X, R]):
             raise
         finally:
             line.on_the_way -= 1
+            self._held -= size
             self._schedule(tenant_id, line)
             self._drop_if_idle(tenant_id, line)
 
@@ -121,7 +149,12 @@ class Coalescer(Generic[X, R]):
 
 
 class SendCoalescer(Coalescer[OutgoingEmail, SendResult]):
-    """Groups single sends of emails."""
+    """Groups single sends of emails. Attachments are not counted: many emails share one, and whoever sends holds it anyway."""
+
+    def __init__(
+        self, send: Callable[[UUID, Sequence[OutgoingEmail]], Awaitable[Sequence[SendResult]]], **bounds: int
+    ) -> None:
+        super().__init__(send, size=lambda email: len(email.text) + len(email.html), **bounds)
 
     async def send(self, tenant_id: UUID, email: OutgoingEmail) -> Sent:
         """Send one email; raises SendError, TierError or OutcomeUnknownError as its batch fared."""

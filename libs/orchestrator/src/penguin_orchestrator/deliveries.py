@@ -20,12 +20,15 @@ from penguin.notifications.v1.notification_service_pb2_grpc import NotificationS
 from penguin.queue.v1 import queue_service_pb2 as queue_pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin.tier.v1 import tier_service_pb2 as tier_pb
+from penguin_chassis.jsonbytes import json_bytes
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 
 PER_CALL = 1000
 # Jobs of one row that go as a batch of their own.
 BATCH_MIN, BATCH_MAX = 20, 5000
+# What a row says of how its jobs are run; the rest is what they are to do.
+_TERMS = frozenset({"priority", "run_at", "rate_key"})
 
 
 class UndeliverableError(Exception):
@@ -78,13 +81,17 @@ async def delete_contents(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequ
 
 
 async def enqueue_jobs(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequence[Row]) -> None:
-    """Put jobs into Queue: a row of many alike as one batch, known by its row; the others together, each known by its
-    row and its place in it."""
+    """Put jobs into Queue: a row's many of one rate key as one batch, known by its row and key; the others together, each
+    known by its row and its place in it."""
     queue = tiers["queue"]
-    batches = {row.id: batch for row in rows if (batch := _batch(tenant_id, row)) is not None}
-    for batch in batches.values():
-        await queue.call(queue.stub(QueueServiceStub).EnqueueBatch, batch)
-    jobs = [_job(row, n, job) for row in rows if row.id not in batches for n, job in enumerate(row.payload["jobs"])]
+    jobs: list[queue_pb.NewJob] = []
+    for row in rows:
+        for part in _parts(row.payload["jobs"]):
+            if len(part) < BATCH_MIN:
+                jobs += [_job(row, n, job) for n, job in part]
+            else:
+                batch = _batch(tenant_id, row, [job for _, job in part])
+                await queue.call(queue.stub(QueueServiceStub).EnqueueBatch, batch)
     for first in range(0, len(jobs), PER_CALL):
         request = queue_pb.EnqueueJobsRequest(tenant_id=str(tenant_id), jobs=jobs[first : first + PER_CALL])
         reply = await queue.call(queue.stub(QueueServiceStub).EnqueueJobs, request)
@@ -93,21 +100,29 @@ async def enqueue_jobs(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequenc
                 raise UndeliverableError(f"job refused: code {result.error.code}")
 
 
-def _batch(tenant_id: UUID, row: Row) -> queue_pb.EnqueueBatchRequest | None:
-    """A row's jobs as columns; None where they are few or not alike. The same row is always sent the same way."""
-    jobs = row.payload["jobs"]
-    if not BATCH_MIN <= len(jobs) <= BATCH_MAX:
-        return None
-    priority, run_at = jobs[0].get("priority", "normal"), jobs[0].get("run_at")
-    if any(job.get("priority", "normal") != priority or job.get("run_at") != run_at for job in jobs):
-        return None
+def _parts(jobs: Sequence[dict[str, Any]]) -> list[list[tuple[int, dict[str, Any]]]]:
+    """A row's jobs with their places: those of a rate key together, or each for itself where they are too many for a call or
+    differ by more. The same row is always parted the same way."""
+    alike = {(job.get("priority", "normal"), job.get("run_at")) for job in jobs}
+    if len(jobs) > BATCH_MAX or len(alike) > 1:
+        return [[(n, job)] for n, job in enumerate(jobs)]
+    parts: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for n, job in enumerate(jobs):
+        parts.setdefault(job.get("rate_key", ""), []).append((n, job))
+    return list(parts.values())
+
+
+def _batch(tenant_id: UUID, row: Row, jobs: Sequence[dict[str, Any]]) -> queue_pb.EnqueueBatchRequest:
+    """Jobs of a row as columns. They differ by what they are to do alone."""
+    run_at, rate_key = jobs[0].get("run_at"), jobs[0].get("rate_key", "")
     request = queue_pb.EnqueueBatchRequest(
         tenant_id=str(tenant_id),
-        request_id=str(keys.request_id("jobs", row.id)),
+        request_id=str(keys.request_id("jobs", row.id, *([rate_key] if rate_key else []))),
         kind=row.payload["kind"],
         payloads=map(_body, jobs),
-        priority=_priority(priority),
+        priority=_priority(jobs[0].get("priority", "normal")),
         traceparents=[row.traceparent] if row.traceparent else (),
+        rate_key=rate_key,
     )
     if run_at:
         request.run_at.FromDatetime(datetime.fromisoformat(run_at))
@@ -115,7 +130,7 @@ def _batch(tenant_id: UUID, row: Row) -> queue_pb.EnqueueBatchRequest | None:
 
 
 def _body(job: dict[str, Any]) -> bytes:
-    return orjson.dumps({key: value for key, value in job.items() if key not in {"priority", "run_at"}})
+    return json_bytes({key: value for key, value in job.items() if key not in _TERMS})
 
 
 def _priority(word: str) -> queue_pb.JobPriority.ValueType:
@@ -129,6 +144,7 @@ def _job(row: Row, place: int, job: dict[str, Any]) -> queue_pb.NewJob:
         payload=_body(job),
         priority=_priority(job.get("priority", "normal")),
         traceparent=row.traceparent,
+        rate_key=job.get("rate_key", ""),
     )
     if job.get("run_at"):
         wire.run_at.FromDatetime(datetime.fromisoformat(job["run_at"]))

@@ -9,6 +9,8 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from penguin.common.v1 import errors_pb2
+
 # The tier may have done it or not: ask again with the same request_id, never undo.
 UNKNOWN_OUTCOME = frozenset(
     {
@@ -24,6 +26,7 @@ LATER = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED})
 NEVER = frozenset({"", "TOO_LARGE"})
 # The reason of a call that was never made for want of a token.
 NO_TOKEN = "NO_TOKEN"  # noqa: S105 - a reason, no secret
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 # What gRPC says where it found nobody to send the call to: it never left.
 _UNSENT = ("connections to all backends failing", "failed to connect to all addresses", "DNS resolution failed")
 
@@ -98,6 +101,12 @@ def tier_error(tier: str, error: grpc.aio.AioRpcError, *, tried_once: bool = Fal
     return TierError(
         tier, error.code(), reason, error.details() or "", field=field, metadata=metadata, retry_after_s=retry
     )
+
+
+def item_failure(tier: str, error: errors_pb2.ItemError) -> TierError:
+    """Why one item of a call was not carried out, as if it had been called alone."""
+    reason = errors_pb2.ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_")
+    return TierError(tier, _CODES.get(error.code, grpc.StatusCode.UNKNOWN), reason, error.message, field=error.field)
 
 
 @contextlib.asynccontextmanager

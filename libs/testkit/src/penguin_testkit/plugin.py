@@ -12,6 +12,8 @@ from penguin_devstack.valkey import ValkeyServer, temporary_valkey
 from penguin_testkit.databases import Databases
 from penguin_testkit.tokens import TokenFactory
 
+pytest_plugins = ("penguin_testkit.spreading",)
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[PostgresCluster]:

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 GRACE_S = 5.0
 SNOOZE_MIN_S = 0.5
 SNOOZE_MAX_S = 5.0
+# The same where a tier has said for how long: it is believed within these.
+SAID_MIN_S = 0.1
+SAID_MAX_S = 60.0
 # Answers that say nothing of the job: not there, too busy, too slow.
 NOT_NOW = frozenset(
     {
@@ -158,8 +161,7 @@ class Worker:
             self._kind_standing.answered(job.kind)
         elif isinstance(verdict, Away):
             self._kind_standing.failed(job.kind, verdict.error)
-            delay = min(SNOOZE_MIN_S * 2 ** min(job.snoozes, 10), SNOOZE_MAX_S)
-            verdict = Snooze(verdict.error, delay * random.uniform(0.5, 1.0))
+            verdict = Snooze(verdict.error, away_for(job.snoozes, verdict.after_s, random.random()))
         elif isinstance(verdict, Reject):
             log.error("a job of %s is given up: %s", job.kind, verdict.error, extra={"detail": str(job.id)})
         # Of a lost one nothing is to be said, but its place is to be freed: under a lost lease this does no more.
@@ -218,6 +220,15 @@ class Worker:
                     await line.quiet.wait()
 
 
+def away_for(snoozes: int, said_s: float | None, chance: float) -> float:
+    """For how long (seconds) a job is put off that was so often put off before, by `chance` in [0, 1): never sooner than the
+    tier said, and up to a quarter later; where it said nothing, longer each time."""
+    if said_s is None:
+        longest: float = min(SNOOZE_MIN_S * 2 ** min(snoozes, 10), SNOOZE_MAX_S)
+        return longest * (0.5 + chance / 2)
+    return min(max(said_s, SAID_MIN_S), SAID_MAX_S) * (1 + chance / 4)
+
+
 def _said_of(error: Exception) -> NotDone:
     """What an exception says of its jobs: what is away burns no attempt, a defect does."""
     if isinstance(error, NotDone):
@@ -225,7 +236,7 @@ def _said_of(error: Exception) -> NotDone:
     if isinstance(error, TierError):
         name = f"{error.tier}.{error.reason or error.code.name}".lower()
         if error.code in NOT_NOW:
-            return Away(name)
+            return Away(name, error.retry_after_s)
         if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Snooze(name, max(error.retry_after_s or 0.0, random.uniform(SNOOZE_MIN_S, SNOOZE_MAX_S)))
         return Retry(name)

@@ -26,7 +26,7 @@ async def serving(config: ContentConfig) -> AsyncIterator[Running]:
         TIER, version("penguin-content"), len(migrate.load("penguin_content.migrations")), KEY_SOURCES
     )
     state = State()
-    async with database(config.pool()) as db, housekeeping(db, (PRUNE, *DUTIES)):
+    async with database(config.pool()) as db, housekeeping(db, (PRUNE, state.closed.duty(), *DUTIES)):
         own = tier.registration(tier.TierServicer(facts, db, state))
         async with serve(
             config.server(), [own, keys.registration(db, KEY_SOURCES), *registrations(db)], state

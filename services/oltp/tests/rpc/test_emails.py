@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from services.oltp.tests.rows import create_request, make_tenant, new_email, owed
+from services.oltp.tests.rows import create_request, make_tenant, new_email, owed, set_scene
 
 from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import email_service_pb2 as pb
@@ -107,6 +107,17 @@ async def test_a_missing_lead_sinks_only_its_own_item(oltp: TierClient, stub: Em
     assert reply.results[0].error.reason == errors_pb2.ERROR_REASON_REFERENCE_MISSING
     assert reply.results[0].error.field == "lead_id"
     assert reply.results[1].email.id
+
+
+async def test_a_job_goes_by_the_rate_of_its_emails_mailbox(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, db: Database
+) -> None:
+    scene = await set_scene(oltp, tenant, leads=0)
+    await oltp.call(
+        stub.BatchCreateEmails, create_request(tenant, new_email(email_account_id=scene.mailbox), new_email())
+    )
+    (jobs,) = [payload["jobs"] for _, kind, payload in await owed(db, tenant) if kind == "enqueue_jobs"]
+    assert [job.get("rate_key") for job in jobs] == [scene.mailbox, None]
 
 
 async def test_an_id_named_twice_is_created_once_and_one_job_is_owed(

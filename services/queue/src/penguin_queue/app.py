@@ -56,8 +56,8 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         kinds = Kinds()
         jobs, leases = JobStore(db, kinds), LeaseStore(db, kinds, announcer.hurry)
         rating = Rating(Rates(redis, Guard("rates"), config.replicas))
-        leasing = Leasing(leases, lanes, announcer, rating)
-        work = Work(leases, leasing, jobs, announcer, draining=lambda: state.draining)
+        leasing = Leasing(leases, lanes, announcer, rating, db.now)
+        work = Work(leases, leasing, jobs, announcer, db.now, draining=lambda: state.draining)
         control = Control(ControlStore(db, kinds), announcer)
         timetable = ScheduleStore(db, kinds, jobs)
         schedules = Schedules(timetable, announcer)
@@ -66,18 +66,21 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
             return Stream(work, announcer, start, lambda: state.draining)
 
         own = tier.registration(tier.TierServicer(facts, db, state))
-        census = Census(CensusStore(db))
+        census = Census(CensusStore(db), db.now)
         admin = QueueAdminServicer(QueueStore(db, kinds), census, leasing.changed)
         scaler = ScalerServicer(Scaling(census))
         clockwork = ScheduleServicer(schedules, timetable)
         async with (
-            housekeeping(db, (PRUNE, *DUTIES, TIES, Duty("census", 5.0, census.measure))),
+            housekeeping(db, (PRUNE, state.closed.duty(), *DUTIES, TIES, Duty("census", 5.0, census.measure))),
             sweeping(db, work, announcer),
             surveying(db, leasing, announcer),
             listening(told, announcer.heard),
             firing(db, schedules),
             serve(
-                config.server(), [own, *registrations(work, jobs, control, admin, clockwork, scaler, stream)], state
+                config.server(),
+                [own, *registrations(work, jobs, control, admin, clockwork, scaler, stream)],
+                state,
+                db.now,
             ) as running,
         ):
             yield running

@@ -93,6 +93,14 @@ BEGIN
 END $$;
 
 CREATE FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) RETURNS TABLE(fresh boolean, handed boolean, rated smallint, tries smallint, digest bytea, reply bytea, compensated boolean)
+    LANGUAGE sql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+    SELECT * FROM hot_enqueue(tenant, request_key, request_digest, answer, at, first_id, due, kind, priority, rank, max_attempts,
+                              traceparents, payloads, token, until, worker, NULL)
+$$;
+
+CREATE FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) RETURNS TABLE(fresh boolean, handed boolean, rated smallint, tries smallint, digest bytea, reply bytea, compensated boolean)
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $$
@@ -122,11 +130,11 @@ BEGIN
         token := NULL;
     END IF;
     INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, payload,
-                      traceparent, lease_token, leased_until, worker_id)
+                      traceparent, lease_token, leased_until, worker_id, rate_key)
     SELECT first_id + n - 1, due, at, tenant, hot_enqueue.kind, level, hot_enqueue.rank, most,
            CASE WHEN token IS NOT NULL THEN 2 WHEN due <= at THEN 1 ELSE 0 END, new.payload, nullif(new.traceparent, ''),
            token, CASE WHEN token IS NOT NULL THEN until END,
-           CASE WHEN token IS NOT NULL THEN worker END
+           CASE WHEN token IS NOT NULL THEN worker END, hot_enqueue.rate_key
     FROM unnest(payloads, traceparents) WITH ORDINALITY AS new (payload, traceparent, n);
     RETURN QUERY SELECT true, token IS NOT NULL, level, most, NULL::bytea, NULL::bytea, NULL::boolean;
 END $$;
@@ -496,7 +504,8 @@ CREATE TABLE public.batches (
     dead bigint DEFAULT 0 NOT NULL,
     cancelled bigint DEFAULT 0 NOT NULL,
     open boolean NOT NULL
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY public.batches FORCE ROW LEVEL SECURITY;
 
@@ -606,7 +615,8 @@ CREATE TABLE public.dependencies (
     tenant_id uuid NOT NULL,
     awaits bigint NOT NULL,
     job_id bigint NOT NULL
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY public.dependencies FORCE ROW LEVEL SECURITY;
 
@@ -778,7 +788,8 @@ CREATE TABLE public.schedules (
     CONSTRAINT schedules_payload_check CHECK ((octet_length(payload) <= 65536)),
     CONSTRAINT schedules_priority_check CHECK (((priority >= 0) AND (priority <= 3))),
     CONSTRAINT schedules_start_deadline_check CHECK (((start_deadline >= 1000) AND (start_deadline <= 86400000)))
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY public.schedules FORCE ROW LEVEL SECURITY;
 
@@ -799,7 +810,8 @@ CREATE TABLE public.step_barrier (
     created_at timestamp with time zone NOT NULL,
     CONSTRAINT step_barrier_key_check CHECK (((length(key) >= 1) AND (length(key) <= 200))),
     CONSTRAINT step_barrier_operation_check CHECK ((operation = ANY (ARRAY['request'::text, 'action'::text, 'compensation'::text])))
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='10000', autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.02');
 
 ALTER TABLE ONLY public.step_barrier FORCE ROW LEVEL SECURITY;
 
@@ -812,6 +824,16 @@ CREATE TABLE public.tenant_weights (
 
 ALTER TABLE ONLY public.tenant_weights FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.tier_tenants (
+    tenant_id uuid NOT NULL,
+    state text NOT NULL,
+    provisioned_at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT tier_tenants_state_check CHECK ((state = ANY (ARRAY['active'::text, 'closed'::text])))
+);
+
+ALTER TABLE ONLY public.tier_tenants FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.unique_keys (
     tenant_id uuid NOT NULL,
     kind_id integer NOT NULL,
@@ -821,7 +843,8 @@ CREATE TABLE public.unique_keys (
     until timestamp with time zone,
     CONSTRAINT unique_keys_holds_check CHECK (((holds >= 1) AND (holds <= 15))),
     CONSTRAINT unique_keys_key_check CHECK (((length(key) >= 1) AND (length(key) <= 200)))
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY public.unique_keys FORCE ROW LEVEL SECURITY;
 
@@ -894,6 +917,9 @@ ALTER TABLE ONLY public.step_barrier
 ALTER TABLE ONLY public.tenant_weights
     ADD CONSTRAINT tenant_weights_pkey PRIMARY KEY (tenant_id);
 
+ALTER TABLE ONLY public.tier_tenants
+    ADD CONSTRAINT tier_tenants_pkey PRIMARY KEY (tenant_id);
+
 ALTER TABLE ONLY public.unique_keys
     ADD CONSTRAINT unique_keys_pkey PRIMARY KEY (tenant_id, kind_id, key);
 
@@ -934,7 +960,7 @@ CREATE INDEX jobs_ready ON public.jobs USING btree (priority, kind_id, tenant_id
 
 CREATE INDEX jobs_scheduled ON public.jobs USING btree (run_at) WHERE (state = 0);
 
-CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id);
+CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id) WHERE (state <> 2);
 
 CREATE INDEX kinds_queue ON public.kinds USING btree (queue_id);
 
@@ -943,6 +969,8 @@ CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, av
 CREATE INDEX schedules_due ON public.schedules USING btree (next_at) WHERE (NOT paused);
 
 CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id, created_at);
+
+CREATE INDEX tier_tenants_closed ON public.tier_tenants USING btree (tenant_id) WHERE (state = 'closed'::text);
 
 CREATE INDEX wakes_job ON public.wakes USING btree (tenant_id, job_id);
 
@@ -1016,6 +1044,8 @@ CREATE POLICY maintenance_duties ON public.step_barrier TO queue_maintenance USI
 
 CREATE POLICY maintenance_duties ON public.tenant_weights TO queue_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.tier_tenants TO queue_maintenance USING (true) WITH CHECK (true);
+
 CREATE POLICY maintenance_duties ON public.unique_keys TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.wakes TO queue_maintenance USING (true) WITH CHECK (true);
@@ -1056,11 +1086,15 @@ CREATE POLICY tenant_isolation ON public.step_barrier TO queue_app, queue_readon
 
 CREATE POLICY tenant_isolation ON public.tenant_weights TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant_isolation ON public.tier_tenants TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant_isolation ON public.unique_keys TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.wakes TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE public.tenant_weights ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.tier_tenants ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.unique_keys ENABLE ROW LEVEL SECURITY;
 
@@ -1089,6 +1123,11 @@ REVOKE ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request
 GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
 GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_app;
 GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_readonly;
+
+REVOKE ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) TO queue_maintenance;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) TO queue_app;
+GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) TO queue_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_maintenance;
@@ -1200,6 +1239,10 @@ GRANT SELECT ON TABLE public.step_barrier TO queue_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenant_weights TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenant_weights TO queue_maintenance;
 GRANT SELECT ON TABLE public.tenant_weights TO queue_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO queue_maintenance;
+GRANT SELECT ON TABLE public.tier_tenants TO queue_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.unique_keys TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.unique_keys TO queue_maintenance;

@@ -137,6 +137,8 @@ async def test_a_key_is_in_order_through_retry_death_cancellation_and_redrive(ti
     key = {"ordering_key": "k"}
     first, second, third, fourth = await tied.enqueue(key, key, key, key)
     assert [(await tied.get(each)).state for each in (first, second)] == [READY, HELD]
+    stats = await tied.queue.call(tied.stub.GetQueueStats, pb.GetQueueStatsRequest(tenant_id=str(tied.tenant)))
+    assert {(each.state, each.count) for each in stats.counts} == {(READY, 1), (HELD, 3)}
     (ref,) = await tied.lease(10)
     await tied.fail(ref, retryable=True)
     (ref,) = await tied.lease(10)

@@ -46,9 +46,9 @@ async def test_what_is_leased_for_a_stream_that_has_ended_is_given_back(own_db: 
     async with news(None) as told:
         lanes = Lanes()
         announcer = Announcer(told, lanes)
-        by_turns = Leasing(leases, lanes, announcer, Rating(Rates(None, Guard("rates"))))
+        by_turns = Leasing(leases, lanes, announcer, Rating(Rates(None, Guard("rates"))), own_db.now)
         await by_turns.look()
-        work = Work(leases, by_turns, jobs, announcer)
+        work = Work(leases, by_turns, jobs, announcer, own_db.now)
         asked = Asked((), 10, at + timedelta(minutes=1), "gone")
         leasing = asyncio.create_task(work.lease_lots(asked))
         await leases.leased.wait()

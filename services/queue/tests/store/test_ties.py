@@ -9,9 +9,11 @@ import pytest
 from services.queue.tests.leases import Leases
 
 from penguin_chassis.barrier import Step
+from penguin_chassis.faults import NotFound
 from penguin_chassis.pool import Database
-from penguin_queue.domain.jobs import Members, NewBatch, NewJob
-from penguin_queue.domain.ties import WAITING, Ties, Unique
+from penguin_queue.domain.jobs import Failure, LeaseRef, Members, NewBatch, NewJob, PurgeFilter
+from penguin_queue.domain.ties import AWAITED_CANCELLED, LEASED, WAITING, Ties, Unique
+from penguin_queue.store.control import ControlStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked
@@ -33,6 +35,15 @@ async def end_all(leases: Leases) -> list[int]:
     jobs = await leases.lease_ready(Asked((), 100, AT + timedelta(seconds=30), "w"))
     assert await leases.complete([job.id for job in jobs], [job.lease_token or 0 for job in jobs], AT) == []
     return [job.id for job in jobs]
+
+
+async def freed(db: Database, kinds: Kinds) -> list[int]:
+    """See to all that have left; ids of the jobs that came free."""
+    ids, more = list[int](), True
+    while more:
+        ready, more = await drain(db, kinds, AT)
+        ids += [job.id for job in ready]
+    return ids
 
 
 async def lost_round(db: Database) -> None:
@@ -98,3 +109,61 @@ async def test_what_is_replaced_is_not_done_by_who_lost_it_before(own_db: Databa
     assert await leases.complete([old.id], [old.lease_token or 0], AT + timedelta(seconds=32)) == [old.id]
     (new,) = await leases.lease_ready(Asked((), 1, AT + timedelta(seconds=90), "w"))
     assert (new.id, new.payload) == (old.id, b'{"n":2}')
+
+
+async def test_a_key_holds_for_its_time_and_no_longer_wherever_its_job_stands(own_db: Database) -> None:
+    kinds, tenant, minute = Kinds(), uuid4(), timedelta(minutes=1)
+    jobs = JobStore(own_db, kinds)
+    ties = Ties(unique=Unique("once", WAITING | LEASED, minute, replace=False))
+
+    async def enqueue(at: datetime) -> int:
+        items = [(step(tenant), NewJob("k", b"{}", 2, 0, None, 3, "", ties=ties))]
+        ((answer,), _, _) = await jobs.enqueue(tenant, items, gate=None, at=at)
+        assert isinstance(answer, int)
+        return answer
+
+    async def keys() -> list[str]:
+        async with own_db.maintenance() as connection:
+            return [row["key"] for row in await connection.fetch("SELECT key FROM unique_keys")]
+
+    first = await enqueue(AT)
+    assert await enqueue(AT + minute - timedelta(microseconds=1)) == -first
+    second = await enqueue(AT + minute)
+    assert second > 0
+    # The time is that of the one that has the key now; the first runs beside it.
+    assert await enqueue(AT + 2 * minute - timedelta(microseconds=1)) == -second
+    assert [(await jobs.get(tenant, each)).state for each in (first, second)] == ["ready", "ready"]
+    await settle_ties(own_db, AT + 2 * minute - timedelta(microseconds=1))
+    assert await keys() == ["once"]
+    await settle_ties(own_db, AT + 2 * minute)
+    assert await keys() == []
+    assert await enqueue(AT + 2 * minute) > 0
+
+
+async def test_who_waits_for_a_dead_letter_that_is_purged_is_cancelled_with_all_that_wait_for_him(
+    own_db: Database,
+) -> None:
+    kinds, tenant = Kinds(), uuid4()
+    jobs, leases, control = JobStore(own_db, kinds), Leases(own_db), ControlStore(own_db, kinds)
+    dead = PurgeFilter("dead", "", None)
+    chain = (None, Ties(after_items=(0,)), Ties(after_items=(1,)), Ties(after_items=(2,), run_if_failed=True))
+    items = [(step(tenant), NewJob("k", b"{}", 2, 0, None, 3, "", ties=each)) for each in chain]
+    answers, _, _ = await jobs.enqueue(tenant, items, gate=None, at=AT)
+    first, second, third, anyway = (answer for answer in answers if isinstance(answer, int))
+    (leased,) = await leases.lease_ready(Asked((), 10, AT + timedelta(seconds=30), "w"))
+    assert leased.id == first
+    await leases.fail([Failure(LeaseRef(first, leased.lease_token or 0), "x", False, None, 0.5)], AT)
+    # How it ended is still to be learnt by the sweep: it stays until then.
+    assert (await control.purge(step(tenant), dead, 10)).count == 0
+    assert await freed(own_db, kinds) == []
+    assert [(await jobs.get(tenant, each)).state for each in (first, second)] == ["dead", "held"]
+    assert (await control.purge(step(tenant), dead, 10)).count == 1
+    assert await freed(own_db, kinds) == [anyway]
+    for each in (second, third):
+        job = await jobs.get(tenant, each)
+        assert (job.state, job.last_error) == ("cancelled", AWAITED_CANCELLED)
+    with pytest.raises(NotFound):
+        await jobs.get(tenant, first)
+    assert await end_all(leases) == [anyway]
+    async with own_db.maintenance() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM dependencies") == 0

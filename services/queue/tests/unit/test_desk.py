@@ -24,7 +24,7 @@ async def test_those_who_ask_meanwhile_are_served_together_and_nobodys_deadline_
         await go.wait()
         return [[] for _ in asked]
 
-    desk = Desk(lease, cast("LeaseStore", None))
+    desk = Desk(lease, cast("LeaseStore", None), lambda: ASKED.until)
     call: Any = calls.Call("/x/Y", cast("Any", None), asyncio.get_running_loop().time() + 0.01)
     token = calls.enter(call)
     first = [asyncio.create_task(desk.ask(ASKED)) for _ in range(PARALLEL)]

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from penguin_chassis.clock import now
 from penguin_queue.operations import tallies
 from penguin_queue.operations.tallies import Shared
 
@@ -27,7 +28,7 @@ class Counted:
 
 async def test_all_who_ask_at_once_share_a_count() -> None:
     counted = Counted(0.05)
-    shared, tenant = Shared(counted, 30.0), uuid4()
+    shared, tenant = Shared(counted, 30.0, now), uuid4()
     found = await asyncio.gather(*(shared.latest(tenant) for _ in range(50)))
     assert {number for number, _ in found} == {1}
     assert (await shared.latest(tenant))[0] == 1
@@ -39,7 +40,7 @@ async def test_who_asks_while_it_is_counted_gets_a_later_count_that_others_share
 ) -> None:
     monkeypatch.setattr(tallies, "SHARE", 0.0)
     counted = Counted(0.05)
-    shared, tenant = Shared(counted, 30.0), uuid4()
+    shared, tenant = Shared(counted, 30.0, now), uuid4()
     first = asyncio.create_task(shared.latest(tenant))
     await asyncio.sleep(0.01)
     later = await asyncio.gather(*(shared.latest(tenant) for _ in range(20)))
@@ -48,12 +49,12 @@ async def test_who_asks_while_it_is_counted_gets_a_later_count_that_others_share
 
 async def test_what_is_cheap_is_counted_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tallies, "CHEAP_S", 10.0)  # whatever else the machine does meanwhile
-    shared, tenant = Shared(Counted(0.0), 30.0), uuid4()
+    shared, tenant = Shared(Counted(0.0), 30.0, now), uuid4()
     assert [(await shared.latest(tenant))[0] for _ in range(3)] == [1, 2, 3]
 
 
 async def test_no_count_is_good_for_longer_than_is_said() -> None:
-    shared, tenant = Shared(Counted(0.02), 0.0), uuid4()
+    shared, tenant = Shared(Counted(0.02), 0.0, now), uuid4()
     assert [(await shared.latest(tenant))[0] for _ in range(2)] == [1, 2]
 
 
@@ -66,7 +67,7 @@ async def test_a_count_that_fails_is_made_anew_and_few_tenants_are_kept(monkeypa
             raise TimeoutError
         return tenant_id
 
-    shared: Shared[UUID] = Shared(count, 30.0)
+    shared: Shared[UUID] = Shared(count, 30.0, now)
     with pytest.raises(TimeoutError):
         await shared.latest(uuid4())
     tenants = [uuid4() for _ in range(5)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import date, datetime
 
+from penguin_chassis.housekeeping import locking_shortly
 from penguin_chassis.pool import Database
 from penguin_chassis.queries import load
 
 sql = load("penguin_olap.store", "partitions.sql")
 
 MONTHS_AHEAD = 3
+TABLES = ("campaign_analytics", "sequence_step_analytics", "mailbox_analytics", "billing_analytics")
 
 
 def months_from(day: date, ahead: int) -> list[date]:
@@ -19,7 +21,8 @@ def months_from(day: date, ahead: int) -> list[date]:
 
 
 async def open_months(db: Database, at: datetime) -> None:
-    """See that this month and the next have partitions; a month at a time, so that no lock is held for long."""
+    """See that this month and the next have partitions; a month of a table at a time, so that no lock is held for long."""
     for month in months_from(at.date(), MONTHS_AHEAD):
-        async with db.maintenance() as connection:
-            await connection.execute(sql.open_month, month)
+        for table in TABLES:
+            async with locking_shortly(db) as connection:
+                await connection.execute(sql.open_month, table, month)

@@ -1,4 +1,2 @@
 -- name: open_month
-SELECT open_month(parent, $1::date)
-FROM unnest(ARRAY['campaign_analytics', 'sequence_step_analytics', 'mailbox_analytics', 'billing_analytics']::regclass[])
-    AS parents (parent);
+SELECT open_month($1::text::regclass, $2::date);

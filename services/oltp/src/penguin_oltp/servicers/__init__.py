@@ -15,6 +15,7 @@ from penguin.oltp.v1 import (
     lead_service_pb2_grpc,
     ledger_service_pb2_grpc,
     reconcile_service_pb2_grpc,
+    saga_service_pb2_grpc,
     sequence_step_service_pb2_grpc,
     suppression_service_pb2_grpc,
     template_service_pb2_grpc,
@@ -32,6 +33,7 @@ from penguin_oltp.servicers.inbox import InboxServicer
 from penguin_oltp.servicers.leads import LeadServicer
 from penguin_oltp.servicers.ledger import LedgerServicer
 from penguin_oltp.servicers.reconcile import ReconcileServicer
+from penguin_oltp.servicers.sagas import SagaServicer
 from penguin_oltp.servicers.sequence_steps import SequenceStepServicer
 from penguin_oltp.servicers.suppressions import SuppressionServicer
 from penguin_oltp.servicers.templates import TemplateServicer
@@ -60,6 +62,7 @@ _SERVICES: dict[str, tuple[Callable[[Any, Any], None], Callable[[Database], Any]
     "InboxService": (inbox_service_pb2_grpc.add_InboxServiceServicer_to_server, InboxServicer),
     "LedgerService": (ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer),
     "ReconcileService": (reconcile_service_pb2_grpc.add_ReconcileServiceServicer_to_server, ReconcileServicer),
+    "SagaService": (saga_service_pb2_grpc.add_SagaServiceServicer_to_server, SagaServicer),
 }
 
 

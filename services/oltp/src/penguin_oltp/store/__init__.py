@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from penguin_chassis.housekeeping import Duty
+from penguin_chassis.housekeeping import Duty, locking_shortly
 from penguin_chassis.pool import Database
+from penguin_oltp.store import sagas
 from penguin_oltp.store.reconcile import remove_old
 
 # Repeats of an event are refused for this long.
@@ -15,14 +16,16 @@ PARTITIONS_AHEAD = timedelta(days=7)
 
 async def _event_partitions(db: Database, at: datetime) -> None:
     today = at.date()
-    async with db.maintenance() as connection:
+    async with locking_shortly(db) as connection:
         await connection.execute(
             "SELECT ensure_partitions('email_event_ids', 'day', $1, $2)", today, today + PARTITIONS_AHEAD
         )
+    async with locking_shortly(db) as connection:
         await connection.execute("SELECT drop_partitions('email_event_ids', $1)", today - EVENT_ID_RETENTION)
 
 
 DUTIES = (
     Duty("email_event_partitions", 3600.0, _event_partitions),
+    Duty("forget_sagas", 3600.0, sagas.forget),
     Duty("remove_reconcile_receipts", 86400.0, remove_old),
 )

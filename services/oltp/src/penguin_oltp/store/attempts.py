@@ -12,7 +12,7 @@ from penguin_chassis.faults import Fault, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_oltp.domain import emails as ledger
 from penguin_oltp.domain.emails import Email, Outcome, Started
-from penguin_oltp.store.emails import SEND_JOB
+from penguin_oltp.store.emails import SEND_JOB, send_job
 from penguin_oltp.store.transitions import lock, move, sql
 
 
@@ -152,5 +152,5 @@ def _merged(moves: Sequence[tuple[Email, Email]]) -> list[tuple[Email, Email]]:
 
 
 def _send_again(email: Email) -> outbox.Owed:
-    job = {"email_id": str(email.id), "priority": email.priority, "run_at": None}
+    job = send_job(email.id, email.priority, email.email_account_id)
     return outbox.Owed(uuid4(), "queue", "enqueue_jobs", {"kind": SEND_JOB, "jobs": [job]})

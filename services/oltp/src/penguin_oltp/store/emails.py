@@ -105,7 +105,7 @@ class EmailStore:
                 return done.reply
             rows = await connection.fetch(sql.still_queued, step.tenant_id, list(ids))
             if rows:
-                jobs = [_job(row["id"], row["priority"], row["send_at"]) for row in rows]
+                jobs = [send_job(row["id"], row["priority"], row["email_account_id"], row["send_at"]) for row in rows]
                 # Known by the request that asked for it, as are its jobs in Queue.
                 owed = outbox.Owed(
                     uuid5(step.tenant_id, step.key), "queue", "enqueue_jobs", {"kind": SEND_JOB, "jobs": jobs}
@@ -183,17 +183,21 @@ async def _insert(
     return inserted
 
 
+def send_job(
+    email_id: UUID, priority: str, mailbox_id: UUID | None, run_at: datetime | None = None
+) -> dict[str, str | None]:
+    """What an email's sending asks of Queue; it goes by the rate of its mailbox, where it has one."""
+    job = {"email_id": str(email_id), "priority": priority, "run_at": run_at.isoformat() if run_at else None}
+    return job if mailbox_id is None else job | {"rate_key": str(mailbox_id)}
+
+
 def _owed(emails: Sequence[NewEmail]) -> list[outbox.Owed]:
     """One row to claim all contents and one to enqueue all jobs: an outbox row per batch, not per email."""
     if not emails:
         return []
-    jobs = [_job(email.id, email.priority, email.send_at) for email in emails]
+    jobs = [send_job(email.id, email.priority, email.email_account_id, email.send_at) for email in emails]
     keys = [email.content_storage_key for email in emails]
     return [
         outbox.Owed(uuid4(), "content", "claim_contents", {"storage_keys": keys}),
         outbox.Owed(uuid4(), "queue", "enqueue_jobs", {"kind": SEND_JOB, "jobs": jobs}),
     ]
-
-
-def _job(email_id: UUID, priority: str, send_at: datetime | None) -> dict[str, str | None]:
-    return {"email_id": str(email_id), "priority": priority, "run_at": send_at.isoformat() if send_at else None}

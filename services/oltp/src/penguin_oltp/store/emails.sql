@@ -56,6 +56,6 @@ WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'queued'
 RETURNING id;
 
 -- name: still_queued
-SELECT id, priority, send_at FROM emails
+SELECT id, priority, email_account_id, send_at FROM emails
 WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'queued'
 ORDER BY id;

@@ -111,7 +111,7 @@ class Job:
     cancel_wanted: bool = False
     # Read for workers only.
     payload: bytes = b""
-    # Read where it is leased: whose rate it goes by, and whether it has a place in that line.
+    # Whose rate it goes by, and, read where it is leased, whether it has a place in that line.
     rate_key: str | None = None
     lined: bool = False
     # What its worker has told while at it, and where it says to find what came of it.

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from opentelemetry import metrics
 
-from penguin_chassis.mutations import now
+from penguin_chassis.clock import Now
 from penguin_chassis.pool import Database
 from penguin_queue.store.census import WINDOW, CensusStore, Counts, Flow
 
@@ -31,14 +31,15 @@ _dead_ratio = _meter.create_gauge(
     "penguin.queue.dead_letter_ratio", unit="1", description="Of the jobs that ended lately, how many were given up."
 )
 FLOWS = ("enqueued", "completed", "dead", "cancelled")
-STATES = ("scheduled", "ready", "leased", "dead")
+STATES = ("scheduled", "ready", "leased", "held", "dead")
 
 
 class Census:
     """The last count, and the next one when it is time."""
 
-    def __init__(self, store: CensusStore) -> None:
+    def __init__(self, store: CensusStore, now: Now) -> None:
         self._store = store
+        self._now = now
         self._counting = asyncio.Lock()
         self._last: Counts | None = None
         self._good_until = 0.0
@@ -54,7 +55,7 @@ class Census:
         async with self._counting:
             if self._last is None or clock() >= self._good_until:
                 started = clock()
-                self._last = await self._store.count(now())
+                self._last = await self._store.count(self._now())
                 self._good_until = clock() + max(FRESH_S, SHARE * (clock() - started))
             return self._last
 

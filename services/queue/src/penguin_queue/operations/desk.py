@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from penguin_chassis.clock import Now
 from penguin_chassis.faults import Fault
-from penguin_chassis.mutations import now
 from penguin_queue.domain.jobs import Job
 from penguin_queue.store.leases import Asked, LeaseStore
 
@@ -34,9 +34,10 @@ class _Line:
 class Desk:
     """Where leases are asked for."""
 
-    def __init__(self, lease: Lease, store: LeaseStore) -> None:
+    def __init__(self, lease: Lease, store: LeaseStore, now: Now) -> None:
         self._lease = lease
         self._store = store
+        self._now = now
         self._lines: dict[tuple[str, ...], _Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -83,7 +84,7 @@ class Desk:
     async def _give_back(self, jobs: Sequence[Job]) -> None:
         # Should that fail, their leases run out.
         with contextlib.suppress(Fault):
-            await self._store.release([job.id for job in jobs], [job.lease_token or 0 for job in jobs], now())
+            await self._store.release([job.id for job in jobs], [job.lease_token or 0 for job in jobs], self._now())
 
 
 def _next(waiting: deque[Call]) -> list[Call]:

@@ -12,7 +12,6 @@ from datetime import datetime
 
 from penguin_chassis.barrier import Step
 from penguin_chassis.defects import places
-from penguin_chassis.mutations import now
 from penguin_chassis.pool import Database
 from penguin_queue.domain.schedules import Schedule, Terms
 from penguin_queue.operations.announcing import Announcer
@@ -76,13 +75,13 @@ async def _keep_firing(db: Database, schedules: Schedules) -> None:
         if not await db.wait_up(AWAY_S):
             continue
         try:
-            fired = await schedules.fire(now())
+            fired = await schedules.fire(db.now())
         except Exception as error:  # noqa: BLE001 - the next round tries again
             log.warning("firing failed: %s", type(error).__name__, extra={"places": places(error)})
             await asyncio.sleep(LONGEST_S * random.uniform(0.2, 0.4))
             continue
         if not fired.more:
-            await schedules.until_due(fired.next_at, now())
+            await schedules.until_due(fired.next_at, db.now())
 
 
 @contextlib.asynccontextmanager

@@ -9,9 +9,9 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
+from penguin_chassis.clock import Now
 from penguin_chassis.defects import places
 from penguin_chassis.faults import Fault
-from penguin_chassis.mutations import now
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Job, LeaseRef, Lot
 from penguin_queue.domain.lanes import REACH, Keyed, Lane, Lanes, Place, Taken, Turn
@@ -39,12 +39,13 @@ AWAY_S = 1.0
 class Leasing:
     """Leases from the lanes that are known here, and keeps knowing them."""
 
-    def __init__(self, store: LeaseStore, lanes: Lanes, announcer: Announcer, rating: Rating) -> None:
+    def __init__(self, store: LeaseStore, lanes: Lanes, announcer: Announcer, rating: Rating, now: Now) -> None:
         self._store = store
+        self._now = now
         self._rating = rating
         self._lanes = lanes
         self._announcer = announcer
-        self._desk = Desk(self._together, store)
+        self._desk = Desk(self._together, store, now)
         self._bounded = False
         self._limited = asyncio.Lock()
         self._looking = asyncio.Lock()
@@ -126,7 +127,7 @@ class Leasing:
         if not self._bounded:
             # What there is of rates and limits holds for the very first lease, too.
             await self.read_bounds()
-        at = now()
+        at = self._now()
         mark, chosen = self._lanes.mark, self._lanes.choose(kinds, wanted, at)
         turns, resting = await self._rating.cap(chosen)
         for lane, seconds in resting.items():
@@ -140,7 +141,7 @@ class Leasing:
         return taken, len(chosen)
 
     async def _put_in_line(self, waits: Mapping[LeaseRef, Wait]) -> None:
-        at = now()
+        at = self._now()
         self._announcer.tell(await self._store.put_in_line(waits, at), at)
 
     async def look(self, good_for_s: float = 0.0) -> float:
@@ -162,7 +163,7 @@ class Leasing:
 
     async def weigh(self) -> None:
         """Look how much of the workers each tenant has."""
-        at = now()
+        at = self._now()
         self._lanes.loads.sampled(*await self._store.in_flight(at), at)
 
     async def changed(self) -> None:

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from penguin_chassis import calls
-from penguin_chassis.mutations import now
 from penguin_queue.domain.jobs import Failure, Handover, LeaseRef, Lot, Progress, Snooze
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.work import POLL_MAX_S, Work
@@ -132,7 +131,7 @@ class Stream:
         if self._start.kinds and kind not in self._start.kinds:
             return None
         self._promised += count
-        return Handover(new_token(), now() + self._start.lease, self._start.worker_id)
+        return Handover(new_token(), self._work.now() + self._start.lease, self._start.worker_id)
 
     def deliver(self, promised: int, lots: list[Lot]) -> bool:
         """What became of an offer: the jobs that were stored, or none. False where the worker is gone meanwhile."""
@@ -237,7 +236,7 @@ class Stream:
         wanted = min(self.free, LEASE_MAX)
         with self._announcer.waiting(self._start.kinds, wanted) as waiter:
             lots = await self._work.lease_lots(
-                Asked(self._start.kinds, wanted, now() + self._start.lease, self._start.worker_id)
+                Asked(self._start.kinds, wanted, self._work.now() + self._start.lease, self._start.worker_id)
             )
             if not lots:
                 with self._announcer.open_to_handover(self):

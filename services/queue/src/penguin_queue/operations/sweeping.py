@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 from penguin_chassis.defects import places
-from penguin_chassis.mutations import now
 from penguin_chassis.pool import Database
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.work import Work
@@ -56,7 +55,7 @@ async def _keep_sweeping(db: Database, work: Work, announcer: Announcer) -> None
     while True:
         if not await db.wait_up(AWAY_S):
             continue
-        at, started = now(), clock()
+        at, started = db.now(), clock()
         after = reach.after(started)
         try:
             swept = await work.sweep(at, after)
@@ -66,7 +65,7 @@ async def _keep_sweeping(db: Database, work: Work, announcer: Announcer) -> None
             continue
         if not swept.more:
             reach.swept(at, after, clock(), clock() - started)
-            await announcer.until_turn(swept.next_at, now(), LONGEST_S, SHORTEST_S)
+            await announcer.until_turn(swept.next_at, db.now(), LONGEST_S, SHORTEST_S)
 
 
 @contextlib.asynccontextmanager

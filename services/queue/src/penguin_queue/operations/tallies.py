@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from penguin_chassis.mutations import now
+from penguin_chassis.clock import Now
 from penguin_queue.domain.jobs import QueueCount
 from penguin_queue.store.jobs import JobStore
 
@@ -39,8 +39,9 @@ class _Place(Generic[T]):
 class Shared(Generic[T]):
     """Counts by tenant; those that were asked for last are kept."""
 
-    def __init__(self, count: Callable[[UUID, datetime], Awaitable[T]], longest_s: float) -> None:
+    def __init__(self, count: Callable[[UUID, datetime], Awaitable[T]], longest_s: float, now: Now) -> None:
         self._count = count
+        self._now = now
         self._longest_s = longest_s
         self._places: OrderedDict[UUID, _Place[T]] = OrderedDict()
 
@@ -54,7 +55,7 @@ class Shared(Generic[T]):
             self._places.popitem(last=False)
         async with place.counting:
             if place.last is None or (place.begun < asked and clock() >= place.good_until):
-                begun, at = clock(), now()
+                begun, at = clock(), self._now()
                 place.last, place.begun = (await self._count(tenant_id, at), at), begun
                 took = clock() - begun
                 place.good_until = clock() + (min(self._longest_s, SHARE * took) if took >= CHEAP_S else 0.0)
@@ -74,9 +75,9 @@ class Stats:
 class Tallies:
     """What is still to be done, and apart from it what is over: days of history are no reason for an old backlog."""
 
-    def __init__(self, jobs: JobStore) -> None:
-        self._waiting = Shared(jobs.stats, LONGEST_S)
-        self._over = Shared(lambda tenant_id, _: jobs.history(tenant_id), HISTORY_LONGEST_S)
+    def __init__(self, jobs: JobStore, now: Now) -> None:
+        self._waiting = Shared(jobs.stats, LONGEST_S, now)
+        self._over = Shared(lambda tenant_id, _: jobs.history(tenant_id), HISTORY_LONGEST_S, now)
 
     async def stats(self, tenant_id: UUID) -> Stats:
         """The tenant's jobs."""

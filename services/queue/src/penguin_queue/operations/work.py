@@ -15,8 +15,8 @@ from uuid import UUID
 
 from penguin_chassis import calls
 from penguin_chassis.barrier import REQUEST, Step
+from penguin_chassis.clock import Now
 from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
-from penguin_chassis.mutations import now
 from penguin_queue.domain.fleet import Fleet
 from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Progress, Ready, Snooze
 from penguin_queue.domain.lanes import Lane, Place
@@ -49,9 +49,12 @@ class Work:
         leasing: Leasing,
         jobs: JobStore,
         announcer: Announcer,
+        now: Now,
         *,
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
+        # The clock by which everything here is leased, put off and ended.
+        self.now = now
         self._leases = leases
         self._leasing = leasing
         self._fleet = Fleet()
@@ -70,7 +73,7 @@ class Work:
         self, tenant_id: UUID, items: Sequence[tuple[Step, NewJob]], gate: Step | None
     ) -> list[int | Fault]:
         """Store jobs once each; answers in the order of `items`."""
-        at = now()
+        at = self.now()
         kinds = {job.kind for _, job in items}
         due = (
             gate is None
@@ -152,7 +155,7 @@ class Work:
         pause = POLL_MIN_S
         with self._announcer.waiting(kinds, max_jobs) as waiter:
             while True:
-                found = await self._leasing.jobs(Asked(kinds, max_jobs, now() + duration, worker_id))
+                found = await self._leasing.jobs(Asked(kinds, max_jobs, self.now() + duration, worker_id))
                 left = ends - clock()
                 if found or left <= 0 or self._draining():
                     return found
@@ -195,7 +198,7 @@ class Work:
 
     async def release(self, ids: Sequence[int], tokens: Sequence[int]) -> tuple[set[LeaseRef], set[LeaseRef]]:
         """Make jobs ready again untouched; returns those that are, and those that were cancelled."""
-        at = now()
+        at = self.now()
         back, risen, cancelled = await self._leases.release(ids, tokens, at)
         self._spoken(len(back) + len(cancelled))
         self._announcer.tell(risen, at)
@@ -206,7 +209,7 @@ class Work:
     ) -> tuple[datetime, set[LeaseRef], list[int]]:
         """Keep jobs in hand, and what is told of some by their ids; returns until when, whose lease still stands, and whose
         cancellation is wished."""
-        at = now()
+        at = self.now()
         progress = {job_id: replace(each, at=at) for job_id, each in (told or {}).items()}
         kept, cancelling = await self._leases.extend(leases, at + duration, progress)
         self._fleet.heard(len(kept), time.monotonic())
@@ -216,13 +219,13 @@ class Work:
         self, ids: Sequence[int], tokens: Sequence[int], results: Mapping[int, str] | None = None
     ) -> list[int]:
         """End jobs that are done, some with results by their ids; returns those that are not, their lease being lost."""
-        lost = await self._leases.complete(ids, tokens, now(), results)
+        lost = await self._leases.complete(ids, tokens, self.now(), results)
         self._spoken(len(ids) - len(lost))
         return lost
 
     async def fail(self, failures: Sequence[Failure]) -> tuple[set[LeaseRef], set[LeaseRef], set[LeaseRef]]:
         """Put failed jobs back or bury them; returns the retried, the dead, and those that were cancelled."""
-        at = now()
+        at = self.now()
         retried, dead, cancelled = await self._leases.fail(failures, at)
         self._spoken(len(retried) + len(dead) + len(cancelled))
         self._announcer.tell(list(retried.values()), at)
@@ -230,7 +233,7 @@ class Work:
 
     async def snooze(self, snoozes: Sequence[Snooze]) -> tuple[set[LeaseRef], set[LeaseRef]]:
         """Put jobs off; returns those that were, and those that were cancelled."""
-        at = now()
+        at = self.now()
         off, cancelled = await self._leases.snooze(snoozes, at)
         self._spoken(len(off) + len(cancelled))
         self._announcer.tell(list(off.values()), at)

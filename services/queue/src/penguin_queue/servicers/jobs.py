@@ -35,7 +35,7 @@ class QueueServicer(ControlMethods):
         super().__init__(control)
         self._work = work
         self._jobs = jobs
-        self._tallies = Tallies(jobs)
+        self._tallies = Tallies(jobs, work.now)
         self._streams = streams
 
     async def EnqueueJobs(self, request: pb.EnqueueJobsRequest, context: Any) -> pb.EnqueueJobsResponse:

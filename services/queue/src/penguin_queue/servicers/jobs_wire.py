@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 from penguin.queue.v1 import queue_service_pb2 as pb
@@ -110,6 +109,7 @@ def job(row: Job) -> pb.Job:
         progress=None if row.progress is None else _progress(row.id, row.progress),
         result=row.result,
         ordering_key=row.ordering_key or "",
+        rate_key=row.rate_key or "",
         waits=row.waits or 0,
         callback_job_id=row.batch_id or 0,
         batch=None if row.batch is None else pb.BatchProgress(**asdict(row.batch)),
@@ -255,7 +255,7 @@ def lot(jobs: Lot) -> pb.LeasedJobs:
         leased_until=stamp(jobs.until),
         job_ids=jobs.ids,
         payloads=jobs.payloads,
-        created_at_micros=map(_micros, jobs.created_at),
+        created_at_micros=_micros(jobs.created_at),
         attempts=jobs.attempts,
         lost_leases=jobs.lost_leases,
         snoozes=jobs.snoozes,
@@ -264,7 +264,10 @@ def lot(jobs: Lot) -> pb.LeasedJobs:
     )
 
 
-@lru_cache(maxsize=4096)
-def _micros(at: datetime) -> int:
-    # The jobs of a batch share their time.
-    return round(at.timestamp() * 1_000_000)
+def _micros(times: Sequence[datetime]) -> Iterator[int]:
+    # The jobs of a batch share their time, and stand together.
+    last, micros = None, 0
+    for at in times:
+        if at != last:
+            last, micros = at, round(at.timestamp() * 1_000_000)
+        yield micros

@@ -125,6 +125,7 @@ def _depth(row: Depth) -> pb.KindDepth:
         leased=row.leased,
         oldest_ready_at=stamp(row.oldest_ready_at),
         dead=row.dead,
+        held=row.held,
     )
 
 

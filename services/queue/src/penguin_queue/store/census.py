@@ -29,6 +29,8 @@ class Depth:
     scheduled: int
     ready: int
     leased: int
+    # Waiting for other jobs.
+    held: int
     oldest_ready_at: datetime | None
     dead: int
     # Enqueued in the last WINDOW.

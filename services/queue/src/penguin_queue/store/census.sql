@@ -1,15 +1,15 @@
 -- name: depths
-SELECT q.name AS queue, k.name AS kind, d.priority, d.scheduled, d.ready, d.leased, d.oldest_ready_at, d.dead, d.fresh
+SELECT q.name AS queue, k.name AS kind, d.priority, d.scheduled, d.ready, d.leased, d.held, d.oldest_ready_at, d.dead, d.fresh
 FROM (
     SELECT kind_id, priority, sum(scheduled)::bigint AS scheduled, sum(ready)::bigint AS ready, sum(leased)::bigint AS leased,
-           min(oldest_ready_at) AS oldest_ready_at, sum(dead)::bigint AS dead, sum(fresh)::bigint AS fresh
+           sum(held)::bigint AS held, min(oldest_ready_at) AS oldest_ready_at, sum(dead)::bigint AS dead, sum(fresh)::bigint AS fresh
     FROM (
         SELECT kind_id, priority, count(*) FILTER (WHERE state = 0) AS scheduled, count(*) FILTER (WHERE state = 1) AS ready,
-               count(*) FILTER (WHERE state = 2) AS leased, min(run_at) FILTER (WHERE state = 1) AS oldest_ready_at,
+               count(*) FILTER (WHERE state = 2) AS leased, count(*) FILTER (WHERE state = 6) AS held, min(run_at) FILTER (WHERE state = 1) AS oldest_ready_at,
                0 AS dead, count(*) FILTER (WHERE created_at > $1) AS fresh
         FROM jobs GROUP BY 1, 2
         UNION ALL
-        SELECT kind_id, priority, 0, 0, 0, NULL, count(*), 0 FROM dead_jobs GROUP BY 1, 2
+        SELECT kind_id, priority, 0, 0, 0, 0, NULL, count(*), 0 FROM dead_jobs GROUP BY 1, 2
     ) AS counted
     GROUP BY 1, 2
 ) AS d

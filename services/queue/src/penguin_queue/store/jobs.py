@@ -205,7 +205,7 @@ class JobStore:
         """
         for i, payload in enumerate(batch.payloads):
             check_payload(payload, f"payloads[{i}]")
-        if step.operation != REQUEST or batch.rate_key or tied(batch):
+        if step.operation != REQUEST or tied(batch):
             return await self._enqueue_step(step, batch)
         kind_id, first = await self._prepared(step.tenant_id, batch)
         numbered = Numbered(first, first + len(batch.payloads) - 1)
@@ -376,7 +376,7 @@ def _singly(batch: NewBatch) -> list[NewJob]:
 def _columns(batch: NewBatch, kind_id: int, first: int, at: datetime, handover: Handover | None) -> tuple[object, ...]:
     return (
         first, batch.run_at or at, kind_id, batch.priority, batch.rank, batch.max_attempts, batch.traceparents,
-        batch.payloads, *_lease(handover),
+        batch.payloads, *_lease(handover), batch.rate_key or None,
     )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ FROM unnest($3::bigint[], $4::integer[], $5::bytea[], $6::smallint[], $7::smalli
 
 -- name: enqueue_batch
 SELECT fresh, handed, rated, tries, digest, reply, compensated FROM hot_enqueue(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, $10::smallint, $11::smallint, $12::text[], $13::bytea[], $14, $15, $16);
+    $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, $10::smallint, $11::smallint, $12::text[], $13::bytea[], $14, $15, $16,
+    $17);
 
 -- name: terms
 -- What a kind's queue says of its jobs, and whether they may be leased as they are stored.
@@ -28,28 +29,37 @@ DELETE FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state <> 2
 -- name: get
 SELECT tenant_id, id, kind_id, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted,
-       progress_done, progress_total, progress_note, progress_at, NULL::text AS result, ordering_key, waits, batch_id
+       progress_done, progress_total, progress_note, progress_at, NULL::text AS result, ordering_key, waits, batch_id,
+       rate_key
 FROM jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
 SELECT tenant_id, id, kind_id, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
        created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
-       NULL, NULL, NULL, NULL, NULL, ordering_key, NULL, batch_id
+       NULL, NULL, NULL, NULL, NULL, ordering_key, NULL, batch_id, rate_key
 FROM dead_jobs WHERE tenant_id = $1 AND id = $2
 UNION ALL
 SELECT tenant_id, id, kind_id, priority, rank, CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END, run_at, attempts,
        max_attempts, lost_leases, snoozes, created_at, NULL, finished_at, last_error, traceparent, lease_token, false,
-       NULL, NULL, NULL, NULL, result, NULL, NULL, NULL
+       NULL, NULL, NULL, NULL, result, NULL, NULL, NULL, NULL
 FROM completed_jobs WHERE tenant_id = $1 AND id = $2
 ORDER BY finished_at DESC NULLS FIRST
 LIMIT 1;
 
 -- name: list_page
--- About newest first: ids are given out in blocks. Each arm stops at the page's size.
+-- About newest first: ids are given out in blocks. Each arm stops at the page's size. Leased ones are found among all leases,
+-- which are no more than workers have in hand: an index by tenants that has them too would make every lease dearer.
 (SELECT tenant_id, id, kind_id, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
         created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, cancel_wanted,
         progress_done, progress_total, progress_note, progress_at, NULL::text AS result
  FROM jobs
- WHERE tenant_id = $1 AND id < $2 AND state = ANY ($3::smallint[]) AND ($4::integer IS NULL OR kind_id = $4)
+ WHERE tenant_id = $1 AND id < $2 AND state = ANY ($3::smallint[]) AND state <> 2 AND ($4::integer IS NULL OR kind_id = $4)
+ ORDER BY id DESC LIMIT $5)
+UNION ALL
+(SELECT tenant_id, id, kind_id, priority, rank, state, run_at, attempts, max_attempts, lost_leases, snoozes,
+        created_at, leased_until, NULL, last_error, traceparent, lease_token, cancel_wanted,
+        progress_done, progress_total, progress_note, progress_at, NULL
+ FROM jobs
+ WHERE tenant_id = $1 AND id < $2 AND 2 = ANY ($3::smallint[]) AND state = 2 AND ($4::integer IS NULL OR kind_id = $4)
  ORDER BY id DESC LIMIT $5)
 UNION ALL
 (SELECT tenant_id, id, kind_id, priority, rank, 4, run_at, attempts, max_attempts, lost_leases, snoozes,
@@ -85,7 +95,9 @@ FROM (
 ORDER BY id;
 
 -- name: counts
-SELECT state, priority, count(*) AS count FROM jobs WHERE tenant_id = $1 GROUP BY 1, 2
+SELECT state, priority, count(*) AS count FROM jobs WHERE tenant_id = $1 AND state <> 2 GROUP BY 1, 2
+UNION ALL
+SELECT state, priority, count(*) FROM jobs WHERE tenant_id = $1 AND state = 2 GROUP BY 1, 2
 ORDER BY 1, 2;
 
 -- name: counts_over

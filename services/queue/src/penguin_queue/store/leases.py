@@ -40,8 +40,8 @@ sql = load("penguin_queue.store", "leases.sql")
 SURVEY_MAX = 10_000
 # Before every lane.
 _FIRST = (0, 0, UUID(int=0))
-_GROUPED = itemgetter("tenant_id", "kind_id", "priority")
-_PLACED = itemgetter("rank", "run_at", "id")
+# The first columns of `lease_lots`.
+_GROUPED = itemgetter(0, 1, 2)
 # Before anything that a sweep could move.
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 # Rows that one round of a sweep moves; the next round follows at once.
@@ -95,7 +95,7 @@ class LeaseStore:
         # In rounds, so that few jobs go to many.
         slots = [n for left in range(max(wanted)) for n, each in enumerate(wanted, 1) if each > left]
         async with self._db.maintenance() as connection:
-            rows = await self._take(connection, asked, turns, tokens, slots if len(asked) > 1 else [])
+            rows = await self._take(connection, sql.lease_lanes, asked, turns, tokens, slots if len(asked) > 1 else [])
             found = await self._jobs(connection, rows)
         places = {token: n for n, token in enumerate(tokens)}
         given: list[list[Job]] = [[] for _ in asked]
@@ -107,19 +107,18 @@ class LeaseStore:
         """Lease ready jobs for one caller, as columns; and from where in their lanes they are."""
         async with self._db.maintenance() as connection:
             token = new_token()
-            rows = await self._take(connection, [asked], turns, [token], [])
+            rows = await self._take(connection, sql.lease_lots, [asked], turns, [token], [])
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
-        lots: list[Lot] = []
-        taken: list[Taken] = []
-        for (tenant_id, kind_id, priority), group in itertools.groupby(rows, key=_GROUPED):
-            found, lane = list(group), Lane(priority, kinds[kind_id], tenant_id)
-            lots.append(_lot(lane, found, token, asked.until))
-            taken.append(_taken(lane, found))
-        return lots, taken
+        found = [
+            _lot(Lane(priority, kinds[kind_id], tenant_id), list(group), token, asked.until)
+            for (tenant_id, kind_id, priority), group in itertools.groupby(rows, key=_GROUPED)
+        ]
+        return [lot for lot, _ in found], [taken for _, taken in found]
 
     async def _take(
         self,
         connection: Connection,
+        query: str,
         asked: Sequence[Asked],
         turns: Sequence[Turn],
         tokens: Sequence[int],
@@ -128,7 +127,7 @@ class LeaseStore:
         numbers = await self._kinds.numbers_of(connection, {turn.lane.kind for turn in turns})
         turns = [turn for turn in turns if turn.lane.kind in numbers]
         rows: list[Any] = await connection.fetch(
-            sql.lease_lanes,
+            query,
             [turn.band for turn in turns], [turn.lane.priority for turn in turns],
             [numbers[turn.lane.kind] for turn in turns], [turn.lane.tenant_id for turn in turns],
             [turn.floor.rank for turn in turns], [turn.floor.run_at for turn in turns], [turn.floor.id for turn in turns],
@@ -326,25 +325,21 @@ class LeaseStore:
         return list(cancelled), list(lost), list(buried)
 
 
-def _taken(lane: Lane, rows: Sequence[Any]) -> Taken:
-    keyed = [Keyed(row["id"], row["rate_key"], row["lined"]) for row in rows if row["rate_key"] is not None]
-    return Taken(lane, len(rows), Place(*max(map(_PLACED, rows))), keyed)
-
-
 def _mapping(rows: Sequence[Any]) -> dict[UUID, int]:
     return dict(map(tuple, rows))
 
 
-def _lot(lane: Lane, rows: list[Any], token: int, until: datetime) -> Lot:
-    attempts, lost, snoozes = ([row[name] for row in rows] for name in ("attempts", "lost_leases", "snoozes"))
-    return Lot(
-        lane.tenant_id, lane.kind, lane.priority, token, until,
-        ids=[row["id"] for row in rows], payloads=[row["payload"] for row in rows],
-        created_at=[row["created_at"] for row in rows], max_attempts=[row["max_attempts"] for row in rows],
-        traceparents=[row["traceparent"] or "" for row in rows],
-        attempts=attempts if any(attempts) else (), lost_leases=lost if any(lost) else (),
-        snoozes=snoozes if any(snoozes) else (),
+def _lot(lane: Lane, rows: Sequence[Any], token: int, until: datetime) -> tuple[Lot, Taken]:
+    """Rows of `lease_lots` as columns, and from where in their lane they are. By place and not by name: it is half the work."""
+    _, _, _, ids, payloads, created, most, traces, attempts, lost, snoozes, ranks, dues, keys, lined = zip(
+        *rows, strict=True
+    )
+    lot = Lot(
+        lane.tenant_id, lane.kind, lane.priority, token, until, ids, payloads, created, most, traces,
+        attempts if any(attempts) else (), lost if any(lost) else (), snoozes if any(snoozes) else (),
     )  # fmt: skip
+    keyed = [Keyed(*each) for each in zip(ids, keys, lined, strict=True) if each[1] is not None] if any(keys) else []
+    return lot, Taken(lane, len(ids), Place(*max(zip(ranks, dues, ids, strict=True))), keyed)
 
 
 def _rate(row: Any, whose: str) -> Rate | None:

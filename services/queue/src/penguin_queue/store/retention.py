@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from penguin_chassis.housekeeping import locking_shortly
 from penguin_chassis.pool import Database
 from penguin_chassis.queries import load
 
@@ -46,10 +47,6 @@ COMPLETED = Kept(
 DEAD = Kept("dead_jobs", "dead_jobs_%Y%m", True, sql.dead_behind, sql.comb_dead, sql.dead_combed)
 
 
-# Making and dropping partitions locks out all who write, while it waits for who reads as well: better try again later.
-LOCKED_SHORTLY = "SET LOCAL lock_timeout = '200ms'"
-
-
 async def keep_partitions(db: Database, at: datetime) -> None:
     """Make the partitions of the days to come, drop those whose time is over for every queue."""
     today = at.date()
@@ -60,15 +57,13 @@ async def keep_partitions(db: Database, at: datetime) -> None:
         ("completed_jobs", "day", tomorrow, today + DAYS_AHEAD), ("job_attempts", "day", tomorrow, today + DAYS_AHEAD),
         ("dead_jobs", "month", next_month, today + MONTHS_AHEAD),
     ):  # fmt: skip
-        async with db.maintenance() as connection:
-            await connection.execute(LOCKED_SHORTLY)
+        async with locking_shortly(db) as connection:
             await connection.execute(sql.ensure_partitions, table, step, first, last)
     async with db.maintenance() as connection:
         ((completed, dead),) = await connection.fetch(sql.longest)
     attempts = max(completed, ATTEMPTS_RETENTION)
     for table, retention in (("completed_jobs", completed), ("dead_jobs", dead), ("job_attempts", attempts)):
-        async with db.maintenance() as connection:
-            await connection.execute(LOCKED_SHORTLY)
+        async with locking_shortly(db) as connection:
             await connection.execute(sql.drop_partitions, table, today - retention)
     async with db.maintenance() as connection:
         # What is this old now can only be in a default partition, or in a month that is not over yet.

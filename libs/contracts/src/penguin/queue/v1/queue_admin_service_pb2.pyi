@@ -787,6 +787,7 @@ class KindDepth(_message.Message):
     LEASED_FIELD_NUMBER: _builtins.int
     OLDEST_READY_AT_FIELD_NUMBER: _builtins.int
     DEAD_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     kind: _builtins.str
     priority: _queue_service_pb2.JobPriority.ValueType
@@ -797,6 +798,8 @@ class KindDepth(_message.Message):
     leased: _builtins.int
     """In workers' hands."""
     dead: _builtins.int
+    held: _builtins.int
+    """Waiting for other jobs, whether due or not."""
     @_builtins.property
     def oldest_ready_at(self) -> _timestamp_pb2.Timestamp:
         """When the oldest ready one became due."""
@@ -812,10 +815,11 @@ class KindDepth(_message.Message):
         leased: _builtins.int = ...,
         oldest_ready_at: _timestamp_pb2.Timestamp | None = ...,
         dead: _builtins.int = ...,
+        held: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_ready_at", b"oldest_ready_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead", b"dead", "kind", b"kind", "leased", b"leased", "oldest_ready_at", b"oldest_ready_at", "priority", b"priority", "queue", b"queue", "ready", b"ready", "scheduled", b"scheduled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead", b"dead", "held", b"held", "kind", b"kind", "leased", b"leased", "oldest_ready_at", b"oldest_ready_at", "priority", b"priority", "queue", b"queue", "ready", b"ready", "scheduled", b"scheduled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

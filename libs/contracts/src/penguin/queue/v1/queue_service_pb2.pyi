@@ -605,6 +605,7 @@ class Job(_message.Message):
     WAITS_FIELD_NUMBER: _builtins.int
     CALLBACK_JOB_ID_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
+    RATE_KEY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The queue's own number for it; later jobs do not always have greater ones."""
     tenant_id: _builtins.str
@@ -635,6 +636,8 @@ class Job(_message.Message):
     """How many ends of other jobs it still waits for."""
     callback_job_id: _builtins.int
     """The job that waits for the end of this one's batch."""
+    rate_key: _builtins.str
+    """While it is not completed or cancelled; not told by ListJobs."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -678,10 +681,11 @@ class Job(_message.Message):
         waits: _builtins.int = ...,
         callback_job_id: _builtins.int = ...,
         batch: Global___BatchProgress | None = ...,
+        rate_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "created_at", b"created_at", "finished_at", b"finished_at", "leased_until", b"leased_until", "progress", b"progress", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "batch", b"batch", "callback_job_id", b"callback_job_id", "cancel_wanted", b"cancel_wanted", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "ordering_key", b"ordering_key", "payload", b"payload", "priority", b"priority", "progress", b"progress", "rank", b"rank", "result", b"result", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent", "waits", b"waits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "batch", b"batch", "callback_job_id", b"callback_job_id", "cancel_wanted", b"cancel_wanted", "created_at", b"created_at", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "last_error", b"last_error", "leased_until", b"leased_until", "lost_leases", b"lost_leases", "max_attempts", b"max_attempts", "ordering_key", b"ordering_key", "payload", b"payload", "priority", b"priority", "progress", b"progress", "rank", b"rank", "rate_key", b"rate_key", "result", b"result", "run_at", b"run_at", "snoozes", b"snoozes", "state", b"state", "tenant_id", b"tenant_id", "traceparent", b"traceparent", "waits", b"waits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

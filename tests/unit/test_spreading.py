@@ -1,0 +1,61 @@
+"""What belongs together runs in one test process: how that is told, that pytest-xdist keeps it, and that no stack is left out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from penguin_testkit.spreading import SETTING, Groups
+
+TESTS = Path(__file__).parents[1]
+NOTING = """
+import os, pathlib, pytest
+@pytest.mark.parametrize("n", range(6))
+def test_one(n):
+    with pathlib.Path("ran").open("a") as file:
+        file.write(f"{__name__} {os.environ['PYTEST_XDIST_WORKER']}\\n")
+"""
+
+
+def test_a_group_is_told_by_the_beginnings_of_paths() -> None:
+    groups = Groups(["stack: tests/failure/ tests/e2e/test_import.py", "demo:tests/e2e/test_demo.py"])
+    assert groups.of("tests/failure/test_x.py::test_y[z]") == "stack"
+    assert groups.of("tests/e2e/test_import.py::test_y") == "stack"
+    assert groups.of("tests/e2e/test_demo.py::test_y") == "demo"
+    assert groups.of("tests/unit/test_x.py::test_y") is None
+
+
+def test_a_group_runs_in_one_process_and_the_rest_in_all(tmp_path: Path) -> None:
+    for name in ("test_a", "test_b", "test_c"):
+        (tmp_path / f"{name}.py").write_text(NOTING)
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntogether =\n    both: test_a.py test_b.py\n")
+    argv = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup"]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ""}
+    for name in [name for name in environment if name.startswith("PYTEST_XDIST")]:
+        del environment[name]
+    done = subprocess.run(
+        [*argv, "-p", "xdist", "-p", "penguin_testkit.spreading"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    ran = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
+    assert len(ran) == 18
+    assert len({worker for name, worker in ran if name != "test_c"}) == 1
+    assert len({worker for _, worker in ran}) == 2
+
+
+def test_every_test_of_a_whole_stack_is_in_a_group(pytestconfig: pytest.Config) -> None:
+    groups = Groups(pytestconfig.getini(SETTING))
+    heavy = [
+        path for path in TESTS.rglob("test_*.py") if "pytest.mark.heavy" in path.read_text() and path != Path(__file__)
+    ]
+    assert len(heavy) >= 5
+    for path in heavy:
+        group = groups.of(f"{path.relative_to(TESTS.parent).as_posix()}::test")
+        assert group is not None, f"{path.name} would have a stack in every test process"
+        if "stack: LocalStack" in path.read_text():
+            assert group == "stack", f"{path.name} shares the one stack"
