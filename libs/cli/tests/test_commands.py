@@ -40,6 +40,8 @@ def run(root: Path, *words: str) -> Result:
         ["queue", "purge"], ["queue", "priority"], ["queue", "enqueue"],
         *(["schedule", name] for name in ("list", "get", "put", "delete", "run", "pause", "resume", "next")),
         ["reconcile"], ["reconcile", "list"], ["reconcile", "show"],
+        ["tenant", "close"], *(["campaign", name] for name in ("pause", "resume", "cancel")),
+        *(["saga", name] for name in ("list", "show", "retry", "skip")),
     ],
 )  # fmt: skip
 def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None:
