@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from email import message_from_bytes
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,7 +20,9 @@ from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin.oltp.v1 import tenant_service_pb2 as tenant_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
+from penguin.queue.v1 import queue_admin_service_pb2 as admin_pb
 from penguin.queue.v1 import queue_service_pb2 as queue_pb
+from penguin.queue.v1.queue_admin_service_pb2_grpc import QueueAdminServiceStub
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_content.app import serving as serving_content
 from penguin_content.config import ContentConfig
@@ -37,7 +41,7 @@ from penguin_testkit.tokens import TokenFactory
 TIERS = ("oltp", "content", "queue")
 SCOPES = (
     "contents.read", "contents.write", "emails.read", "emails.write", "emails.send", "campaigns.write", "jobs.read",
-    "jobs.write", "tenants.write",
+    "jobs.write", "tenants.write", "email_accounts.write",
 )  # fmt: skip
 
 
@@ -207,3 +211,49 @@ async def test_refusals_and_lost_answers_end_as_they_should(
     assert await statuses(real, tenant, ids[:2]) == ["failed", "outcome_unknown"]
     assert await statuses(real, tenant, ids[2:]) == ["queued"]
     assert [message.recipients for message in mailbox.messages()] == [("drop@example.com",)]
+
+
+@contextlib.asynccontextmanager
+async def key_rate_of_mail(real: dict[str, Tier], jobs: int, per_s: int) -> AsyncIterator[None]:
+    """The rate of each mailbox within the block, as an operator sets it."""
+    queue, stub = real["queue"], real["queue"].stub(QueueAdminServiceStub)
+    rated = admin_pb.Queue(name="mail", key_rate=admin_pb.RateLimit(jobs=jobs, burst=1))
+    rated.key_rate.per.FromSeconds(per_s)
+    await queue.call(stub.PutQueue, admin_pb.PutQueueRequest(request_id=str(uuid4()), queue=rated))
+
+    async def move(name: str) -> None:
+        request = admin_pb.MoveKindsRequest(request_id=str(uuid4()), queue=name, kinds=["email.send"])
+        await queue.call(stub.MoveKinds, request)
+
+    await move("mail")
+    try:
+        yield
+    finally:
+        await move("default")
+
+
+@pytest.mark.usefixtures("relayed")
+@pytest.mark.parametrize("each", [4, 22])
+async def test_a_mailbox_sends_at_its_rate_and_holds_up_no_other(
+    real: dict[str, Tier], penguin: Penguin, tenant: UUID, mailbox: Mailbox, configure: Configure, each: int
+) -> None:
+    """A few mails go to Queue one by one, many of a mailbox as a batch."""
+    boxes = [await penguin.tenants.add_mailbox(tenant, f"{name}@sender.example") for name in ("ada", "bob")]
+    async with key_rate_of_mail(real, each, per_s=3):
+        outgoing = [
+            replace(mail, email_account_id=box)
+            for box, name in ((*zip(boxes, ("ada", "bob"), strict=True), (None, "free")))
+            for mail in mails(f"{name}-{n}@example.com" for n in range(each))
+        ]
+        await penguin.send_emails(tenant, outgoing)
+        async with working(real, configure(smtp_port=mailbox.port)):
+            await eventually(lambda: len(mailbox.messages()) >= 3 * each, 40)
+    at: dict[str, list[float]] = defaultdict(list)
+    for message in mailbox.messages():
+        at[message.recipients[0].partition("-")[0]].append(message.received_at.timestamp())
+    assert {name: len(times) for name, times in at.items()} == {"ada": each, "bob": each, "free": each}
+    # One token at first, and the last of the others after more than 2 s.
+    assert max(at["ada"]) - min(at["ada"]) > 1
+    assert max(at["bob"]) - min(at["bob"]) > 1
+    assert max(map(min, at.values())) < min(max(at["ada"]), max(at["bob"]))
+    assert max(at["free"]) < min(max(at["ada"]), max(at["bob"]))
