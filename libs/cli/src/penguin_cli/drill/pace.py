@@ -1,0 +1,82 @@
+"""Checks of how fast things go: beside a broken collector, and beside a noisy tenant."""
+
+from __future__ import annotations
+
+from penguin_cli.drill import acts
+from penguin_cli.drill.acts import READS
+from penguin_cli.drill.findings import MOST_NOISE, noise_of, slower_problems, unfair_problems
+from penguin_cli.drill.probing import WORKS_S, Probe, Works
+from penguin_cli.drill.stand import eventually
+
+QUIET_SAMPLES = 120
+FAIR_SAMPLES = 300
+# How often quiet times are taken until they agree among themselves.
+QUIET_TRIES = 5
+
+
+class AsFast(Probe):
+    """Reads take as long as they did."""
+
+    async def before(self) -> None:
+        for _ in range(QUIET_TRIES):
+            self._quiet = await self._measured()
+            if noise_of(self._quiet) <= MOST_NOISE:
+                return
+
+    async def during(self, seconds: float) -> None:
+        said, problems = slower_problems(self._quiet, await self._measured())
+        self.cell.said.append(said)
+        self.wrong(*problems)
+
+    async def _measured(self) -> list[float]:
+        read = READS[self.cell.column]
+        return [
+            await self.timed(read(self.penguin, self.sample, acts.TIMEOUT_S), WORKS_S, "a read")
+            for _ in range(QUIET_SAMPLES)
+        ]
+
+
+class Counted(Works):
+    """Sends go on; what telemetry loses is counted, and said in the log."""
+
+    async def before(self) -> None:
+        self._log = self.stand.stack.log_path("oltp")
+        self._from = self._log.stat().st_size
+
+    async def during(self, seconds: float) -> None:
+        await super().during(seconds)
+
+        async def counted() -> bool:
+            with self._log.open("rb") as log:
+                log.seek(self._from)
+                return b"spans dropped" in log.read()
+
+        took = await eventually(counted, 10.0, 0.2)
+        self.cell.said.append("the drop counter has not risen" if took is None else "the drop counter rises")
+        if took is None:
+            self.wrong("no drop was counted")
+
+
+class Fair(Probe):
+    """Others do not feel a tenant that holds what it can get."""
+
+    async def before(self) -> None:
+        self._quiet = await self._measured()
+
+    async def during(self, seconds: float) -> None:
+        during = await self._measured()
+        figures = self.scene.figures
+        said, problems = unfair_problems(
+            self._quiet, during, int(figures["refused"]), int(figures["refused_with_retry_info"])
+        )
+        self.cell.said.append(said)
+        self.wrong(*problems)
+
+    async def _measured(self) -> list[float]:
+        times: list[float] = []
+        for number in range(FAIR_SAMPLES):
+            sample = self.stand.tenants[number % len(self.stand.tenants)]
+            times.append(
+                await self.timed(READS["oltp"](self.penguin, sample, acts.TIMEOUT_S), WORKS_S, "another tenant's read")
+            )
+        return times
