@@ -14,7 +14,7 @@ import pytest
 
 from penguin_chassis import calls, outbox
 from penguin_chassis.calls import Call, Caller
-from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted
+from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
 from penguin_chassis.pool import CommitError, Connection, Database, database
 from penguin_chassis.settings import PoolSettings
 from penguin_devstack.roles import TierDatabase
@@ -234,6 +234,26 @@ async def test_a_call_that_is_dropped_leaves_no_work_to_the_server(urls: TierDat
         finally:
             await watching.close()
         assert left == 0
+
+
+async def test_a_disk_without_room_is_an_outage_that_leaves_nothing_behind(db: Database, tenant: UUID) -> None:
+    async def lacks_room() -> None:
+        async with db.tenant(tenant) as connection:
+            await owe(connection, tenant)
+            await connection.execute("DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'; END $$")
+
+    with within(5), pytest.raises(Unavailable) as refused:
+        await lacks_room()
+    assert (refused.value.reason, refused.value.metadata) == ("TIER_DB_DOWN", {"effect": "none"})
+    assert refused.value.retry_after_s
+    with within(5):
+        async with db.tenant(tenant) as connection:
+            assert await connection.fetchval(COUNT) == 0
+            await owe(connection, tenant)
+        # The call has done something before: nobody may be told that it had no effect.
+        with pytest.raises(Unavailable) as refused:
+            await lacks_room()
+    assert refused.value.metadata == {}
 
 
 async def test_a_hot_read_leaves_no_context_behind(urls: TierDatabase, tenant: UUID) -> None:

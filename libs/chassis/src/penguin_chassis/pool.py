@@ -21,7 +21,7 @@ import asyncpg
 from penguin_chassis import calls
 from penguin_chassis.clock import DatabaseClock
 from penguin_chassis.fairness import FairPlaces
-from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted, database_down
+from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted, Unavailable, database_down
 from penguin_chassis.settings import PoolSettings
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -127,6 +127,8 @@ class Database:
         except TimeoutError:
             self._doubt.set()
             raise DeadlineExceeded from None
+        except asyncpg.exceptions.InsufficientResourcesError:
+            raise _no_room() from None
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
             self._doubt.set()
             raise
@@ -177,6 +179,8 @@ class Database:
         except TimeoutError:
             self._doubt.set()
             raise DeadlineExceeded from None
+        except asyncpg.exceptions.InsufficientResourcesError:
+            raise _no_room() from None
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
             self._doubt.set()
             raise
@@ -303,8 +307,15 @@ def _untouched() -> bool:
 
 def _begin() -> None:
     call = calls.current_call()
-    if call is not None and not call.begun:
+    if call is not None:
         call.begun.append(True)
+
+
+def _no_room() -> Unavailable:
+    """The server lacked what the transaction needs, a full disk mostly, and rolled it back: where the call has had no other,
+    it has had no effect."""
+    call = calls.current_call()
+    return database_down(untouched=call is not None and len(call.begun) <= 1)
 
 
 def _budget() -> float:

@@ -11,8 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import asyncpg
-
 from penguin_devstack.stack import LocalStack
 
 SIZE_MB = 384
@@ -24,7 +22,6 @@ _WAYS = (("--user", "--map-root-user", "--mount"), ("--mount",))
 _TRY = "mount -t tmpfs -o size=1m tmpfs /mnt"
 _FILLER = "drill.filler"
 _PIECE = 1024 * 1024
-_LOG_PIECES = 600
 
 
 def way_in() -> tuple[str, ...]:
@@ -97,15 +94,3 @@ def fill(stack: LocalStack, tier: str) -> Path:
     finally:
         os.close(descriptor)
     return filler
-
-
-async def use_up_the_log(stack: LocalStack, tier: str) -> None:
-    """Write until the room that the log had set aside is gone too, and the database gives up."""
-    with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        async with asyncio.timeout(30):
-            connection = await asyncpg.connect(stack.cluster(tier).superuser_dsn(), timeout=5)
-            try:
-                for _ in range(_LOG_PIECES):
-                    await connection.execute("SELECT pg_logical_emit_message(true, 'drill', repeat('x', 1000000))")
-            finally:
-                connection.terminate()

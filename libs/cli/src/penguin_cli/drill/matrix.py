@@ -25,7 +25,9 @@ PROMISES = {
     "streams": "UNAVAILABLE within 1 s; streams resume by cursor",
     "nothing_done": "UNAVAILABLE before any side effect, or compensated",
     "body_missing": "UNAVAILABLE, nothing in OLTP; reads show metadata, body marked unavailable",
-    "sheds_sends": "UNAVAILABLE, nothing in OLTP",
+    "no_room": "reads work; writes are done, or UNAVAILABLE within 1 s",
+    "keeps_attempts": "works; jobs that need it burn no attempts",
+    "sends_or_sheds": "sent, or UNAVAILABLE with nothing left behind",
     "outbox": "works through the outbox",
     "launched_once": "a launch that died is launched again: everybody gets one email",
     "as_fast": "works, as fast as without the fault (median within 5 % and noise)",
@@ -38,7 +40,8 @@ PROMISES = {
 class Row:
     """One fault: what is done to which tier (or to something that is none), and the promise of each column.
 
-    `ends` are the components whose processes the fault ends; anything else that starts anew is a finding.
+    `ends` are the components whose processes the fault ends; anything else that starts anew is a finding, but for what it
+    `may_end`.
     """
 
     key: str
@@ -47,6 +50,7 @@ class Row:
     promises: tuple[str, ...]
     tier: str = ""
     ends: tuple[str, ...] = ()
+    may_end: tuple[str, ...] = ()
     # Whether an email may be left held with an unknown outcome: only a fault of who hands it over can do that.
     holds: bool = field(default=False)
 
@@ -63,8 +67,14 @@ DOWN: dict[str, tuple[str, ...]] = {
     "queue": ("works", "works", "works", "idles", "works", "outbox"),
     "notifications": ("works", "works", "works", "intents", "streams", "works"),
 }
-# A database without room still reads until it needs to write its log, and then it is down.
-FULL = DOWN | {"content": ("works", "refuses", "works", "backs_off", "works", "sheds_sends")}
+# A database without room still reads, and writes where there is some left in what it has.
+FULL: dict[str, tuple[str, ...]] = {
+    "oltp": ("no_room", "works", "works", "keeps_attempts", "works", "sends_or_sheds"),
+    "content": ("works", "no_room", "works", "keeps_attempts", "works", "sends_or_sheds"),
+    "olap": ("works", "works", "no_room", "works", "works", "works"),
+    "queue": ("works", "works", "works", "no_room", "works", "outbox"),
+    "notifications": ("works", "works", "works", "intents", "no_room", "works"),
+}
 ALL_WORK = ("works",) * len(COLUMNS)
 FASTNESS = (*("as_fast",) * len(TIERS), "counted")
 
@@ -78,6 +88,8 @@ def _tiers(key: str, title: str, fault: str, promises: dict[str, tuple[str, ...]
             promises=promises[tier],
             tier=tier,
             ends=(ends.format(tier=tier),) if ends else (),
+            # PostgreSQL gives up where its log finds no room.
+            may_end=(f"{tier}-db",) if fault == "fill_disk" else (),
             # Its leases run out while the queue is away; what was being handed over is then nobody's.
             holds=tier == "queue",
         )
@@ -89,7 +101,7 @@ ROWS: tuple[Row, ...] = (
     *_tiers("killed", "service killed", "kill_service", DOWN, "{tier}"),
     *_tiers("stopped", "database stopped", "stop_database", DOWN, "{tier}-db"),
     *_tiers("frozen", "database frozen", "freeze_database", DOWN, ""),
-    *_tiers("full", "disk full", "fill_disk", FULL, "{tier}-db"),
+    *_tiers("full", "disk full", "fill_disk", FULL, ""),
     Row("redis-flushed", "Redis flushed", "flush_redis", ALL_WORK),
     Row("redis-killed", "Redis killed", "kill_redis", ALL_WORK, ends=("valkey",)),
     Row("redis-frozen", "Redis frozen", "freeze_redis", ALL_WORK),

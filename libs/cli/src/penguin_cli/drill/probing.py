@@ -25,6 +25,8 @@ from penguin_orchestrator.messages import OutcomeUnknownError
 WORKS_S, JOB_S = 2.0, 6.0
 REFUSED_S = 1.0
 ROUNDS = 4
+# For so long a database without room is written to, until it refuses (seconds).
+NO_ROOM_S = 30.0
 AWAY = (grpc.StatusCode.UNAVAILABLE,)
 
 
@@ -121,8 +123,32 @@ class Refuses(Probe):
             if error.code not in AWAY or error.reason != wanted:
                 self.wrong(f"refused with {error.code.name} {error.reason}, not UNAVAILABLE {wanted}")
             return [time.monotonic() - began]
-        self.wrong("a call was answered though the tier is down")
+        self.answered()
         return []
+
+    def answered(self) -> None:
+        """A call came through."""
+        self.wrong("a call was answered though the tier is down")
+
+
+class NoRoom(Refuses):
+    """Reads go on (or are refused too, should the database have given up); writes are done, or refused at once."""
+
+    async def during(self, seconds: float) -> None:
+        column, refused, done = self.cell.column, list[float](), 0
+        ends, latest = time.monotonic() + seconds, time.monotonic() + NO_ROOM_S
+        while time.monotonic() < ends or (len(refused) < ROUNDS and time.monotonic() < latest):
+            took = await self._refused(WRITES[column](self.penguin, self.sample, acts.TIMEOUT_S, keys.new_id()))
+            refused += took
+            done += not took
+            await self._refused(READS[column](self.penguin, self.sample, acts.TIMEOUT_S))
+            await asyncio.sleep(0.02)
+        self.wrong(*refusal_problems(refused, REFUSED_S))
+        if refused:
+            self.cell.said.append(f"{done} writes done, {len(refused)} refused, worst {max(refused) * 1000:.0f} ms")
+
+    def answered(self) -> None:
+        """No harm in that."""
 
 
 async def rounds(seconds: float, count: int = ROUNDS) -> AsyncIterator[int]:

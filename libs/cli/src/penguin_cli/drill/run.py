@@ -37,8 +37,6 @@ KNOWN_S = 6.0
 # Before and after a fault, so that its history shows what was usual (seconds).
 QUIET_S = 2.5
 WORKER_LEASE_S = 5
-# A fault that the tier has to find out takes this much longer at least than its probes.
-_FULL_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ class _Play:
     async def _known(self) -> None:
         """A tier whose database does not answer keeps calls' deadlines until it knows, and then refuses at once."""
         row, stand = self._scene.row, self._scene.stand
-        if row.fault not in ("freeze_database", "fill_disk"):
+        if row.fault != "freeze_database":
             return
         late: list[float] = []
 
@@ -184,11 +182,10 @@ class _Play:
                 return error.code is grpc.StatusCode.UNAVAILABLE
             return False
 
-        limit = KNOWN_S if row.fault == "freeze_database" else _FULL_S
-        took = await eventually(sheds, limit)
+        took = await eventually(sheds, KNOWN_S)
         cell = self._cell(row.tier)
         if took is None:
-            cell.problems.append(f"did not know of it after {limit:g} s")
+            cell.problems.append(f"did not know of it after {KNOWN_S:g} s")
         elif max(late) > 2.0:
             cell.problems.append(f"a call with a deadline of 1 s took {max(late):.1f} s")
         else:
@@ -199,11 +196,11 @@ class _Play:
         cell.recovered(None if back is None else round(time.monotonic() - since, 2))
 
     def _check_restarts(self, before: dict[str, int]) -> None:
-        after, allowed = self._scene.stand.pids(), set(self._scene.row.ends)
+        row, after = self._scene.row, self._scene.stand.pids()
         changed = {name for name, pid in before.items() if after.get(name) != pid}
-        if unasked := changed - allowed:
+        if unasked := changed - {*row.ends, *row.may_end}:
             self._found.problems.append(f"started anew, or gone: {', '.join(sorted(unasked))}")
-        if idle := allowed - changed:
+        if idle := set(row.ends) - changed:
             self._found.problems.append(f"not ended by the fault: {', '.join(sorted(idle))}")
 
     async def _account(self) -> None:

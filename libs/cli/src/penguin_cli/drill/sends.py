@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from penguin_cli.drill import faults
@@ -47,15 +48,22 @@ class NothingDone(Probe):
         except OutcomeUnknownError:
             self.wrong("the outcome of a send is unknown, though the tier was known to be down")
         else:
-            self.wrong("a send was accepted")
+            self.accepted(email.recipient)
+
+    def accepted(self, recipient: str) -> None:
+        """A send came through."""
+        self.wrong("a send was accepted")
 
     async def _nothing_left(self) -> None:
+        await self._undone(5.0)
+
+    async def _undone(self, within_s: float) -> None:
         sql = "SELECT FROM content_objects WHERE tenant_id = $1 AND state <> 'claimed'"
 
         async def undone() -> bool:
             return not await self.stand.rows("content", sql, self.stand.refused.tenant)
 
-        if await eventually(undone, 5.0, 0.2) is None:
+        if await eventually(undone, within_s, 0.2) is None:
             self.wrong("the body of a refused send was left in Content")
 
     async def after(self) -> None:
@@ -67,17 +75,28 @@ class NothingDone(Probe):
             self.wrong("a refused send arrived")
 
 
-class ShedsSends(NothingDone):
-    """As that; but while Content cannot be asked nothing can be said of what it has, and OLTP must have nothing."""
+class SendsOrSheds(NothingDone):
+    """A send is carried out where there is still room for it; one that is refused leaves nothing behind."""
+
+    async def _refused(self) -> float:
+        took = await super()._refused()
+        await asyncio.sleep(0.2)
+        return took
+
+    def accepted(self, recipient: str) -> None:
+        """It is to be sent, and no refused one."""
+        self._recipients.remove(recipient)
 
     async def _nothing_left(self) -> None:
-        sql = "SELECT FROM emails WHERE recipient = ANY($1)"
-        if await self.stand.rows("oltp", sql, self._recipients):
-            self.wrong("a refused send stands in the ledger")
+        """What was accepted can be claimed only when there is room again."""
+
+    async def after(self) -> None:
+        await super().after()
+        await self._undone(RECOVERY_S + 10)
 
 
-class BodyMissing(ShedsSends):
-    """And emails are read without their bodies."""
+class BodyMissing(NothingDone):
+    """A send is refused and leaves nothing in OLTP; emails are read without their bodies."""
 
     async def during(self, seconds: float) -> None:
         began = time.monotonic()
@@ -95,6 +114,11 @@ class BodyMissing(ShedsSends):
             if took > 2 * REFUSED_S:
                 self.wrong(f"the email was read only after {took:.1f} s")
         await super().during(seconds)
+
+    async def _nothing_left(self) -> None:
+        sql = "SELECT FROM emails WHERE recipient = ANY($1)"
+        if await self.stand.rows("oltp", sql, self._recipients):
+            self.wrong("a refused send stands in the ledger")
 
 
 class ByOutbox(Works):
