@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from uuid import UUID, uuid4
 
+import grpc
 import pytest
 
 from penguin_cli.drill import disks
@@ -19,6 +23,7 @@ from penguin_cli.drill.findings import (
     NOT_RUN,
     RED,
     Act,
+    Cell,
     Findings,
     RowFinding,
     bucketed,
@@ -30,6 +35,8 @@ from penguin_cli.drill.html import chart, page
 from penguin_cli.drill.load import MIX, Mail, interleaved
 from penguin_cli.drill.matrix import COLUMNS, PROMISES, ROWS, TIERS, TITLES, chosen, problems
 from penguin_cli.drill.probes import PROBES
+from penguin_cli.drill.probing import Refuses, Works
+from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import OutgoingEmail
 
 TENANT = UUID(int=1)
@@ -168,7 +175,7 @@ def test_a_held_email_is_allowed_where_the_fault_explains_it() -> None:
     one = mail("acknowledged", "a@example.com")
     assert one.email_id is not None
     audit = judge_mails([one], {one.email_id: "outcome_unknown"}, {"a@example.com": 1}, holds=True)
-    assert (audit.problems, audit.figures["emails_held"]) == ([], 1)
+    assert (audit.problems, audit.held, audit.figures["emails_held"]) == ([], ["a@example.com"], 1)
 
 
 def test_the_load_mixes_its_acts_evenly() -> None:
@@ -210,3 +217,48 @@ def test_a_machine_without_namespaces_says_so(monkeypatch: pytest.MonkeyPatch, t
     refusing.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda _: str(refusing))
     assert disks.enter(["drill"]) == "no size-limited tmpfs is allowed here: unshare: Operation not permitted"
+
+
+def scene_of(key: str) -> Any:
+    """A scene on which nothing stands: for judging what is handed in."""
+    (row,) = chosen(key)
+    return SimpleNamespace(row=row, stand=SimpleNamespace(penguin=None, tenants=(None,)))
+
+
+async def answered() -> None:
+    """A call that comes through."""
+
+
+async def refused(code: grpc.StatusCode, reason: str) -> None:
+    raise TierError("oltp", code, reason, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "act", "problem"),
+    [
+        ("killed-oltp", lambda: refused(grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"), ""),
+        ("stopped-oltp", lambda: refused(grpc.StatusCode.UNAVAILABLE, "TIER_DB_DOWN"), ""),
+        ("stopped-oltp", lambda: refused(grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"), "not UNAVAILABLE TIER_DB_DOWN"),
+        ("frozen-oltp", lambda: refused(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"), "DEADLINE_EXCEEDED"),
+        ("killed-oltp", lambda: refused(grpc.StatusCode.INTERNAL, "INTERNAL"), "INTERNAL"),
+        ("killed-oltp", answered, "answered though the tier is down"),
+    ],
+)
+async def test_a_refusal_is_held_against_the_promise(
+    key: str, act: Callable[[], Awaitable[None]], problem: str
+) -> None:
+    cell = Cell("oltp", "refuses")
+    probe = Refuses(scene_of(key), cell)
+    await probe._refused(act())
+    assert len(cell.problems) == bool(problem)
+    assert all(problem in each for each in cell.problems)
+
+
+async def test_what_should_work_and_does_not_is_found() -> None:
+    cell = Cell("oltp", "works")
+    probe = Works(scene_of("redis-killed"), cell)
+    await probe.timed(answered(), 1.0, "a read")
+    assert cell.problems == []
+    await probe.timed(refused(grpc.StatusCode.UNAVAILABLE, "TIER_DB_DOWN"), 1.0, "a read")
+    await probe.timed(answered(), -1.0, "a write")
+    assert [problem.partition(":")[0].partition(" took")[0] for problem in cell.problems] == ["a read", "a write"]

@@ -20,6 +20,8 @@ class Audit:
     """What was counted, and what was wrong."""
 
     problems: list[str] = field(default_factory=list)
+    # Recipients whose email's outcome is unknown.
+    held: list[str] = field(default_factory=list)
     figures: dict[str, float | int] = field(default_factory=dict)
 
 
@@ -33,11 +35,13 @@ def judge_mails(
         counts["doubled"] += arrived > 1
         counts[mail.state] += 1
         if mail.state == "acknowledged":
-            counts["held"] += status == "outcome_unknown"
+            if status == "outcome_unknown":
+                audit.held.append(mail.email.recipient)
             counts["lost"] += status is None or (status == "sent" and not arrived)
             counts["stuck"] += status is not None and status not in ("sent", "outcome_unknown")
         elif mail.state == "refused":
             counts["uninvited"] += bool(arrived)
+    counts["held"] = len(audit.held)
     audit.figures = {f"emails_{name}": counts[name] for name in ("acknowledged", "refused", "held")}
     audit.problems += [
         f"{counts[name]} emails {words}"

@@ -13,10 +13,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from google.protobuf.field_mask_pb2 import FieldMask
-
-from penguin.oltp.v1 import lead_service_pb2 as lead_pb
-from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin_cli.drill import disks
 from penguin_cli.drill.acts import letter
 from penguin_cli.drill.load import Load
@@ -24,10 +20,7 @@ from penguin_cli.drill.matrix import Row
 from penguin_cli.drill.stand import AUDIENCE, Stand, add_leads, eventually
 from penguin_devstack.valkey import flush
 from penguin_orchestrator import keys
-from penguin_orchestrator.errors import TierError
 
-# A tenant at its share has about six calls under way here; the noisy one has twenty times as many.
-NOISE = 120
 LEADS = 800
 # The SMTP server answers those only after so long (ms): a hand-over is under way for as long as that.
 SLOW_MS = 2000
@@ -139,38 +132,22 @@ def freeze_collector(scene: Scene) -> AbstractAsyncContextManager[None]:
 @contextlib.asynccontextmanager
 async def hold_places(scene: Scene) -> AsyncIterator[None]:
     """One tenant's calls all wait for a lock on its own row, at 20 times a tenant's share, and hold what they can get."""
-    sample = scene.stand.noisy
-    async with scene.stand.database("oltp") as connection, connection.transaction():
+    stand, sample = scene.stand, scene.stand.noisy
+    async with stand.database("oltp") as connection, connection.transaction():
         await connection.execute("SELECT FROM leads WHERE id = $1 FOR UPDATE", sample.lead)
-        tasks = [asyncio.create_task(_pester(scene)) for _ in range(NOISE)]
+        # A process of its own: it must not be felt in ours.
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "penguin_cli.drill.noise", str(sample.tenant), str(sample.lead),
+            env={**os.environ, **stand.stack.environment("orchestrator")}, stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
         try:
-            await asyncio.sleep(0.5)
+            await asyncio.wait_for(process.stdout.readline(), _SOON_S)  # type: ignore[union-attr]
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _pester(scene: Scene) -> None:
-    sample, oltp = scene.stand.noisy, scene.stand.penguin.tiers["oltp"]
-    method, figures = oltp.stub(LeadServiceStub).UpdateLead, scene.figures
-    for name in ("refused", "refused_with_retry_info"):
-        figures.setdefault(name, 0)
-    while True:
-        request = lead_pb.UpdateLeadRequest(
-            tenant_id=str(sample.tenant), lead_id=str(sample.lead), request_id=str(keys.new_id()),
-            lead=lead_pb.LeadUpdate(company="Noise"), update_mask=FieldMask(paths=["company"]),
-        )  # fmt: skip
-        wait = 0.05
-        try:
-            await oltp.call(method, request, timeout=5)
-        except TierError as error:
-            if error.code.name == "RESOURCE_EXHAUSTED":
-                figures["refused"] += 1
-                figures["refused_with_retry_info"] += error.retry_after_s is not None
-            wait = error.retry_after_s or wait
-        await asyncio.sleep(wait)
+            said = await asyncio.wait_for(process.communicate(), _SOON_S)
+            refused, informed = map(int, said[0].split())
+            scene.figures |= {"refused": refused, "refused_with_retry_info": informed}
 
 
 @contextlib.asynccontextmanager

@@ -65,6 +65,8 @@ class RowFinding:
     cells: list[Cell]
     reason: str = ""
     problems: list[str] = field(default_factory=list)
+    # Whom the emails were for whose outcome is unknown, and which are held.
+    held: list[str] = field(default_factory=list)
     figures: dict[str, float | int] = field(default_factory=dict)
     # Acts per bucket by outcome, and where in the history the fault began and ended (seconds from its start).
     history: dict[str, list[int]] = field(default_factory=dict)

@@ -84,9 +84,10 @@ def _row(row: RowFinding) -> str:
     figures = ", ".join(f"{escape(name.replace('_', ' '))} {value:g}" for name, value in row.figures.items())
     problems = "".join(f'<li class="problem">{escape(problem)}</li>' for problem in row.problems)
     cells = "".join(_seen(cell) for cell in row.cells)
+    held = f"<p>Held, their outcome unknown: {escape(', '.join(row.held))}</p>" if row.held else ""
     return (
         f'<h2 id="{escape(row.key)}">{escape(row.title)}</h2>{chart(row)}<p><small>{figures}</small></p>'
-        f"<ul>{problems}</ul><ul>{cells}</ul>"
+        f"<ul>{problems}</ul><ul>{cells}</ul>{held}"
     )
 
 

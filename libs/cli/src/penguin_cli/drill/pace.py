@@ -64,10 +64,12 @@ class Fair(Probe):
         self._quiet = await self._measured()
 
     async def during(self, seconds: float) -> None:
-        during = await self._measured()
+        self._during = await self._measured()
+
+    async def after(self) -> None:
         figures = self.scene.figures
         said, problems = unfair_problems(
-            self._quiet, during, int(figures["refused"]), int(figures["refused_with_retry_info"])
+            self._quiet, self._during, int(figures["refused"]), int(figures["refused_with_retry_info"])
         )
         self.cell.said.append(said)
         self.wrong(*problems)

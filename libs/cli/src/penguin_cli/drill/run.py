@@ -209,6 +209,7 @@ class _Play:
         await load.settle_unknown(part.mails)
         result = await audit(self._scene.stand, part, holds=self._scene.row.holds)
         self._found.problems += result.problems
+        self._found.held = result.held
         self._found.figures |= result.figures
 
     def _cell(self, column: str) -> Cell:
