@@ -129,11 +129,12 @@ def test_refusals_must_be_quick() -> None:
 
 
 def test_slowness_is_told_from_noise() -> None:
-    assert slower_problems([0.010] * 20, [0.012] * 20)[1] == []
-    assert slower_problems([0.010] * 20, [0.013] * 20)[1] != []
-    # Quiet times that differ by 40 % excuse as much.
-    assert slower_problems([0.010] * 10 + [0.014] * 10, [0.016] * 20)[1] == []
-    assert "too busy to tell" in slower_problems([0.010] * 10 + [0.020] * 10, [0.010] * 20)[1][0]
+    assert slower_problems([0.010] * 20, [0.012] * 20, [0.010] * 20)[1] == []
+    assert "1.26 times as slow" in slower_problems([0.010] * 20, [0.0126] * 20, [0.010] * 20)[1][0]
+    # Times that drift by 40 % excuse as much.
+    assert slower_problems([0.010] * 30, [0.0144] * 20, [0.010] * 20 + [0.014] * 10)[1] == []
+    assert slower_problems([0.010] * 30, [0.0144] * 20, [0.010] * 30)[1] != []
+    assert slower_problems([0.010], [0.010], [0.010])[1] == []
 
 
 def test_fairness_asks_for_refusals_with_retry_info() -> None:

@@ -24,7 +24,7 @@ from penguin_orchestrator import keys
 LEADS = 800
 # The SMTP server answers those only after so long (ms): a hand-over is under way for as long as that.
 SLOW_MS = 2000
-_SOON_S = 10.0
+_SOON_S, _LONG_S = 10.0, 30.0
 
 
 @dataclass
@@ -142,12 +142,13 @@ async def hold_places(scene: Scene) -> AsyncIterator[None]:
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:
-            await asyncio.wait_for(process.stdout.readline(), _SOON_S)  # type: ignore[union-attr]
+            await asyncio.wait_for(process.stdout.readline(), _LONG_S)  # type: ignore[union-attr]
             yield
-        finally:
-            said = await asyncio.wait_for(process.communicate(), _SOON_S)
-            refused, informed = map(int, said[0].split())
+            said, _ = await asyncio.wait_for(process.communicate(), _LONG_S)
+            refused, informed = map(int, said.split())
             scene.figures |= {"refused": refused, "refused_with_retry_info": informed}
+        finally:
+            await _killed(process)
 
 
 @contextlib.asynccontextmanager
@@ -211,9 +212,7 @@ async def kill_launch(scene: Scene) -> AsyncIterator[None]:
         if await eventually(begun, 30, 0.01) is None:
             scene.problems.append("the launch never began: nothing was shown")
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        await _killed(process)
     scene.figures["created_before_kill"] = there = await created(stand, scene.campaign)
     if there >= LEADS:
         scene.problems.append("the launch was over before the fault: nothing was shown")
@@ -224,6 +223,12 @@ async def created(stand: Stand, campaign: UUID | None) -> int:
     """How many emails the campaign has."""
     (row,) = await stand.rows("oltp", "SELECT count(*) AS n FROM emails WHERE campaign_id = $1", campaign)
     return int(row["n"])
+
+
+async def _killed(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -15,8 +15,6 @@ from penguin_cli.drill.matrix import COLUMNS, PROMISES, Row
 GREEN, RED, NOT_RUN = "green", "red", "not run"
 RECOVERY_S = 30.0
 BUCKET_S = 0.25
-# Where quiet times differ among themselves by more than this, nothing can be said of others.
-MOST_NOISE = 0.5
 OUTCOMES = ("ok", "refused", "unknown", "failed")
 
 
@@ -152,24 +150,26 @@ def refusal_problems(times: Sequence[float], limit_s: float) -> list[str]:
     return []
 
 
-def noise_of(quiet: Sequence[float]) -> float:
-    """By how much quiet times differ among themselves: the median of one half against the other's. A fifth at least, for that
-    much no two measurements agree on a machine that does something else too."""
-    half = len(quiet) // 2
-    first, second = statistics.median(quiet[:half]), statistics.median(quiet[half:])
-    return max(0.2, max(first, second) / min(first, second) - 1)
+def slower_problems(
+    before: Sequence[float], during: Sequence[float], after: Sequence[float], allowed: float = 1.05
+) -> tuple[str, list[str]]:
+    """Whether `during` is slower than what was before and after it, by the median and by more than is allowed and noise explains.
+
+    Noise is by how much the slowest third of the quiet times (each third's median) differs from the quickest; a fifth at
+    least, for that much no two measurements agree on a machine that does something else too.
+    """
+    thirds = [statistics.median(part) for times in (before, after) for part in _thirds(times)]
+    quiet, noise = statistics.median([*before, *after]), max(0.2, max(thirds) / min(thirds) - 1)
+    ratio = statistics.median(during) / quiet
+    said = f"median {quiet * 1000:.1f} → {statistics.median(during) * 1000:.1f} ms ({ratio:.2f}x, noise {noise:.0%})"
+    if ratio <= allowed + noise:
+        return said, []
+    return said, [f"{ratio:.2f} times as slow; {allowed + noise:.2f} is allowed"]
 
 
-def slower_problems(quiet: Sequence[float], during: Sequence[float], allowed: float = 1.05) -> tuple[str, list[str]]:
-    """Whether `during` is slower than `quiet`, by the median and by more than is allowed and noise explains."""
-    noise, ratio = noise_of(quiet), statistics.median(during) / statistics.median(quiet)
-    said = (
-        f"median {statistics.median(quiet) * 1000:.1f} → {statistics.median(during) * 1000:.1f} ms "
-        f"({ratio:.2f}x, noise {noise:.0%})"
-    )
-    if noise > MOST_NOISE:
-        return said, [f"quiet times differ by {noise:.0%}: the machine is too busy to tell"]
-    return said, [] if ratio <= allowed + noise else [f"{ratio:.2f} times as slow; {allowed + noise:.2f} is allowed"]
+def _thirds(times: Sequence[float]) -> list[Sequence[float]]:
+    third = max(1, len(times) // 3)
+    return [times[:third], times[third : 2 * third] or times, times[2 * third :] or times]
 
 
 def unfair_problems(

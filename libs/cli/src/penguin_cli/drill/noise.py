@@ -43,12 +43,14 @@ async def _pester(penguin: Penguin, tenant: str, lead: str, told: Counter[str]) 
 async def main(tenant: str, lead: str) -> None:
     """Pester until the input ends."""
     told, ended = Counter[str](), asyncio.Event()
-    asyncio.get_running_loop().add_reader(sys.stdin, ended.set)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(sys.stdin, ended.set)
     async with Penguin.connect() as penguin:
         tasks = [asyncio.create_task(_pester(penguin, tenant, lead, told)) for _ in range(CALLS)]
         await asyncio.sleep(1.0)
         print("at it", flush=True)
         await ended.wait()
+        loop.remove_reader(sys.stdin)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
