@@ -4,6 +4,7 @@ which somebody has locked. It ends when its input does, and says how many were r
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 from collections import Counter
 from uuid import uuid4
@@ -18,7 +19,8 @@ from penguin_orchestrator.platform import Penguin
 
 # A tenant at its share has about six calls under way here; this one has twenty times as many.
 CALLS = 120
-TIMEOUT_S = 5.0
+# Each call's own deadline: they are not to end all at once (seconds).
+SHORTEST_S, LONGEST_S = 2.0, 5.0
 
 
 async def _pester(penguin: Penguin, tenant: str, lead: str, told: Counter[str]) -> None:
@@ -31,7 +33,7 @@ async def _pester(penguin: Penguin, tenant: str, lead: str, told: Counter[str]) 
         )  # fmt: skip
         wait = 0.05
         try:
-            await oltp.call(method, request, timeout=TIMEOUT_S)
+            await oltp.call(method, request, timeout=random.uniform(SHORTEST_S, LONGEST_S))
         except TierError as error:
             if error.code.name == "RESOURCE_EXHAUSTED":
                 told["refused"] += 1

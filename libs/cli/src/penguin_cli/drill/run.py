@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import asyncpg
 import grpc
 
 from penguin_chassis.settings import TelemetrySettings
@@ -26,9 +27,10 @@ from penguin_cli.drill.probing import Probe, recovery
 from penguin_cli.drill.stand import Stand, eventually, furnish
 from penguin_devstack.guardian import guarded_directory
 from penguin_devstack.postgres import THROWAWAY_SETTINGS
-from penguin_devstack.stack import LocalStack
+from penguin_devstack.stack import LocalStack, StackError
 from penguin_orchestrator.config import PlatformConfig
 from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.messages import OutcomeUnknownError
 from penguin_orchestrator.platform import Penguin
 
 Say = Callable[[str], None]
@@ -37,6 +39,16 @@ KNOWN_S = 6.0
 # Before and after a fault, so that its history shows what was usual (seconds).
 QUIET_S = 2.5
 WORKER_LEASE_S = 5
+# What an outage may do to a drill itself: a finding, and no defect.
+_FAILURES = (
+    TierError,
+    OutcomeUnknownError,
+    StackError,
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,11 @@ async def _next(stand: Stand, load: Load, row: Row, plan: Plan, findings: Findin
     if row.fault == "fill_disk" and plan.no_disks:
         found.not_run(plan.no_disks)
     else:
-        await _Play(stand, load, row, found).run(plan.seconds)
+        try:
+            await _Play(stand, load, row, found).run(plan.seconds)
+        except _FAILURES as error:
+            # The rows after it are tried all the same.
+            found.problems.append(f"the row could not be run to its end: {error or type(error).__name__}")
     say(f"{title}: {found.verdict}{_words(found)}")
     for cell in found.cells:
         for problem in cell.problems:
@@ -161,7 +177,7 @@ class _Play:
         async def guarded(probe: Probe) -> None:
             try:
                 await act(probe)  # type: ignore[misc]
-            except (TierError, OSError, TimeoutError) as error:
+            except _FAILURES as error:
                 probe.wrong(str(error) or type(error).__name__)
 
         await asyncio.gather(*(guarded(probe) for probe in self._probes))
