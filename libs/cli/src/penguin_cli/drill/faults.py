@@ -144,7 +144,7 @@ async def hold_places(scene: Scene) -> AsyncIterator[None]:
         try:
             await asyncio.wait_for(process.stdout.readline(), _LONG_S)  # type: ignore[union-attr]
             yield
-            said, _ = await asyncio.wait_for(process.communicate(), _LONG_S)
+            said, _ = await asyncio.wait_for(process.communicate(b""), _LONG_S)
             refused, informed = map(int, said.split())
             scene.figures |= {"refused": refused, "refused_with_retry_info": informed}
         finally:
