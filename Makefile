@@ -14,7 +14,7 @@ export UV_NO_PROGRESS := 1
 # The checkout's own environment, whatever the caller has activated.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help setup demo test bench bench-queue bench-queue-stress bench-reconcile generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
+.PHONY: help setup demo drill test bench bench-queue bench-queue-stress bench-reconcile generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ setup: .venv/.installed ## fetch tools and dependencies into the checkout
 
 demo: setup ## the main job end to end on a real local stack
 	$(BIN)/penguin demo
+
+drill: setup ## break part after part of a local stack, and check the outage contract; ROWS=redis,killed-oltp SECONDS=5
+	$(BIN)/penguin drill $(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 test: setup ## every test, on real PostgreSQL and Valkey
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)

@@ -32,7 +32,7 @@ def run(root: Path, *words: str) -> Result:
 @pytest.mark.parametrize(
     "words",
     [
-        [], ["up"], ["status"], ["logs"], ["down"], ["env"], ["token"], ["demo"], ["send"], ["import-mail"], ["trace"],
+        [], ["up"], ["status"], ["logs"], ["down"], ["env"], ["token"], ["demo"], ["drill"], ["send"], ["import-mail"], ["trace"],
         ["why"], ["tenant", "create"], ["tenant", "list"], ["mailbox", "create"], ["leads", "import"],
         ["template", "create"], ["campaign", "create"], ["campaign", "launch"], ["campaign", "report"], ["etl", "run"],
         *(["queue", name] for name in ("list", "put", "move", "pause", "resume", "pauses", "weight", "weights", "top")),
@@ -78,6 +78,7 @@ def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None
         (["queue", "put", "x", "--rate", "ten"], 2, "ten is no rate"),
         (["queue", "weight", TENANT, "10001"], 2, "10000"),
         (["queue", "top"], 3, "penguin up"),
+        (["drill", "--rows", "nothing"], 2, "no row is called nothing"),
         (["schedule", "list", "-t", TENANT], 3, "penguin up"),
         (["schedule", "put", "x", "* * * * *", "-t", TENANT], 2, "--kind"),
         (["schedule", "put", "x", "* * * * *", "-k", "k", "--missed", "never", "-t", TENANT], 2, "never"),
