@@ -198,8 +198,9 @@ def test_a_collector_that_does_not_answer_costs_no_call_anything(tmp_path_factor
         # Two seconds is the exporter's time-out; what it costs to the microsecond is for the benches.
         assert median < without * 3 + 0.1
         assert worst < 1.9
-        assert shutdown < 3.0
-        assert ended - at < 6.0
+        # Its own patience with the collector is seconds; a minute would be the exporter's.
+        assert shutdown < 20.0
+        assert ended - at < 20.0
 
 
 async def test_a_call_is_counted_by_its_outcome(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
