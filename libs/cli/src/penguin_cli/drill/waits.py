@@ -198,7 +198,7 @@ class Streams(Refuses):
         if took is None or len(mine) != len(set(mine)):
             self.wrong(f"of {len(self._sent)} notifications a watcher saw {len(mine)}, {len(set(mine))} different ones")
         self.cell.said.append(
-            f"the stream was resumed {self._broke} times, nothing missed or repeated" if took else "lost"
+            f"the stream was resumed {self._broke} times, nothing missed or repeated" if took is not None else "lost"
         )
 
     async def _tell(self) -> None:
