@@ -135,6 +135,7 @@ def test_slowness_is_told_from_noise() -> None:
     assert slower_problems([0.010] * 30, [0.0144] * 20, [0.010] * 20 + [0.014] * 10)[1] == []
     assert slower_problems([0.010] * 30, [0.0144] * 20, [0.010] * 30)[1] != []
     assert slower_problems([0.010], [0.010], [0.010])[1] == []
+    assert "too busy to tell" in slower_problems([0.010] * 30, [0.010] * 20, [0.010] * 20 + [0.016] * 10)[1][0]
 
 
 def test_fairness_asks_for_refusals_with_retry_info() -> None:

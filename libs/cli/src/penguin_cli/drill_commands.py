@@ -41,7 +41,7 @@ def drill(
 
     Starts a local stack of its own, and for each fault checks every cell of the outage contract while it stands, the
     recovery after it, and that nothing acknowledged was lost or done twice. Ends with 1 if a cell that was run is not
-    green. What the machine does not allow is reported as not run. About twenty minutes for all rows.
+    green. What the machine does not allow is reported as not run. About ten minutes for all rows.
     """
     with told():
         try:

@@ -63,6 +63,13 @@ async def put_on_small_disk(stack: LocalStack, tier: str) -> None:
         await stack.start_database(tier)
 
 
+def take_off(stack: LocalStack, tier: str) -> None:
+    """Give the disk back, with all that is on it. None is no error."""
+    data = stack.cluster(tier).data_dir
+    if data.is_mount():
+        _run("umount", "--lazy", str(data))
+
+
 def _move(data: Path, aside: Path) -> None:
     _run("cp", "-a", str(data), str(aside))
     owner = data.stat()

@@ -15,6 +15,8 @@ from penguin_cli.drill.matrix import COLUMNS, PROMISES, Row
 GREEN, RED, NOT_RUN = "green", "red", "not run"
 RECOVERY_S = 30.0
 BUCKET_S = 0.25
+# Where quiet times differ among themselves by more than this, nothing can be said of others.
+MOST_NOISE = 0.5
 OUTCOMES = ("ok", "refused", "unknown", "failed")
 
 
@@ -162,6 +164,8 @@ def slower_problems(
     quiet, noise = statistics.median([*before, *after]), max(0.2, max(thirds) / min(thirds) - 1)
     ratio = statistics.median(during) / quiet
     said = f"median {quiet * 1000:.1f} → {statistics.median(during) * 1000:.1f} ms ({ratio:.2f}x, noise {noise:.0%})"
+    if noise > MOST_NOISE:
+        return said, [f"quiet times differ by {noise:.0%}: the machine is too busy to tell"]
     if ratio <= allowed + noise:
         return said, []
     return said, [f"{ratio:.2f} times as slow; {allowed + noise:.2f} is allowed"]

@@ -88,14 +88,16 @@ async def _stand(root: Path, plan: Plan, say: Say) -> AsyncIterator[Stand]:
         # As many as the smaller tiers have: a hundred would take more callers than a drill's machine has strength for.
         "oltp": {"OLTP_POOL_MAX": str(POOL_MAX)},
     }
+    small = sorted({row.tier for row in plan.rows if row.fault == "fill_disk"} if not plan.no_disks else ())
+    moved: list[str] = []
     settings = {**THROWAWAY_SETTINGS, **disks.SETTINGS}
     stack = LocalStack(root, tied_to_caller=True, environment=environment, database_settings=settings)
     try:
         say("the stack starts …")
         await stack.up()
-        if not plan.no_disks:
-            for tier in sorted({row.tier for row in plan.rows if row.fault == "fill_disk"}):
-                await disks.put_on_small_disk(stack, tier)
+        for tier in small:
+            moved.append(tier)
+            await disks.put_on_small_disk(stack, tier)
         config = PlatformConfig(**stack.environment("orchestrator"))  # type: ignore[arg-type]
         async with Penguin.connect(config) as penguin:
             stand = await furnish(stack, penguin)
@@ -104,6 +106,8 @@ async def _stand(root: Path, plan: Plan, say: Say) -> AsyncIterator[Stand]:
     finally:
         say("the stack stops …")
         await stack.down()
+        for tier in moved:
+            disks.take_off(stack, tier)
 
 
 async def _next(stand: Stand, load: Load, row: Row, plan: Plan, findings: Findings, title: str, say: Say) -> None:
