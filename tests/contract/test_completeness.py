@@ -30,6 +30,7 @@ UNKEYED = {
     "QueueService.CompleteJobs",
     "QueueService.FailJobs",
     "QueueService.SnoozeJobs",
+    "SagaService.ClaimSagas",
     "TierService.LeaseOutbox",
     "TierService.SettleOutbox",
 }

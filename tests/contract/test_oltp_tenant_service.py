@@ -54,6 +54,10 @@ async def rename(world: World) -> Any:
     return request
 
 
+async def close(world: World) -> Any:
+    return pb.CloseTenantRequest(tenant_id=str(world.tenant), request_id=str(uuid4()))
+
+
 class TestTenantService(ServiceContract):
     service = SERVICE
     tiers = ("oltp",)
@@ -95,6 +99,20 @@ class TestTenantService(ServiceContract):
             mutation=Mutation(
                 lambda world, request: stored(world, request.tenant_id),
                 vary=lambda r: setattr(r.tenant, "name", "Other"),
+            ),
+        ),
+        Case(
+            "CloseTenant",
+            close,
+            lambda request, reply: equal(
+                (reply.tenant.id, reply.tenant.status), (request.tenant_id, pb.TENANT_STATUS_CLOSED)
+            ),
+            ("tenant_id", lambda r: setattr(r, "tenant_id", "x")),
+            unknown_tenant,
+            mutation=Mutation(
+                lambda world, request: stored(world, request.tenant_id),
+                # Its request names nothing else that could differ: another tenant's is another request.
+                vary=lambda r: setattr(r, "tenant_id", r.tenant_id.upper()),
             ),
         ),
     )

@@ -97,6 +97,37 @@ async def waiting(world: World, request: Any) -> Any:
     return [dict(row) for row in rows]
 
 
+async def known(world: World, request: Any) -> Any:
+    """What the tier knows of the tenant."""
+    async with (await world.database()).tenant(world.tenant) as connection:
+        return await connection.fetchrow("SELECT * FROM tier_tenants WHERE tenant_id = $1", world.tenant)
+
+
+def check_tenant(request: Any, reply: Any, state: pb.TenantState.ValueType) -> None:
+    assert UUID(reply.tenant.tenant_id) == UUID(request.tenant_id)
+    assert reply.tenant.state == state
+    assert reply.tenant.HasField("closed_at") == (state == pb.TENANT_STATE_CLOSED)
+    assert reply.tenant.HasField("provisioned_at")
+
+
+def another_spelling(request: Any) -> None:
+    """The request names nothing that could differ but its tenant: the same one, spelled otherwise."""
+    request.tenant_id = request.tenant_id.upper()
+
+
+async def provision(world: World) -> Any:
+    return pb.ProvisionTenantRequest(tenant_id=str(world.tenant), request_id=str(uuid4()))
+
+
+async def close(world: World) -> Any:
+    return pb.CloseTenantRequest(tenant_id=str(world.tenant), request_id=str(uuid4()))
+
+
+async def reopen(world: World) -> Any:
+    await world.call(f"{SERVICE}/CloseTenant", await close(world))
+    return pb.ReopenTenantRequest(tenant_id=str(world.tenant), request_id=str(uuid4()))
+
+
 class TestTierService(ServiceContract):
     service = SERVICE
     tiers = TIERS
@@ -134,5 +165,29 @@ class TestTierService(ServiceContract):
             ("delivered[0].id", lambda r: setattr(r.delivered[0], "id", "x")),
             Within(lambda r: setattr(r, "lease_token", str(uuid4())), lambda reply: equal(settled(reply), (0, 0, 2))),
             mutation=Mutation(waiting, unkeyed=FENCED, repeats=stale_now),
+        ),
+        Case(
+            "ProvisionTenant",
+            provision,
+            lambda request, reply: check_tenant(request, reply, pb.TENANT_STATE_ACTIVE),
+            ("tenant_id", lambda r: setattr(r, "tenant_id", "x")),
+            "a tier is told of a tenant that it does not know",
+            mutation=Mutation(known, vary=another_spelling),
+        ),
+        Case(
+            "CloseTenant",
+            close,
+            lambda request, reply: check_tenant(request, reply, pb.TENANT_STATE_CLOSED),
+            ("tenant_id", lambda r: setattr(r, "tenant_id", "x")),
+            "a tenant that the tier does not know can be closed",
+            mutation=Mutation(known, vary=another_spelling),
+        ),
+        Case(
+            "ReopenTenant",
+            reopen,
+            lambda request, reply: check_tenant(request, reply, pb.TENANT_STATE_ACTIVE),
+            ("tenant_id", lambda r: setattr(r, "tenant_id", "x")),
+            "a tenant that the tier does not know is active",
+            mutation=Mutation(known, vary=another_spelling),
         ),
     )

@@ -22,9 +22,12 @@ BARRIER_RETENTION = timedelta(days=14)
 # Rows forgotten in one transaction, and transactions in one turn: short locks, and yet more an hour than can come in.
 PRUNE_LIMIT = 10_000
 PRUNE_ROUNDS = 500
+# Steps of sagas are remembered for longer than a saga may be retried (150 days) and its actions be late (`not_after`).
+SAGA_RETENTION = timedelta(days=180)
 PRUNE_BARRIER = """
 DELETE FROM step_barrier WHERE (tenant_id, key, operation) IN (
-    SELECT tenant_id, key, operation FROM step_barrier WHERE created_at < $1 LIMIT $2)"""
+    SELECT tenant_id, key, operation FROM step_barrier
+    WHERE created_at < $1 AND (operation = 'request' OR created_at < $3) LIMIT $2)"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ async def prune_barrier(db: Database, at: datetime) -> None:
     """Forget replies past their retention, a bounded number each time."""
     for _ in range(PRUNE_ROUNDS):
         async with db.maintenance() as connection:
-            gone = await connection.execute(PRUNE_BARRIER, at - BARRIER_RETENTION, PRUNE_LIMIT)
+            gone = await connection.execute(PRUNE_BARRIER, at - BARRIER_RETENTION, PRUNE_LIMIT, at - SAGA_RETENTION)
         if gone != f"DELETE {PRUNE_LIMIT}":
             return
 

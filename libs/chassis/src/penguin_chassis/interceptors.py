@@ -12,7 +12,7 @@ import inspect
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from penguin_chassis import calls, errors, telemetry
 from penguin_chassis.auth import Verifier
 from penguin_chassis.calls import Call, Caller
 from penguin_chassis.clock import Now
-from penguin_chassis.faults import DeadlineExceeded, PermissionDenied, ResourceExhausted
+from penguin_chassis.faults import DeadlineExceeded, FailedPrecondition, PermissionDenied, ResourceExhausted
 from penguin_chassis.methods import MethodInfo
 from penguin_chassis.validation import refuse_unstorable, validate
 
@@ -104,11 +104,20 @@ class Gate(grpc.aio.ServerInterceptor):
     One interceptor and not six: each method's wrapping is built once, and a call passes through plain functions.
     """
 
-    def __init__(self, domain: str, methods: dict[str, MethodInfo], verifier: Verifier, now: Now | None = None) -> None:
+    def __init__(
+        self,
+        domain: str,
+        methods: dict[str, MethodInfo],
+        verifier: Verifier,
+        now: Now | None = None,
+        closed: Container[object] = (),
+    ) -> None:
         self._domain = domain
         self._methods = methods
         self._verifier = verifier
         self._now = now
+        # Tenants that change nothing any more.
+        self._closed = closed
         self._wrapped: dict[str, Handler] = {}
         self._in_flight: Counter[tuple[UUID, bool]] = Counter()
 
@@ -213,10 +222,11 @@ class Gate(grpc.aio.ServerInterceptor):
         if caller.platform and not narrowed:
             raise PermissionDenied("The platform token does not name this method.", reason="PLATFORM_ONLY")
 
-    @staticmethod
-    def _check(request: Any, info: MethodInfo, call: Call) -> None:
-        """Validate one message, and hold its tenant against the token's."""
+    def _check(self, request: Any, info: MethodInfo, call: Call) -> None:
+        """Validate one message, and hold its tenant against the token's and the closed ones."""
         caller = call.caller
+        if info.changes and caller.tenant_id in self._closed:
+            raise FailedPrecondition("The tenant is closed.", reason="TENANT_CLOSED")
         if info.has_tenant and not caller.platform:
             if hasattr(request, "tenant_id"):
                 _same_tenant(request.tenant_id, caller)

@@ -38,6 +38,8 @@ class MethodInfo:
     has_tenant: bool
     # Whether anyone may call it, without a token.
     open: bool = False
+    # Whether it changes what is the tenant's. To record what came of an email that was handed over is none of that.
+    changes: bool = False
 
 
 def _info(service: str, method: MethodDescriptor) -> MethodInfo:
@@ -57,7 +59,7 @@ def _info(service: str, method: MethodDescriptor) -> MethodInfo:
         raise ContractError(f"{path} is open, and names a scope or a tenant")
     return MethodInfo(
         path, authorization.scope, authorization.platform, method.client_streaming, method.server_streaming,
-        lifetime, named, authorization.open,
+        lifetime, named, authorization.open, authorization.scope.endswith(".write"),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,10 @@ from penguin.common.v1 import mutation_pb2, options_pb2
 from penguin_chassis.barrier import ACTION, COMPENSATION, Step
 from penguin_chassis.clock import now
 from penguin_chassis.faults import InvalidArgument
+from penguin_chassis.wire import when
 
+# How far ahead an action's not_after may be: far less than what was undone is remembered (housekeeping.SAGA_RETENTION).
+NOT_AFTER_MAX = timedelta(days=1)
 # How the request is known, and by which attempt: not what it asks for.
 _IDENTITY = frozenset({"request_id", "saga_step"})
 
@@ -108,7 +111,9 @@ def gate_of(request: Any, *, at: datetime | None = None, undoes: bool = False) -
 
 def _saga_step(tenant: UUID, saga: mutation_pb2.SagaStep, digested: bytes, at: datetime) -> Step:
     compensates = saga.operation == mutation_pb2.STEP_OPERATION_COMPENSATION
-    not_after = saga.not_after.ToDatetime(UTC) if saga.HasField("not_after") else None
+    not_after = when(saga, "not_after")
+    if not_after is not None and not_after > at + NOT_AFTER_MAX:
+        raise InvalidArgument("not_after is at most a day ahead.", field="saga_step.not_after")
     return Step(
         tenant, f"saga:{saga.saga_id.lower()}:{saga.step}", digested, at,
         operation=COMPENSATION if compensates else ACTION, not_after=not_after,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -21,6 +21,7 @@ from penguin_chassis.clock import Now
 from penguin_chassis.interceptors import Gate, Sanitiser
 from penguin_chassis.methods import EXEMPT_SERVICES, declared
 from penguin_chassis.settings import ServerSettings
+from penguin_chassis.tenancy import ClosedTenants
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class State:
     """What changes while a server runs."""
 
     draining: bool = False
+    closed: ClosedTenants = field(default_factory=ClosedTenants)
 
 
 @dataclass
@@ -86,8 +88,9 @@ async def serve(
     Raises ContractError for a method without authorisation, RuntimeError when the address is taken.
     """
     names = tuple(r.service for r in registrations)
+    state = state or State()
     verifier = Verifier(settings.jwks_path, settings.tier, settings.issuers)
-    gate = Gate(settings.tier, declared(names), verifier, now)
+    gate = Gate(settings.tier, declared(names), verifier, now, state.closed)
     tracing = aio_server_interceptor(filter_=_is_traced)  # type: ignore[no-untyped-call]
     server = grpc.aio.server(interceptors=[Sanitiser(settings.tier), tracing, gate], options=_options(settings))
     for registration in registrations:
@@ -97,7 +100,7 @@ async def serve(
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = server.add_insecure_port(settings.listen)
     await server.start()
-    running = Running(port, checks, names, state or State())
+    running = Running(port, checks, names, state)
     await _report(running, health_pb2.HealthCheckResponse.SERVING)
     log.info("%s serves on port %d", settings.tier, port)
     try:

@@ -12,10 +12,11 @@ import asyncpg
 
 from penguin.tier.v1 import tier_service_pb2 as pb
 from penguin.tier.v1 import tier_service_pb2_grpc
-from penguin_chassis import mutations, outbox
+from penguin_chassis import mutations, outbox, tenancy
 from penguin_chassis.faults import Fault, ResourceExhausted
 from penguin_chassis.pool import Database
 from penguin_chassis.server import Registration, State
+from penguin_chassis.wire import number, stamp
 
 SERVICE = "penguin.tier.v1.TierService"
 # A database that takes longer to say how it is does not answer (seconds).
@@ -90,6 +91,32 @@ class TierServicer(tier_service_pb2_grpc.TierServiceServicer):
         gone, back = await outbox.settle(self._db, UUID(request.lease_token), delivered, failed, mutations.now())
         stale = len(delivered) + len(failed) - gone - back
         return pb.SettleOutboxResponse(delivered=gone, failed=back, stale=stale)
+
+    async def ProvisionTenant(  # noqa: N802
+        self, request: pb.ProvisionTenantRequest, context: Any
+    ) -> pb.ProvisionTenantResponse:
+        """Make a tenant known here."""
+        tenant = await tenancy.provision(self._db, mutations.step_of(request))
+        return pb.ProvisionTenantResponse(tenant=_tenant(tenant))
+
+    async def CloseTenant(self, request: pb.CloseTenantRequest, context: Any) -> pb.CloseTenantResponse:  # noqa: N802
+        """End a tenant's changes here."""
+        tenant = await tenancy.close(self._db, mutations.step_of(request))
+        await self._state.closed.refresh(self._db)
+        return pb.CloseTenantResponse(tenant=_tenant(tenant))
+
+    async def ReopenTenant(self, request: pb.ReopenTenantRequest, context: Any) -> pb.ReopenTenantResponse:  # noqa: N802
+        """Let a tenant change things again."""
+        tenant = await tenancy.reopen(self._db, mutations.step_of(request))
+        await self._state.closed.refresh(self._db)
+        return pb.ReopenTenantResponse(tenant=_tenant(tenant))
+
+
+def _tenant(tenant: tenancy.TierTenant) -> pb.TierTenant:
+    return pb.TierTenant(
+        tenant_id=str(tenant.tenant_id), state=number(pb.TenantState, tenant.state),
+        provisioned_at=stamp(tenant.provisioned_at), closed_at=stamp(tenant.closed_at),
+    )  # fmt: skip
 
 
 def _row(row: outbox.LeasedRow) -> pb.OutboxRow:

@@ -51,8 +51,12 @@ DEFAULT_POLICIES: Mapping[str, WorkloadPolicy] = {
     "cli": WorkloadPolicy(scopes=("*",), methods=("*",)),
     "orchestrator": WorkloadPolicy(scopes=("*",), methods=("*",)),
     "relay": WorkloadPolicy(
-        scopes=("tier.*", "contents.*", "jobs.write", "jobs.read", "notifications.write", "admin_events.write"),
-        methods=("/penguin.tier.v1.TierService/*", "/penguin.notifications.v1.AdminEventService/CreateAdminEvent"),
+        # It also finishes what others began across tiers: sagas of tenants and campaigns.
+        scopes=("tier.*", "contents.*", "jobs.*", "notifications.write", "admin_events.write", "sagas.read",
+                "sagas.write", "tenants.*", "campaigns.*", "templates.read", "email_accounts.read", "leads.read",
+                "emails.read", "emails.write"),
+        methods=("/penguin.tier.v1.TierService/*", "/penguin.notifications.v1.AdminEventService/CreateAdminEvent",
+                 "/penguin.oltp.v1.SagaService/*", "/penguin.oltp.v1.TenantService/*"),
     ),
     "worker": WorkloadPolicy(
         scopes=("tier.*", "jobs.*", "emails.*", "contents.*", "ledger.*", "facts.*", "inbox.*", "leads.*", "*.read",

@@ -1,72 +1,44 @@
-"""Campaigns across tiers: a launch renders the template for each lead and sends in batches; launching twice sends once."""
+"""Campaigns across tiers: created, and launched, paused, resumed and cancelled as sagas; launching twice sends once."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID, uuid4
 
-from penguin.content.v1 import content_service_pb2 as content_pb
-from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin.oltp.v1 import campaign_service_pb2 as campaign_pb
-from penguin.oltp.v1 import email_account_service_pb2 as account_pb
-from penguin.oltp.v1 import lead_service_pb2 as lead_pb
 from penguin.oltp.v1 import sequence_step_service_pb2 as step_pb
-from penguin.oltp.v1 import template_service_pb2 as template_pb
 from penguin.oltp.v1.campaign_service_pb2_grpc import CampaignServiceStub
-from penguin.oltp.v1.email_account_service_pb2_grpc import EmailAccountServiceStub
 from penguin.oltp.v1.sequence_step_service_pb2_grpc import SequenceStepServiceStub
-from penguin.oltp.v1.template_service_pb2_grpc import TemplateServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
-from penguin_orchestrator.errors import first_failure
-from penguin_orchestrator.messages import OutgoingEmail, Refusal, StoredAttachment
-from penguin_orchestrator.rendering import Renderer
-from penguin_orchestrator.sending import Sender
+from penguin_orchestrator.launching import DEADLINE_S, LaunchError
+from penguin_orchestrator.messages import Refusal
+from penguin_orchestrator.sagas.carrying import Sagas
 
-# A launch rides out an outage of this length with the keys and ids it has minted (seconds).
-DEADLINE_S = 120.0
-PAGE = 500
-BATCH = 100
-# Batches of one launch on their way at once: one is being stored while another is being written.
-PARALLEL = 3
-REFUSALS_KEPT = 100
+__all__ = ["Campaigns", "Launch", "LaunchError"]
 
 
 @dataclass
 class Launch:
-    """What a launch did: emails created now, and what was refused (the first 100 in full)."""
+    """What a launch did: emails created now, and what was refused (the first 100 in full). `stopped`: the campaign was
+    paused or cancelled before everybody had one."""
 
     campaign_id: UUID
     step_id: UUID
     created: int = 0
     refused: int = 0
     refusals: list[tuple[UUID, Refusal]] = field(default_factory=list)
-
-
-class LaunchError(Exception):
-    """The campaign cannot be launched as it stands."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What every email of the launch has in common."""
-
-    campaign_id: UUID
-    step_id: UUID
-    mailbox: account_pb.EmailAccount
-    renderer: Renderer
-    attachments: tuple[StoredAttachment, ...]
+    stopped: bool = False
 
 
 class Campaigns:
-    """Launches campaigns."""
+    """Brings campaigns into being and moves them."""
 
-    def __init__(self, content: Tier, oltp: Tier, sender: Sender) -> None:
-        self._content = content
+    def __init__(self, oltp: Tier, sagas: Sagas) -> None:
         self._oltp = oltp
-        self._sender = sender
+        self._sagas = sagas
 
     async def create(self, tenant_id: UUID, name: str, audience: str, *, template_id: UUID, mailbox_id: UUID) -> UUID:
         """A draft campaign with one email step."""
@@ -101,128 +73,43 @@ class Campaigns:
     ) -> Launch:
         """Send the campaign's first email step to its audience, then seal the campaign.
 
-        Interrupted, it can be launched again: recipients that have their email are passed over, and one that is being
-        created by another launch at the same time is created once. Raises LaunchError, TemplateInvalidError, TierError,
-        OutcomeUnknownError. `progress` is called with the number of emails created so far.
+        Begun, it is finished by whichever process; launched again meanwhile it is the same launch, and later it reaches
+        those who have no email yet. Raises LaunchError, TemplateInvalidError, TierError, SagaError. `progress` is called
+        with the number of emails created so far.
         """
-        step = await self._first_step(tenant_id, campaign_id)
-        plan = await self._plan(tenant_id, campaign_id, step)
-        service = self._oltp.stub(CampaignServiceStub)
-        start = campaign_pb.StartCampaignRequest(
-            tenant_id=str(tenant_id), campaign_id=str(campaign_id), request_id=str(uuid4())
-        )
-        await self._oltp.insist(service.StartCampaign, start, deadline_s=DEADLINE_S)
-        launch = Launch(campaign_id, plan.step_id)
-        await self._send_all(tenant_id, plan, launch, progress)
-        seal = campaign_pb.SealCampaignRequest(
-            tenant_id=str(tenant_id), campaign_id=str(campaign_id), request_id=str(uuid4())
-        )
-        await self._oltp.insist(service.SealCampaign, seal, deadline_s=DEADLINE_S)
-        return launch
+        return await self._send("campaign.launch", tenant_id, campaign_id, progress)
 
-    async def _send_all(
-        self, tenant_id: UUID, plan: _Plan, launch: Launch, progress: Callable[[int], None] | None
-    ) -> None:
-        places = asyncio.Semaphore(PARALLEL)
+    async def resume(
+        self, tenant_id: UUID, campaign_id: UUID, *, progress: Callable[[int], None] | None = None
+    ) -> Launch:
+        """Let a paused campaign run, and write to those who have no email yet; raises as `launch`."""
+        return await self._send("campaign.resume", tenant_id, campaign_id, progress)
 
-        async def send(leads: Sequence[lead_pb.Lead]) -> None:
-            try:
-                emails = [_email(plan, lead) for lead in leads]
-                results = await self._sender.send_emails(
-                    tenant_id, emails, deadline_s=DEADLINE_S, put_deadline_s=DEADLINE_S
-                )
-            finally:
-                places.release()
-            for lead, result in zip(leads, results, strict=True):
-                if not isinstance(result, Refusal):
-                    launch.created += 1
-                elif result.reason != "ALREADY_EXISTS":  # another launch of the same campaign was faster
-                    launch.refused += 1
-                    if len(launch.refusals) < REFUSALS_KEPT:
-                        launch.refusals.append((UUID(lead.id), result))
-            if progress is not None:
-                progress(launch.created)
+    async def pause(self, tenant_id: UUID, campaign_id: UUID) -> None:
+        """Stop writing emails; those that stand are still sent. Raises TierError, SagaError."""
+        await self._move("campaign.pause", tenant_id, campaign_id)
 
-        token = ""
-        method = self._oltp.stub(CampaignServiceStub).ListPendingRecipients
-        async with first_failure(), asyncio.TaskGroup() as group:
-            while True:
-                request = campaign_pb.ListPendingRecipientsRequest(
-                    tenant_id=str(tenant_id), campaign_id=str(plan.campaign_id), step_id=str(plan.step_id),
-                    page_size=PAGE, page_token=token,
-                )  # fmt: skip
-                page = await self._oltp.insist(method, request, deadline_s=DEADLINE_S)
-                for first in range(0, len(page.leads), BATCH):
-                    await places.acquire()
-                    group.create_task(send(page.leads[first : first + BATCH]))
-                token = page.next_page_token
-                if not token:
-                    return
+    async def cancel(self, tenant_id: UUID, campaign_id: UUID) -> None:
+        """End it for good: none of its queued emails is sent any more. Raises TierError, SagaError."""
+        await self._move("campaign.cancel", tenant_id, campaign_id)
 
-    async def _first_step(self, tenant_id: UUID, campaign_id: UUID) -> step_pb.SequenceStep:
-        request = step_pb.ListSequenceStepsRequest(tenant_id=str(tenant_id), campaign_id=str(campaign_id))
-        reply = await self._oltp.insist(
-            self._oltp.stub(SequenceStepServiceStub).ListSequenceSteps, request, deadline_s=DEADLINE_S
-        )
-        steps = [s for s in reply.sequence_steps if s.is_active and s.step_type == step_pb.SEQUENCE_STEP_TYPE_EMAIL]
-        if not steps:
-            raise LaunchError("The campaign has no active email step.")
-        first: step_pb.SequenceStep = min(steps, key=lambda s: s.step_order)
-        if not first.template_id or not first.email_account_id:
-            raise LaunchError("The campaign's first step lacks a template or a mailbox.")
-        return first
+    async def _move(self, kind: str, tenant_id: UUID, campaign_id: UUID) -> None:
+        await self._sagas.carry_out(kind, tenant_id, {"campaign_id": str(campaign_id)}, subject=str(campaign_id))
 
-    async def _plan(self, tenant_id: UUID, campaign_id: UUID, step: step_pb.SequenceStep) -> _Plan:
-        get_template = template_pb.GetTemplateRequest(tenant_id=str(tenant_id), template_id=step.template_id)
-        get_mailbox = account_pb.GetEmailAccountRequest(
-            tenant_id=str(tenant_id), email_account_id=step.email_account_id
-        )
-        template, mailbox = await asyncio.gather(
-            self._oltp.insist(self._oltp.stub(TemplateServiceStub).GetTemplate, get_template, deadline_s=DEADLINE_S),
-            self._oltp.insist(
-                self._oltp.stub(EmailAccountServiceStub).GetEmailAccount, get_mailbox, deadline_s=DEADLINE_S
-            ),
-        )
-        get_content = content_pb.GetContentRequest(
-            tenant_id=str(tenant_id),
-            storage_key=template.template.content_storage_key,
-            view=content_pb.CONTENT_VIEW_BODY,
-        )
-        method = self._content.stub(ContentServiceStub).GetContent
-        content = (await self._content.insist(method, get_content, deadline_s=DEADLINE_S)).content
-        subject = step.subject_override or template.template.subject
-        return _Plan(
-            campaign_id=campaign_id,
-            step_id=UUID(step.id),
-            mailbox=mailbox.email_account,
-            renderer=Renderer(subject, content.text, content.html),
-            attachments=tuple(
-                StoredAttachment(a.filename, a.mime_type, a.sha256, a.content_id) for a in content.attachments
-            ),
-        )
+    async def _send(
+        self, kind: str, tenant_id: UUID, campaign_id: UUID, progress: Callable[[int], None] | None
+    ) -> Launch:
+        def told(so_far: Mapping[str, Any]) -> None:
+            if progress is not None and "created" in so_far:
+                progress(so_far["created"])
 
-
-def _email(plan: _Plan, lead: lead_pb.Lead) -> OutgoingEmail:
-    fields = dict(lead.custom_fields) | {
-        "email": lead.email,
-        "first_name": lead.first_name,
-        "last_name": lead.last_name,
-        "company": lead.company,
-    }
-    rendered = plan.renderer.render(fields)
-    return OutgoingEmail(
-        recipient=lead.email,
-        recipient_name=f"{lead.first_name} {lead.last_name}".strip(),
-        sender=plan.mailbox.email,
-        sender_name=plan.mailbox.display_name,
-        subject=rendered.subject,
-        text=rendered.text,
-        html=rendered.html,
-        attachments=plan.attachments,
-        campaign_id=plan.campaign_id,
-        step_id=plan.step_id,
-        lead_id=UUID(lead.id),
-        email_account_id=UUID(plan.mailbox.id),
-        # The same lead and step are the same email, whoever launches.
-        request_id=keys.request_id("campaign", plan.step_id, lead.id),
-    )
+        done = await self._sagas.carry_out(
+            kind, tenant_id, {"campaign_id": str(campaign_id)}, subject=str(campaign_id), patience_s=DEADLINE_S,
+            progress=told,
+        )  # fmt: skip
+        sent = done.results["send"]
+        refusals = [(UUID(lead), Refusal(*refusal)) for lead, *refusal in sent.get("refusals", ())]
+        return Launch(
+            campaign_id, UUID(done.results["plan"]["step_id"]), sent.get("created", 0), sent.get("refused", 0),
+            refusals, bool(sent.get("stopped")),
+        )  # fmt: skip

@@ -13,7 +13,9 @@ from opentelemetry import trace
 
 from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
+from penguin.notifications.v1 import admin_event_service_pb2 as admin_pb
 from penguin.notifications.v1 import notification_service_pb2 as notification_pb
+from penguin.notifications.v1.admin_event_service_pb2_grpc import AdminEventServiceStub
 from penguin.notifications.v1.notification_service_pb2_grpc import NotificationServiceStub
 from penguin.queue.v1 import queue_service_pb2 as queue_pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
@@ -175,11 +177,30 @@ async def create_notifications(tiers: Mapping[str, Tier], tenant_id: UUID, rows:
                 raise UndeliverableError(f"notification refused: code {result.error.code}")
 
 
+async def create_admin_events(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequence[Row]) -> None:
+    """Raise events for those who run the platform."""
+    notifications = tiers["notifications"]
+    for row in rows:
+        for n, item in enumerate(row.payload["events"]):
+            request = admin_pb.CreateAdminEventRequest(
+                request_id=str(keys.request_id("admin_event", row.id, n)),
+                id=str(keys.new_id()),
+                event_type=item["event_type"],
+                severity=admin_pb.Severity.Value(f"SEVERITY_{item['severity'].upper()}"),
+                description=item["description"],
+                tenant_id=str(tenant_id) if item.get("of_tenant", True) else "",
+                dedupe_key=item.get("dedupe_key", ""),
+            )
+            request.details.update(item.get("details", {}))
+            await notifications.call(notifications.stub(AdminEventServiceStub).CreateAdminEvent, request)
+
+
 # (destination, kind) of an outbox row -> what is done about it.
 DELIVERIES: dict[tuple[str, str], Deliver] = {
     ("content", "claim_contents"): claim_contents,
     ("content", "delete_contents"): delete_contents,
     ("queue", "enqueue_jobs"): enqueue_jobs,
     ("notifications", "create_notifications"): create_notifications,
+    ("notifications", "create_admin_events"): create_admin_events,
 }
 DESTINATIONS = tuple(sorted({destination for destination, _ in DELIVERIES}))

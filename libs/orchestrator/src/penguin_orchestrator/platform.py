@@ -16,6 +16,8 @@ from penguin_orchestrator.importing import Importer
 from penguin_orchestrator.jobs import Jobs
 from penguin_orchestrator.messages import OutgoingEmail, SendResult, Sent
 from penguin_orchestrator.reading import EmailWithBody, Reader, ThreadMessage
+from penguin_orchestrator.sagas.carrying import Sagas
+from penguin_orchestrator.sagas.known import KNOWN
 from penguin_orchestrator.sending import DEADLINE_S, Sender
 from penguin_orchestrator.tenants import Tenants
 from penguin_orchestrator.tokens import ExchangedTokens, TokenSource
@@ -40,9 +42,10 @@ class Penguin:
         self._sender = Sender(content, oltp)
         self._coalescer = SendCoalescer(self._sender.send_emails)
         self._reader = Reader(content, oltp)
-        self.campaigns = Campaigns(content, oltp, self._sender)
+        self.sagas = Sagas(tiers, KNOWN)
+        self.campaigns = Campaigns(oltp, self.sagas)
         self.inbox = Importer(content, oltp)
-        self.tenants = Tenants(content, oltp)
+        self.tenants = Tenants(content, oltp, self.sagas)
         self.jobs = Jobs(tiers["queue"])
 
     @classmethod

@@ -1,4 +1,5 @@
 """The outbox relay: leases what tiers owe, delivers it at least once, settles. `python -m penguin_orchestrator.relay`.
+Beside it, in the same process, sagas are recovered.
 
 It owns nothing and may die at any point: a lease runs out, and another relay delivers again. Several may run side by side.
 A destination that is away is left out of the leases for a while, so that it delays no other.
@@ -35,6 +36,7 @@ from penguin_orchestrator.config import RelayConfig
 from penguin_orchestrator.deliveries import DELIVERIES, DESTINATIONS, Row, UndeliverableError
 from penguin_orchestrator.errors import LATER, TierError
 from penguin_orchestrator.platform import Penguin
+from penguin_orchestrator.sagas.recovery import Recovery
 
 log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("penguin.relay")
@@ -246,6 +248,7 @@ async def _main(config: RelayConfig) -> None:
     async with Penguin.connect() as penguin:
         relays = [Relay(penguin.tiers[name], penguin.tiers, config.batch) for name in config.tiers.split(",")]
         tasks = [asyncio.create_task(relay.run()) for relay in relays]
+        tasks.append(asyncio.create_task(Recovery(penguin.sagas.engine).run()))
         memory.settle()
         log.info("relaying for %s", config.tiers)
         await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -14,11 +14,9 @@ from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin.oltp.v1 import email_account_service_pb2 as account_pb
 from penguin.oltp.v1 import lead_service_pb2 as lead_pb
 from penguin.oltp.v1 import template_service_pb2 as template_pb
-from penguin.oltp.v1 import tenant_service_pb2 as tenant_pb
 from penguin.oltp.v1.email_account_service_pb2_grpc import EmailAccountServiceStub
 from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin.oltp.v1.template_service_pb2_grpc import TemplateServiceStub
-from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
 from penguin_chassis.faults import InvalidArgument
 from penguin_chassis.validation import refuse_unstorable, validate
 from penguin_orchestrator import keys
@@ -26,6 +24,8 @@ from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import Attachment
 from penguin_orchestrator.rendering import Renderer
+from penguin_orchestrator.sagas.carrying import Sagas
+from penguin_orchestrator.sagas.tenants import onboarding_id
 
 CLAIM_WITHIN = timedelta(hours=6)
 DEADLINE_S = 20.0
@@ -38,20 +38,24 @@ _OVERHEAD = 16
 class Tenants:
     """Brings tenants and what belongs to them into being."""
 
-    def __init__(self, content: Tier, oltp: Tier) -> None:
+    def __init__(self, content: Tier, oltp: Tier, sagas: Sagas) -> None:
         self._content = content
         self._oltp = oltp
+        self._sagas = sagas
 
     async def onboard(self, name: str, *, tenant_id: UUID | None = None) -> UUID:
-        """Create a tenant; with the same id again it is the same tenant."""
+        """Make a tenant known to every tier, or to none; with the same id again it is the same tenant.
+
+        Raises TierError (nothing stands of it), SagaError.
+        """
         tenant_id = tenant_id or keys.new_id()
-        request = tenant_pb.CreateTenantRequest(
-            tenant=tenant_pb.NewTenant(
-                request_id=str(keys.request_id("tenant", tenant_id)), id=str(tenant_id), name=name
-            )
-        )
-        await self._oltp.insist(self._oltp.stub(TenantServiceStub).CreateTenant, request, deadline_s=DEADLINE_S)
+        await self._sagas.carry_out("tenant.onboard", tenant_id, {"name": name}, saga_id=onboarding_id(tenant_id))
         return tenant_id
+
+    async def close(self, tenant_id: UUID) -> None:
+        """End a tenant's changes everywhere: campaigns and schedules are paused, queued emails and jobs cancelled, and all
+        is kept. Raises TierError (NOT_FOUND), SagaError."""
+        await self._sagas.carry_out("tenant.close", tenant_id, {}, subject="tenant")
 
     async def add_mailbox(self, tenant_id: UUID, email: str, display_name: str = "") -> UUID:
         """Create a mailbox to send from."""

@@ -237,6 +237,16 @@ CREATE TABLE public.step_barrier (
 
 ALTER TABLE ONLY public.step_barrier FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.tier_tenants (
+    tenant_id uuid NOT NULL,
+    state text NOT NULL,
+    provisioned_at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT tier_tenants_state_check CHECK ((state = ANY (ARRAY['active'::text, 'closed'::text])))
+);
+
+ALTER TABLE ONLY public.tier_tenants FORCE ROW LEVEL SECURITY;
+
 ALTER TABLE ONLY public.attachments
     ADD CONSTRAINT attachments_pkey PRIMARY KEY (tenant_id, storage_key, "position");
 
@@ -258,6 +268,9 @@ ALTER TABLE ONLY public.schema_migrations
 ALTER TABLE ONLY public.step_barrier
     ADD CONSTRAINT step_barrier_pkey PRIMARY KEY (tenant_id, key, operation);
 
+ALTER TABLE ONLY public.tier_tenants
+    ADD CONSTRAINT tier_tenants_pkey PRIMARY KEY (tenant_id);
+
 CREATE INDEX attachments_blob ON public.attachments USING btree (tenant_id, blob_sha256) WHERE (blob_sha256 IS NOT NULL);
 
 CREATE INDEX blobs_overdue ON public.blobs USING btree (tenant_id, claim_by) WHERE (claim_by IS NOT NULL);
@@ -269,6 +282,8 @@ CREATE INDEX content_objects_overdue ON public.content_objects USING btree (tena
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
 CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id, created_at);
+
+CREATE INDEX tier_tenants_closed ON public.tier_tenants USING btree (tenant_id) WHERE (state = 'closed'::text);
 
 ALTER TABLE ONLY public.attachments
     ADD CONSTRAINT attachments_tenant_id_blob_sha256_fkey FOREIGN KEY (tenant_id, blob_sha256) REFERENCES public.blobs(tenant_id, sha256);
@@ -299,6 +314,8 @@ CREATE POLICY maintenance_duties ON public.outbox TO content_maintenance USING (
 
 CREATE POLICY maintenance_duties ON public.step_barrier TO content_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.tier_tenants TO content_maintenance USING (true) WITH CHECK (true);
+
 ALTER TABLE public.outbox ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.step_barrier ENABLE ROW LEVEL SECURITY;
@@ -314,6 +331,10 @@ CREATE POLICY tenant_isolation ON public.content_objects TO content_app, content
 CREATE POLICY tenant_isolation ON public.outbox TO content_app, content_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.step_barrier TO content_app, content_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.tier_tenants TO content_app, content_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE public.tier_tenants ENABLE ROW LEVEL SECURITY;
 
 REVOKE USAGE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO content_app;
@@ -372,3 +393,7 @@ GRANT SELECT ON TABLE public.schema_migrations TO content_maintenance;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO content_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO content_maintenance;
 GRANT SELECT ON TABLE public.step_barrier TO content_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO content_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO content_maintenance;
+GRANT SELECT ON TABLE public.tier_tenants TO content_readonly;

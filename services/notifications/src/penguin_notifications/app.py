@@ -22,7 +22,7 @@ async def serving(config: NotificationsConfig) -> AsyncIterator[Running]:
         TIER, version("penguin-notifications"), len(migrate.load("penguin_notifications.migrations"))
     )
     state = State()
-    async with database(config.pool()) as db, housekeeping(db, (PRUNE, *DUTIES)):
+    async with database(config.pool()) as db, housekeeping(db, (PRUNE, state.closed.duty(), *DUTIES)):
         own = tier.registration(tier.TierServicer(facts, db, state))
         async with serve(config.server(), [own, *registrations(db, state)], state) as running:
             yield running

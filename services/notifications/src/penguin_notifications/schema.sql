@@ -182,6 +182,16 @@ CREATE TABLE public.step_barrier (
 
 ALTER TABLE ONLY public.step_barrier FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.tier_tenants (
+    tenant_id uuid NOT NULL,
+    state text NOT NULL,
+    provisioned_at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT tier_tenants_state_check CHECK ((state = ANY (ARRAY['active'::text, 'closed'::text])))
+);
+
+ALTER TABLE ONLY public.tier_tenants FORCE ROW LEVEL SECURITY;
+
 ALTER TABLE ONLY public.admin_system_events
     ADD CONSTRAINT admin_system_events_pkey PRIMARY KEY (tenant_id, id);
 
@@ -196,6 +206,9 @@ ALTER TABLE ONLY public.schema_migrations
 
 ALTER TABLE ONLY public.step_barrier
     ADD CONSTRAINT step_barrier_pkey PRIMARY KEY (tenant_id, key, operation);
+
+ALTER TABLE ONLY public.tier_tenants
+    ADD CONSTRAINT tier_tenants_pkey PRIMARY KEY (tenant_id);
 
 CREATE INDEX admin_system_events_id ON public.admin_system_events USING btree (id);
 
@@ -223,6 +236,8 @@ CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, av
 
 CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id, created_at);
 
+CREATE INDEX tier_tenants_closed ON public.tier_tenants USING btree (tenant_id) WHERE (state = 'closed'::text);
+
 ALTER TABLE public.admin_system_events ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY maintenance_duties ON public.admin_system_events TO notifications_maintenance USING (true) WITH CHECK (true);
@@ -232,6 +247,8 @@ CREATE POLICY maintenance_duties ON public.notifications TO notifications_mainte
 CREATE POLICY maintenance_duties ON public.outbox TO notifications_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.step_barrier TO notifications_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.tier_tenants TO notifications_maintenance USING (true) WITH CHECK (true);
 
 ALTER TABLE public.notifications ENABLE ROW LEVEL SECURITY;
 
@@ -246,6 +263,10 @@ CREATE POLICY tenant_isolation ON public.notifications TO notifications_app, not
 CREATE POLICY tenant_isolation ON public.outbox TO notifications_app, notifications_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.step_barrier TO notifications_app, notifications_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.tier_tenants TO notifications_app, notifications_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE public.tier_tenants ENABLE ROW LEVEL SECURITY;
 
 REVOKE USAGE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO notifications_app;
@@ -291,3 +312,7 @@ GRANT SELECT ON TABLE public.schema_migrations TO notifications_maintenance;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO notifications_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO notifications_maintenance;
 GRANT SELECT ON TABLE public.step_barrier TO notifications_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO notifications_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO notifications_maintenance;
+GRANT SELECT ON TABLE public.tier_tenants TO notifications_readonly;

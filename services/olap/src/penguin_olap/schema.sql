@@ -393,6 +393,16 @@ CREATE TABLE public.step_barrier (
 
 ALTER TABLE ONLY public.step_barrier FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.tier_tenants (
+    tenant_id uuid NOT NULL,
+    state text NOT NULL,
+    provisioned_at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT tier_tenants_state_check CHECK ((state = ANY (ARRAY['active'::text, 'closed'::text])))
+);
+
+ALTER TABLE ONLY public.tier_tenants FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.watermarks (
     tenant_id uuid NOT NULL,
     source text NOT NULL,
@@ -450,6 +460,9 @@ ALTER TABLE ONLY public.sequence_step_analytics_default
 ALTER TABLE ONLY public.step_barrier
     ADD CONSTRAINT step_barrier_pkey PRIMARY KEY (tenant_id, key, operation);
 
+ALTER TABLE ONLY public.tier_tenants
+    ADD CONSTRAINT tier_tenants_pkey PRIMARY KEY (tenant_id);
+
 ALTER TABLE ONLY public.watermarks
     ADD CONSTRAINT watermarks_pkey PRIMARY KEY (tenant_id, source);
 
@@ -468,6 +481,8 @@ CREATE INDEX sequence_step_analytics_subject ON ONLY public.sequence_step_analyt
 CREATE INDEX sequence_step_analytics_defau_tenant_id_campaign_id_day_ste_idx ON public.sequence_step_analytics_default USING btree (tenant_id, campaign_id, day, step_id);
 
 CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id, created_at);
+
+CREATE INDEX tier_tenants_closed ON public.tier_tenants USING btree (tenant_id) WHERE (state = 'closed'::text);
 
 ALTER INDEX public.billing_analytics_pkey ATTACH PARTITION public.billing_analytics_default_pkey;
 
@@ -519,6 +534,8 @@ CREATE POLICY maintenance_duties ON public.sequence_step_analytics_default TO ol
 
 CREATE POLICY maintenance_duties ON public.step_barrier TO olap_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.tier_tenants TO olap_maintenance USING (true) WITH CHECK (true);
+
 CREATE POLICY maintenance_duties ON public.watermarks TO olap_maintenance USING (true) WITH CHECK (true);
 
 ALTER TABLE public.outbox ENABLE ROW LEVEL SECURITY;
@@ -551,7 +568,11 @@ CREATE POLICY tenant_isolation ON public.sequence_step_analytics_default TO olap
 
 CREATE POLICY tenant_isolation ON public.step_barrier TO olap_app, olap_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant_isolation ON public.tier_tenants TO olap_app, olap_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant_isolation ON public.watermarks TO olap_app, olap_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE public.tier_tenants ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.watermarks ENABLE ROW LEVEL SECURITY;
 
@@ -614,6 +635,10 @@ GRANT SELECT ON TABLE public.sequence_step_analytics TO olap_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO olap_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO olap_maintenance;
 GRANT SELECT ON TABLE public.step_barrier TO olap_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO olap_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO olap_maintenance;
+GRANT SELECT ON TABLE public.tier_tenants TO olap_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.watermarks TO olap_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.watermarks TO olap_maintenance;

@@ -20,7 +20,7 @@ async def serving(config: OltpConfig) -> AsyncIterator[Running]:
     """Serve the tier until the block is left. Starts, and says it is ready, while its database is down."""
     facts = tier.TierFacts(TIER, version("penguin-oltp"), len(migrate.load("penguin_oltp.migrations")))
     state = State()
-    async with database(config.pool()) as db, housekeeping(db, (MEASURE, PRUNE, *DUTIES)):
+    async with database(config.pool()) as db, housekeeping(db, (MEASURE, PRUNE, state.closed.duty(), *DUTIES)):
         own = tier.registration(tier.TierServicer(facts, db, state))
         async with serve(config.server(), [own, *registrations(db)], state) as running:
             yield running

@@ -353,6 +353,57 @@ WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02');
 
 ALTER TABLE ONLY public.outbox FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.saga_steps (
+    tenant_id uuid NOT NULL,
+    saga_id uuid NOT NULL,
+    step text NOT NULL,
+    operation text NOT NULL,
+    state text NOT NULL,
+    keys bytea DEFAULT '\x7b7d'::bytea NOT NULL,
+    result bytea DEFAULT '\x7b7d'::bytea NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    last_error text DEFAULT ''::text NOT NULL,
+    reason text DEFAULT ''::text NOT NULL,
+    actor text DEFAULT ''::text NOT NULL,
+    begun_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT saga_steps_operation_check CHECK ((operation = ANY (ARRAY['action'::text, 'compensation'::text]))),
+    CONSTRAINT saga_steps_state_check CHECK ((state = ANY (ARRAY['begun'::text, 'done'::text, 'refused'::text, 'skipped'::text]))),
+    CONSTRAINT saga_steps_step_check CHECK (((length(step) >= 1) AND (length(step) <= 63)))
+)
+WITH (fillfactor='80');
+
+ALTER TABLE ONLY public.saga_steps FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.sagas (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    kind text NOT NULL,
+    version integer NOT NULL,
+    subject text DEFAULT ''::text NOT NULL,
+    state text NOT NULL,
+    undoing boolean DEFAULT false NOT NULL,
+    input bytea NOT NULL,
+    owner text DEFAULT ''::text NOT NULL,
+    owner_epoch bigint DEFAULT 1 NOT NULL,
+    due_at timestamp with time zone,
+    attempts integer DEFAULT 0 NOT NULL,
+    last_error text DEFAULT ''::text NOT NULL,
+    reason text DEFAULT ''::text NOT NULL,
+    actor text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT sagas_input_check CHECK ((length(input) <= 65536)),
+    CONSTRAINT sagas_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 100))),
+    CONSTRAINT sagas_state_check CHECK ((state = ANY (ARRAY['running'::text, 'compensating'::text, 'succeeded'::text, 'compensated'::text, 'stuck'::text]))),
+    CONSTRAINT sagas_subject_check CHECK ((length(subject) <= 200)),
+    CONSTRAINT sagas_version_check CHECK ((version > 0))
+)
+WITH (fillfactor='80');
+
+ALTER TABLE ONLY public.sagas FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.schema_migrations (
     version integer NOT NULL,
     name text NOT NULL,
@@ -427,6 +478,16 @@ CREATE TABLE public.tenants (
 
 ALTER TABLE ONLY public.tenants FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.tier_tenants (
+    tenant_id uuid NOT NULL,
+    state text NOT NULL,
+    provisioned_at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT tier_tenants_state_check CHECK ((state = ANY (ARRAY['active'::text, 'closed'::text])))
+);
+
+ALTER TABLE ONLY public.tier_tenants FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.users (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -480,6 +541,12 @@ ALTER TABLE ONLY public.leads
 ALTER TABLE ONLY public.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (tenant_id, id);
 
+ALTER TABLE ONLY public.saga_steps
+    ADD CONSTRAINT saga_steps_pkey PRIMARY KEY (tenant_id, saga_id, step, operation);
+
+ALTER TABLE ONLY public.sagas
+    ADD CONSTRAINT sagas_pkey PRIMARY KEY (tenant_id, id);
+
 ALTER TABLE ONLY public.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 
@@ -497,6 +564,9 @@ ALTER TABLE ONLY public.tenant_users
 
 ALTER TABLE ONLY public.tenants
     ADD CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id);
+
+ALTER TABLE ONLY public.tier_tenants
+    ADD CONSTRAINT tier_tenants_pkey PRIMARY KEY (tenant_id);
 
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (tenant_id, id);
@@ -541,11 +611,19 @@ CREATE UNIQUE INDEX leads_list_email ON public.leads USING btree (tenant_id, lis
 
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
+CREATE INDEX sagas_due ON public.sagas USING btree (tenant_id, due_at) WHERE (due_at IS NOT NULL);
+
+CREATE INDEX sagas_finished ON public.sagas USING btree (finished_at) WHERE (finished_at IS NOT NULL);
+
+CREATE UNIQUE INDEX sagas_subject ON public.sagas USING btree (tenant_id, kind, subject) WHERE ((subject <> ''::text) AND (finished_at IS NULL));
+
 CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id, created_at);
 
 CREATE UNIQUE INDEX suppressions_address ON public.suppressions USING btree (tenant_id, address_key);
 
 CREATE UNIQUE INDEX templates_content ON public.templates USING btree (tenant_id, content_storage_key);
+
+CREATE INDEX tier_tenants_closed ON public.tier_tenants USING btree (tenant_id) WHERE (state = 'closed'::text);
 
 CREATE UNIQUE INDEX users_email ON public.users USING btree (tenant_id, lower(email));
 
@@ -604,6 +682,9 @@ ALTER TABLE ONLY public.inbox_message_refs
 
 ALTER TABLE ONLY public.leads
     ADD CONSTRAINT leads_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES public.tenants(tenant_id);
+
+ALTER TABLE ONLY public.saga_steps
+    ADD CONSTRAINT saga_steps_tenant_id_saga_id_fkey FOREIGN KEY (tenant_id, saga_id) REFERENCES public.sagas(tenant_id, id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.suppressions
     ADD CONSTRAINT suppressions_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES public.tenants(tenant_id);
@@ -667,6 +748,10 @@ CREATE POLICY maintenance_duties ON public.leads TO oltp_maintenance USING (true
 
 CREATE POLICY maintenance_duties ON public.outbox TO oltp_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.saga_steps TO oltp_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.sagas TO oltp_maintenance USING (true) WITH CHECK (true);
+
 CREATE POLICY maintenance_duties ON public.step_barrier TO oltp_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.suppressions TO oltp_maintenance USING (true) WITH CHECK (true);
@@ -677,9 +762,15 @@ CREATE POLICY maintenance_duties ON public.tenant_users TO oltp_maintenance USIN
 
 CREATE POLICY maintenance_duties ON public.tenants TO oltp_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.tier_tenants TO oltp_maintenance USING (true) WITH CHECK (true);
+
 CREATE POLICY maintenance_duties ON public.users TO oltp_maintenance USING (true) WITH CHECK (true);
 
 ALTER TABLE public.outbox ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.saga_steps ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.sagas ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.step_barrier ENABLE ROW LEVEL SECURITY;
 
@@ -713,6 +804,10 @@ CREATE POLICY tenant_isolation ON public.leads TO oltp_app, oltp_readonly USING 
 
 CREATE POLICY tenant_isolation ON public.outbox TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant_isolation ON public.saga_steps TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.sagas TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant_isolation ON public.step_barrier TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.suppressions TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -723,11 +818,15 @@ CREATE POLICY tenant_isolation ON public.tenant_users TO oltp_app, oltp_readonly
 
 CREATE POLICY tenant_isolation ON public.tenants TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant_isolation ON public.tier_tenants TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant_isolation ON public.users TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE public.tenant_users ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.tenants ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.tier_tenants ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.users ENABLE ROW LEVEL SECURITY;
 
@@ -810,6 +909,14 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO oltp_maintenance;
 GRANT SELECT ON TABLE public.outbox TO oltp_readonly;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.saga_steps TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.saga_steps TO oltp_maintenance;
+GRANT SELECT ON TABLE public.saga_steps TO oltp_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.sagas TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.sagas TO oltp_maintenance;
+GRANT SELECT ON TABLE public.sagas TO oltp_readonly;
+
 GRANT SELECT ON TABLE public.schema_migrations TO oltp_app;
 GRANT SELECT ON TABLE public.schema_migrations TO oltp_maintenance;
 
@@ -832,6 +939,10 @@ GRANT SELECT ON TABLE public.tenant_users TO oltp_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenants TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenants TO oltp_maintenance;
 GRANT SELECT ON TABLE public.tenants TO oltp_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO oltp_maintenance;
+GRANT SELECT ON TABLE public.tier_tenants TO oltp_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.users TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.users TO oltp_maintenance;

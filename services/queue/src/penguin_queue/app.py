@@ -71,7 +71,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         scaler = ScalerServicer(Scaling(census))
         clockwork = ScheduleServicer(schedules, timetable)
         async with (
-            housekeeping(db, (PRUNE, *DUTIES, TIES, Duty("census", 5.0, census.measure))),
+            housekeeping(db, (PRUNE, state.closed.duty(), *DUTIES, TIES, Duty("census", 5.0, census.measure))),
             sweeping(db, work, announcer),
             surveying(db, leasing, announcer),
             listening(told, announcer.heard),

@@ -824,6 +824,16 @@ CREATE TABLE public.tenant_weights (
 
 ALTER TABLE ONLY public.tenant_weights FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.tier_tenants (
+    tenant_id uuid NOT NULL,
+    state text NOT NULL,
+    provisioned_at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT tier_tenants_state_check CHECK ((state = ANY (ARRAY['active'::text, 'closed'::text])))
+);
+
+ALTER TABLE ONLY public.tier_tenants FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.unique_keys (
     tenant_id uuid NOT NULL,
     kind_id integer NOT NULL,
@@ -907,6 +917,9 @@ ALTER TABLE ONLY public.step_barrier
 ALTER TABLE ONLY public.tenant_weights
     ADD CONSTRAINT tenant_weights_pkey PRIMARY KEY (tenant_id);
 
+ALTER TABLE ONLY public.tier_tenants
+    ADD CONSTRAINT tier_tenants_pkey PRIMARY KEY (tenant_id);
+
 ALTER TABLE ONLY public.unique_keys
     ADD CONSTRAINT unique_keys_pkey PRIMARY KEY (tenant_id, kind_id, key);
 
@@ -956,6 +969,8 @@ CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, av
 CREATE INDEX schedules_due ON public.schedules USING btree (next_at) WHERE (NOT paused);
 
 CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id, created_at);
+
+CREATE INDEX tier_tenants_closed ON public.tier_tenants USING btree (tenant_id) WHERE (state = 'closed'::text);
 
 CREATE INDEX wakes_job ON public.wakes USING btree (tenant_id, job_id);
 
@@ -1029,6 +1044,8 @@ CREATE POLICY maintenance_duties ON public.step_barrier TO queue_maintenance USI
 
 CREATE POLICY maintenance_duties ON public.tenant_weights TO queue_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.tier_tenants TO queue_maintenance USING (true) WITH CHECK (true);
+
 CREATE POLICY maintenance_duties ON public.unique_keys TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.wakes TO queue_maintenance USING (true) WITH CHECK (true);
@@ -1069,11 +1086,15 @@ CREATE POLICY tenant_isolation ON public.step_barrier TO queue_app, queue_readon
 
 CREATE POLICY tenant_isolation ON public.tenant_weights TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant_isolation ON public.tier_tenants TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant_isolation ON public.unique_keys TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.wakes TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE public.tenant_weights ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.tier_tenants ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.unique_keys ENABLE ROW LEVEL SECURITY;
 
@@ -1218,6 +1239,10 @@ GRANT SELECT ON TABLE public.step_barrier TO queue_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenant_weights TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenant_weights TO queue_maintenance;
 GRANT SELECT ON TABLE public.tenant_weights TO queue_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO queue_maintenance;
+GRANT SELECT ON TABLE public.tier_tenants TO queue_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.unique_keys TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.unique_keys TO queue_maintenance;

@@ -25,4 +25,6 @@ DELETE FROM step_barrier WHERE tenant_id = $1 AND operation = $2 AND key = ANY (
 -- A compensation bars its action, whether that has come already or is still on its way.
 INSERT INTO step_barrier (tenant_id, key, operation, digest, compensated, created_at)
 VALUES ($1, $2, 'action', '', true, $3)
-ON CONFLICT (tenant_id, key, operation) DO UPDATE SET compensated = true;
+-- From then on it is kept as long as if the action had only just come: no action that was sent before can outlast it.
+ON CONFLICT (tenant_id, key, operation) DO UPDATE
+SET compensated = true, created_at = greatest(step_barrier.created_at, excluded.created_at);

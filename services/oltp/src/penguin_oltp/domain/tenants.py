@@ -7,6 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 ACTIVE = "active"
+CLOSED = "closed"
 
 
 @dataclass(frozen=True)

@@ -38,3 +38,6 @@ class TenantServicer(tenant_service_pb2_grpc.TenantServiceServicer):
         changes = wire.changed_tenant(request)
         updated = await self._tenants.update(step_of(request), request.etag, changes)
         return pb.UpdateTenantResponse(tenant=wire.tenant(updated))
+
+    async def CloseTenant(self, request: pb.CloseTenantRequest, context: Any) -> pb.CloseTenantResponse:
+        return pb.CloseTenantResponse(tenant=wire.tenant(await self._tenants.close(step_of(request))))

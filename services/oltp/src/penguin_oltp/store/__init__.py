@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from penguin_chassis.housekeeping import Duty, locking_shortly
 from penguin_chassis.pool import Database
+from penguin_oltp.store import sagas
 
 # Repeats of an event are refused for this long.
 EVENT_ID_RETENTION = timedelta(days=90)
@@ -22,4 +23,4 @@ async def _event_partitions(db: Database, at: datetime) -> None:
         await connection.execute("SELECT drop_partitions('email_event_ids', $1)", today - EVENT_ID_RETENTION)
 
 
-DUTIES = (Duty("email_event_partitions", 3600.0, _event_partitions),)
+DUTIES = (Duty("email_event_partitions", 3600.0, _event_partitions), Duty("forget_sagas", 3600.0, sagas.forget))

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from penguin_chassis import outbox
+from penguin_chassis import barrier, outbox
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
@@ -91,10 +91,17 @@ class CampaignStore:
     async def move(
         self, step: Step, campaign_id: UUID, transition: Callable[[Campaign, datetime], Campaign]
     ) -> Campaign:
-        """Carry out one of the domain's transitions (start, pause); raises NotFound and what it raises."""
+        """Carry out one of the domain's transitions (start, pause, cancel); raises NotFound and what it raises.
+
+        As a compensation it undoes what its action did: nothing where that was never done, or the campaign has ended.
+        """
 
         async def act(connection: Connection) -> Campaign:
             held = await _hold(connection, step.tenant_id, campaign_id)
+            if step.operation == barrier.COMPENSATION and (
+                held.status in campaigns.ENDED or await barrier.undone(connection, step, Campaign) is None
+            ):
+                return held
             return await _write(connection, held, transition(held, step.at))
 
         return await rows.once(self._db.tenant(step.tenant_id), step, Campaign, act)

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from penguin_chassis import barrier
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_oltp.domain.tenants import Tenant
-from penguin_oltp.store import rows
+from penguin_oltp.domain.tenants import ACTIVE, CLOSED, Tenant
+from penguin_oltp.store import constraints, rows
 
 sql = load("penguin_oltp.store", "tenants.sql")
+
+
+@dataclass(frozen=True)
+class _Closed:
+    """A tenant, and whether it was this mutation that changed its status."""
+
+    tenant: Tenant
+    here: bool
 
 
 class TenantStore:
@@ -22,9 +32,17 @@ class TenantStore:
         self._db = db
 
     async def create(self, step: Step, tenant: Tenant) -> Tenant:
-        """Add one. The record of it stands outside any tenant: a repeat may carry another minted id."""
+        """Add one. The record of it stands outside any tenant: a repeat may carry another minted id.
+
+        As a compensation it removes what its action added; raises FailedPrecondition (STILL_REFERENCED).
+        """
 
         async def insert(connection: Connection) -> Tenant:
+            if step.operation == barrier.COMPENSATION:
+                if (added := await barrier.undone(connection, step, Tenant)) is not None:
+                    with constraints.deleting("tenant"):
+                        await connection.execute(sql.remove, added.tenant_id)
+                return tenant
             await rows.write(connection, sql.insert, rows.columns(tenant))
             return tenant
 
@@ -52,3 +70,22 @@ class TenantStore:
             return tenant
 
         return await rows.once(self._db.tenant(step.tenant_id), step, Tenant, write)
+
+    async def close(self, step: Step) -> Tenant:
+        """Say that it is closed; a closed one stays as it is. As a compensation, say that it is active again where its
+        action closed it. Raises NotFound."""
+
+        async def write(connection: Connection) -> _Closed:
+            record = await connection.fetchrow(sql.hold, step.tenant_id)
+            held = rows.read(Tenant, rows.found(record, "tenant", step.tenant_id))
+            status = CLOSED
+            if step.operation == barrier.COMPENSATION:
+                closed = await barrier.undone(connection, step, _Closed)
+                status = ACTIVE if closed is not None and closed.here else held.status
+            if held.status == status:
+                return _Closed(held, here=False)
+            tenant = rows.changed(held, {"status": status}, step.at)
+            await rows.write(connection, sql.update, rows.columns(tenant))
+            return _Closed(tenant, here=True)
+
+        return (await rows.once(self._db.tenant(step.tenant_id), step, _Closed, write)).tenant

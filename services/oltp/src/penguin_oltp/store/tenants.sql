@@ -8,6 +8,9 @@ SELECT * FROM tenants WHERE tenant_id = $1;
 -- name: hold
 SELECT * FROM tenants WHERE tenant_id = $1 FOR NO KEY UPDATE;
 
+-- name: remove
+DELETE FROM tenants WHERE tenant_id = $1;
+
 -- name: list
 -- Across tenants: for the maintenance role.
 SELECT * FROM tenants WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2;

@@ -76,6 +76,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the lease token is not (or no longer) the job's or row's."""
     ERROR_REASON_ATTEMPT_CONFLICT: _ErrorReason.ValueType  # 42
     """FAILED_PRECONDITION: another attempt holds the email."""
+    ERROR_REASON_SAGA_OWNER_LOST: _ErrorReason.ValueType  # 43
+    """FAILED_PRECONDITION: the saga has another owner by now, or is finished or stuck: leave it alone."""
+    ERROR_REASON_TENANT_CLOSED: _ErrorReason.ValueType  # 44
+    """FAILED_PRECONDITION: the tenant is closed, and changes nothing any more."""
     ERROR_REASON_TENANT_QUOTA: _ErrorReason.ValueType  # 50
     """RESOURCE_EXHAUSTED: too many calls of this tenant in flight; RetryInfo says when to come back."""
     ERROR_REASON_BACKLOG_FULL: _ErrorReason.ValueType  # 51
@@ -151,6 +155,10 @@ ERROR_REASON_LEASE_LOST: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION: the lease token is not (or no longer) the job's or row's."""
 ERROR_REASON_ATTEMPT_CONFLICT: ErrorReason.ValueType  # 42
 """FAILED_PRECONDITION: another attempt holds the email."""
+ERROR_REASON_SAGA_OWNER_LOST: ErrorReason.ValueType  # 43
+"""FAILED_PRECONDITION: the saga has another owner by now, or is finished or stuck: leave it alone."""
+ERROR_REASON_TENANT_CLOSED: ErrorReason.ValueType  # 44
+"""FAILED_PRECONDITION: the tenant is closed, and changes nothing any more."""
 ERROR_REASON_TENANT_QUOTA: ErrorReason.ValueType  # 50
 """RESOURCE_EXHAUSTED: too many calls of this tenant in flight; RetryInfo says when to come back."""
 ERROR_REASON_BACKLOG_FULL: ErrorReason.ValueType  # 51

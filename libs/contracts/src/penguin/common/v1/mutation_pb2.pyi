@@ -57,7 +57,7 @@ class SagaStep(_message.Message):
     @_builtins.property
     def not_after(self) -> _timestamp_pb2.Timestamp:
         """An action that arrives later than this, by the tier's clock, is refused (STEP_EXPIRED). Compensations are
-        always accepted.
+        always accepted. At most a day ahead: a tier remembers what was undone for longer than any action may be late.
         """
 
     def __init__(

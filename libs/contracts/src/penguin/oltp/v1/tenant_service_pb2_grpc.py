@@ -55,6 +55,11 @@ class TenantServiceStub:
                 request_serializer=penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.SerializeToString,
                 response_deserializer=penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.FromString,
                 _registered_method=True)
+        self.CloseTenant = channel.unary_unary(
+                '/penguin.oltp.v1.TenantService/CloseTenant',
+                request_serializer=penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.CloseTenantRequest.SerializeToString,
+                response_deserializer=penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.CloseTenantResponse.FromString,
+                _registered_method=True)
 
 
 class TenantServiceServicer:
@@ -62,7 +67,8 @@ class TenantServiceServicer:
     """
 
     def CreateTenant(self, request, context):
-        """CreateTenant adds one.
+        """CreateTenant adds one. As a compensation it removes what its action added: STILL_REFERENCED where that has come to
+        have anything of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +90,13 @@ class TenantServiceServicer:
 
     def UpdateTenant(self, request, context):
         """UpdateTenant changes the fields that update_mask names, if etag (where given) is still current.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseTenant(self, request, context):
+        """CloseTenant says that a tenant is closed; nothing is refused for that here. As a compensation it takes that back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +124,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.UpdateTenant,
                     request_deserializer=penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.FromString,
                     response_serializer=penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.SerializeToString,
+            ),
+            'CloseTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseTenant,
+                    request_deserializer=penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.CloseTenantRequest.FromString,
+                    response_serializer=penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.CloseTenantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +240,33 @@ class TenantService:
             '/penguin.oltp.v1.TenantService/UpdateTenant',
             penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.SerializeToString,
             penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.oltp.v1.TenantService/CloseTenant',
+            penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.CloseTenantRequest.SerializeToString,
+            penguin_dot_oltp_dot_v1_dot_tenant__service__pb2.CloseTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,13 +34,17 @@ class TenantServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TenantServiceAsyncStub: ...
     CreateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateTenantRequest, _tenant_service_pb2.CreateTenantResponse]
-    """CreateTenant adds one."""
+    """CreateTenant adds one. As a compensation it removes what its action added: STILL_REFERENCED where that has come to
+    have anything of its own.
+    """
     GetTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantRequest, _tenant_service_pb2.GetTenantResponse]
     """GetTenant reads one; NOT_FOUND where the tenant has no such tenant."""
     ListTenants: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]
     """ListTenants pages through them in the order of their ids (creation)."""
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.UpdateTenantResponse]
     """UpdateTenant changes the fields that update_mask names, if etag (where given) is still current."""
+    CloseTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.CloseTenantRequest, _tenant_service_pb2.CloseTenantResponse]
+    """CloseTenant says that a tenant is closed; nothing is refused for that here. As a compensation it takes that back."""
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
@@ -48,13 +52,17 @@ class TenantServiceAsyncStub(TenantServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateTenantRequest, _tenant_service_pb2.CreateTenantResponse]  # type: ignore[assignment]
-    """CreateTenant adds one."""
+    """CreateTenant adds one. As a compensation it removes what its action added: STILL_REFERENCED where that has come to
+    have anything of its own.
+    """
     GetTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantRequest, _tenant_service_pb2.GetTenantResponse]  # type: ignore[assignment]
     """GetTenant reads one; NOT_FOUND where the tenant has no such tenant."""
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]  # type: ignore[assignment]
     """ListTenants pages through them in the order of their ids (creation)."""
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.UpdateTenantResponse]  # type: ignore[assignment]
     """UpdateTenant changes the fields that update_mask names, if etag (where given) is still current."""
+    CloseTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.CloseTenantRequest, _tenant_service_pb2.CloseTenantResponse]  # type: ignore[assignment]
+    """CloseTenant says that a tenant is closed; nothing is refused for that here. As a compensation it takes that back."""
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     """TenantService keeps the customers of the platform. Their creation and listing span tenants and are for platform tokens."""
@@ -65,7 +73,9 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.CreateTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.CreateTenantResponse, _abc.Awaitable[_tenant_service_pb2.CreateTenantResponse]]:
-        """CreateTenant adds one."""
+        """CreateTenant adds one. As a compensation it removes what its action added: STILL_REFERENCED where that has come to
+        have anything of its own.
+        """
 
     @_abc_1.abstractmethod
     def GetTenant(
@@ -90,5 +100,13 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.UpdateTenantResponse, _abc.Awaitable[_tenant_service_pb2.UpdateTenantResponse]]:
         """UpdateTenant changes the fields that update_mask names, if etag (where given) is still current."""
+
+    @_abc_1.abstractmethod
+    def CloseTenant(
+        self,
+        request: _tenant_service_pb2.CloseTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.CloseTenantResponse, _abc.Awaitable[_tenant_service_pb2.CloseTenantResponse]]:
+        """CloseTenant says that a tenant is closed; nothing is refused for that here. As a compensation it takes that back."""
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -50,6 +50,21 @@ class TierServiceStub:
                 request_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.SettleOutboxRequest.SerializeToString,
                 response_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.SettleOutboxResponse.FromString,
                 _registered_method=True)
+        self.ProvisionTenant = channel.unary_unary(
+                '/penguin.tier.v1.TierService/ProvisionTenant',
+                request_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ProvisionTenantRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ProvisionTenantResponse.FromString,
+                _registered_method=True)
+        self.CloseTenant = channel.unary_unary(
+                '/penguin.tier.v1.TierService/CloseTenant',
+                request_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.CloseTenantRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.CloseTenantResponse.FromString,
+                _registered_method=True)
+        self.ReopenTenant = channel.unary_unary(
+                '/penguin.tier.v1.TierService/ReopenTenant',
+                request_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantResponse.FromString,
+                _registered_method=True)
 
 
 class TierServiceServicer:
@@ -78,6 +93,30 @@ class TierServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProvisionTenant(self, request, context):
+        """ProvisionTenant makes a tenant known to the tier; one that is known stays as it is. As a compensation it takes back
+        what its action made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseTenant(self, request, context):
+        """CloseTenant ends the tenant's changes here: by its tokens it can read, and nothing else, at once in the process that
+        answers and within seconds in the tier's others (FAILED_PRECONDITION, TENANT_CLOSED). As a compensation it opens what
+        its action closed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReopenTenant(self, request, context):
+        """ReopenTenant lets a closed tenant change things again. As a compensation it closes what its action opened.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TierServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +134,21 @@ def add_TierServiceServicer_to_server(servicer, server):
                     servicer.SettleOutbox,
                     request_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.SettleOutboxRequest.FromString,
                     response_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.SettleOutboxResponse.SerializeToString,
+            ),
+            'ProvisionTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProvisionTenant,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ProvisionTenantRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ProvisionTenantResponse.SerializeToString,
+            ),
+            'CloseTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseTenant,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.CloseTenantRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.CloseTenantResponse.SerializeToString,
+            ),
+            'ReopenTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReopenTenant,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +233,87 @@ class TierService:
             '/penguin.tier.v1.TierService/SettleOutbox',
             penguin_dot_tier_dot_v1_dot_tier__service__pb2.SettleOutboxRequest.SerializeToString,
             penguin_dot_tier_dot_v1_dot_tier__service__pb2.SettleOutboxResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProvisionTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/ProvisionTenant',
+            penguin_dot_tier_dot_v1_dot_tier__service__pb2.ProvisionTenantRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_tier__service__pb2.ProvisionTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/CloseTenant',
+            penguin_dot_tier_dot_v1_dot_tier__service__pb2.CloseTenantRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_tier__service__pb2.CloseTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReopenTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/ReopenTenant',
+            penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

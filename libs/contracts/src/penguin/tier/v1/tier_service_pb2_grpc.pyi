@@ -41,6 +41,17 @@ class TierServiceStub:
     """SettleOutbox answers for leased rows: delivered rows are removed, failed rows come back after their delay. A row
     whose lease has passed to another is left alone and reported as stale.
     """
+    ProvisionTenant: _grpc.UnaryUnaryMultiCallable[_tier_service_pb2.ProvisionTenantRequest, _tier_service_pb2.ProvisionTenantResponse]
+    """ProvisionTenant makes a tenant known to the tier; one that is known stays as it is. As a compensation it takes back
+    what its action made.
+    """
+    CloseTenant: _grpc.UnaryUnaryMultiCallable[_tier_service_pb2.CloseTenantRequest, _tier_service_pb2.CloseTenantResponse]
+    """CloseTenant ends the tenant's changes here: by its tokens it can read, and nothing else, at once in the process that
+    answers and within seconds in the tier's others (FAILED_PRECONDITION, TENANT_CLOSED). As a compensation it opens what
+    its action closed.
+    """
+    ReopenTenant: _grpc.UnaryUnaryMultiCallable[_tier_service_pb2.ReopenTenantRequest, _tier_service_pb2.ReopenTenantResponse]
+    """ReopenTenant lets a closed tenant change things again. As a compensation it closes what its action opened."""
 
 @_typing.type_check_only
 class TierServiceAsyncStub(TierServiceStub):
@@ -55,6 +66,17 @@ class TierServiceAsyncStub(TierServiceStub):
     """SettleOutbox answers for leased rows: delivered rows are removed, failed rows come back after their delay. A row
     whose lease has passed to another is left alone and reported as stale.
     """
+    ProvisionTenant: _aio.UnaryUnaryMultiCallable[_tier_service_pb2.ProvisionTenantRequest, _tier_service_pb2.ProvisionTenantResponse]  # type: ignore[assignment]
+    """ProvisionTenant makes a tenant known to the tier; one that is known stays as it is. As a compensation it takes back
+    what its action made.
+    """
+    CloseTenant: _aio.UnaryUnaryMultiCallable[_tier_service_pb2.CloseTenantRequest, _tier_service_pb2.CloseTenantResponse]  # type: ignore[assignment]
+    """CloseTenant ends the tenant's changes here: by its tokens it can read, and nothing else, at once in the process that
+    answers and within seconds in the tier's others (FAILED_PRECONDITION, TENANT_CLOSED). As a compensation it opens what
+    its action closed.
+    """
+    ReopenTenant: _aio.UnaryUnaryMultiCallable[_tier_service_pb2.ReopenTenantRequest, _tier_service_pb2.ReopenTenantResponse]  # type: ignore[assignment]
+    """ReopenTenant lets a closed tenant change things again. As a compensation it closes what its action opened."""
 
 class TierServiceServicer(metaclass=_abc_1.ABCMeta):
     """TierService is what every tier owes, whatever it stores: its state, and what it owes to the rest of the world."""
@@ -84,5 +106,34 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
         """SettleOutbox answers for leased rows: delivered rows are removed, failed rows come back after their delay. A row
         whose lease has passed to another is left alone and reported as stale.
         """
+
+    @_abc_1.abstractmethod
+    def ProvisionTenant(
+        self,
+        request: _tier_service_pb2.ProvisionTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tier_service_pb2.ProvisionTenantResponse, _abc.Awaitable[_tier_service_pb2.ProvisionTenantResponse]]:
+        """ProvisionTenant makes a tenant known to the tier; one that is known stays as it is. As a compensation it takes back
+        what its action made.
+        """
+
+    @_abc_1.abstractmethod
+    def CloseTenant(
+        self,
+        request: _tier_service_pb2.CloseTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tier_service_pb2.CloseTenantResponse, _abc.Awaitable[_tier_service_pb2.CloseTenantResponse]]:
+        """CloseTenant ends the tenant's changes here: by its tokens it can read, and nothing else, at once in the process that
+        answers and within seconds in the tier's others (FAILED_PRECONDITION, TENANT_CLOSED). As a compensation it opens what
+        its action closed.
+        """
+
+    @_abc_1.abstractmethod
+    def ReopenTenant(
+        self,
+        request: _tier_service_pb2.ReopenTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tier_service_pb2.ReopenTenantResponse, _abc.Awaitable[_tier_service_pb2.ReopenTenantResponse]]:
+        """ReopenTenant lets a closed tenant change things again. As a compensation it closes what its action opened."""
 
 def add_TierServiceServicer_to_server(servicer: TierServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,229 @@
+"""Carries sagas out. What is about to be asked for is journaled before, what came of it after; one journal write holds
+both. An unknown outcome is asked again, never read as failure; what was begun is undone before a refusal is final."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from penguin_chassis.defects import places
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.messages import OutcomeUnknownError
+from penguin_orchestrator.sagas.deeds import Deed, RefusedError
+from penguin_orchestrator.sagas.definition import ACTION, COMPENSATION, Definition, Registry, Step
+from penguin_orchestrator.sagas.journal import DONE, LEASE_S, Held, Journal, Record
+
+log = logging.getLogger(__name__)
+
+# Between tries of a step (seconds).
+RETRY_MIN_S = 0.05
+RETRY_MAX_S = 2.0
+# How often what is refused for good, and must be done all the same, is tried in one round; then the saga is stuck.
+REFUSALS = 3
+# A saga given back is due again after this long, doubling (seconds); after so many rounds without end it is stuck.
+DUE_MIN_S = 1.0
+DUE_MAX_S = 60.0
+ROUNDS = 100
+HEARTBEAT_S = LEASE_S / 3
+
+
+@dataclass
+class Ending:
+    """How far a run brought a saga. `failure`: what stopped it, as it was raised here; None where another process saw it."""
+
+    held: Held
+    failure: Exception | None = None
+
+
+@dataclass
+class _Outcome:
+    """What came of a step: done, refused (undo), stuck, or later (its outcome is not known, or it may work later)."""
+
+    verdict: str
+    failure: Exception | None = None
+
+
+class Engine:
+    """Runs sagas of known definitions, each until it ends or a run's patience does."""
+
+    def __init__(self, tiers: Mapping[str, Tier], registry: Registry, journal: Journal | None = None) -> None:
+        self.tiers = tiers
+        self.registry = registry
+        self.journal = journal or Journal(tiers["oltp"])
+
+    async def run(
+        self, held: Held, *, patience_s: float, progress: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> Ending:
+        """Carry a saga that is ours on until it is finished, is stuck, or `patience_s` seconds of failures have passed: it
+        is given back then. Raises OwnerLostError, TierError (the journal is away: whoever claims it goes on)."""
+        definition = self.registry.find(held.kind, held.version)
+        if definition is None:
+            raise KeyError(f"{held.kind}/{held.version}")
+        run = _Run(self, definition, held, time.monotonic() + patience_s, progress)
+        if not held.undoing:
+            await run.forward()
+        if held.state == "compensating" or held.undoing:
+            await run.backward()
+        return Ending(held, run.failure)
+
+
+class _Run:
+    """One saga in hand."""
+
+    def __init__(
+        self, engine: Engine, definition: Definition, held: Held, ends: float,
+        progress: Callable[[Mapping[str, Any]], None] | None,
+    ) -> None:  # fmt: skip
+        self._engine = engine
+        self._definition = definition
+        self._held = held
+        self._ends = ends
+        self._progress = progress
+        self.failure: Exception | None = None
+
+    async def forward(self) -> None:
+        """Act until all is done, or something is refused."""
+        held = self._held
+        await self._carry(ACTION, lambda: self._definition.forward(held.named(ACTION, DONE)), "running", "succeeded")
+
+    async def backward(self) -> None:
+        """Undo what was begun, the last first."""
+        held = self._held
+        held.undoing = True
+
+        def ready() -> list[Step]:
+            return self._definition.backward(held.named(ACTION), held.named(COMPENSATION, DONE))
+
+        await self._carry(COMPENSATION, ready, "compensating", "compensated")
+
+    async def _carry(self, operation: str, ready: Callable[[], list[Step]], moving: str, ended: str) -> None:
+        """Begin what is ready, journal it with what has come of the others, and wait; to the end of this direction."""
+        tasks: dict[asyncio.Task[_Outcome], Record] = {}
+        changes: list[Record] = []
+        stop = ""
+        beat = time.monotonic() + HEARTBEAT_S
+        try:
+            while True:
+                under_way = {record.step for record in tasks.values()}
+                begun = [] if stop else [step for step in ready() if step.name not in under_way]
+                if stop == "refused":
+                    await _cancel(tasks)  # what they did is not known: they are undone with the rest
+                    tasks.clear()
+                if not begun and not tasks:
+                    await self._end(stop or "done", changes, moving, ended)
+                    return
+                records = [self._begin(step, operation) for step in begun]
+                if changes or records or time.monotonic() >= beat:
+                    beat = time.monotonic() + HEARTBEAT_S
+                    await self._engine.journal.advance(self._held, moving, [*changes, *records, *tasks.values()])
+                    changes = []
+                for step, record in zip(begun, records, strict=True):
+                    tasks[asyncio.create_task(self._try(step, record))] = record
+                done, _ = await asyncio.wait(
+                    tasks, timeout=max(0.0, beat - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    record, outcome = tasks.pop(task), task.result()
+                    changes.append(record)
+                    if outcome.verdict != "done":
+                        # The gravest of what several say counts.
+                        stop = max(stop, outcome.verdict, key=("", "later", "stuck", "refused").index)
+                        self.failure = outcome.failure or self.failure
+        finally:
+            await _cancel(tasks)
+
+    async def _end(self, how: str, changes: list[Record], moving: str, ended: str) -> None:
+        held, journal = self._held, self._engine.journal
+        error = described(self.failure) if self.failure is not None and how != "done" else ""
+        if how == "later" and held.rounds + 1 >= ROUNDS:
+            how = "stuck"
+        if how == "later":
+            delay = min(DUE_MIN_S * 2 ** min(held.rounds, 10), DUE_MAX_S) * random.uniform(0.5, 1.0)
+            await journal.advance(held, moving, changes, due_in_s=delay, error=error)
+            return
+        state = {"done": ended, "stuck": "stuck", "refused": "compensating"}[how]
+        await journal.advance(held, state, changes, error=error)
+
+    def _begin(self, step: Step, operation: str) -> Record:
+        """The step's record, with what is minted for it the first time."""
+        records = self._held.records
+        record = records.get((step.name, operation))
+        if record is None:
+            made = {name: mint() for name, mint in step.mints.items()} if operation == ACTION else {}
+            record = records[step.name, operation] = Record(step.name, operation, keys=made)
+        record.state = "begun"
+        return record
+
+    async def _try(self, step: Step, record: Record) -> _Outcome:
+        """Ask until the outcome is known, or there is no patience left."""
+        forward = record.operation == ACTION
+        must = not forward or self._definition.decided(step.name)
+        refusals, delay = 0, RETRY_MIN_S
+        while True:
+            record.attempts += 1
+            try:
+                await self._once(step, record)
+            except Exception as failure:  # noqa: BLE001 - what nobody foresaw must not be read as a refusal
+                verdict = _verdict(failure)
+                record.last_error = described(failure)
+                if verdict == "refused" and not must:
+                    record.state = "refused"
+                    return _Outcome("refused", failure)
+                refusals += verdict != "later"
+                if refusals >= REFUSALS:
+                    return _Outcome("stuck", failure)
+                pause = max(getattr(failure, "retry_after_s", None) or 0.0, delay * random.uniform(0.5, 1.0))
+                if time.monotonic() + pause >= self._ends:
+                    return _Outcome("later", failure)
+            else:
+                record.state, record.last_error = "done", ""
+                return _Outcome("done")
+            await asyncio.sleep(pause)
+            delay = min(delay * 2, RETRY_MAX_S)
+
+    async def _once(self, step: Step, record: Record) -> None:
+        held = self._held
+        act = step.act if record.operation == ACTION else (step.undo or step.act)
+        action = held.records[step.name, ACTION]
+        deed = Deed(
+            self._engine.tiers, held.tenant_id, held.id, step.name, record.operation, held.input, action.keys,
+            {**held.results, step.name: action.result}, record.result, self._progress,
+        )  # fmt: skip
+        record.result = dict(await act(deed) or deed.so_far)
+
+
+async def _cancel(tasks: Mapping[asyncio.Task[_Outcome], Record]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _verdict(failure: Exception) -> str:
+    """Whether to ask again (later), to undo (refused), or to call somebody (defect)."""
+    if isinstance(failure, RefusedError):
+        return "refused"
+    if isinstance(failure, OutcomeUnknownError):
+        return "later"
+    if not isinstance(failure, TierError):
+        log.error("a step failed: %s", type(failure).__name__, extra={"places": places(failure)})
+        return "defect"
+    # Expired: it came too late and was not done. Aborted: somebody was faster, and it may be asked again; but not what was
+    # undone before.
+    again = failure.code is grpc.StatusCode.ABORTED and failure.reason != "SAGA_COMPENSATED"
+    return "later" if failure.retryable or again or failure.reason == "STEP_EXPIRED" else "refused"
+
+
+def described(failure: Exception) -> str:
+    """The class of a failure, as it is journaled: nothing that anybody said."""
+    if isinstance(failure, TierError):
+        return f"{failure.tier} {failure.code.name} {failure.reason}".strip()
+    return str(failure) if isinstance(failure, RefusedError) else type(failure).__name__

@@ -1,0 +1,9 @@
+"""Every definition that this version knows. One that has been begun anywhere stays until none of it is left."""
+
+from __future__ import annotations
+
+from penguin_orchestrator.sagas.campaigns import CANCEL, LAUNCH, PAUSE, RESUME
+from penguin_orchestrator.sagas.definition import Registry
+from penguin_orchestrator.sagas.tenants import CLOSE, ONBOARD
+
+KNOWN = Registry((ONBOARD, CLOSE, LAUNCH, RESUME, PAUSE, CANCEL))

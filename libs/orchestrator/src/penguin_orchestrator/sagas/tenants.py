@@ -1,0 +1,171 @@
+"""Sagas of tenants: known to every tier or to none; closed everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from penguin.oltp.v1 import campaign_service_pb2 as campaign_pb
+from penguin.oltp.v1 import email_service_pb2 as email_pb
+from penguin.oltp.v1 import tenant_service_pb2 as tenant_pb
+from penguin.oltp.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
+from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
+from penguin.queue.v1 import queue_service_pb2 as job_pb
+from penguin.queue.v1 import schedule_service_pb2 as schedule_pb
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin.queue.v1.schedule_service_pb2_grpc import ScheduleServiceStub
+from penguin.tier.v1 import tier_service_pb2 as tier_pb
+from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.sagas.deeds import Deed
+from penguin_orchestrator.sagas.definition import Act, Definition, Step
+
+TIERS = ("content", "queue", "olap", "notifications", "oltp")
+PAGE = 1000
+# States that a job can be cancelled in.
+_WAITING = (job_pb.JOB_STATE_READY, job_pb.JOB_STATE_HELD)
+
+
+def _provision(tier: str) -> Act:
+    async def act(deed: Deed) -> None:
+        request = tier_pb.ProvisionTenantRequest(tenant_id=str(deed.tenant_id))
+        await deed.ask(tier, TierServiceStub, "ProvisionTenant", request)
+
+    return act
+
+
+def _close(tier: str) -> Act:
+    async def act(deed: Deed) -> None:
+        request = tier_pb.CloseTenantRequest(tenant_id=str(deed.tenant_id))
+        await deed.ask(tier, TierServiceStub, "CloseTenant", request)
+
+    return act
+
+
+async def _create(deed: Deed) -> None:
+    tenant = tenant_pb.NewTenant(request_id=deed.request_id(), id=str(deed.tenant_id), name=deed.input["name"])
+    await deed.ask("oltp", TenantServiceStub, "CreateTenant", tenant_pb.CreateTenantRequest(tenant=tenant))
+
+
+async def _survey(deed: Deed) -> Mapping[str, Any]:
+    """The campaigns that run; NOT_FOUND where there is no such tenant."""
+    tenant_id = str(deed.tenant_id)
+    await deed.call("oltp", TenantServiceStub, "GetTenant", tenant_pb.GetTenantRequest(tenant_id=tenant_id))
+    request = campaign_pb.ListCampaignsRequest(
+        tenant_id=tenant_id, page_size=PAGE, status=campaign_pb.CAMPAIGN_STATUS_RUNNING
+    )
+    running: list[str] = []
+    while True:
+        page = await deed.call("oltp", CampaignServiceStub, "ListCampaigns", request)
+        running += [campaign.id for campaign in page.campaigns]
+        if not page.next_page_token:
+            return {"campaigns": running}
+        request.page_token = page.next_page_token
+
+
+async def _pause_campaigns(deed: Deed) -> None:
+    """Pause what runs; what has ended meanwhile needs none."""
+    for campaign in deed.results["survey"]["campaigns"]:
+        await _unless_over(
+            deed, "PauseCampaign", campaign_pb.PauseCampaignRequest(tenant_id=str(deed.tenant_id), campaign_id=campaign)
+        )
+
+
+async def _resume_campaigns(deed: Deed) -> None:
+    for campaign in deed.results["survey"]["campaigns"]:
+        await _unless_over(
+            deed, "StartCampaign", campaign_pb.StartCampaignRequest(tenant_id=str(deed.tenant_id), campaign_id=campaign)
+        )
+
+
+async def _unless_over(deed: Deed, method: str, request: Any) -> None:
+    try:
+        await deed.call("oltp", CampaignServiceStub, method, request, request.campaign_id)
+    except TierError as error:
+        if error.reason not in {"STATE_CONFLICT", "NOT_FOUND"}:
+            raise
+
+
+async def _pause_schedules(deed: Deed) -> None:
+    request = schedule_pb.ListSchedulesRequest(tenant_id=str(deed.tenant_id), page_size=PAGE)
+    while True:
+        page = await deed.call("queue", ScheduleServiceStub, "ListSchedules", request)
+        for schedule in page.schedules:
+            if schedule.HasField("next_at"):
+                pause = schedule_pb.PauseScheduleRequest(tenant_id=str(deed.tenant_id), name=schedule.name)
+                await deed.call("queue", ScheduleServiceStub, "PauseSchedule", pause, schedule.name)
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+
+
+async def _cancel_emails(deed: Deed) -> Mapping[str, Any]:
+    tenant_id, cancelled = str(deed.tenant_id), int(deed.so_far.get("cancelled", 0))
+    request = email_pb.ListEmailsRequest(tenant_id=tenant_id, page_size=PAGE, status=email_pb.EMAIL_STATUS_QUEUED)
+    while True:
+        page = await deed.call("oltp", EmailServiceStub, "ListEmails", request)
+        if page.emails:
+            ids = [email.id for email in page.emails]
+            cancel = email_pb.CancelEmailsRequest(tenant_id=tenant_id, email_ids=ids)
+            reply = await deed.call("oltp", EmailServiceStub, "CancelEmails", cancel, *ids)
+            cancelled += len(reply.cancelled_ids)
+            deed.report(cancelled=cancelled)
+        if not page.next_page_token:
+            return {"cancelled": cancelled}
+        request.page_token = page.next_page_token
+
+
+async def _cancel_jobs(deed: Deed) -> None:
+    for state in _WAITING:
+        request = job_pb.ListJobsRequest(tenant_id=str(deed.tenant_id), page_size=PAGE, state=state)
+        while True:
+            page = await deed.call("queue", QueueServiceStub, "ListJobs", request)
+            if page.jobs:
+                await _cancel(deed, [job.id for job in page.jobs])
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+
+
+async def _cancel(deed: Deed, ids: Sequence[int]) -> None:
+    request = job_pb.CancelJobsRequest(tenant_id=str(deed.tenant_id), job_ids=ids)
+    await deed.call("queue", QueueServiceStub, "CancelJobs", request, *ids)
+
+
+async def _say_closed(deed: Deed) -> None:
+    request = tenant_pb.CloseTenantRequest(tenant_id=str(deed.tenant_id))
+    await deed.ask("oltp", TenantServiceStub, "CloseTenant", request)
+
+
+ONBOARD = Definition(
+    "tenant.onboard",
+    1,
+    (
+        *(Step(tier, tier, _provision(tier), _provision(tier), after=()) for tier in TIERS),
+        Step("create", "oltp", _create, _create, after=TIERS, pivot=True),
+    ),
+)
+_ENDED = ("schedules", "emails", "jobs")
+_CLOSED = tuple(f"close_{tier}" for tier in TIERS if tier != "content")
+CLOSE = Definition(
+    "tenant.close",
+    1,
+    (
+        Step("survey", "oltp", _survey, pure=True),
+        Step("campaigns", "oltp", _pause_campaigns, _resume_campaigns, pivot=True),
+        # From here on no new email is accepted: its body would have nowhere to go. What was is taken back.
+        Step("close_content", "content", _close("content")),
+        Step("schedules", "queue", _pause_schedules, after=("close_content",)),
+        Step("emails", "oltp", _cancel_emails, after=("close_content",)),
+        Step("jobs", "queue", _cancel_jobs, after=("schedules", "emails")),
+        *(Step(f"close_{tier}", tier, _close(tier), after=_ENDED) for tier in TIERS if tier != "content"),
+        Step("status", "oltp", _say_closed, after=_CLOSED),
+    ),
+)
+
+
+def onboarding_id(tenant_id: UUID) -> UUID:
+    """The id of the saga that onboards a tenant: its own, as it is onboarded once."""
+    return tenant_id

@@ -1,0 +1,177 @@
+"""The journal of acts that cross tiers: who carries a saga out, where it stands, and what it may become. It knows no
+definition of any. The clock is passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from penguin_chassis.faults import FailedPrecondition, InvalidArgument
+
+RUNNING = "running"
+COMPENSATING = "compensating"
+SUCCEEDED = "succeeded"
+COMPENSATED = "compensated"
+STUCK = "stuck"
+MOVING = frozenset({RUNNING, COMPENSATING})
+FINISHED = frozenset({SUCCEEDED, COMPENSATED})
+SKIPPED = "skipped"
+DONE = frozenset({"done", SKIPPED})
+# How old a saga may be for its steps to be asked for again: the tiers remember steps for longer (180 days).
+RETRIED_WITHIN = timedelta(days=150)
+
+
+@dataclass(frozen=True)
+class Saga:
+    """One saga. `due_at`: from when anybody may claim it, the end of its owner's lease included; None: nobody may."""
+
+    tenant_id: UUID
+    id: UUID
+    kind: str
+    version: int
+    subject: str
+    state: str
+    undoing: bool
+    input: bytes
+    owner: str
+    owner_epoch: int
+    due_at: datetime | None
+    attempts: int
+    last_error: str
+    reason: str
+    actor: str
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class SagaStep:
+    """A step's action, or its compensation, as journaled. Keys and result are JSON objects."""
+
+    step: str
+    operation: str
+    state: str
+    keys: bytes
+    result: bytes
+    attempts: int
+    last_error: str
+    reason: str
+    actor: str
+    begun_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Journaled:
+    """A saga with its steps, in the order in which they were begun."""
+
+    saga: Saga
+    steps: tuple[SagaStep, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is journaled of a step; empty keys or result keep what stands."""
+
+    step: str
+    operation: str
+    state: str
+    keys: bytes
+    result: bytes
+    attempts: int
+    last_error: str
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What an owner journals: where the saga stands, and either for how long it is kept or after how long it is due."""
+
+    epoch: int
+    state: str
+    changes: tuple[Change, ...]
+    last_error: str
+    lease: timedelta | None
+    due_in: timedelta | None
+
+
+def conflict(saga: Saga, message: str) -> FailedPrecondition:
+    """The saga's state does not allow it."""
+    return FailedPrecondition(message, metadata={"resource": "saga", "state": saga.state})
+
+
+def advance(saga: Saga, told: Advance, at: datetime) -> Saga:
+    """The saga as its owner says; raises FailedPrecondition (SAGA_OWNER_LOST, STATE_CONFLICT)."""
+    if told.epoch != saga.owner_epoch or saga.state not in MOVING:
+        raise FailedPrecondition(
+            "The saga is another owner's by now, or nobody's.", reason="SAGA_OWNER_LOST",
+            metadata={"state": saga.state, "owner_epoch": str(saga.owner_epoch)},
+        )  # fmt: skip
+    # What has begun to be undone is never gone on with.
+    if saga.undoing and told.state in {RUNNING, SUCCEEDED}:
+        raise conflict(saga, "The saga is being undone.")
+    if not saga.undoing and told.state == COMPENSATED:
+        raise conflict(saga, "The saga has undone nothing yet.")
+    moved = replace(
+        saga, state=told.state, last_error=told.last_error or saga.last_error, updated_at=at,
+        undoing=saga.undoing or told.state == COMPENSATING,
+    )  # fmt: skip
+    if told.state not in MOVING:
+        return replace(moved, owner="", due_at=None, finished_at=at if told.state in FINISHED else None)
+    if told.lease is not None:
+        return replace(moved, due_at=at + told.lease)
+    return replace(moved, owner="", due_at=at + (told.due_in or timedelta()), attempts=saga.attempts + 1)
+
+
+def journal(standing: SagaStep | None, change: Change, at: datetime) -> SagaStep:
+    """The step's record after a change. What is done or skipped stays so."""
+    if standing is None:
+        return SagaStep(
+            change.step, change.operation, change.state, change.keys or b"{}", change.result or b"{}",
+            change.attempts, change.last_error, "", "", at, at,
+        )  # fmt: skip
+    return replace(
+        standing,
+        state=standing.state if standing.state in DONE else change.state,
+        keys=change.keys or standing.keys,
+        result=change.result or standing.result,
+        attempts=change.attempts,
+        last_error=change.last_error,
+        updated_at=at,
+    )
+
+
+def _freed(saga: Saga, actor: str, reason: str, at: datetime) -> Saga:
+    return replace(
+        saga, state=COMPENSATING if saga.undoing else RUNNING, owner="", owner_epoch=saga.owner_epoch + 1, due_at=at,
+        attempts=0, reason=reason, actor=actor, updated_at=at,
+    )  # fmt: skip
+
+
+def retry(saga: Saga, actor: str, reason: str, at: datetime) -> Saga:
+    """Due now, and nobody's; raises FailedPrecondition (STATE_CONFLICT)."""
+    if saga.state in FINISHED:
+        raise conflict(saga, "The saga is finished.")
+    if saga.owner:
+        raise conflict(saga, "The saga is being carried out.")
+    if saga.created_at < at - RETRIED_WITHIN:
+        raise conflict(
+            saga, f"The saga is older than {RETRIED_WITHIN.days} days: the tiers may have forgotten its steps."
+        )
+    return _freed(saga, actor, reason, at)
+
+
+def skip(saga: Saga, actor: str, reason: str, at: datetime) -> Saga:
+    """Due now, a step of it being taken for done; raises FailedPrecondition (STATE_CONFLICT) unless it is stuck."""
+    if saga.state != STUCK:
+        raise conflict(saga, "Only of a stuck saga can a step be skipped.")
+    return _freed(saga, actor, reason, at)
+
+
+def skipped(standing: SagaStep | None, change: Change, actor: str, reason: str, at: datetime) -> SagaStep:
+    """The step taken for done, whether it was begun or not; raises InvalidArgument where it is done."""
+    if standing is not None and standing.state in DONE:
+        raise InvalidArgument("The step is done.", field="step")
+    record = standing or journal(None, change, at)
+    return replace(record, state=SKIPPED, actor=actor, reason=reason, updated_at=at)
