@@ -54,7 +54,7 @@ DEFAULT_POLICIES: Mapping[str, WorkloadPolicy] = {
         # It also finishes what others began across tiers: sagas of tenants and campaigns.
         scopes=("tier.*", "contents.*", "jobs.*", "notifications.write", "admin_events.write", "sagas.read",
                 "sagas.write", "tenants.*", "campaigns.*", "templates.read", "email_accounts.read", "leads.read",
-                "emails.read", "emails.write"),
+                "emails.read", "emails.write", "subjects.*"),
         methods=("/penguin.tier.v1.TierService/*", "/penguin.notifications.v1.AdminEventService/CreateAdminEvent",
                  "/penguin.oltp.v1.SagaService/*", "/penguin.oltp.v1.TenantService/*"),
     ),

@@ -13,6 +13,7 @@ from penguin_chassis.server import Running, State, serve
 from penguin_content.config import TIER, ContentConfig
 from penguin_content.servicers import registrations
 from penguin_content.store import DUTIES
+from penguin_content.store.subjects import SubjectStore
 
 
 @contextlib.asynccontextmanager
@@ -20,7 +21,11 @@ async def serving(config: ContentConfig) -> AsyncIterator[Running]:
     """Serve the tier until the block is left. Starts, and says it is ready, while its database is down."""
     facts = tier.TierFacts(TIER, version("penguin-content"), len(migrate.load("penguin_content.migrations")))
     state = State()
-    async with database(config.pool()) as db, housekeeping(db, (PRUNE, state.closed.duty(), *DUTIES)):
-        own = tier.registration(tier.TierServicer(facts, db, state))
+    async with (
+        database(config.pool()) as db,
+        housekeeping(db, (PRUNE, state.closed.duty(), state.incarnation.duty(), *DUTIES)),
+    ):
+        state.incarnation.of(db)
+        own = tier.registration(tier.TierServicer(facts, db, state, SubjectStore(db)))
         async with serve(config.server(), [own, *registrations(db)], state) as running:
             yield running

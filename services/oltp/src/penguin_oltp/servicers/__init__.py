@@ -16,6 +16,7 @@ from penguin.oltp.v1 import (
     ledger_service_pb2_grpc,
     saga_service_pb2_grpc,
     sequence_step_service_pb2_grpc,
+    subject_service_pb2_grpc,
     suppression_service_pb2_grpc,
     template_service_pb2_grpc,
     tenant_service_pb2_grpc,
@@ -33,6 +34,7 @@ from penguin_oltp.servicers.leads import LeadServicer
 from penguin_oltp.servicers.ledger import LedgerServicer
 from penguin_oltp.servicers.sagas import SagaServicer
 from penguin_oltp.servicers.sequence_steps import SequenceStepServicer
+from penguin_oltp.servicers.subjects import SubjectServicer
 from penguin_oltp.servicers.suppressions import SuppressionServicer
 from penguin_oltp.servicers.templates import TemplateServicer
 from penguin_oltp.servicers.tenants import TenantServicer
@@ -57,6 +59,7 @@ _SERVICES: dict[str, tuple[Callable[[Any, Any], None], Callable[[Database], Any]
     ),
     "EmailService": (email_service_pb2_grpc.add_EmailServiceServicer_to_server, EmailServicer),
     "SuppressionService": (suppression_service_pb2_grpc.add_SuppressionServiceServicer_to_server, SuppressionServicer),
+    "SubjectService": (subject_service_pb2_grpc.add_SubjectServiceServicer_to_server, SubjectServicer),
     "InboxService": (inbox_service_pb2_grpc.add_InboxServiceServicer_to_server, InboxServicer),
     "LedgerService": (ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer),
     "SagaService": (saga_service_pb2_grpc.add_SagaServiceServicer_to_server, SagaServicer),

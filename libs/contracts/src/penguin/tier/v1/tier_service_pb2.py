@@ -27,9 +27,10 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from penguin.common.v1 import mutation_pb2 as penguin_dot_common_dot_v1_dot_mutation__pb2
 from penguin.common.v1 import options_pb2 as penguin_dot_common_dot_v1_dot_options__pb2
+from penguin.tier.v1 import erasure_pb2 as penguin_dot_tier_dot_v1_dot_erasure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"penguin/tier/v1/tier_service.proto\x12\x0fpenguin.tier.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a penguin/common/v1/mutation.proto\x1a\x1fpenguin/common/v1/options.proto\"\x12\n\x10GetStatusRequest\"\x98\x03\n\x11GetStatusResponse\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\x05\x12#\n\x16\x61pplied_schema_version\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x30\n\x08\x64\x61tabase\x18\x05 \x01(\x0e\x32\x1e.penguin.tier.v1.DatabaseState\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpool_size\x18\x07 \x01(\x05\x12\x10\n\x08pool_max\x18\x08 \x01(\x05\x12\x11\n\tpool_idle\x18\t \x01(\x05\x12\x19\n\x0coutbox_depth\x18\n \x01(\x03H\x01\x88\x01\x01\x12\x34\n\x11outbox_oldest_age\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\x42\x19\n\x17_applied_schema_versionB\x0f\n\r_outbox_depth\"\xb4\x01\n\tOutboxRow\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb9\x01\n\x12LeaseOutboxRequest\x12\x1c\n\x08max_rows\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\x12\x1e\n\x0bmax_tenants\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01\x12\x45\n\x0elease_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\t\"\x03\x08\xd8\x04\x32\x02\x08\x01\xc8\x01\x01\x12\x1e\n\x0c\x64\x65stinations\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x10\"T\n\x13LeaseOutboxResponse\x12\x13\n\x0blease_token\x18\x01 \x01(\t\x12(\n\x04rows\x18\x02 \x03(\x0b\x32\x1a.penguin.tier.v1.OutboxRow\"\xaf\x01\n\x13SettleOutboxRequest\x12\x1d\n\x0blease_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12;\n\tdelivered\x18\x02 \x03(\x0b\x32\x1d.penguin.tier.v1.OutboxRowRefB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12<\n\x06\x66\x61iled\x18\x03 \x03(\x0b\x32!.penguin.tier.v1.OutboxRowFailureB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"A\n\x0cOutboxRowRef\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x02id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x96\x01\n\x10OutboxRowFailure\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x02id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x36\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x05\x65rror\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"H\n\x14SettleOutboxResponse\x12\x11\n\tdelivered\x18\x01 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x05\x12\r\n\x05stale\x18\x03 \x01(\x05\"\xaf\x01\n\nTierTenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.penguin.tier.v1.TenantState\x12\x32\n\x0eprovisioned_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tclosed_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x01\n\x16ProvisionTenantRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\tsaga_step\x18\x03 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"F\n\x17ProvisionTenantResponse\x12+\n\x06tenant\x18\x01 \x01(\x0b\x32\x1b.penguin.tier.v1.TierTenant\"\x7f\n\x12\x43loseTenantRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\tsaga_step\x18\x03 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"B\n\x13\x43loseTenantResponse\x12+\n\x06tenant\x18\x01 \x01(\x0b\x32\x1b.penguin.tier.v1.TierTenant\"\x80\x01\n\x13ReopenTenantRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\tsaga_step\x18\x03 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"C\n\x14ReopenTenantResponse\x12+\n\x06tenant\x18\x01 \x01(\x0b\x32\x1b.penguin.tier.v1.TierTenant*]\n\x0bTenantState\x12\x1c\n\x18TENANT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TENANT_STATE_ACTIVE\x10\x01\x12\x17\n\x13TENANT_STATE_CLOSED\x10\x02*_\n\rDatabaseState\x12\x1e\n\x1a\x44\x41TABASE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TABASE_STATE_UP\x10\x01\x12\x17\n\x13\x44\x41TABASE_STATE_DOWN\x10\x02\x32\xb2\x05\n\x0bTierService\x12\x63\n\tGetStatus\x12!.penguin.tier.v1.GetStatusRequest\x1a\".penguin.tier.v1.GetStatusResponse\"\x0f\x8a\xb5\x18\x0b\n\ttier.read\x12m\n\x0bLeaseOutbox\x12#.penguin.tier.v1.LeaseOutboxRequest\x1a$.penguin.tier.v1.LeaseOutboxResponse\"\x13\x8a\xb5\x18\x0f\n\x0btier.outbox\x10\x01\x12p\n\x0cSettleOutbox\x12$.penguin.tier.v1.SettleOutboxRequest\x1a%.penguin.tier.v1.SettleOutboxResponse\"\x13\x8a\xb5\x18\x0f\n\x0btier.outbox\x10\x01\x12z\n\x0fProvisionTenant\x12\'.penguin.tier.v1.ProvisionTenantRequest\x1a(.penguin.tier.v1.ProvisionTenantResponse\"\x14\x8a\xb5\x18\x10\n\x0ctier.tenants\x10\x01\x12n\n\x0b\x43loseTenant\x12#.penguin.tier.v1.CloseTenantRequest\x1a$.penguin.tier.v1.CloseTenantResponse\"\x14\x8a\xb5\x18\x10\n\x0ctier.tenants\x10\x01\x12q\n\x0cReopenTenant\x12$.penguin.tier.v1.ReopenTenantRequest\x1a%.penguin.tier.v1.ReopenTenantResponse\"\x14\x8a\xb5\x18\x10\n\x0ctier.tenants\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"penguin/tier/v1/tier_service.proto\x12\x0fpenguin.tier.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a penguin/common/v1/mutation.proto\x1a\x1fpenguin/common/v1/options.proto\x1a\x1dpenguin/tier/v1/erasure.proto\"\x12\n\x10GetStatusRequest\"\xc0\x03\n\x11GetStatusResponse\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\x05\x12#\n\x16\x61pplied_schema_version\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x30\n\x08\x64\x61tabase\x18\x05 \x01(\x0e\x32\x1e.penguin.tier.v1.DatabaseState\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpool_size\x18\x07 \x01(\x05\x12\x10\n\x08pool_max\x18\x08 \x01(\x05\x12\x11\n\tpool_idle\x18\t \x01(\x05\x12\x19\n\x0coutbox_depth\x18\n \x01(\x03H\x01\x88\x01\x01\x12\x34\n\x11outbox_oldest_age\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\x12\x13\n\x0bincarnation\x18\x14 \x01(\t\x12\x11\n\trestoring\x18\x15 \x01(\x08\x42\x19\n\x17_applied_schema_versionB\x0f\n\r_outbox_depth\"\xb4\x01\n\tOutboxRow\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb9\x01\n\x12LeaseOutboxRequest\x12\x1c\n\x08max_rows\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\x12\x1e\n\x0bmax_tenants\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01\x12\x45\n\x0elease_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\t\"\x03\x08\xd8\x04\x32\x02\x08\x01\xc8\x01\x01\x12\x1e\n\x0c\x64\x65stinations\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x10\"T\n\x13LeaseOutboxResponse\x12\x13\n\x0blease_token\x18\x01 \x01(\t\x12(\n\x04rows\x18\x02 \x03(\x0b\x32\x1a.penguin.tier.v1.OutboxRow\"\xaf\x01\n\x13SettleOutboxRequest\x12\x1d\n\x0blease_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12;\n\tdelivered\x18\x02 \x03(\x0b\x32\x1d.penguin.tier.v1.OutboxRowRefB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12<\n\x06\x66\x61iled\x18\x03 \x03(\x0b\x32!.penguin.tier.v1.OutboxRowFailureB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"A\n\x0cOutboxRowRef\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x02id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x96\x01\n\x10OutboxRowFailure\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x02id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x36\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x05\x65rror\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"H\n\x14SettleOutboxResponse\x12\x11\n\tdelivered\x18\x01 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x05\x12\r\n\x05stale\x18\x03 \x01(\x05\"\xaf\x01\n\nTierTenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.penguin.tier.v1.TenantState\x12\x32\n\x0eprovisioned_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tclosed_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x01\n\x16ProvisionTenantRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\tsaga_step\x18\x03 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"F\n\x17ProvisionTenantResponse\x12+\n\x06tenant\x18\x01 \x01(\x0b\x32\x1b.penguin.tier.v1.TierTenant\"\x7f\n\x12\x43loseTenantRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\tsaga_step\x18\x03 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"B\n\x13\x43loseTenantResponse\x12+\n\x06tenant\x18\x01 \x01(\x0b\x32\x1b.penguin.tier.v1.TierTenant\"\x80\x01\n\x13ReopenTenantRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\tsaga_step\x18\x03 \x01(\x0b\x32\x1b.penguin.common.v1.SagaStep\"C\n\x14ReopenTenantResponse\x12+\n\x06tenant\x18\x01 \x01(\x0b\x32\x1b.penguin.tier.v1.TierTenant*]\n\x0bTenantState\x12\x1c\n\x18TENANT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TENANT_STATE_ACTIVE\x10\x01\x12\x17\n\x13TENANT_STATE_CLOSED\x10\x02*_\n\rDatabaseState\x12\x1e\n\x1a\x44\x41TABASE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TABASE_STATE_UP\x10\x01\x12\x17\n\x13\x44\x41TABASE_STATE_DOWN\x10\x02\x32\xe4\x0c\n\x0bTierService\x12\x65\n\tGetStatus\x12!.penguin.tier.v1.GetStatusRequest\x1a\".penguin.tier.v1.GetStatusResponse\"\x11\x8a\xb5\x18\r\n\ttier.read \x01\x12m\n\x0bLeaseOutbox\x12#.penguin.tier.v1.LeaseOutboxRequest\x1a$.penguin.tier.v1.LeaseOutboxResponse\"\x13\x8a\xb5\x18\x0f\n\x0btier.outbox\x10\x01\x12p\n\x0cSettleOutbox\x12$.penguin.tier.v1.SettleOutboxRequest\x1a%.penguin.tier.v1.SettleOutboxResponse\"\x13\x8a\xb5\x18\x0f\n\x0btier.outbox\x10\x01\x12z\n\x0fProvisionTenant\x12\'.penguin.tier.v1.ProvisionTenantRequest\x1a(.penguin.tier.v1.ProvisionTenantResponse\"\x14\x8a\xb5\x18\x10\n\x0ctier.tenants\x10\x01\x12n\n\x0b\x43loseTenant\x12#.penguin.tier.v1.CloseTenantRequest\x1a$.penguin.tier.v1.CloseTenantResponse\"\x14\x8a\xb5\x18\x10\n\x0ctier.tenants\x10\x01\x12q\n\x0cReopenTenant\x12$.penguin.tier.v1.ReopenTenantRequest\x1a%.penguin.tier.v1.ReopenTenantResponse\"\x14\x8a\xb5\x18\x10\n\x0ctier.tenants\x10\x01\x12s\n\x0c\x45raseSubject\x12$.penguin.tier.v1.EraseSubjectRequest\x1a%.penguin.tier.v1.EraseSubjectResponse\"\x16\x8a\xb5\x18\x12\n\x0esubjects.erase \x01\x12|\n\rExportSubject\x12%.penguin.tier.v1.ExportSubjectRequest\x1a&.penguin.tier.v1.ExportSubjectResponse\"\x1a\x8a\xb5\x18\x0f\n\rsubjects.read\x92\xb5\x18\x03\x08\xac\x02\x30\x01\x12r\n\x0c\x43heckErasure\x12$.penguin.tier.v1.CheckErasureRequest\x1a%.penguin.tier.v1.CheckErasureResponse\"\x15\x8a\xb5\x18\x11\n\rsubjects.read \x01\x12o\n\x0cPutLegalHold\x12$.penguin.tier.v1.PutLegalHoldRequest\x1a%.penguin.tier.v1.PutLegalHoldResponse\"\x12\x8a\xb5\x18\x0e\n\x0cholds.manage\x12s\n\x0eListLegalHolds\x12&.penguin.tier.v1.ListLegalHoldsRequest\x1a\'.penguin.tier.v1.ListLegalHoldsResponse\"\x10\x8a\xb5\x18\x0c\n\nholds.read\x12{\n\x10ReleaseLegalHold\x12(.penguin.tier.v1.ReleaseLegalHoldRequest\x1a).penguin.tier.v1.ReleaseLegalHoldResponse\"\x12\x8a\xb5\x18\x0e\n\x0cholds.manage\x12q\n\x0cMarkRestored\x12$.penguin.tier.v1.MarkRestoredRequest\x1a%.penguin.tier.v1.MarkRestoredResponse\"\x14\x8a\xb5\x18\x10\n\x0ctier.restore\x10\x01\x12q\n\x0cMarkReplayed\x12$.penguin.tier.v1.MarkReplayedRequest\x1a%.penguin.tier.v1.MarkReplayedResponse\"\x14\x8a\xb5\x18\x10\n\x0ctier.restore\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -75,7 +76,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REOPENTENANTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REOPENTENANTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_TIERSERVICE'].methods_by_name['GetStatus']._loaded_options = None
-  _globals['_TIERSERVICE'].methods_by_name['GetStatus']._serialized_options = b'\212\265\030\013\n\ttier.read'
+  _globals['_TIERSERVICE'].methods_by_name['GetStatus']._serialized_options = b'\212\265\030\r\n\ttier.read \001'
   _globals['_TIERSERVICE'].methods_by_name['LeaseOutbox']._loaded_options = None
   _globals['_TIERSERVICE'].methods_by_name['LeaseOutbox']._serialized_options = b'\212\265\030\017\n\013tier.outbox\020\001'
   _globals['_TIERSERVICE'].methods_by_name['SettleOutbox']._loaded_options = None
@@ -86,42 +87,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TIERSERVICE'].methods_by_name['CloseTenant']._serialized_options = b'\212\265\030\020\n\014tier.tenants\020\001'
   _globals['_TIERSERVICE'].methods_by_name['ReopenTenant']._loaded_options = None
   _globals['_TIERSERVICE'].methods_by_name['ReopenTenant']._serialized_options = b'\212\265\030\020\n\014tier.tenants\020\001'
-  _globals['_TENANTSTATE']._serialized_start=2357
-  _globals['_TENANTSTATE']._serialized_end=2450
-  _globals['_DATABASESTATE']._serialized_start=2452
-  _globals['_DATABASESTATE']._serialized_end=2547
-  _globals['_GETSTATUSREQUEST']._serialized_start=216
-  _globals['_GETSTATUSREQUEST']._serialized_end=234
-  _globals['_GETSTATUSRESPONSE']._serialized_start=237
-  _globals['_GETSTATUSRESPONSE']._serialized_end=645
-  _globals['_OUTBOXROW']._serialized_start=648
-  _globals['_OUTBOXROW']._serialized_end=828
-  _globals['_LEASEOUTBOXREQUEST']._serialized_start=831
-  _globals['_LEASEOUTBOXREQUEST']._serialized_end=1016
-  _globals['_LEASEOUTBOXRESPONSE']._serialized_start=1018
-  _globals['_LEASEOUTBOXRESPONSE']._serialized_end=1102
-  _globals['_SETTLEOUTBOXREQUEST']._serialized_start=1105
-  _globals['_SETTLEOUTBOXREQUEST']._serialized_end=1280
-  _globals['_OUTBOXROWREF']._serialized_start=1282
-  _globals['_OUTBOXROWREF']._serialized_end=1347
-  _globals['_OUTBOXROWFAILURE']._serialized_start=1350
-  _globals['_OUTBOXROWFAILURE']._serialized_end=1500
-  _globals['_SETTLEOUTBOXRESPONSE']._serialized_start=1502
-  _globals['_SETTLEOUTBOXRESPONSE']._serialized_end=1574
-  _globals['_TIERTENANT']._serialized_start=1577
-  _globals['_TIERTENANT']._serialized_end=1752
-  _globals['_PROVISIONTENANTREQUEST']._serialized_start=1755
-  _globals['_PROVISIONTENANTREQUEST']._serialized_end=1886
-  _globals['_PROVISIONTENANTRESPONSE']._serialized_start=1888
-  _globals['_PROVISIONTENANTRESPONSE']._serialized_end=1958
-  _globals['_CLOSETENANTREQUEST']._serialized_start=1960
-  _globals['_CLOSETENANTREQUEST']._serialized_end=2087
-  _globals['_CLOSETENANTRESPONSE']._serialized_start=2089
-  _globals['_CLOSETENANTRESPONSE']._serialized_end=2155
-  _globals['_REOPENTENANTREQUEST']._serialized_start=2158
-  _globals['_REOPENTENANTREQUEST']._serialized_end=2286
-  _globals['_REOPENTENANTRESPONSE']._serialized_start=2288
-  _globals['_REOPENTENANTRESPONSE']._serialized_end=2355
-  _globals['_TIERSERVICE']._serialized_start=2550
-  _globals['_TIERSERVICE']._serialized_end=3240
+  _globals['_TIERSERVICE'].methods_by_name['EraseSubject']._loaded_options = None
+  _globals['_TIERSERVICE'].methods_by_name['EraseSubject']._serialized_options = b'\212\265\030\022\n\016subjects.erase \001'
+  _globals['_TIERSERVICE'].methods_by_name['ExportSubject']._loaded_options = None
+  _globals['_TIERSERVICE'].methods_by_name['ExportSubject']._serialized_options = b'\212\265\030\017\n\rsubjects.read\222\265\030\003\010\254\002'
+  _globals['_TIERSERVICE'].methods_by_name['CheckErasure']._loaded_options = None
+  _globals['_TIERSERVICE'].methods_by_name['CheckErasure']._serialized_options = b'\212\265\030\021\n\rsubjects.read \001'
+  _globals['_TIERSERVICE'].methods_by_name['PutLegalHold']._loaded_options = None
+  _globals['_TIERSERVICE'].methods_by_name['PutLegalHold']._serialized_options = b'\212\265\030\016\n\014holds.manage'
+  _globals['_TIERSERVICE'].methods_by_name['ListLegalHolds']._loaded_options = None
+  _globals['_TIERSERVICE'].methods_by_name['ListLegalHolds']._serialized_options = b'\212\265\030\014\n\nholds.read'
+  _globals['_TIERSERVICE'].methods_by_name['ReleaseLegalHold']._loaded_options = None
+  _globals['_TIERSERVICE'].methods_by_name['ReleaseLegalHold']._serialized_options = b'\212\265\030\016\n\014holds.manage'
+  _globals['_TIERSERVICE'].methods_by_name['MarkRestored']._loaded_options = None
+  _globals['_TIERSERVICE'].methods_by_name['MarkRestored']._serialized_options = b'\212\265\030\020\n\014tier.restore\020\001'
+  _globals['_TIERSERVICE'].methods_by_name['MarkReplayed']._loaded_options = None
+  _globals['_TIERSERVICE'].methods_by_name['MarkReplayed']._serialized_options = b'\212\265\030\020\n\014tier.restore\020\001'
+  _globals['_TENANTSTATE']._serialized_start=2428
+  _globals['_TENANTSTATE']._serialized_end=2521
+  _globals['_DATABASESTATE']._serialized_start=2523
+  _globals['_DATABASESTATE']._serialized_end=2618
+  _globals['_GETSTATUSREQUEST']._serialized_start=247
+  _globals['_GETSTATUSREQUEST']._serialized_end=265
+  _globals['_GETSTATUSRESPONSE']._serialized_start=268
+  _globals['_GETSTATUSRESPONSE']._serialized_end=716
+  _globals['_OUTBOXROW']._serialized_start=719
+  _globals['_OUTBOXROW']._serialized_end=899
+  _globals['_LEASEOUTBOXREQUEST']._serialized_start=902
+  _globals['_LEASEOUTBOXREQUEST']._serialized_end=1087
+  _globals['_LEASEOUTBOXRESPONSE']._serialized_start=1089
+  _globals['_LEASEOUTBOXRESPONSE']._serialized_end=1173
+  _globals['_SETTLEOUTBOXREQUEST']._serialized_start=1176
+  _globals['_SETTLEOUTBOXREQUEST']._serialized_end=1351
+  _globals['_OUTBOXROWREF']._serialized_start=1353
+  _globals['_OUTBOXROWREF']._serialized_end=1418
+  _globals['_OUTBOXROWFAILURE']._serialized_start=1421
+  _globals['_OUTBOXROWFAILURE']._serialized_end=1571
+  _globals['_SETTLEOUTBOXRESPONSE']._serialized_start=1573
+  _globals['_SETTLEOUTBOXRESPONSE']._serialized_end=1645
+  _globals['_TIERTENANT']._serialized_start=1648
+  _globals['_TIERTENANT']._serialized_end=1823
+  _globals['_PROVISIONTENANTREQUEST']._serialized_start=1826
+  _globals['_PROVISIONTENANTREQUEST']._serialized_end=1957
+  _globals['_PROVISIONTENANTRESPONSE']._serialized_start=1959
+  _globals['_PROVISIONTENANTRESPONSE']._serialized_end=2029
+  _globals['_CLOSETENANTREQUEST']._serialized_start=2031
+  _globals['_CLOSETENANTREQUEST']._serialized_end=2158
+  _globals['_CLOSETENANTRESPONSE']._serialized_start=2160
+  _globals['_CLOSETENANTRESPONSE']._serialized_end=2226
+  _globals['_REOPENTENANTREQUEST']._serialized_start=2229
+  _globals['_REOPENTENANTREQUEST']._serialized_end=2357
+  _globals['_REOPENTENANTRESPONSE']._serialized_start=2359
+  _globals['_REOPENTENANTRESPONSE']._serialized_end=2426
+  _globals['_TIERSERVICE']._serialized_start=2621
+  _globals['_TIERSERVICE']._serialized_end=4257
 # @@protoc_insertion_point(module_scope)
