@@ -4,6 +4,7 @@ both. An unknown outcome is asked again, never read as failure; what was begun i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -19,7 +20,7 @@ from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import OutcomeUnknownError
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
 from penguin_orchestrator.sagas.definition import ACTION, COMPENSATION, Definition, Registry, Step
-from penguin_orchestrator.sagas.journal import DONE, LEASE_S, Held, Journal, Record
+from penguin_orchestrator.sagas.journal import DONE, LEASE_S, MOVING, Held, Journal, Record
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ DUE_MIN_S = 1.0
 DUE_MAX_S = 60.0
 ROUNDS = 100
 HEARTBEAT_S = LEASE_S / 3
+# How long a process that is ending takes to give a saga back (seconds).
+GIVE_BACK_S = 1.0
 
 
 @dataclass
@@ -68,11 +71,22 @@ class Engine:
         if definition is None:
             raise KeyError(f"{held.kind}/{held.version}")
         run = _Run(self, definition, held, time.monotonic() + patience_s, progress)
-        if not held.undoing:
-            await run.forward()
-        if held.state == "compensating" or held.undoing:
-            await run.backward()
+        try:
+            if not held.undoing:
+                await run.forward()
+            if held.state == "compensating" or held.undoing:
+                await run.backward()
+        except asyncio.CancelledError:
+            await self._give_back(held)
+            raise
         return Ending(held, run.failure)
+
+    async def _give_back(self, held: Held) -> None:
+        """Let another go on at once with what this process is told to leave; or else it waits for the lease's end."""
+        if held.state in MOVING:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(GIVE_BACK_S):
+                    await self.journal.advance(held, held.state, [], due_in_s=0.0)
 
 
 class _Run:
