@@ -135,9 +135,8 @@ class Subjects:
         except TierError as error:
             yield Exported("content", "", "", b"", f"which contents are theirs is not known: oltp {error.reason}")
         for tier in TIERS:
-            asked = (
-                [storage_keys[n : n + PAGE] for n in range(0, len(storage_keys), PAGE)] if tier == "content" else [[]]
-            )
+            keyed = storage_keys if tier == "content" else []
+            asked = [keyed[n : n + PAGE] for n in range(0, len(keyed), PAGE)] or [[]]
             try:
                 for part in asked:
                     async for record in self._exported(tier, tenant_id, address, part):
