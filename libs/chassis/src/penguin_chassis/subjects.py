@@ -90,6 +90,7 @@ class Told:
     counts: dict[str, int]
     mentions: list[Mention]
     cursor: str
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ async def erase(db: Database, duties: SubjectDuties, step: Step, order: Order, c
             page.mentions += done_now.mentions
             number, after = (number, done_now.next) if done_now.next is not None else (number + 1, "")
         left = "" if number == len(phases) else f"{number}:{after}"
-        return await barrier.record(connection, step, Told(page.counts, page.mentions, left), Told)
+        return await barrier.record(connection, step, Told(page.counts, page.mentions, left, order.at), Told)
 
 
 def _place(cursor: str, phases: int) -> tuple[int, str]:

@@ -51,7 +51,7 @@ class SubjectMethods:
         told = await subjects.erase(self._db, self._subjects, step_of(request, at=at), order, request.cursor)
         receipt = pb.ErasureReceipt(
             tier=self._tier, erasure_id=request.erasure_id, subject=request.subject, counts=told.counts,
-            chain_head=request.chain_head, erased_at=stamp(at),
+            chain_head=request.chain_head, erased_at=stamp(told.at),
         )  # fmt: skip
         return pb.EraseSubjectResponse(receipt=receipt, mentions=map(mention, told.mentions), cursor=told.cursor)
 

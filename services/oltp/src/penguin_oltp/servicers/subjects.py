@@ -42,4 +42,6 @@ class SubjectServicer(subject_service_pb2_grpc.SubjectServiceServicer):
     async def ListErasures(self, request: pb.ListErasuresRequest, context: Any) -> pb.ListErasuresResponse:
         page = Page(request)
         found = await self._subjects.list_page(UUID(request.tenant_id), page.after, page.limit)
-        return pb.ListErasuresResponse(erasures=map(wire.erasure, page.shown(found)), next_page_token=page.next(found))
+        shown = wire.fitting(page.shown(found))
+        token = page.next(found) if len(shown) == len(page.shown(found)) else page.token(UUID(shown[-1].id))
+        return pb.ListErasuresResponse(erasures=shown, next_page_token=token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,11 @@ from penguin_chassis.tier_subjects import mention
 from penguin_chassis.wire import stamp, text, when
 from penguin_oltp.domain.subjects import Erasure, Item, Receipt
 
-__all__ = ["erasure", "item", "mention", "new_erasure", "place"]
+__all__ = ["erasure", "fitting", "item", "mention", "new_erasure", "place"]
+
+
+# What of erasures goes into one reply (bytes): below a message's limit.
+REPLY_LIMIT = 3 * 1024 * 1024
 
 
 def place(key: list[Any]) -> tuple[str, UUID]:
@@ -62,3 +67,16 @@ def erasure(found: Erasure) -> pb.Erasure:
             places = [tier_pb.Mention(table=t, key=k, place=p) for t, k, p in receipt.mentions]
             wire.mentions.add(tier=receipt.tier, mentions=places, total=receipt.mentioned)
     return wire
+
+
+def fitting(found: Iterable[Erasure]) -> list[pb.Erasure]:
+    """Erasures as far as they go into one reply; the first in any case."""
+    shown: list[pb.Erasure] = []
+    size = 0
+    for each in found:
+        wire = erasure(each)
+        size += wire.ByteSize()
+        if shown and size > REPLY_LIMIT:
+            break
+        shown.append(wire)
+    return shown

@@ -88,7 +88,8 @@ class SubjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListErasures(self, request, context):
-        """ListErasures pages through what was erased, in the order of the erasures' ids (creation).
+        """ListErasures pages through what was erased, in the order of the erasures' ids (creation). A page ends early where
+        its mentions are many.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,9 @@ class SubjectServiceStub:
     takes the first one's place.
     """
     ListErasures: _grpc.UnaryUnaryMultiCallable[_subject_service_pb2.ListErasuresRequest, _subject_service_pb2.ListErasuresResponse]
-    """ListErasures pages through what was erased, in the order of the erasures' ids (creation)."""
+    """ListErasures pages through what was erased, in the order of the erasures' ids (creation). A page ends early where
+    its mentions are many.
+    """
 
 @_typing.type_check_only
 class SubjectServiceAsyncStub(SubjectServiceStub):
@@ -70,7 +72,9 @@ class SubjectServiceAsyncStub(SubjectServiceStub):
     takes the first one's place.
     """
     ListErasures: _aio.UnaryUnaryMultiCallable[_subject_service_pb2.ListErasuresRequest, _subject_service_pb2.ListErasuresResponse]  # type: ignore[assignment]
-    """ListErasures pages through what was erased, in the order of the erasures' ids (creation)."""
+    """ListErasures pages through what was erased, in the order of the erasures' ids (creation). A page ends early where
+    its mentions are many.
+    """
 
 class SubjectServiceServicer(metaclass=_abc_1.ABCMeta):
     """SubjectService is OLTP's part in erasing a person: it knows which emails and contents are theirs, and keeps them from
@@ -113,6 +117,8 @@ class SubjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subject_service_pb2.ListErasuresRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subject_service_pb2.ListErasuresResponse, _abc.Awaitable[_subject_service_pb2.ListErasuresResponse]]:
-        """ListErasures pages through what was erased, in the order of the erasures' ids (creation)."""
+        """ListErasures pages through what was erased, in the order of the erasures' ids (creation). A page ends early where
+        its mentions are many.
+        """
 
 def add_SubjectServiceServicer_to_server(servicer: SubjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
