@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
+
+import asyncpg
 
 from penguin_chassis.faults import FailedPrecondition, Unavailable
 from penguin_chassis.housekeeping import Duty
@@ -76,6 +78,17 @@ async def mark_restored(db: Database, at: datetime) -> UUID:
     new = uuid4()
     async with db.maintenance() as connection:
         await connection.execute(sql.begin, new, at)
+    return new
+
+
+async def mark_as_owner(owner_url: str) -> UUID:
+    """The same before any process serves the database, as the owner role. Raises OSError, asyncpg.PostgresError."""
+    new = uuid4()
+    connection = await asyncpg.connect(owner_url, timeout=5, statement_cache_size=0)
+    try:
+        await connection.execute(sql.begin, new, datetime.now(UTC))
+    finally:
+        await connection.close(timeout=5)
     return new
 
 
