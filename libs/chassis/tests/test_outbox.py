@@ -210,3 +210,12 @@ async def test_the_same_over_the_wire(oltp_status: TierClient, db: Database, ten
     failure.retry_delay.FromSeconds(60)
     settled = await oltp_status.call(stub.SettleOutbox, settle)
     assert (settled.delivered, settled.failed, settled.stale) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("after", [None, UUID(int=0), ordered(1), UUID(int=2**128 - 1)])
+async def test_what_is_owed_for_the_platform_itself_has_its_turn(own: Database, after: UUID | None) -> None:
+    """Its id is all zeros: the first of all, and none comes before it."""
+    ids = await owe(own, UUID(int=0))
+    others = [await owe(own, ordered(n)) for n in range(2)]
+    _, rows = await lease(own, after=after)
+    assert {row.id for row in rows} == {*ids, *(id_ for each in others for id_ in each)}

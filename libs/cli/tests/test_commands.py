@@ -32,13 +32,14 @@ def run(root: Path, *words: str) -> Result:
 @pytest.mark.parametrize(
     "words",
     [
-        [], ["up"], ["status"], ["logs"], ["down"], ["env"], ["token"], ["demo"], ["send"], ["import-mail"], ["trace"],
+        [], ["up"], ["status"], ["logs"], ["down"], ["env"], ["token"], ["demo"], ["drill"], ["send"], ["import-mail"], ["trace"],
         ["why"], ["tenant", "create"], ["tenant", "list"], ["mailbox", "create"], ["leads", "import"],
         ["template", "create"], ["campaign", "create"], ["campaign", "launch"], ["campaign", "report"], ["etl", "run"],
         *(["queue", name] for name in ("list", "put", "move", "pause", "resume", "pauses", "weight", "weights", "top")),
         ["queue", "stats"], ["queue", "jobs"], ["queue", "job"], ["queue", "cancel"], ["queue", "redrive"],
         ["queue", "purge"], ["queue", "priority"], ["queue", "enqueue"],
         *(["schedule", name] for name in ("list", "get", "put", "delete", "run", "pause", "resume", "next")),
+        ["reconcile"], ["reconcile", "list"], ["reconcile", "show"],
         ["tenant", "close"], *(["campaign", name] for name in ("pause", "resume", "cancel")),
         *(["saga", name] for name in ("list", "show", "retry", "skip")),
         *(["subject", name] for name in ("erase", "export", "hold", "holds", "release")),
@@ -80,6 +81,7 @@ def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None
         (["queue", "put", "x", "--rate", "ten"], 2, "ten is no rate"),
         (["queue", "weight", TENANT, "10001"], 2, "10000"),
         (["queue", "top"], 3, "penguin up"),
+        (["drill", "--rows", "nothing"], 2, "no row is called nothing"),
         (["schedule", "list", "-t", TENANT], 3, "penguin up"),
         (["schedule", "put", "x", "* * * * *", "-t", TENANT], 2, "--kind"),
         (["schedule", "put", "x", "* * * * *", "-k", "k", "--missed", "never", "-t", TENANT], 2, "never"),

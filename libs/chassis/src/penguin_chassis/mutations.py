@@ -112,7 +112,8 @@ def gate_of(request: Any, *, at: datetime | None = None, undoes: bool = False) -
 def _saga_step(tenant: UUID, saga: mutation_pb2.SagaStep, digested: bytes, at: datetime) -> Step:
     compensates = saga.operation == mutation_pb2.STEP_OPERATION_COMPENSATION
     not_after = when(saga, "not_after")
-    if not_after is not None and not_after > at + NOT_AFTER_MAX:
+    # Compensations are always accepted.
+    if not compensates and not_after is not None and not_after > at + NOT_AFTER_MAX:
         raise InvalidArgument("not_after is at most a day ahead.", field="saga_step.not_after")
     return Step(
         tenant, f"saga:{saga.saga_id.lower()}:{saga.step}", digested, at,

@@ -146,6 +146,11 @@ def points(places: Mapping[Place, Sequence[str]], moments: Collection[str]) -> l
     return [(place, moment) for place in sorted(places) for moment in places[place] if moment in moments]
 
 
+def told(ends: Mapping[Any, int]) -> str:
+    """How many points there were, and how they ended."""
+    return f"{sum(ends.values())} crash points, {', '.join(f'{count} {end}' for end, count in sorted(ends.items()))}"
+
+
 async def killed(work: Any) -> None:
     """Let the work run until it is killed, or to its end."""
     with contextlib.suppress(Killed):

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from libs.orchestrator.tests.sagas.crashes import BEFORE, EFFECT, REPLY, Place, killed, points
+from libs.orchestrator.tests.sagas.crashes import BEFORE, EFFECT, REPLY, Place, killed, points, told
 from libs.orchestrator.tests.sagas.scenarios import World
 from libs.orchestrator.tests.stored import outgoing
 from services.oltp.tests.rows import make_tenant
@@ -101,7 +101,7 @@ async def one(
 # A refusal of either call; after it the sender undoes.
 @pytest.mark.parametrize("refused", ["", "BatchPutContents", "BatchCreateEmails"])
 async def test_a_send_stands_whole_or_not_at_all(
-    world: World, refused: str, capsys: pytest.CaptureFixture[str]
+    world: World, refused: str, record_property: Callable[[str, object], None]
 ) -> None:
     _, places = await one(world, refused, None, again=False)
     ends: Counter[int] = Counter()
@@ -111,7 +111,7 @@ async def test_a_send_stands_whole_or_not_at_all(
                 ends[(await one(world, refused, point, again=again))[0]] += 1
             except Exception as error:
                 raise AssertionError(f"refused {refused!r}, killed {point}, asked again: {again}") from error
-    with capsys.disabled():
-        print(f"\nsend_email {refused}: {ends.total()} crash points: {dict(ends)}")  # noqa: T201 - the proof's figure
+    standing = {f"with {count} emails": times for count, times in ends.items()}
+    record_property("figure", f"send_email, {refused or 'nothing'} refused: {told(standing)}")
     assert ends.total() > 0
     assert set(ends) == ({0} if refused else {0, EMAILS})

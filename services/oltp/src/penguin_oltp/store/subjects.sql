@@ -56,9 +56,11 @@ DELETE FROM inbox_message_refs WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
 SELECT id, status FROM emails WHERE tenant_id = $1 AND recipient_key = $2 ORDER BY id LIMIT $3 FOR UPDATE;
 
 -- name: anonymise
--- What is counted stays: campaign, step, mailbox, state and times.
+-- What is counted stays: campaign, step, mailbox, state and times. Its content is gone on purpose: in no generation that is
+-- compared, it is no reference to be missed.
 UPDATE emails
 SET recipient = $3, recipient_name = '', subject = '', sender_name = '', lead_id = NULL, version = version + 1,
+    content_generation = -1,
     status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END,
     finished_at = CASE WHEN status = 'queued' THEN $4 ELSE finished_at END
 WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);

@@ -53,6 +53,10 @@ class TierServiceStub:
     """
     ReopenTenant: _grpc.UnaryUnaryMultiCallable[_tier_service_pb2.ReopenTenantRequest, _tier_service_pb2.ReopenTenantResponse]
     """ReopenTenant lets a closed tenant change things again. As a compensation it closes what its action opened."""
+    GetKeySources: _grpc.UnaryUnaryMultiCallable[_tier_service_pb2.GetKeySourcesRequest, _tier_service_pb2.GetKeySourcesResponse]
+    """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
+    says so: silence is not the same.
+    """
     EraseSubject: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.EraseSubjectRequest, _erasure_pb2.EraseSubjectResponse]
     """EraseSubject removes or anonymises what is a person's in this tier, a page a call: to be called on with the reply's
     cursor until that is empty. Refused (LEGAL_HOLD) while a hold stands on the subject or a key.
@@ -98,6 +102,10 @@ class TierServiceAsyncStub(TierServiceStub):
     """
     ReopenTenant: _aio.UnaryUnaryMultiCallable[_tier_service_pb2.ReopenTenantRequest, _tier_service_pb2.ReopenTenantResponse]  # type: ignore[assignment]
     """ReopenTenant lets a closed tenant change things again. As a compensation it closes what its action opened."""
+    GetKeySources: _aio.UnaryUnaryMultiCallable[_tier_service_pb2.GetKeySourcesRequest, _tier_service_pb2.GetKeySourcesResponse]  # type: ignore[assignment]
+    """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
+    says so: silence is not the same.
+    """
     EraseSubject: _aio.UnaryUnaryMultiCallable[_erasure_pb2.EraseSubjectRequest, _erasure_pb2.EraseSubjectResponse]  # type: ignore[assignment]
     """EraseSubject removes or anonymises what is a person's in this tier, a page a call: to be called on with the reply's
     cursor until that is empty. Refused (LEGAL_HOLD) while a hold stands on the subject or a key.
@@ -176,6 +184,16 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tier_service_pb2.ReopenTenantResponse, _abc.Awaitable[_tier_service_pb2.ReopenTenantResponse]]:
         """ReopenTenant lets a closed tenant change things again. As a compensation it closes what its action opened."""
+
+    @_abc_1.abstractmethod
+    def GetKeySources(
+        self,
+        request: _tier_service_pb2.GetKeySourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tier_service_pb2.GetKeySourcesResponse, _abc.Awaitable[_tier_service_pb2.GetKeySourcesResponse]]:
+        """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
+        says so: silence is not the same.
+        """
 
     @_abc_1.abstractmethod
     def EraseSubject(
