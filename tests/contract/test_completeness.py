@@ -32,6 +32,8 @@ UNKEYED = {
     "QueueService.SnoozeJobs",
     "SagaService.ClaimSagas",
     "TierService.LeaseOutbox",
+    "TierService.MarkReplayed",
+    "TierService.MarkRestored",
     "TierService.SettleOutbox",
 }
 # Carries a request_id for the log, and is known by the hash of its bytes, which is checked: no body can be another.
@@ -45,7 +47,6 @@ BY_CURSOR = {"LedgerService.ListChangedDays"}
 UNUSED_REASONS = {
     "UNSPECIFIED",
     "CONTENT_QUARANTINED",
-    "RECIPIENT_SUPPRESSED",
     "LEASE_LOST",
     "DRAINING",
 }

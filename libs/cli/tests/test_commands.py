@@ -42,6 +42,9 @@ def run(root: Path, *words: str) -> Result:
         ["reconcile"], ["reconcile", "list"], ["reconcile", "show"],
         ["tenant", "close"], *(["campaign", name] for name in ("pause", "resume", "cancel")),
         *(["saga", name] for name in ("list", "show", "retry", "skip")),
+        *(["subject", name] for name in ("erase", "export", "hold", "holds", "release")),
+        *(["erasure", name] for name in ("list", "show", "verify", "replay", "recover", "key")),
+        ["restore", "mark"], ["restore", "status"],
     ],
 )  # fmt: skip
 def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None:
@@ -85,6 +88,10 @@ def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None
         (["schedule", "next", "x", "-n", "21", "-t", TENANT], 2, "--count"),
         (["trace", str(uuid4()), "--wait", "0"], 1, "no trace of email"),
         (["demo", "--emails", "0"], 2, "emails"),
+        (["subject", "erase", "a@b.example", "--yes", "-t", TENANT], 3, "penguin up"),
+        (["subject", "hold", "--reason", "r", "-t", TENANT], 2, "--address"),
+        (["erasure", "list"], 3, "penguin up"),
+        (["restore", "mark", "redis"], 2, "redis"),
         (["nonsense"], 2, "No such command"),
     ],
 )
@@ -108,7 +115,9 @@ def test_tokens_are_what_their_words_say(tmp_path: Path) -> None:
 
     whole = claims("content", "-t", TENANT)
     assert (whole["tenant"], whole["platform"]) == (TENANT, False)
-    assert str(whole["scope"]).split() == ["contents.read", "contents.write", "tier.read"]
+    assert str(whole["scope"]).split() == [
+        "contents.read", "contents.write", "holds.manage", "holds.read", "subjects.erase", "subjects.read", "tier.read",
+    ]  # fmt: skip
     assert claims("content", "-t", TENANT, "--scope", "contents.read")["scope"] == "contents.read"
     platform = claims("oltp", "--platform", "--method", "penguin.oltp.v1.TenantService/ListTenants")
     assert (platform["methods"], platform["scope"]) == (["/penguin.oltp.v1.TenantService/ListTenants"], "tenants.read")
@@ -197,4 +206,7 @@ def test_contracts_know_their_methods() -> None:
     assert all(method.scope for tier in contract.TIERS for method in contract.methods(tier))
     assert contract.find("queue", "penguin.queue.v1.QueueService/LeaseJobs") is not None
     assert contract.find("queue", "penguin.queue.v1.QueueService/Nothing") is None
-    assert contract.tenant_scopes("olap") == ["facts.read", "facts.write", "reports.read", "tier.read"]
+    assert contract.tenant_scopes("olap") == [
+        "facts.read", "facts.write", "holds.manage", "holds.read", "reports.read", "subjects.erase", "subjects.read",
+        "tier.read",
+    ]  # fmt: skip

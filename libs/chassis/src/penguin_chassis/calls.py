@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Protocol
 from uuid import UUID
 
 # No unary call may take longer than this, whatever its client asks for (seconds).
@@ -30,6 +31,14 @@ class Caller:
     methods: frozenset[str] = field(default_factory=frozenset)
 
 
+class Life(Protocol):
+    """Which life of its database a tier serves."""
+
+    @property
+    def id(self) -> str:
+        """Another after a restore; empty where nobody asked."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One call: its method path, its caller, and its deadline on the monotonic clock (seconds)."""
@@ -41,6 +50,8 @@ class Call:
     begun: list[bool] = field(default_factory=list, compare=False)
     # The clock of the tier that is called, where it has one of its own.
     now: Callable[[], datetime] | None = field(default=None, compare=False)
+    # Of the database that is called: what points into one life of it means nothing in another.
+    life: Life | None = field(default=None, compare=False)
 
     def remaining(self) -> float:
         """Seconds left, never below zero."""

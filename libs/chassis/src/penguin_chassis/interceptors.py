@@ -24,6 +24,7 @@ from penguin_chassis.calls import Call, Caller
 from penguin_chassis.clock import Now
 from penguin_chassis.faults import DeadlineExceeded, FailedPrecondition, PermissionDenied, ResourceExhausted
 from penguin_chassis.methods import MethodInfo
+from penguin_chassis.restoring import Incarnation
 from penguin_chassis.validation import refuse_unstorable, validate
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class Gate(grpc.aio.ServerInterceptor):
         verifier: Verifier,
         now: Now | None = None,
         closed: Container[object] = (),
+        incarnation: Incarnation | None = None,
     ) -> None:
         self._domain = domain
         self._methods = methods
@@ -118,6 +120,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._now = now
         # Tenants that change nothing any more.
         self._closed = closed
+        self._incarnation = incarnation or Incarnation()
         self._wrapped: dict[str, Handler] = {}
         self._in_flight: Counter[tuple[UUID, bool]] = Counter()
 
@@ -139,6 +142,7 @@ class Gate(grpc.aio.ServerInterceptor):
         async def unary(request: Any, context: Context) -> Any:
             async with self._answering(info, context):
                 with self._admitted(info, context) as call:
+                    await self._look(info, call)
                     if info.client_streaming:
                         request = self._checked_stream(request, info, call)
                     else:
@@ -154,6 +158,7 @@ class Gate(grpc.aio.ServerInterceptor):
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self._answering(info, context):
                 with self._admitted(info, context) as call:
+                    await self._look(info, call)
                     if info.client_streaming:
                         request = self._checked_stream(request, info, call)
                     else:
@@ -194,7 +199,7 @@ class Gate(grpc.aio.ServerInterceptor):
         else:
             caller = self._verifier.caller(_authorization(context))
             self._authorise(info, caller)
-        call = Call(info.path, caller, time.monotonic() + seconds, now=self._now)
+        call = Call(info.path, caller, time.monotonic() + seconds, now=self._now, life=self._incarnation)
         tenant = caller.tenant_id
         place = None if tenant is None else (tenant, info.max_lifetime_s > 0)
         if place is not None:
@@ -222,11 +227,18 @@ class Gate(grpc.aio.ServerInterceptor):
         if caller.platform and not narrowed:
             raise PermissionDenied("The platform token does not name this method.", reason="PLATFORM_ONLY")
 
+    async def _look(self, info: MethodInfo, call: Call) -> None:
+        """Before the first tenant's call: whether the database that is served was restored."""
+        if not self._incarnation.known and call.caller.tenant_id is not None and not info.while_restoring:
+            await self._incarnation.look()
+
     def _check(self, request: Any, info: MethodInfo, call: Call) -> None:
         """Validate one message, and hold its tenant against the token's and the closed ones."""
         caller = call.caller
         if info.changes and caller.tenant_id in self._closed:
             raise FailedPrecondition("The tenant is closed.", reason="TENANT_CLOSED")
+        if self._incarnation.restoring and caller.tenant_id is not None and not info.while_restoring:
+            self._incarnation.admit()
         if info.has_tenant and not caller.platform:
             if hasattr(request, "tenant_id"):
                 _same_tenant(request.tenant_id, caller)

@@ -1,4 +1,4 @@
-"""The two things a tier's process does: `serve` until told to stop, and `migrate`."""
+"""What a tier's process does: `serve` until told to stop, `migrate`, and `restored`, once, after a restore."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import asyncpg
 import uvloop
 
-from penguin_chassis import memory
+from penguin_chassis import memory, restoring
 from penguin_chassis import migrate as migrations
 from penguin_chassis.settings import TelemetrySettings
 from penguin_chassis.signals import until_stopped
@@ -38,10 +39,13 @@ def run(
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve until SIGTERM or SIGINT, then drain")
     commands.add_parser("migrate", help="bring the database to this version's schema")
+    commands.add_parser("restored", help="say that the database was restored: before it is served")
     command = parser.parse_args(argv).command
     with telemetry(telemetry_settings()):
         if command == "migrate":
             return uvloop.run(_migrate(tier, owner_url(), migrations_package))
+        if command == "restored":
+            return uvloop.run(_restored(tier, owner_url()))
         return uvloop.run(_serve(serving))
 
 
@@ -50,6 +54,16 @@ async def _serve(serving: Serving) -> int:
     async with serving():
         memory.settle()
         await stopped
+    return 0
+
+
+async def _restored(tier: str, owner_url: str) -> int:
+    try:
+        incarnation = await restoring.mark_as_owner(owner_url)
+    except (OSError, asyncpg.PostgresError) as error:
+        log.error("the %s database was not marked: %s", tier, type(error).__name__)
+        return 1
+    print(f"{tier}: incarnation {incarnation}, to be replayed into")  # noqa: T201 - what a Job's log shows
     return 0
 
 

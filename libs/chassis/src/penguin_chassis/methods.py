@@ -40,6 +40,8 @@ class MethodInfo:
     open: bool = False
     # Whether it changes what is the tenant's. To record what came of an email that was handed over is none of that.
     changes: bool = False
+    # Whether a tenant may call it while erasures are still to be replayed into a restored database.
+    while_restoring: bool = False
 
 
 def _info(service: str, method: MethodDescriptor) -> MethodInfo:
@@ -60,6 +62,7 @@ def _info(service: str, method: MethodDescriptor) -> MethodInfo:
     return MethodInfo(
         path, authorization.scope, authorization.platform, method.client_streaming, method.server_streaming,
         lifetime, named, authorization.open, authorization.scope.endswith(".write"),
+        authorization.while_restoring,
     )  # fmt: skip
 
 

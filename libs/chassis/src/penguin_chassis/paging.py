@@ -1,4 +1,4 @@
-"""Opaque page tokens, bound to the method, the tenant and the filter they were given for."""
+"""Opaque page tokens, bound to the method, the tenant and the filter they were given for, and to the life of the database."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def _binding(request: Any) -> str:
     bare.ClearField("page_size")
     call = calls.current_call()
     state = hashlib.sha256((call.method if call else bare.DESCRIPTOR.full_name).encode())
+    if call is not None and call.life is not None:
+        state.update(call.life.id.encode())
     state.update(bare.SerializeToString(deterministic=True))
     return state.hexdigest()[:16]
 

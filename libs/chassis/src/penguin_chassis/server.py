@@ -20,6 +20,7 @@ from penguin_chassis.auth import Verifier
 from penguin_chassis.clock import Now
 from penguin_chassis.interceptors import Gate, Sanitiser
 from penguin_chassis.methods import EXEMPT_SERVICES, declared
+from penguin_chassis.restoring import Incarnation
 from penguin_chassis.settings import ServerSettings
 from penguin_chassis.tenancy import ClosedTenants
 
@@ -45,6 +46,7 @@ class State:
 
     draining: bool = False
     closed: ClosedTenants = field(default_factory=ClosedTenants)
+    incarnation: Incarnation = field(default_factory=Incarnation)
 
 
 @dataclass
@@ -90,7 +92,7 @@ async def serve(
     names = tuple(r.service for r in registrations)
     state = state or State()
     verifier = Verifier(settings.jwks_path, settings.tier, settings.issuers)
-    gate = Gate(settings.tier, declared(names), verifier, now, state.closed)
+    gate = Gate(settings.tier, declared(names), verifier, now, state.closed, state.incarnation)
     tracing = aio_server_interceptor(filter_=_is_traced)  # type: ignore[no-untyped-call]
     server = grpc.aio.server(interceptors=[Sanitiser(settings.tier), tracing, gate], options=_options(settings))
     for registration in registrations:
@@ -102,6 +104,8 @@ async def serve(
     await server.start()
     running = Running(port, checks, names, state)
     await _report(running, health_pb2.HealthCheckResponse.SERVING)
+    state.incarnation.changed = lambda: _report_ready(running)
+    await _report_ready(running)
     log.info("%s serves on port %d", settings.tier, port)
     try:
         yield running
@@ -113,6 +117,13 @@ async def _report(running: Running, status: Any) -> None:
     await running.health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
     for name in ("", READINESS, *running.services):
         await running.health.set(name, status)
+
+
+async def _report_ready(running: Running) -> None:
+    """Not ready while erasures are to be replayed; whoever replays them calls it by its own address."""
+    state, status = running.state, health_pb2.HealthCheckResponse
+    ready = not state.draining and not state.incarnation.restoring
+    await running.health.set(READINESS, status.SERVING if ready else status.NOT_SERVING)
 
 
 async def drain(server: grpc.aio.Server, running: Running, grace_s: float) -> None:

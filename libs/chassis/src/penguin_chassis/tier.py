@@ -17,6 +17,8 @@ from penguin_chassis.faults import Fault, ResourceExhausted
 from penguin_chassis.keys import KeySource
 from penguin_chassis.pool import Database
 from penguin_chassis.server import Registration, State
+from penguin_chassis.subjects import SubjectDuties
+from penguin_chassis.tier_subjects import NoSubjects, SubjectMethods
 from penguin_chassis.wire import number, stamp
 
 SERVICE = "penguin.tier.v1.TierService"
@@ -36,11 +38,13 @@ class TierFacts:
     key_sources: tuple[KeySource, ...] = ()
 
 
-class TierServicer(tier_service_pb2_grpc.TierServiceServicer):
+class TierServicer(SubjectMethods, tier_service_pb2_grpc.TierServiceServicer):
     """Status and outbox leases of one tier."""
 
-    def __init__(self, facts: TierFacts, db: Database, state: State) -> None:
+    def __init__(self, facts: TierFacts, db: Database, state: State, subjects: SubjectDuties | None = None) -> None:
         self._facts = facts
+        self._tier = facts.tier
+        self._subjects = subjects or NoSubjects()
         self._db = db
         self._state = state
         self._started_at = datetime.now(UTC)
@@ -70,6 +74,9 @@ class TierServicer(tier_service_pb2_grpc.TierServiceServicer):
             return
         async with self._db.maintenance() as connection:
             reply.applied_schema_version = await connection.fetchval(APPLIED) or 0
+        await self._state.incarnation.refresh(self._db)
+        reply.incarnation = self._state.incarnation.id
+        reply.restoring = self._state.incarnation.restoring
         reply.outbox_depth, oldest = await outbox.depth(self._db)
         if oldest is not None:
             reply.outbox_oldest_age.FromTimedelta(mutations.now() - oldest)

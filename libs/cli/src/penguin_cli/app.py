@@ -23,7 +23,8 @@ MODULES = {
     "import-mail": "mail", "tenant": "onboarding", "mailbox": "onboarding", "leads": "onboarding",
     "template": "onboarding", "campaign": "campaigns", "etl": "campaigns", "trace": "tracing", "why": "why",
     "queue": "queue_group", "schedule": "schedule_commands", "saga": "saga_commands",
-    "reconcile": "reconcile_commands", "drill": "drill_commands",
+    "reconcile": "reconcile_commands", "drill": "drill_commands", "subject": "subject_commands",
+    "erasure": "erasure_commands", "restore": "erasure_commands",
 }  # fmt: skip
 
 

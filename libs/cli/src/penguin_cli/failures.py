@@ -9,6 +9,7 @@ from penguin_devstack.stack import NeverUpError, StackError
 from penguin_devstack.stack_state import LockedError
 from penguin_devstack.supervisor import StartError
 from penguin_orchestrator.campaigns import LaunchError
+from penguin_orchestrator.erasure_ledger import LedgerError
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.mailsources import MailSourceError
 from penguin_orchestrator.messages import OutcomeUnknownError, SendError
@@ -27,6 +28,7 @@ _FORESEEN = (
     TemplateInvalidError,
     MailSourceError,
     SagaError,
+    LedgerError,
     StackError,
     NeverUpError,
     StartError,

@@ -54,7 +54,8 @@ DEFAULT_POLICIES: Mapping[str, WorkloadPolicy] = {
         # It also finishes what others began across tiers (sagas of tenants and campaigns), and brings tiers to agree.
         scopes=("tier.*", "contents.*", "jobs.*", "notifications.write", "admin_events.write", "sagas.read",
                 "sagas.write", "tenants.*", "campaigns.*", "templates.read", "email_accounts.read", "leads.read",
-                "emails.read", "emails.write", "reconcile.*", "ledger.read", "facts.*", "reports.read"),
+                "emails.read", "emails.write", "reconcile.*", "ledger.read", "facts.*", "reports.read",
+                "subjects.*"),
         methods=("/penguin.tier.v1.TierService/*", "/penguin.tier.v1.KeyService/*",
                  "/penguin.notifications.v1.AdminEventService/CreateAdminEvent",
                  "/penguin.oltp.v1.ReconcileService/*", "/penguin.oltp.v1.SagaService/*",

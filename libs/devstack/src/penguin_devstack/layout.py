@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,6 +78,11 @@ class Layout:
     def credential_path(self, workload: str) -> Path:
         return self.issuer_dir / "workloads" / workload
 
+    @property
+    def erasure_key_path(self) -> Path:
+        """The key of the ledger of erasures: in another place than what it seals."""
+        return self.root / "keys" / "erasures"
+
     def log_path(self, component: str) -> Path:
         return self.logs / f"{component}.log"
 
@@ -127,6 +133,10 @@ class Layout:
         for tier in TIERS:
             known.setdefault(tier, asdict(TierPasswords.generate()))
         self._write("secrets.json", known)
+        if not self.erasure_key_path.exists():
+            self.erasure_key_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.erasure_key_path.touch(mode=0o600)
+            self.erasure_key_path.write_text(secrets.token_hex(32) + "\n")
 
     def client_environment(self, workload: str) -> dict[str, str]:
         """What a client of the tiers is told: addresses, where its tokens come from, SMTP, telemetry."""
@@ -137,6 +147,9 @@ class Layout:
             "PENGUIN_TOKEN_URL": f"http://{self.address('issuer')}/token",
             "PENGUIN_WORKLOAD_CREDENTIAL_PATH": str(self.credential_path(workload)),
             "PENGUIN_JWKS_PATH": str(self.jwks_path),
+            "ERASURE_LEDGER_PATH": str(self.root / "erasures" / "ledger"),
+            "ERASURE_LEDGER_COPY_PATH": str(self.root / "erasures" / "copy"),
+            "ERASURE_LEDGER_KEY_PATH": str(self.erasure_key_path),
             "SMTP_HOST": LOOPBACK,
             "SMTP_PORT": str(self.port("smtp")),
         }

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from penguin_chassis.settings import TelemetrySettings
+from penguin_orchestrator.erasure_ledger import ErasureLedger
 
 
 class PlatformConfig(BaseSettings):
@@ -22,6 +23,18 @@ class PlatformConfig(BaseSettings):
     notifications_addr: str = Field(default="127.0.0.1:50055", validation_alias="NOTIFICATIONS_ADDR")
     token_url: str = Field(default="", validation_alias="PENGUIN_TOKEN_URL")
     credential_path: Path | None = Field(default=None, validation_alias="PENGUIN_WORKLOAD_CREDENTIAL_PATH")
+
+    # Where erasures are recorded, where the record is copied to, and the key that seals it; all three, or none.
+    erasure_ledger_path: Path | None = Field(default=None, validation_alias="ERASURE_LEDGER_PATH")
+    erasure_copy_path: Path | None = Field(default=None, validation_alias="ERASURE_LEDGER_COPY_PATH")
+    erasure_key_path: Path | None = Field(default=None, validation_alias="ERASURE_LEDGER_KEY_PATH")
+
+    def ledger(self) -> ErasureLedger | None:
+        """The ledger of erasures, where there is one; raises LedgerError for a key that cannot be read."""
+        paths = (self.erasure_ledger_path, self.erasure_copy_path, self.erasure_key_path)
+        if paths[0] is None or paths[1] is None or paths[2] is None:
+            return None
+        return ErasureLedger.open(paths[0], paths[1], paths[2])
 
     def addresses(self) -> dict[str, str]:
         """Each tier's address by its name."""

@@ -12,14 +12,16 @@ from penguin_orchestrator.campaigns import Campaigns, Launch
 from penguin_orchestrator.clients import Tier, connect
 from penguin_orchestrator.coalescing import SendCoalescer
 from penguin_orchestrator.config import PlatformConfig
+from penguin_orchestrator.erasure_ledger import ErasureLedger
 from penguin_orchestrator.importing import Importer
 from penguin_orchestrator.jobs import Jobs
 from penguin_orchestrator.messages import OutgoingEmail, SendResult, Sent
 from penguin_orchestrator.reading import EmailWithBody, Reader, ThreadMessage
 from penguin_orchestrator.reconciling.running import Reconciler
 from penguin_orchestrator.sagas.carrying import Sagas
-from penguin_orchestrator.sagas.known import KNOWN
+from penguin_orchestrator.sagas.known import known
 from penguin_orchestrator.sending import DEADLINE_S, Sender
+from penguin_orchestrator.subjects import Subjects
 from penguin_orchestrator.tenants import Tenants
 from penguin_orchestrator.tokens import ExchangedTokens, TokenSource
 
@@ -30,24 +32,26 @@ SCOPES = (
     "email_accounts.write", "domains.read", "domains.write", "companies.read", "companies.write", "users.read",
     "users.write", "tenants.read", "tenants.write", "suppressions.read", "suppressions.write", "inbox.read",
     "inbox.write", "ledger.read", "facts.read", "facts.write", "reports.read", "jobs.read", "jobs.write",
-    "jobs.payloads", "notifications.read", "notifications.write",
+    "jobs.payloads", "notifications.read", "notifications.write", "subjects.erase",
+    "subjects.read", "holds.manage", "holds.read",
 )  # fmt: skip
 
 
 class Penguin:
     """The platform as one: sends, campaigns, imports and composed reads over the five tiers."""
 
-    def __init__(self, tiers: Mapping[str, Tier]) -> None:
+    def __init__(self, tiers: Mapping[str, Tier], ledger: ErasureLedger | None = None) -> None:
         self.tiers = tiers
         content, oltp = tiers["content"], tiers["oltp"]
         self._sender = Sender(content, oltp)
         self._coalescer = SendCoalescer(self._sender.send_emails)
         self._reader = Reader(content, oltp)
-        self.sagas = Sagas(tiers, KNOWN)
+        self.sagas = Sagas(tiers, known(ledger))
         self.campaigns = Campaigns(oltp, self.sagas)
         self.inbox = Importer(content, oltp)
         self.tenants = Tenants(content, oltp, self.sagas)
         self.jobs = Jobs(tiers["queue"])
+        self.subjects = Subjects(tiers, self.sagas, ledger)
         self.reconciler = Reconciler(tiers)
 
     @classmethod
@@ -64,7 +68,7 @@ class Penguin:
                 session = await stack.enter_async_context(aiohttp.ClientSession())
                 tokens = ExchangedTokens(config.token_url, config.credential_path, session, SCOPES)
             tiers = await stack.enter_async_context(connect(config.addresses(), tokens))
-            penguin = cls(tiers)
+            penguin = cls(tiers, config.ledger())
             stack.push_async_callback(penguin.close)
             yield penguin
 

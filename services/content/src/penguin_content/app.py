@@ -14,6 +14,7 @@ from penguin_chassis.server import Running, State, serve
 from penguin_content.config import TIER, ContentConfig
 from penguin_content.servicers import registrations
 from penguin_content.store import DUTIES
+from penguin_content.store.subjects import SubjectStore
 
 # Where this tier holds storage keys: the sources of its view storage_keys.
 KEY_SOURCES = (KeySource("contents", OWNER), KeySource("quarantine", QUARANTINE))
@@ -26,8 +27,12 @@ async def serving(config: ContentConfig) -> AsyncIterator[Running]:
         TIER, version("penguin-content"), len(migrate.load("penguin_content.migrations")), KEY_SOURCES
     )
     state = State()
-    async with database(config.pool()) as db, housekeeping(db, (PRUNE, state.closed.duty(), *DUTIES)):
-        own = tier.registration(tier.TierServicer(facts, db, state))
+    async with (
+        database(config.pool()) as db,
+        housekeeping(db, (PRUNE, state.closed.duty(), state.incarnation.duty(), *DUTIES)),
+    ):
+        state.incarnation.of(db)
+        own = tier.registration(tier.TierServicer(facts, db, state, SubjectStore(db)))
         async with serve(
             config.server(), [own, keys.registration(db, KEY_SOURCES), *registrations(db)], state
         ) as running:

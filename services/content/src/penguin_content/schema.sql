@@ -198,6 +198,31 @@ ALTER TABLE ONLY public.content_objects ALTER COLUMN body SET STORAGE EXTERNAL;
 
 ALTER TABLE ONLY public.content_objects FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.incarnation (
+    one boolean DEFAULT true NOT NULL,
+    id uuid NOT NULL,
+    began_at timestamp with time zone NOT NULL,
+    replayed uuid NOT NULL,
+    replayed_at timestamp with time zone NOT NULL,
+    CONSTRAINT incarnation_one_check CHECK (one)
+);
+
+CREATE TABLE public.legal_holds (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    subject text DEFAULT ''::text NOT NULL,
+    storage_key text DEFAULT ''::text NOT NULL,
+    reason text NOT NULL,
+    actor text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT legal_holds_check CHECK (((subject = ''::text) <> (storage_key = ''::text))),
+    CONSTRAINT legal_holds_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
+    CONSTRAINT legal_holds_storage_key_check CHECK ((length(storage_key) <= 500)),
+    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text))
+);
+
+ALTER TABLE ONLY public.legal_holds FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.outbox (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -275,6 +300,12 @@ ALTER TABLE ONLY public.blobs
 ALTER TABLE ONLY public.content_objects
     ADD CONSTRAINT content_objects_pkey PRIMARY KEY (tenant_id, storage_key);
 
+ALTER TABLE ONLY public.incarnation
+    ADD CONSTRAINT incarnation_pkey PRIMARY KEY (one);
+
+ALTER TABLE ONLY public.legal_holds
+    ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (tenant_id, id);
+
 ALTER TABLE ONLY public.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (tenant_id, id);
 
@@ -299,6 +330,10 @@ CREATE INDEX content_objects_overdue ON public.content_objects USING btree (tena
 
 CREATE INDEX content_objects_quarantine ON public.content_objects USING btree (tenant_id, quarantined_at, storage_key) WHERE (quarantined_at IS NOT NULL);
 
+CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
+
+CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
+
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
 CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id, created_at);
@@ -322,6 +357,8 @@ ALTER TABLE public.blobs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.content_objects ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY maintenance_duties ON public.attachments TO content_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.blob_pieces TO content_maintenance USING (true) WITH CHECK (true);
@@ -329,6 +366,8 @@ CREATE POLICY maintenance_duties ON public.blob_pieces TO content_maintenance US
 CREATE POLICY maintenance_duties ON public.blobs TO content_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.content_objects TO content_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.legal_holds TO content_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.outbox TO content_maintenance USING (true) WITH CHECK (true);
 
@@ -347,6 +386,8 @@ CREATE POLICY tenant_isolation ON public.blob_pieces TO content_app, content_rea
 CREATE POLICY tenant_isolation ON public.blobs TO content_app, content_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.content_objects TO content_app, content_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.legal_holds TO content_app, content_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.outbox TO content_app, content_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -402,6 +443,14 @@ GRANT SELECT ON TABLE public.blobs TO content_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.content_objects TO content_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.content_objects TO content_maintenance;
 GRANT SELECT ON TABLE public.content_objects TO content_readonly;
+
+GRANT SELECT ON TABLE public.incarnation TO content_app;
+GRANT SELECT ON TABLE public.incarnation TO content_readonly;
+GRANT SELECT,UPDATE ON TABLE public.incarnation TO content_maintenance;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO content_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO content_maintenance;
+GRANT SELECT ON TABLE public.legal_holds TO content_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO content_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO content_maintenance;

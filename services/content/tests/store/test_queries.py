@@ -11,11 +11,17 @@ from services.content.tests.rows import attached, new_content, put_request
 
 from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin_chassis.pool import Database
-from penguin_content.store import blobs, contents, duties, reading
+from penguin_content.store import blobs, contents, duties, reading, subjects
 from penguin_devstack.roles import TierDatabase
 from penguin_testkit.calling import TierClient
 
-FILES = {"blobs": blobs.sql, "contents": contents.sql, "duties": duties.sql, "reading": reading.sql}
+FILES = {
+    "blobs": blobs.sql,
+    "contents": contents.sql,
+    "duties": duties.sql,
+    "reading": reading.sql,
+    "subjects": subjects.sql,
+}
 QUERIES = {f"{file}.{name}": text for file, queries in FILES.items() for name, text in queries.names().items()}
 # By keys, by hashes: only ever through the primary key.
 KEYED = {

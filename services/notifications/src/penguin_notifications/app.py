@@ -13,6 +13,7 @@ from penguin_chassis.server import Running, State, serve
 from penguin_notifications.config import TIER, NotificationsConfig
 from penguin_notifications.servicers import registrations
 from penguin_notifications.store import DUTIES
+from penguin_notifications.store.subjects import SubjectStore
 
 
 @contextlib.asynccontextmanager
@@ -22,7 +23,11 @@ async def serving(config: NotificationsConfig) -> AsyncIterator[Running]:
         TIER, version("penguin-notifications"), len(migrate.load("penguin_notifications.migrations"))
     )
     state = State()
-    async with database(config.pool()) as db, housekeeping(db, (PRUNE, state.closed.duty(), *DUTIES)):
-        own = tier.registration(tier.TierServicer(facts, db, state))
+    async with (
+        database(config.pool()) as db,
+        housekeeping(db, (PRUNE, state.closed.duty(), state.incarnation.duty(), *DUTIES)),
+    ):
+        state.incarnation.of(db)
+        own = tier.registration(tier.TierServicer(facts, db, state, SubjectStore(db)))
         async with serve(config.server(), [own, *registrations(db, state)], state) as running:
             yield running

@@ -117,6 +117,31 @@ WITH (fillfactor='85');
 
 ALTER TABLE ONLY public.admin_system_events FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.incarnation (
+    one boolean DEFAULT true NOT NULL,
+    id uuid NOT NULL,
+    began_at timestamp with time zone NOT NULL,
+    replayed uuid NOT NULL,
+    replayed_at timestamp with time zone NOT NULL,
+    CONSTRAINT incarnation_one_check CHECK (one)
+);
+
+CREATE TABLE public.legal_holds (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    subject text DEFAULT ''::text NOT NULL,
+    storage_key text DEFAULT ''::text NOT NULL,
+    reason text NOT NULL,
+    actor text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT legal_holds_check CHECK (((subject = ''::text) <> (storage_key = ''::text))),
+    CONSTRAINT legal_holds_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
+    CONSTRAINT legal_holds_storage_key_check CHECK ((length(storage_key) <= 500)),
+    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text))
+);
+
+ALTER TABLE ONLY public.legal_holds FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.notifications (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -195,6 +220,12 @@ ALTER TABLE ONLY public.tier_tenants FORCE ROW LEVEL SECURITY;
 ALTER TABLE ONLY public.admin_system_events
     ADD CONSTRAINT admin_system_events_pkey PRIMARY KEY (tenant_id, id);
 
+ALTER TABLE ONLY public.incarnation
+    ADD CONSTRAINT incarnation_pkey PRIMARY KEY (one);
+
+ALTER TABLE ONLY public.legal_holds
+    ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (tenant_id, id);
+
 ALTER TABLE ONLY public.notifications
     ADD CONSTRAINT notifications_pkey PRIMARY KEY (tenant_id, id);
 
@@ -220,6 +251,10 @@ CREATE UNIQUE INDEX admin_system_events_open ON public.admin_system_events USING
 
 CREATE INDEX admin_system_events_unresolved ON public.admin_system_events USING btree (created_at DESC, id DESC) WHERE (NOT is_resolved);
 
+CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
+
+CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
+
 CREATE INDEX notifications_deleted ON public.notifications USING btree (deleted_at) WHERE (deleted_at IS NOT NULL);
 
 CREATE INDEX notifications_expiry ON public.notifications USING btree (expires_at) WHERE (expires_at IS NOT NULL);
@@ -240,7 +275,11 @@ CREATE INDEX tier_tenants_closed ON public.tier_tenants USING btree (tenant_id) 
 
 ALTER TABLE public.admin_system_events ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY maintenance_duties ON public.admin_system_events TO notifications_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.legal_holds TO notifications_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.notifications TO notifications_maintenance USING (true) WITH CHECK (true);
 
@@ -257,6 +296,8 @@ ALTER TABLE public.outbox ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.step_barrier ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant_isolation ON public.admin_system_events TO notifications_app, notifications_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.legal_holds TO notifications_app, notifications_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.notifications TO notifications_app, notifications_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -297,6 +338,14 @@ GRANT ALL ON FUNCTION public.tier_of(target regclass) TO notifications_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.admin_system_events TO notifications_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.admin_system_events TO notifications_maintenance;
 GRANT SELECT ON TABLE public.admin_system_events TO notifications_readonly;
+
+GRANT SELECT ON TABLE public.incarnation TO notifications_app;
+GRANT SELECT ON TABLE public.incarnation TO notifications_readonly;
+GRANT SELECT,UPDATE ON TABLE public.incarnation TO notifications_maintenance;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO notifications_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO notifications_maintenance;
+GRANT SELECT ON TABLE public.legal_holds TO notifications_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.notifications TO notifications_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.notifications TO notifications_maintenance;

@@ -20,7 +20,11 @@ async def serving(config: OlapConfig) -> AsyncIterator[Running]:
     """Serve the tier until the block is left. Starts, and says it is ready, while its database is down."""
     facts = tier.TierFacts(TIER, version("penguin-olap"), len(migrate.load("penguin_olap.migrations")))
     state = State()
-    async with database(config.pool()) as db, housekeeping(db, (PRUNE, state.closed.duty(), *DUTIES)):
+    async with (
+        database(config.pool()) as db,
+        housekeeping(db, (PRUNE, state.closed.duty(), state.incarnation.duty(), *DUTIES)),
+    ):
+        state.incarnation.of(db)
         own = tier.registration(tier.TierServicer(facts, db, state))
         async with serve(
             config.server(), [own, *registrations(db, config.price_usd_micros_per_email)], state

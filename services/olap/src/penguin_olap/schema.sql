@@ -225,6 +225,31 @@ WITH (fillfactor='80');
 
 ALTER TABLE ONLY public.day_loads FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.incarnation (
+    one boolean DEFAULT true NOT NULL,
+    id uuid NOT NULL,
+    began_at timestamp with time zone NOT NULL,
+    replayed uuid NOT NULL,
+    replayed_at timestamp with time zone NOT NULL,
+    CONSTRAINT incarnation_one_check CHECK (one)
+);
+
+CREATE TABLE public.legal_holds (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    subject text DEFAULT ''::text NOT NULL,
+    storage_key text DEFAULT ''::text NOT NULL,
+    reason text NOT NULL,
+    actor text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT legal_holds_check CHECK (((subject = ''::text) <> (storage_key = ''::text))),
+    CONSTRAINT legal_holds_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
+    CONSTRAINT legal_holds_storage_key_check CHECK ((length(storage_key) <= 500)),
+    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text))
+);
+
+ALTER TABLE ONLY public.legal_holds FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.mailbox_analytics (
     tenant_id uuid NOT NULL,
     day date NOT NULL,
@@ -439,6 +464,12 @@ ALTER TABLE ONLY public.campaign_analytics_default
 ALTER TABLE ONLY public.day_loads
     ADD CONSTRAINT day_loads_pkey PRIMARY KEY (tenant_id, day);
 
+ALTER TABLE ONLY public.incarnation
+    ADD CONSTRAINT incarnation_pkey PRIMARY KEY (one);
+
+ALTER TABLE ONLY public.legal_holds
+    ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (tenant_id, id);
+
 ALTER TABLE ONLY public.mailbox_analytics
     ADD CONSTRAINT mailbox_analytics_pkey PRIMARY KEY (tenant_id, day, email_account_id);
 
@@ -469,6 +500,10 @@ ALTER TABLE ONLY public.watermarks
 CREATE INDEX campaign_analytics_subject ON ONLY public.campaign_analytics USING btree (tenant_id, campaign_id, day);
 
 CREATE INDEX campaign_analytics_default_tenant_id_campaign_id_day_idx ON public.campaign_analytics_default USING btree (tenant_id, campaign_id, day);
+
+CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
+
+CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
 
 CREATE INDEX mailbox_analytics_subject ON ONLY public.mailbox_analytics USING btree (tenant_id, email_account_id, day);
 
@@ -508,6 +543,8 @@ ALTER TABLE public.campaign_analytics_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.day_loads ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.mailbox_analytics ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.mailbox_analytics_default ENABLE ROW LEVEL SECURITY;
@@ -521,6 +558,8 @@ CREATE POLICY maintenance_duties ON public.campaign_analytics TO olap_maintenanc
 CREATE POLICY maintenance_duties ON public.campaign_analytics_default TO olap_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.day_loads TO olap_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.legal_holds TO olap_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.mailbox_analytics TO olap_maintenance USING (true) WITH CHECK (true);
 
@@ -555,6 +594,8 @@ CREATE POLICY tenant_isolation ON public.campaign_analytics TO olap_app, olap_re
 CREATE POLICY tenant_isolation ON public.campaign_analytics_default TO olap_app, olap_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.day_loads TO olap_app, olap_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.legal_holds TO olap_app, olap_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.mailbox_analytics TO olap_app, olap_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -616,6 +657,14 @@ GRANT SELECT ON TABLE public.campaign_analytics TO olap_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.day_loads TO olap_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.day_loads TO olap_maintenance;
 GRANT SELECT ON TABLE public.day_loads TO olap_readonly;
+
+GRANT SELECT ON TABLE public.incarnation TO olap_app;
+GRANT SELECT ON TABLE public.incarnation TO olap_readonly;
+GRANT SELECT,UPDATE ON TABLE public.incarnation TO olap_maintenance;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO olap_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO olap_maintenance;
+GRANT SELECT ON TABLE public.legal_holds TO olap_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.mailbox_analytics TO olap_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.mailbox_analytics TO olap_maintenance;

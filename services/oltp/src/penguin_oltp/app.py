@@ -14,6 +14,7 @@ from penguin_chassis.server import Running, State, serve
 from penguin_oltp.config import TIER, OltpConfig
 from penguin_oltp.servicers import registrations
 from penguin_oltp.store import DUTIES
+from penguin_oltp.store.subjects import SubjectStore
 
 # Where this tier holds storage keys: the sources of its view storage_keys.
 KEY_SOURCES = tuple(KeySource(name, REFERENCE) for name in ("emails", "templates", "inbox_message_refs"))
@@ -24,8 +25,12 @@ async def serving(config: OltpConfig) -> AsyncIterator[Running]:
     """Serve the tier until the block is left. Starts, and says it is ready, while its database is down."""
     facts = tier.TierFacts(TIER, version("penguin-oltp"), len(migrate.load("penguin_oltp.migrations")), KEY_SOURCES)
     state = State()
-    async with database(config.pool()) as db, housekeeping(db, (MEASURE, PRUNE, state.closed.duty(), *DUTIES)):
-        own = tier.registration(tier.TierServicer(facts, db, state))
+    async with (
+        database(config.pool()) as db,
+        housekeeping(db, (MEASURE, PRUNE, state.closed.duty(), state.incarnation.duty(), *DUTIES)),
+    ):
+        state.incarnation.of(db)
+        own = tier.registration(tier.TierServicer(facts, db, state, SubjectStore(db)))
         async with serve(
             config.server(), [own, keys.registration(db, KEY_SOURCES), *registrations(db)], state
         ) as running:

@@ -138,6 +138,12 @@ BEGIN
                    target, tier || '_maintenance');
 END $$;
 
+CREATE FUNCTION public.subject_of(inner_pad bytea, outer_pad bytea, address text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+    SELECT sha256(outer_pad || sha256(inner_pad || convert_to(lower(address), 'UTF8')));
+$$;
+
 CREATE FUNCTION public.tier_of(target regclass) RETURNS text
     LANGUAGE sql STABLE
     AS $_$
@@ -292,6 +298,42 @@ WITH (fillfactor='85');
 
 ALTER TABLE ONLY public.email_event_tallies FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.erased_subjects (
+    tenant_id uuid NOT NULL,
+    subject bytea NOT NULL,
+    erasure_id uuid NOT NULL,
+    erased_at timestamp with time zone NOT NULL,
+    CONSTRAINT erased_subjects_subject_check CHECK ((octet_length(subject) = 32))
+);
+
+ALTER TABLE ONLY public.erased_subjects FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.erasure_receipts (
+    tenant_id uuid NOT NULL,
+    erasure_id uuid NOT NULL,
+    tier text NOT NULL,
+    counts jsonb NOT NULL,
+    chain_head text NOT NULL,
+    erased_at timestamp with time zone NOT NULL,
+    mentions jsonb NOT NULL,
+    mentioned bigint NOT NULL,
+    CONSTRAINT erasure_receipts_chain_head_check CHECK ((chain_head ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT erasure_receipts_mentioned_check CHECK ((mentioned >= 0)),
+    CONSTRAINT erasure_receipts_tier_check CHECK (((length(tier) >= 1) AND (length(tier) <= 50)))
+);
+
+ALTER TABLE ONLY public.erasure_receipts FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.erasures (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    subject text NOT NULL,
+    recorded_at timestamp with time zone NOT NULL,
+    CONSTRAINT erasures_subject_check CHECK ((subject ~ '^[0-9a-f]{64}$'::text))
+);
+
+ALTER TABLE ONLY public.erasures FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.inbox_message_refs (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -315,6 +357,15 @@ CREATE TABLE public.inbox_message_refs (
 
 ALTER TABLE ONLY public.inbox_message_refs FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.incarnation (
+    one boolean DEFAULT true NOT NULL,
+    id uuid NOT NULL,
+    began_at timestamp with time zone NOT NULL,
+    replayed uuid NOT NULL,
+    replayed_at timestamp with time zone NOT NULL,
+    CONSTRAINT incarnation_one_check CHECK (one)
+);
+
 CREATE TABLE public.leads (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -333,6 +384,22 @@ CREATE TABLE public.leads (
 );
 
 ALTER TABLE ONLY public.leads FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.legal_holds (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    subject text DEFAULT ''::text NOT NULL,
+    storage_key text DEFAULT ''::text NOT NULL,
+    reason text NOT NULL,
+    actor text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT legal_holds_check CHECK (((subject = ''::text) <> (storage_key = ''::text))),
+    CONSTRAINT legal_holds_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
+    CONSTRAINT legal_holds_storage_key_check CHECK ((length(storage_key) <= 500)),
+    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text))
+);
+
+ALTER TABLE ONLY public.legal_holds FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.outbox (
     tenant_id uuid NOT NULL,
@@ -507,6 +574,16 @@ UNION ALL
     inbox_message_refs.content_storage_key AS storage_key
    FROM public.inbox_message_refs;
 
+CREATE TABLE public.subject_keys (
+    tenant_id uuid NOT NULL,
+    inner_pad bytea NOT NULL,
+    outer_pad bytea NOT NULL,
+    CONSTRAINT subject_keys_inner_pad_check CHECK ((octet_length(inner_pad) = 64)),
+    CONSTRAINT subject_keys_outer_pad_check CHECK ((octet_length(outer_pad) = 64))
+);
+
+ALTER TABLE ONLY public.subject_keys FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.suppressions (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -598,11 +675,26 @@ ALTER TABLE ONLY public.email_event_tallies
 ALTER TABLE ONLY public.emails
     ADD CONSTRAINT emails_pkey PRIMARY KEY (tenant_id, id);
 
+ALTER TABLE ONLY public.erased_subjects
+    ADD CONSTRAINT erased_subjects_pkey PRIMARY KEY (tenant_id, subject);
+
+ALTER TABLE ONLY public.erasure_receipts
+    ADD CONSTRAINT erasure_receipts_pkey PRIMARY KEY (tenant_id, erasure_id, tier);
+
+ALTER TABLE ONLY public.erasures
+    ADD CONSTRAINT erasures_pkey PRIMARY KEY (tenant_id, id);
+
 ALTER TABLE ONLY public.inbox_message_refs
     ADD CONSTRAINT inbox_message_refs_pkey PRIMARY KEY (tenant_id, id);
 
+ALTER TABLE ONLY public.incarnation
+    ADD CONSTRAINT incarnation_pkey PRIMARY KEY (one);
+
 ALTER TABLE ONLY public.leads
     ADD CONSTRAINT leads_pkey PRIMARY KEY (tenant_id, id);
+
+ALTER TABLE ONLY public.legal_holds
+    ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (tenant_id, id);
 
 ALTER TABLE ONLY public.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (tenant_id, id);
@@ -627,6 +719,9 @@ ALTER TABLE ONLY public.schema_migrations
 
 ALTER TABLE ONLY public.step_barrier
     ADD CONSTRAINT step_barrier_pkey PRIMARY KEY (tenant_id, key, operation);
+
+ALTER TABLE ONLY public.subject_keys
+    ADD CONSTRAINT subject_keys_pkey PRIMARY KEY (tenant_id);
 
 ALTER TABLE ONLY public.suppressions
     ADD CONSTRAINT suppressions_pkey PRIMARY KEY (tenant_id, id);
@@ -683,6 +778,10 @@ CREATE INDEX leads_email ON public.leads USING btree (tenant_id, email_key, id);
 CREATE INDEX leads_list ON public.leads USING btree (tenant_id, list, id);
 
 CREATE UNIQUE INDEX leads_list_email ON public.leads USING btree (tenant_id, list, email_key);
+
+CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
+
+CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
 
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
@@ -758,6 +857,9 @@ ALTER TABLE ONLY public.emails
 ALTER TABLE ONLY public.emails
     ADD CONSTRAINT emails_tenant_id_step_id_fkey FOREIGN KEY (tenant_id, step_id) REFERENCES public.campaign_sequence_steps(tenant_id, id);
 
+ALTER TABLE ONLY public.erasure_receipts
+    ADD CONSTRAINT erasure_receipts_tenant_id_erasure_id_fkey FOREIGN KEY (tenant_id, erasure_id) REFERENCES public.erasures(tenant_id, id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.inbox_message_refs
     ADD CONSTRAINT inbox_message_refs_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES public.tenants(tenant_id);
 
@@ -799,9 +901,17 @@ ALTER TABLE public.email_event_tallies ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.emails ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.erased_subjects ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.erasure_receipts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.erasures ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.inbox_message_refs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.leads ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY maintenance_duties ON public.campaign_sequence_steps TO oltp_maintenance USING (true) WITH CHECK (true);
 
@@ -823,9 +933,17 @@ CREATE POLICY maintenance_duties ON public.email_event_tallies TO oltp_maintenan
 
 CREATE POLICY maintenance_duties ON public.emails TO oltp_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.erased_subjects TO oltp_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.erasure_receipts TO oltp_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.erasures TO oltp_maintenance USING (true) WITH CHECK (true);
+
 CREATE POLICY maintenance_duties ON public.inbox_message_refs TO oltp_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.leads TO oltp_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.legal_holds TO oltp_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.outbox TO oltp_maintenance USING (true) WITH CHECK (true);
 
@@ -840,6 +958,8 @@ CREATE POLICY maintenance_duties ON public.saga_steps TO oltp_maintenance USING 
 CREATE POLICY maintenance_duties ON public.sagas TO oltp_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.step_barrier TO oltp_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.subject_keys TO oltp_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.suppressions TO oltp_maintenance USING (true) WITH CHECK (true);
 
@@ -867,6 +987,8 @@ ALTER TABLE public.sagas ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.step_barrier ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.subject_keys ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.suppressions ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.templates ENABLE ROW LEVEL SECURITY;
@@ -891,9 +1013,17 @@ CREATE POLICY tenant_isolation ON public.email_event_tallies TO oltp_app, oltp_r
 
 CREATE POLICY tenant_isolation ON public.emails TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant_isolation ON public.erased_subjects TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.erasure_receipts TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.erasures TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant_isolation ON public.inbox_message_refs TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.leads TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.legal_holds TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.outbox TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -908,6 +1038,8 @@ CREATE POLICY tenant_isolation ON public.saga_steps TO oltp_app, oltp_readonly U
 CREATE POLICY tenant_isolation ON public.sagas TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.step_barrier TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.subject_keys TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.suppressions TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -959,6 +1091,11 @@ GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO oltp_maint
 GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO oltp_app;
 GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO oltp_readonly;
 
+REVOKE ALL ON FUNCTION public.subject_of(inner_pad bytea, outer_pad bytea, address text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.subject_of(inner_pad bytea, outer_pad bytea, address text) TO oltp_maintenance;
+GRANT ALL ON FUNCTION public.subject_of(inner_pad bytea, outer_pad bytea, address text) TO oltp_app;
+GRANT ALL ON FUNCTION public.subject_of(inner_pad bytea, outer_pad bytea, address text) TO oltp_readonly;
+
 REVOKE ALL ON FUNCTION public.tier_of(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.tier_of(target regclass) TO oltp_maintenance;
 GRANT ALL ON FUNCTION public.tier_of(target regclass) TO oltp_app;
@@ -996,13 +1133,33 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.email_event_tallies TO oltp_ap
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.email_event_tallies TO oltp_maintenance;
 GRANT SELECT ON TABLE public.email_event_tallies TO oltp_readonly;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.erased_subjects TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.erased_subjects TO oltp_maintenance;
+GRANT SELECT ON TABLE public.erased_subjects TO oltp_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.erasure_receipts TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.erasure_receipts TO oltp_maintenance;
+GRANT SELECT ON TABLE public.erasure_receipts TO oltp_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.erasures TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.erasures TO oltp_maintenance;
+GRANT SELECT ON TABLE public.erasures TO oltp_readonly;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.inbox_message_refs TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.inbox_message_refs TO oltp_maintenance;
 GRANT SELECT ON TABLE public.inbox_message_refs TO oltp_readonly;
 
+GRANT SELECT ON TABLE public.incarnation TO oltp_app;
+GRANT SELECT ON TABLE public.incarnation TO oltp_readonly;
+GRANT SELECT,UPDATE ON TABLE public.incarnation TO oltp_maintenance;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.leads TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.leads TO oltp_maintenance;
 GRANT SELECT ON TABLE public.leads TO oltp_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO oltp_maintenance;
+GRANT SELECT ON TABLE public.legal_holds TO oltp_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO oltp_maintenance;
@@ -1042,6 +1199,10 @@ GRANT SELECT ON TABLE public.templates TO oltp_readonly;
 GRANT SELECT ON TABLE public.storage_keys TO oltp_app;
 GRANT SELECT ON TABLE public.storage_keys TO oltp_maintenance;
 GRANT SELECT ON TABLE public.storage_keys TO oltp_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.subject_keys TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.subject_keys TO oltp_maintenance;
+GRANT SELECT ON TABLE public.subject_keys TO oltp_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.suppressions TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.suppressions TO oltp_maintenance;

@@ -38,6 +38,7 @@ from penguin_queue.store.queues import QueueStore
 from penguin_queue.store.rates import Rates
 from penguin_queue.store.redis import Guard, redis_at
 from penguin_queue.store.schedules import ScheduleStore
+from penguin_queue.store.subjects import SubjectStore
 from penguin_queue.store.wakes import TIES
 
 
@@ -65,13 +66,24 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         def stream(start: Start) -> Stream:
             return Stream(work, announcer, start, lambda: state.draining)
 
-        own = tier.registration(tier.TierServicer(facts, db, state))
+        state.incarnation.of(db)
+        own = tier.registration(tier.TierServicer(facts, db, state, SubjectStore(db)))
         census = Census(CensusStore(db), db.now)
         admin = QueueAdminServicer(QueueStore(db, kinds), census, leasing.changed)
         scaler = ScalerServicer(Scaling(census))
         clockwork = ScheduleServicer(schedules, timetable)
         async with (
-            housekeeping(db, (PRUNE, state.closed.duty(), *DUTIES, TIES, Duty("census", 5.0, census.measure))),
+            housekeeping(
+                db,
+                (
+                    PRUNE,
+                    state.closed.duty(),
+                    state.incarnation.duty(),
+                    *DUTIES,
+                    TIES,
+                    Duty("census", 5.0, census.measure),
+                ),
+            ),
             sweeping(db, work, announcer),
             surveying(db, leasing, announcer),
             listening(told, announcer.heard),

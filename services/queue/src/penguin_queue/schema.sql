@@ -620,6 +620,15 @@ WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000',
 
 ALTER TABLE ONLY public.dependencies FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.incarnation (
+    one boolean DEFAULT true NOT NULL,
+    id uuid NOT NULL,
+    began_at timestamp with time zone NOT NULL,
+    replayed uuid NOT NULL,
+    replayed_at timestamp with time zone NOT NULL,
+    CONSTRAINT incarnation_one_check CHECK (one)
+);
+
 CREATE TABLE public.job_attempts (
     job_id bigint NOT NULL,
     finished_at timestamp with time zone NOT NULL,
@@ -677,6 +686,22 @@ ALTER TABLE public.kinds ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE TABLE public.legal_holds (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    subject text DEFAULT ''::text NOT NULL,
+    storage_key text DEFAULT ''::text NOT NULL,
+    reason text NOT NULL,
+    actor text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT legal_holds_check CHECK (((subject = ''::text) <> (storage_key = ''::text))),
+    CONSTRAINT legal_holds_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
+    CONSTRAINT legal_holds_storage_key_check CHECK ((length(storage_key) <= 500)),
+    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text))
+);
+
+ALTER TABLE ONLY public.legal_holds FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.outbox (
     tenant_id uuid NOT NULL,
@@ -881,6 +906,9 @@ ALTER TABLE ONLY public.batches
 ALTER TABLE ONLY public.dependencies
     ADD CONSTRAINT dependencies_pkey PRIMARY KEY (tenant_id, awaits, job_id);
 
+ALTER TABLE ONLY public.incarnation
+    ADD CONSTRAINT incarnation_pkey PRIMARY KEY (one);
+
 ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
 
@@ -892,6 +920,9 @@ ALTER TABLE ONLY public.kinds
 
 ALTER TABLE ONLY public.kinds
     ADD CONSTRAINT kinds_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.legal_holds
+    ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (tenant_id, id);
 
 ALTER TABLE ONLY public.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (tenant_id, id);
@@ -964,6 +995,10 @@ CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id) WHERE (state
 
 CREATE INDEX kinds_queue ON public.kinds USING btree (queue_id);
 
+CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
+
+CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
+
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
 CREATE INDEX schedules_due ON public.schedules USING btree (next_at) WHERE (NOT paused);
@@ -1016,6 +1051,8 @@ ALTER TABLE public.job_attempts_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.jobs ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY maintenance_duties ON public.batches TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.completed_jobs TO queue_maintenance USING (true) WITH CHECK (true);
@@ -1033,6 +1070,8 @@ CREATE POLICY maintenance_duties ON public.job_attempts TO queue_maintenance USI
 CREATE POLICY maintenance_duties ON public.job_attempts_default TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.jobs TO queue_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.legal_holds TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.outbox TO queue_maintenance USING (true) WITH CHECK (true);
 
@@ -1075,6 +1114,8 @@ CREATE POLICY tenant_isolation ON public.job_attempts TO queue_app, queue_readon
 CREATE POLICY tenant_isolation ON public.job_attempts_default TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.jobs TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.legal_holds TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.outbox TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -1193,6 +1234,10 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dependencies TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dependencies TO queue_maintenance;
 GRANT SELECT ON TABLE public.dependencies TO queue_readonly;
 
+GRANT SELECT ON TABLE public.incarnation TO queue_app;
+GRANT SELECT ON TABLE public.incarnation TO queue_readonly;
+GRANT SELECT,UPDATE ON TABLE public.incarnation TO queue_maintenance;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.job_attempts TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.job_attempts TO queue_maintenance;
 GRANT SELECT ON TABLE public.job_attempts TO queue_readonly;
@@ -1209,6 +1254,10 @@ GRANT SELECT ON TABLE public.kinds TO queue_readonly;
 
 GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_maintenance;
 GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO queue_maintenance;
+GRANT SELECT ON TABLE public.legal_holds TO queue_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO queue_maintenance;

@@ -19,7 +19,9 @@ HOT = {
     "outbox": (1_000_000, 21_000),
 }
 # Changed by people, or only ever added to.
-QUIET = {"kinds", "tier_tenants", "queues", "pauses", "tenant_weights", "schema_migrations"}
+QUIET = {
+    "kinds", "queues", "pauses", "tenant_weights", "schema_migrations", "tier_tenants", "legal_holds", "incarnation",
+}  # fmt: skip
 OPTIONS = """
 SELECT c.relname, coalesce(c.reloptions, '{}') AS options FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = 'public' AND c.relkind = 'r' AND NOT c.relispartition"""

@@ -17,6 +17,7 @@ from penguin.oltp.v1 import (
     reconcile_service_pb2_grpc,
     saga_service_pb2_grpc,
     sequence_step_service_pb2_grpc,
+    subject_service_pb2_grpc,
     suppression_service_pb2_grpc,
     template_service_pb2_grpc,
     tenant_service_pb2_grpc,
@@ -35,6 +36,7 @@ from penguin_oltp.servicers.ledger import LedgerServicer
 from penguin_oltp.servicers.reconcile import ReconcileServicer
 from penguin_oltp.servicers.sagas import SagaServicer
 from penguin_oltp.servicers.sequence_steps import SequenceStepServicer
+from penguin_oltp.servicers.subjects import SubjectServicer
 from penguin_oltp.servicers.suppressions import SuppressionServicer
 from penguin_oltp.servicers.templates import TemplateServicer
 from penguin_oltp.servicers.tenants import TenantServicer
@@ -59,6 +61,7 @@ _SERVICES: dict[str, tuple[Callable[[Any, Any], None], Callable[[Database], Any]
     ),
     "EmailService": (email_service_pb2_grpc.add_EmailServiceServicer_to_server, EmailServicer),
     "SuppressionService": (suppression_service_pb2_grpc.add_SuppressionServiceServicer_to_server, SuppressionServicer),
+    "SubjectService": (subject_service_pb2_grpc.add_SubjectServiceServicer_to_server, SubjectServicer),
     "InboxService": (inbox_service_pb2_grpc.add_InboxServiceServicer_to_server, InboxServicer),
     "LedgerService": (ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer),
     "ReconcileService": (reconcile_service_pb2_grpc.add_ReconcileServiceServicer_to_server, ReconcileServicer),

@@ -12,6 +12,7 @@ from penguin_chassis.faults import Fault, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_oltp.domain import emails as ledger
 from penguin_oltp.domain.emails import Email, Outcome, Started
+from penguin_oltp.domain.subjects import ERASED
 from penguin_oltp.store.emails import SEND_JOB, send_job
 from penguin_oltp.store.transitions import lock, move, sql
 
@@ -66,7 +67,7 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
     held = await lock(connection, tenant_id, ids)
     policy = await connection.fetchval(sql.policy, tenant_id) or ledger.HOLD
     addresses = sorted({email.recipient.lower() for email in held.values()})
-    suppressed = {row["address_key"] for row in await connection.fetch(sql.suppressed, tenant_id, addresses)}
+    suppressed = {row["address_key"] for row in await connection.fetch(sql.suppressed, tenant_id, addresses)} | {ERASED}
     cancelled = await _cancelled_campaigns(connection, tenant_id, held.values())
     answers: list[Started | Fault] = []
     moves: list[tuple[Email, Email]] = []

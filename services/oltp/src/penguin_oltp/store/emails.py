@@ -20,6 +20,7 @@ from penguin_oltp.domain.emails import Attempt, Created, CreatedEmail, Email, Ne
 from penguin_oltp.store import rows
 
 sql = load("penguin_oltp.store", "emails.sql")
+subjects_sql = load("penguin_oltp.store", "subjects.sql")
 
 SEND_JOB = "email.send"
 _TALLIES = TypeAdapter(tuple[Tally, ...])
@@ -122,6 +123,8 @@ async def _write(
     faulty = await _missing(connection, tenant_id, emails) | await _ended(connection, tenant_id, emails)
     inserted = await _insert(connection, tenant_id, [e for e in named.values() if e.id not in faulty], generation, at)
     await outbox.append(connection, tenant_id, _owed([e for e in named.values() if e.id in inserted]), at)
+    left_out = [e for e in named.values() if e.id not in faulty and e.id not in inserted]
+    faulty |= await _erased(connection, tenant_id, left_out)
     taken = AlreadyExists("An email for this lead and step, or with this id or key, exists.", field="lead_id")
     return [
         None if email.id in inserted and named[email.id] is email else faulty.get(email.id, taken) for email in emails
@@ -148,6 +151,16 @@ async def _missing(connection: Connection, tenant_id: UUID, emails: Sequence[New
         for field in fields
         if missing and (field, getattr(email, field)) in missing
     }  # fmt: skip
+
+
+async def _erased(connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail]) -> dict[UUID, Fault]:
+    """Emails to people who were erased."""
+    if not emails:
+        return {}
+    found = await connection.fetch(subjects_sql.barred, tenant_id, sorted({email.recipient for email in emails}))
+    barred = {row["address"] for row in found}
+    refusal = FailedPrecondition("The recipient was erased.", reason="RECIPIENT_SUPPRESSED", field="recipient")
+    return {email.id: refusal for email in emails if email.recipient in barred}
 
 
 async def _ended(connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail]) -> dict[UUID, Fault]:

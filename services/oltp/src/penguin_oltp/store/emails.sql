@@ -1,5 +1,6 @@
 -- name: insert
--- Rows that another email already stands for (same lead and step) are left out of the answer.
+-- Rows that another email already stands for (same lead and step), and those to erased people, are left out of the answer.
+-- Without a key nobody was erased, and nothing is hashed.
 INSERT INTO emails (
     tenant_id, id, recipient, recipient_name, sender, sender_name, subject, status, priority, content_storage_key,
     content_generation, campaign_id, step_id, lead_id, email_account_id, message_id, send_at, queued_at)
@@ -11,6 +12,15 @@ FROM unnest(
     AS e (id, recipient, recipient_name, sender, sender_name, subject, priority, storage_key, campaign_id,
           step_id, lead_id, email_account_id, message_id, send_at)
 WHERE EXISTS (SELECT FROM tenants WHERE tenant_id = $1)
+  AND NOT (EXISTS (SELECT FROM subject_keys WHERE tenant_id = $1) AND recipient = ANY (ARRAY(
+      SELECT h.address
+      FROM (
+          SELECT a.address, subject_of(k.inner_pad, k.outer_pad, a.address) AS subject
+          FROM subject_keys AS k, unnest($5::text[]) AS a (address)
+          WHERE k.tenant_id = $1
+          OFFSET 0
+      ) AS h
+      WHERE EXISTS (SELECT FROM erased_subjects AS x WHERE x.tenant_id = $1 AND x.subject = h.subject))))
 ON CONFLICT DO NOTHING
 RETURNING id;
 

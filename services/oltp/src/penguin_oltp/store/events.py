@@ -13,6 +13,7 @@ from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_oltp.domain import emails as ledger
 from penguin_oltp.domain.emails import Email
+from penguin_oltp.domain.subjects import ERASED
 from penguin_oltp.store.transitions import add_tallies, lock, move
 
 sql = load("penguin_oltp.store", "events.sql")
@@ -87,7 +88,11 @@ async def _consequences(connection: Connection, tenant_id: UUID, events: Sequenc
         return
     emails = await lock(connection, tenant_id, sorted(ids))
     await _settle_by_evidence(connection, tenant_id, [emails[e.email_id] for e in evident], at)
-    addresses = {emails[e.email_id].recipient.lower(): e.kind for e in weighty if e.kind in ledger.SUPPRESSING}
+    addresses = {
+        address: e.kind
+        for e in weighty
+        if e.kind in ledger.SUPPRESSING and (address := emails[e.email_id].recipient.lower()) != ERASED
+    }
     if addresses:
         reasons = [ledger.SUPPRESSING[kind] for kind in addresses.values()]
         await connection.execute(sql.suppress, tenant_id, [uuid4() for _ in addresses], list(addresses), reasons, at)

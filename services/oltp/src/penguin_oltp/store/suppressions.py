@@ -5,12 +5,14 @@ from __future__ import annotations
 from uuid import UUID
 
 from penguin_chassis.barrier import Step
+from penguin_chassis.faults import AlreadyExists
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_oltp.domain.suppressions import Suppression
 from penguin_oltp.store import rows
 
 sql = load("penguin_oltp.store", "suppressions.sql")
+subjects_sql = load("penguin_oltp.store", "subjects.sql")
 
 
 class SuppressionStore:
@@ -23,6 +25,8 @@ class SuppressionStore:
         """Add one; raises AlreadyExists, FailedPrecondition (REFERENCE_MISSING), NotFound (the tenant)."""
 
         async def insert(connection: Connection) -> Suppression:
+            if await connection.fetch(subjects_sql.barred, step.tenant_id, [suppression.address]):
+                raise AlreadyExists("The address is suppressed for good: its person was erased.", field="address")
             await rows.write(connection, sql.insert, rows.columns(suppression))
             return suppression
 

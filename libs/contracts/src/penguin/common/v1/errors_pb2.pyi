@@ -80,6 +80,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the saga has another owner by now, or is finished or stuck: leave it alone."""
     ERROR_REASON_TENANT_CLOSED: _ErrorReason.ValueType  # 44
     """FAILED_PRECONDITION: the tenant is closed, and changes nothing any more."""
+    ERROR_REASON_LEGAL_HOLD: _ErrorReason.ValueType  # 45
+    """FAILED_PRECONDITION: a legal hold keeps it from being erased. metadata: hold."""
     ERROR_REASON_TENANT_QUOTA: _ErrorReason.ValueType  # 50
     """RESOURCE_EXHAUSTED: too many calls of this tenant in flight; RetryInfo says when to come back."""
     ERROR_REASON_BACKLOG_FULL: _ErrorReason.ValueType  # 51
@@ -96,6 +98,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: a defect of the tier; the text says nothing, the log has the trace."""
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 64
     """UNIMPLEMENTED: the method is in the contract and not in this server."""
+    ERROR_REASON_RESTORE_NOT_REPLAYED: _ErrorReason.ValueType  # 65
+    """UNAVAILABLE: the tier's database was restored, and erasures are not yet replayed into it."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the closed list of reasons that stand in google.rpc.ErrorInfo.reason (without the ERROR_REASON_
@@ -159,6 +163,8 @@ ERROR_REASON_SAGA_OWNER_LOST: ErrorReason.ValueType  # 43
 """FAILED_PRECONDITION: the saga has another owner by now, or is finished or stuck: leave it alone."""
 ERROR_REASON_TENANT_CLOSED: ErrorReason.ValueType  # 44
 """FAILED_PRECONDITION: the tenant is closed, and changes nothing any more."""
+ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 45
+"""FAILED_PRECONDITION: a legal hold keeps it from being erased. metadata: hold."""
 ERROR_REASON_TENANT_QUOTA: ErrorReason.ValueType  # 50
 """RESOURCE_EXHAUSTED: too many calls of this tenant in flight; RetryInfo says when to come back."""
 ERROR_REASON_BACKLOG_FULL: ErrorReason.ValueType  # 51
@@ -175,6 +181,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 63
 """INTERNAL: a defect of the tier; the text says nothing, the log has the trace."""
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 64
 """UNIMPLEMENTED: the method is in the contract and not in this server."""
+ERROR_REASON_RESTORE_NOT_REPLAYED: ErrorReason.ValueType  # 65
+"""UNAVAILABLE: the tier's database was restored, and erasures are not yet replayed into it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -27,6 +27,7 @@ class Authorization(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     PLATFORM_FIELD_NUMBER: _builtins.int
     OPEN_FIELD_NUMBER: _builtins.int
+    WHILE_RESTORING_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """The scope that the token must carry, for example "emails.write"."""
     platform: _builtins.bool
@@ -35,16 +36,19 @@ class Authorization(_message.Message):
     """Anyone who reaches the port may call it, without a token. It names no scope and no tenant, and tells nothing of any:
     for what speaks a foreign contract that has no tokens.
     """
+    while_restoring: _builtins.bool
+    """May be called while the tier's database is restored and erasures are not yet replayed into it."""
     def __init__(
         self,
         *,
         scope: _builtins.str = ...,
         platform: _builtins.bool = ...,
         open: _builtins.bool = ...,
+        while_restoring: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["open", b"open", "platform", b"platform", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["open", b"open", "platform", b"platform", "scope", b"scope", "while_restoring", b"while_restoring"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

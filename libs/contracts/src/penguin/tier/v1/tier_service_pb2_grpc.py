@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from penguin.tier.v1 import erasure_pb2 as penguin_dot_tier_dot_v1_dot_erasure__pb2
 from penguin.tier.v1 import tier_service_pb2 as penguin_dot_tier_dot_v1_dot_tier__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -70,6 +71,46 @@ class TierServiceStub:
                 request_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesRequest.SerializeToString,
                 response_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesResponse.FromString,
                 _registered_method=True)
+        self.EraseSubject = channel.unary_unary(
+                '/penguin.tier.v1.TierService/EraseSubject',
+                request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.EraseSubjectRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.EraseSubjectResponse.FromString,
+                _registered_method=True)
+        self.ExportSubject = channel.unary_stream(
+                '/penguin.tier.v1.TierService/ExportSubject',
+                request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectResponse.FromString,
+                _registered_method=True)
+        self.CheckErasure = channel.unary_unary(
+                '/penguin.tier.v1.TierService/CheckErasure',
+                request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.CheckErasureRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.CheckErasureResponse.FromString,
+                _registered_method=True)
+        self.PutLegalHold = channel.unary_unary(
+                '/penguin.tier.v1.TierService/PutLegalHold',
+                request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldResponse.FromString,
+                _registered_method=True)
+        self.ListLegalHolds = channel.unary_unary(
+                '/penguin.tier.v1.TierService/ListLegalHolds',
+                request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ListLegalHoldsRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ListLegalHoldsResponse.FromString,
+                _registered_method=True)
+        self.ReleaseLegalHold = channel.unary_unary(
+                '/penguin.tier.v1.TierService/ReleaseLegalHold',
+                request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ReleaseLegalHoldRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ReleaseLegalHoldResponse.FromString,
+                _registered_method=True)
+        self.MarkRestored = channel.unary_unary(
+                '/penguin.tier.v1.TierService/MarkRestored',
+                request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredResponse.FromString,
+                _registered_method=True)
+        self.MarkReplayed = channel.unary_unary(
+                '/penguin.tier.v1.TierService/MarkReplayed',
+                request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkReplayedRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkReplayedResponse.FromString,
+                _registered_method=True)
 
 
 class TierServiceServicer:
@@ -130,6 +171,64 @@ class TierServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseSubject(self, request, context):
+        """EraseSubject removes or anonymises what is a person's in this tier, a page a call: to be called on with the reply's
+        cursor until that is empty. Refused (LEGAL_HOLD) while a hold stands on the subject or a key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportSubject(self, request, context):
+        """ExportSubject tells what the tier holds of a person, a row a message.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckErasure(self, request, context):
+        """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutLegalHold(self, request, context):
+        """PutLegalHold keeps a subject or a key from being erased.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLegalHolds(self, request, context):
+        """ListLegalHolds pages through the holds in the order of their ids (creation).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseLegalHold(self, request, context):
+        """ReleaseLegalHold ends one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkRestored(self, request, context):
+        """MarkRestored gives the database a new incarnation, after a restore: the tier is not ready, and refuses tenants' calls
+        (RESTORE_NOT_REPLAYED), until MarkReplayed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkReplayed(self, request, context):
+        """MarkReplayed says that every erasure of the ledger was replayed into this incarnation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TierServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -167,6 +266,46 @@ def add_TierServiceServicer_to_server(servicer, server):
                     servicer.GetKeySources,
                     request_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesRequest.FromString,
                     response_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesResponse.SerializeToString,
+            ),
+            'EraseSubject': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseSubject,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.EraseSubjectRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.EraseSubjectResponse.SerializeToString,
+            ),
+            'ExportSubject': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportSubject,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectResponse.SerializeToString,
+            ),
+            'CheckErasure': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckErasure,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.CheckErasureRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.CheckErasureResponse.SerializeToString,
+            ),
+            'PutLegalHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutLegalHold,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldResponse.SerializeToString,
+            ),
+            'ListLegalHolds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLegalHolds,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ListLegalHoldsRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ListLegalHoldsResponse.SerializeToString,
+            ),
+            'ReleaseLegalHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseLegalHold,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ReleaseLegalHoldRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ReleaseLegalHoldResponse.SerializeToString,
+            ),
+            'MarkRestored': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkRestored,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredResponse.SerializeToString,
+            ),
+            'MarkReplayed': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkReplayed,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkReplayedRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkReplayedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -359,6 +498,222 @@ class TierService:
             '/penguin.tier.v1.TierService/GetKeySources',
             penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesRequest.SerializeToString,
             penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseSubject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/EraseSubject',
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.EraseSubjectRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.EraseSubjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportSubject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/ExportSubject',
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckErasure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/CheckErasure',
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.CheckErasureRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.CheckErasureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutLegalHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/PutLegalHold',
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLegalHolds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/ListLegalHolds',
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.ListLegalHoldsRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.ListLegalHoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseLegalHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/ReleaseLegalHold',
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.ReleaseLegalHoldRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.ReleaseLegalHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkRestored(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/MarkRestored',
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkReplayed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/MarkReplayed',
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkReplayedRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkReplayedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from penguin.tier.v1 import erasure_pb2 as _erasure_pb2
 from penguin.tier.v1 import tier_service_pb2 as _tier_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -56,6 +57,26 @@ class TierServiceStub:
     """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
     says so: silence is not the same.
     """
+    EraseSubject: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.EraseSubjectRequest, _erasure_pb2.EraseSubjectResponse]
+    """EraseSubject removes or anonymises what is a person's in this tier, a page a call: to be called on with the reply's
+    cursor until that is empty. Refused (LEGAL_HOLD) while a hold stands on the subject or a key.
+    """
+    ExportSubject: _grpc.UnaryStreamMultiCallable[_erasure_pb2.ExportSubjectRequest, _erasure_pb2.ExportSubjectResponse]
+    """ExportSubject tells what the tier holds of a person, a row a message."""
+    CheckErasure: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.CheckErasureRequest, _erasure_pb2.CheckErasureResponse]
+    """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys."""
+    PutLegalHold: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.PutLegalHoldRequest, _erasure_pb2.PutLegalHoldResponse]
+    """PutLegalHold keeps a subject or a key from being erased."""
+    ListLegalHolds: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ListLegalHoldsRequest, _erasure_pb2.ListLegalHoldsResponse]
+    """ListLegalHolds pages through the holds in the order of their ids (creation)."""
+    ReleaseLegalHold: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ReleaseLegalHoldRequest, _erasure_pb2.ReleaseLegalHoldResponse]
+    """ReleaseLegalHold ends one."""
+    MarkRestored: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.MarkRestoredRequest, _erasure_pb2.MarkRestoredResponse]
+    """MarkRestored gives the database a new incarnation, after a restore: the tier is not ready, and refuses tenants' calls
+    (RESTORE_NOT_REPLAYED), until MarkReplayed.
+    """
+    MarkReplayed: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.MarkReplayedRequest, _erasure_pb2.MarkReplayedResponse]
+    """MarkReplayed says that every erasure of the ledger was replayed into this incarnation."""
 
 @_typing.type_check_only
 class TierServiceAsyncStub(TierServiceStub):
@@ -85,6 +106,26 @@ class TierServiceAsyncStub(TierServiceStub):
     """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
     says so: silence is not the same.
     """
+    EraseSubject: _aio.UnaryUnaryMultiCallable[_erasure_pb2.EraseSubjectRequest, _erasure_pb2.EraseSubjectResponse]  # type: ignore[assignment]
+    """EraseSubject removes or anonymises what is a person's in this tier, a page a call: to be called on with the reply's
+    cursor until that is empty. Refused (LEGAL_HOLD) while a hold stands on the subject or a key.
+    """
+    ExportSubject: _aio.UnaryStreamMultiCallable[_erasure_pb2.ExportSubjectRequest, _erasure_pb2.ExportSubjectResponse]  # type: ignore[assignment]
+    """ExportSubject tells what the tier holds of a person, a row a message."""
+    CheckErasure: _aio.UnaryUnaryMultiCallable[_erasure_pb2.CheckErasureRequest, _erasure_pb2.CheckErasureResponse]  # type: ignore[assignment]
+    """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys."""
+    PutLegalHold: _aio.UnaryUnaryMultiCallable[_erasure_pb2.PutLegalHoldRequest, _erasure_pb2.PutLegalHoldResponse]  # type: ignore[assignment]
+    """PutLegalHold keeps a subject or a key from being erased."""
+    ListLegalHolds: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ListLegalHoldsRequest, _erasure_pb2.ListLegalHoldsResponse]  # type: ignore[assignment]
+    """ListLegalHolds pages through the holds in the order of their ids (creation)."""
+    ReleaseLegalHold: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ReleaseLegalHoldRequest, _erasure_pb2.ReleaseLegalHoldResponse]  # type: ignore[assignment]
+    """ReleaseLegalHold ends one."""
+    MarkRestored: _aio.UnaryUnaryMultiCallable[_erasure_pb2.MarkRestoredRequest, _erasure_pb2.MarkRestoredResponse]  # type: ignore[assignment]
+    """MarkRestored gives the database a new incarnation, after a restore: the tier is not ready, and refuses tenants' calls
+    (RESTORE_NOT_REPLAYED), until MarkReplayed.
+    """
+    MarkReplayed: _aio.UnaryUnaryMultiCallable[_erasure_pb2.MarkReplayedRequest, _erasure_pb2.MarkReplayedResponse]  # type: ignore[assignment]
+    """MarkReplayed says that every erasure of the ledger was replayed into this incarnation."""
 
 class TierServiceServicer(metaclass=_abc_1.ABCMeta):
     """TierService is what every tier owes, whatever it stores: its state, and what it owes to the rest of the world."""
@@ -153,5 +194,73 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
         says so: silence is not the same.
         """
+
+    @_abc_1.abstractmethod
+    def EraseSubject(
+        self,
+        request: _erasure_pb2.EraseSubjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.EraseSubjectResponse, _abc.Awaitable[_erasure_pb2.EraseSubjectResponse]]:
+        """EraseSubject removes or anonymises what is a person's in this tier, a page a call: to be called on with the reply's
+        cursor until that is empty. Refused (LEGAL_HOLD) while a hold stands on the subject or a key.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportSubject(
+        self,
+        request: _erasure_pb2.ExportSubjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_erasure_pb2.ExportSubjectResponse], _abc.AsyncIterator[_erasure_pb2.ExportSubjectResponse]]:
+        """ExportSubject tells what the tier holds of a person, a row a message."""
+
+    @_abc_1.abstractmethod
+    def CheckErasure(
+        self,
+        request: _erasure_pb2.CheckErasureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.CheckErasureResponse, _abc.Awaitable[_erasure_pb2.CheckErasureResponse]]:
+        """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys."""
+
+    @_abc_1.abstractmethod
+    def PutLegalHold(
+        self,
+        request: _erasure_pb2.PutLegalHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.PutLegalHoldResponse, _abc.Awaitable[_erasure_pb2.PutLegalHoldResponse]]:
+        """PutLegalHold keeps a subject or a key from being erased."""
+
+    @_abc_1.abstractmethod
+    def ListLegalHolds(
+        self,
+        request: _erasure_pb2.ListLegalHoldsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.ListLegalHoldsResponse, _abc.Awaitable[_erasure_pb2.ListLegalHoldsResponse]]:
+        """ListLegalHolds pages through the holds in the order of their ids (creation)."""
+
+    @_abc_1.abstractmethod
+    def ReleaseLegalHold(
+        self,
+        request: _erasure_pb2.ReleaseLegalHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.ReleaseLegalHoldResponse, _abc.Awaitable[_erasure_pb2.ReleaseLegalHoldResponse]]:
+        """ReleaseLegalHold ends one."""
+
+    @_abc_1.abstractmethod
+    def MarkRestored(
+        self,
+        request: _erasure_pb2.MarkRestoredRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.MarkRestoredResponse, _abc.Awaitable[_erasure_pb2.MarkRestoredResponse]]:
+        """MarkRestored gives the database a new incarnation, after a restore: the tier is not ready, and refuses tenants' calls
+        (RESTORE_NOT_REPLAYED), until MarkReplayed.
+        """
+
+    @_abc_1.abstractmethod
+    def MarkReplayed(
+        self,
+        request: _erasure_pb2.MarkReplayedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.MarkReplayedResponse, _abc.Awaitable[_erasure_pb2.MarkReplayedResponse]]:
+        """MarkReplayed says that every erasure of the ledger was replayed into this incarnation."""
 
 def add_TierServiceServicer_to_server(servicer: TierServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

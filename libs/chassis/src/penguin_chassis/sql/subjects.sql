@@ -1,0 +1,40 @@
+-- name: held
+SELECT id FROM legal_holds
+WHERE tenant_id = $1 AND (subject = $2 AND subject <> '' OR storage_key <> '' AND storage_key = ANY ($3::text[]))
+ORDER BY id LIMIT 1;
+
+-- name: put_hold
+INSERT INTO legal_holds (tenant_id, id, subject, storage_key, reason, actor, created_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT DO NOTHING;
+
+-- name: list_holds
+SELECT tenant_id, id, subject, storage_key, reason, actor, created_at FROM legal_holds
+WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3;
+
+-- name: release_hold
+DELETE FROM legal_holds WHERE tenant_id = $1 AND id = $2 RETURNING id;
+
+-- name: scan_barrier
+-- A page of remembered answers, and whether the address stands in them. As text in which every byte is shown: an answer
+-- need not be any encoding's.
+SELECT key, operation, lower(encode(reply, 'escape')) ~ $5 AS hit
+FROM (
+    SELECT key, operation, reply FROM step_barrier
+    WHERE tenant_id = $1 AND (key, operation) > ($2, $3)
+    ORDER BY key, operation LIMIT $4
+) AS page
+ORDER BY key, operation;
+
+-- name: forget_answers
+-- The step stays barred: a repeat is refused (SAGA_COMPENSATED), and does nothing a second time.
+UPDATE step_barrier AS b SET reply = NULL, compensated = true
+FROM unnest($2::text[], $3::text[]) AS hit (key, operation)
+WHERE b.tenant_id = $1 AND b.key = ANY ($2::text[]) AND b.key = hit.key AND b.operation = hit.operation;
+
+-- name: scan_outbox
+SELECT id::text AS key, array_remove(ARRAY[
+    CASE WHEN position($4 IN lower(encode(payload, 'escape'))) > 0 THEN 'payload' END,
+    CASE WHEN position($4 IN lower(last_error)) > 0 THEN 'last_error' END], NULL) AS places
+FROM outbox WHERE tenant_id = $1 AND id > coalesce(nullif($2, '')::uuid, '00000000-0000-0000-0000-000000000000')
+ORDER BY id LIMIT $3;

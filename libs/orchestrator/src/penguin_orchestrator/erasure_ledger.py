@@ -1,0 +1,270 @@
+"""The ledger of erasures: what was ordered to be erased, kept outside of every tier's database, so that it can be ordered
+again after one of them is restored.
+
+A folder of small files, one a record, numbered without a gap and only ever added. Each is sealed with AES-256-GCM under a
+key that is kept elsewhere, and names the hash of the one before it: none can be changed, left out or put in unseen. A second
+folder, on another disk, has the same files; a record counts as written once both have it on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+ERASE = "erase"
+# Storage keys that were found to be the subject's: once the ledger of emails is anonymised nothing else tells them.
+KEYS = "keys"
+# It was refused, and nothing was erased: not to be replayed.
+WITHDRAWN = "withdrawn"
+
+GENESIS = "0" * 64
+KEY_BYTES = 32
+_NAME = re.compile(r"^\d{12}\.erasure$")
+_NONCE_BYTES = 12
+
+
+class LedgerError(Exception):
+    """The ledger cannot be written, or is not what was written; says where, never what stands there."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record. Of its kind: `address` for an order, `keys` for what was found; `digest` is its hash in the chain (hex)."""
+
+    kind: str
+    erasure_id: UUID
+    tenant_id: UUID
+    subject: str
+    at: datetime
+    address: str = ""
+    keys: tuple[str, ...] = ()
+    part: int = 0
+    sequence: int = 0
+    digest: str = ""
+
+
+def make_key(path: Path) -> bool:
+    """Write a new key where there is none; whether there was none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(KEY_BYTES) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return True
+
+
+class ErasureLedger:
+    """The ledger in its folders. Several processes may write to it. All of it blocks: call it in a thread."""
+
+    def __init__(self, folder: Path, copy: Path, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise LedgerError(f"the ledger's key has {len(key)} bytes and not {KEY_BYTES}")
+        self._folder = folder
+        self._copy = copy
+        self._key = key
+        self._cipher = AESGCM(HKDF(SHA256(), KEY_BYTES, None, b"penguin erasure ledger").derive(key))
+        self._entries: list[Entry] = []
+
+    @classmethod
+    def open(cls, folder: Path, copy: Path, key_path: Path) -> ErasureLedger:
+        """The ledger under the key of a file; raises LedgerError."""
+        try:
+            key = bytes.fromhex(key_path.read_text().strip())
+        except (OSError, ValueError):
+            raise LedgerError("the ledger's key cannot be read") from None
+        return cls(folder, copy, key)
+
+    def subject_key(self, tenant_id: UUID) -> bytes:
+        """The tenant's own key: the same address of two tenants has two HMACs."""
+        return HKDF(SHA256(), KEY_BYTES, None, b"penguin subject " + tenant_id.bytes).derive(self._key)
+
+    def subject(self, tenant_id: UUID, address: str) -> str:
+        """What a person is known by: HMAC-SHA256 of the address in lower case (hex)."""
+        return hmac.new(self.subject_key(tenant_id), address.lower().encode(), hashlib.sha256).hexdigest()
+
+    def append(self, entry: Entry) -> Entry:
+        """Add a record, durably in both folders; one of the same erasure, kind and part that stands is answered instead.
+
+        Raises LedgerError: then it may be tried again.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._copy.mkdir(parents=True, exist_ok=True)
+            while True:
+                entries = self.entries()
+                standing = [e for e in entries if _identity(e) == _identity(entry)]
+                written = standing[0] if standing else self._write(entry, entries[-1] if entries else None)
+                if written is not None:
+                    self._mend_copy()
+                    return written
+        except OSError as error:
+            raise LedgerError(f"the ledger cannot be written ({type(error).__name__})") from None
+
+    def entries(self) -> list[Entry]:
+        """Every record in order, each held against its hash, its seal and the one before it. Raises LedgerError."""
+        names = sorted(each.name for each in self._folder.glob("*.erasure")) if self._folder.exists() else []
+        if len(names) < len(self._entries):
+            raise LedgerError("records of the ledger are gone")
+        for number in range(len(self._entries) + 1, len(names) + 1):
+            if names[number - 1] != _name(number):
+                raise LedgerError(f"record {number} of the ledger is missing")
+            head = self._entries[-1].digest if self._entries else GENESIS
+            try:
+                sealed = (self._folder / _name(number)).read_bytes()
+            except OSError:
+                raise LedgerError(f"record {number} of the ledger cannot be read") from None
+            self._entries.append(self._unsealed(number, head, sealed))
+        return list(self._entries)
+
+    def verify(self) -> str:
+        """Read all of it anew, and its copy; returns the chain's head. Raises LedgerError."""
+        self._entries = []
+        entries = self.entries()
+        names = {_name(entry.sequence) for entry in entries}
+        copied = {each.name for each in self._copy.glob("*.erasure")} if self._copy.exists() else set()
+        if copied != names:
+            raise LedgerError(f"ledger and copy differ: {len(names)} records, {len(copied)} copied")
+        for name in sorted(names):
+            if (self._copy / name).read_bytes() != (self._folder / name).read_bytes():
+                raise LedgerError(f"the copy of {name} is another")
+        return entries[-1].digest if entries else GENESIS
+
+    def orders(self) -> list[tuple[Entry, list[str]]]:
+        """Every erasure that stands, with the keys that were found for it."""
+        orders: dict[UUID, Entry] = {}
+        keys: dict[UUID, list[str]] = {}
+        for entry in self.entries():
+            if entry.kind == ERASE:
+                orders[entry.erasure_id] = entry
+            elif entry.kind == WITHDRAWN:
+                orders.pop(entry.erasure_id, None)
+            else:
+                keys.setdefault(entry.erasure_id, []).extend(entry.keys)
+        return [(order, keys.get(order.erasure_id, [])) for order in orders.values()]
+
+    def order(self, erasure_id: UUID) -> tuple[Entry, list[str]]:
+        """One of them; raises LedgerError where there is none."""
+        for order, keys in self.orders():
+            if order.erasure_id == erasure_id:
+                return order, keys
+        raise LedgerError("the ledger has no such erasure")
+
+    def restore(self) -> int:
+        """Bring back from the copy what the folder lacks; returns how many records. Raises LedgerError."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            missing = _missing(self._copy, self._folder)
+            for name in missing:
+                _put(self._folder, name, (self._copy / name).read_bytes())
+        except OSError as error:
+            raise LedgerError(f"the ledger cannot be written ({type(error).__name__})") from None
+        self.verify()
+        return len(missing)
+
+    def _write(self, entry: Entry, last: Entry | None) -> Entry | None:
+        """Seal and link the record in; None where another process had the number first."""
+        number, head = (last.sequence + 1, last.digest) if last is not None else (1, GENESIS)
+        sealed = self._sealed(number, head, entry)
+        if not _put(self._folder, _name(number), sealed):
+            return None
+        return self.entries()[number - 1]
+
+    def _mend_copy(self) -> None:
+        for name in _missing(self._folder, self._copy):
+            _put(self._copy, name, (self._folder / name).read_bytes())
+
+    def _sealed(self, number: int, head: str, entry: Entry) -> bytes:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        plain = orjson.dumps(
+            {"kind": entry.kind, "erasure_id": str(entry.erasure_id), "tenant_id": str(entry.tenant_id),
+             "subject": entry.subject, "at": entry.at.isoformat(), "address": entry.address, "keys": entry.keys,
+             "part": entry.part}
+        )  # fmt: skip
+        data = self._cipher.encrypt(nonce, plain, _bound(number, head))
+        body = {"sequence": number, "previous": head, "nonce": nonce.hex(), "sealed": data.hex()}
+        return orjson.dumps({**body, "hash": _hash(number, head, nonce, data)}) + b"\n"
+
+    def _unsealed(self, number: int, head: str, sealed: bytes) -> Entry:
+        try:
+            body: dict[str, Any] = orjson.loads(sealed)
+            nonce, data = bytes.fromhex(body["nonce"]), bytes.fromhex(body["sealed"])
+            if (body["sequence"], body["previous"]) != (number, head):
+                raise LedgerError(f"record {number} of the ledger does not follow the one before it")
+            if body["hash"] != _hash(number, head, nonce, data):
+                raise LedgerError(f"record {number} of the ledger was changed")
+            told = orjson.loads(self._cipher.decrypt(nonce, data, _bound(number, head)))
+            return Entry(
+                told["kind"], UUID(told["erasure_id"]), UUID(told["tenant_id"]), told["subject"],
+                datetime.fromisoformat(told["at"]).astimezone(UTC), told["address"], tuple(told["keys"]), told["part"],
+                number, body["hash"],
+            )  # fmt: skip
+        except InvalidTag:
+            raise LedgerError(f"record {number} of the ledger is sealed with another key, or was changed") from None
+        except (ValueError, KeyError, TypeError):
+            raise LedgerError(f"record {number} of the ledger is damaged") from None
+
+
+def _identity(entry: Entry) -> tuple[UUID, str, int]:
+    return entry.erasure_id, entry.kind, entry.part
+
+
+def _name(number: int) -> str:
+    return f"{number:012d}.erasure"
+
+
+def _bound(number: int, head: str) -> bytes:
+    return f"{number}:{head}".encode()
+
+
+def _hash(number: int, head: str, nonce: bytes, data: bytes) -> str:
+    return hashlib.sha256(_bound(number, head) + nonce + data).hexdigest()
+
+
+def _missing(source: Path, target: Path) -> list[str]:
+    have = {each.name for each in target.glob("*.erasure")}
+    return sorted(e.name for e in source.glob("*.erasure") if _NAME.match(e.name) and e.name not in have)
+
+
+def _put(folder: Path, name: str, data: bytes) -> bool:
+    """Make the file, whole and on disk, unless it stands; whether it was made."""
+    scratch = folder / f".{name}.{secrets.token_hex(8)}"
+    try:
+        with scratch.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(scratch, folder / name)
+        except FileExistsError:
+            return False
+    finally:
+        scratch.unlink(missing_ok=True)
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return True
+
+
+def numbered(entry: Entry, part: int, keys: tuple[str, ...]) -> Entry:
+    """A record of keys that were found for an order."""
+    return replace(entry, kind=KEYS, address="", keys=keys, part=part, sequence=0, digest="")

@@ -1,0 +1,210 @@
+"""The saga that erases a person. What is to be erased stands in the ledger, not in the journal: the saga's input names the
+record. Once the address is barred there is no way back, only on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from penguin.oltp.v1 import subject_service_pb2 as pb
+from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
+from penguin.tier.v1 import erasure_pb2 as tier_pb
+from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
+from penguin_orchestrator.erasure_ledger import WITHDRAWN, Entry, ErasureLedger, LedgerError, numbered
+from penguin_orchestrator.sagas.deeds import Deed, RefusedError
+from penguin_orchestrator.sagas.definition import Act, Definition, Step
+
+KIND = "subject.erase"
+TIERS = ("oltp", "content", "olap", "queue", "notifications")
+# Items in a page and keys in a call.
+PAGE = 500
+# What is kept of a tier's mentions with its receipt (bytes, roughly): the others are counted.
+MENTIONED_BYTES = 40_000
+
+
+class Erasing:
+    """The saga's steps over one ledger."""
+
+    def __init__(self, ledger: ErasureLedger) -> None:
+        self._ledger = ledger
+
+    def definition(self) -> Definition:
+        """Held? No way back from `suppress`. Content and the others before OLTP: it knows what is whose until then."""
+        others = tuple(tier for tier in TIERS if tier != "oltp")
+        return Definition(
+            KIND, 1,
+            (
+                Step("order", "oltp", self.order, self.withdraw),
+                Step("holds", "oltp", self.holds, pure=True),
+                Step("suppress", "oltp", self.suppress, self.suppress, pivot=True),
+                Step("collect", "oltp", self.collect),
+                *(Step(tier, tier, self.erase(tier), after=("collect",)) for tier in others),
+                Step("oltp", "oltp", self.erase("oltp"), after=others),
+                Step("receipts", "oltp", self.receipts, after=("oltp",)),
+            ),
+        )  # fmt: skip
+
+    async def _ordered(self, deed: Deed) -> tuple[Entry, list[str]]:
+        return await asyncio.to_thread(self._ledger.order, UUID(deed.input["erasure_id"]))
+
+    async def order(self, deed: Deed) -> Mapping[str, Any]:
+        """The order was written before the saga began; read it again, as whoever goes on must be able to."""
+        try:
+            order, _ = await self._ordered(deed)
+        except LedgerError as error:
+            raise RefusedError("the ledger has no such erasure") from error
+        return {"chain_head": order.digest}
+
+    async def withdraw(self, deed: Deed) -> None:
+        """It was refused: a replay must not carry it out. Nothing is withdrawn that was carried out before."""
+        if deed.input.get("replay"):
+            return
+        try:
+            order, _ = await self._ordered(deed)
+        except LedgerError:
+            return
+        withdrawn = Entry(WITHDRAWN, order.erasure_id, order.tenant_id, order.subject, order.at)
+        await asyncio.to_thread(self._ledger.append, withdrawn)
+
+    async def holds(self, deed: Deed) -> None:
+        """Refused where any tier keeps the subject, or Content one of the keys, by a legal hold."""
+        order, known = await self._ordered(deed)
+        tenant_id = str(deed.tenant_id)
+        for tier in TIERS:
+            request = tier_pb.CheckErasureRequest(tenant_id=tenant_id, subject=order.subject)
+            await deed.call(tier, TierServiceStub, "CheckErasure", request)
+        async for keys in _pages(self._keys(deed, order, known)):
+            for tier in ("content", "oltp"):
+                request = tier_pb.CheckErasureRequest(tenant_id=tenant_id, subject=order.subject, storage_keys=keys)
+                await deed.call(tier, TierServiceStub, "CheckErasure", request)
+
+    async def _items(self, deed: Deed, order: Entry) -> AsyncIterator[pb.SubjectItem]:
+        request = pb.ListSubjectItemsRequest(tenant_id=str(deed.tenant_id), address=order.address, page_size=PAGE)
+        while True:
+            page = await deed.call("oltp", SubjectServiceStub, "ListSubjectItems", request)
+            for item in page.items:
+                yield item
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def _keys(self, deed: Deed, order: Entry, known: Sequence[str]) -> AsyncIterator[str]:
+        for key in known:
+            yield key
+        async for item in self._items(deed, order):
+            yield item.storage_key
+
+    async def suppress(self, deed: Deed) -> Mapping[str, Any]:
+        """Nobody writes to them from here on."""
+        order, _ = await self._ordered(deed)
+        request = pb.SuppressSubjectRequest(
+            tenant_id=str(deed.tenant_id), erasure_id=str(order.erasure_id), subject=order.subject,
+            subject_key=self._ledger.subject_key(deed.tenant_id), address=order.address,
+        )  # fmt: skip
+        reply = await deed.ask("oltp", SubjectServiceStub, "SuppressSubject", request)
+        return {"cancelled": reply.cancelled, "own": [[m.table, m.key, m.place] for m in reply.own]}
+
+    async def collect(self, deed: Deed) -> Mapping[str, Any]:
+        """Write the keys that are theirs to the ledger, while OLTP still knows. What stands there already stays: the parts
+        are numbered by what they hold first."""
+        order, known = await self._ordered(deed)
+        seen, cancelled, parts = set(known), 0, len(known)
+        new: list[str] = []
+        async for item in self._items(deed, order):
+            cancelled += item.cancelled
+            if item.storage_key not in seen:
+                seen.add(item.storage_key)
+                new.append(item.storage_key)
+            if len(new) == PAGE:
+                await asyncio.to_thread(self._ledger.append, numbered(order, parts, tuple(new)))
+                parts, new = parts + len(new), []
+        if new:
+            await asyncio.to_thread(self._ledger.append, numbered(order, parts, tuple(new)))
+        return {"contents": len(seen), "cancelled": cancelled}
+
+    def erase(self, tier: str) -> Act:
+        """One tier's part: first what is known by key, then what is to be looked for."""
+
+        async def act(deed: Deed) -> Mapping[str, Any]:
+            order, keys = await self._ordered(deed)
+            told = _Told()
+            if tier == "content":
+                for n in range(0, len(keys), PAGE):
+                    await self._erase(deed, tier, order, told, storage_keys=keys[n : n + PAGE])
+            if tier == "queue":
+                ids = [i.email_id async for i in self._items(deed, order) if i.cancelled and i.email_id]
+                for n in range(0, len(ids), PAGE):
+                    await self._erase(deed, tier, order, told, email_ids=ids[n : n + PAGE])
+            await self._erase(deed, tier, order, told)
+            return told.result()
+
+        return act
+
+    async def _erase(self, deed: Deed, tier: str, order: Entry, told: _Told, **known: Sequence[str]) -> None:
+        cursor = ""
+        while True:
+            request = tier_pb.EraseSubjectRequest(
+                tenant_id=str(deed.tenant_id), erasure_id=str(order.erasure_id), subject=order.subject,
+                address=order.address, chain_head=order.digest, cursor=cursor,
+                storage_keys=known.get("storage_keys", ()), email_ids=known.get("email_ids", ()),
+            )  # fmt: skip
+            parts = [cursor, *known.get("storage_keys", ()), *known.get("email_ids", ())]
+            reply = await deed.call(tier, TierServiceStub, "EraseSubject", request, tier, *parts)
+            told.add(reply)
+            cursor = reply.cursor
+            if not cursor:
+                return
+
+    async def receipts(self, deed: Deed) -> Mapping[str, Any]:
+        """Keep what the tiers said."""
+        order, _ = await self._ordered(deed)
+        request = pb.RecordErasureRequest(
+            tenant_id=str(deed.tenant_id), erasure_id=str(order.erasure_id), subject=order.subject
+        )
+        for tier in TIERS:
+            told = deed.results[tier]
+            receipt = request.receipts.add(
+                tier=tier, erasure_id=str(order.erasure_id), subject=order.subject, chain_head=order.digest,
+                counts=told["counts"],
+            )  # fmt: skip
+            receipt.erased_at.FromJsonString(told["erased_at"])
+            mentions = [tier_pb.Mention(table=t, key=k, place=p) for t, k, p in told["mentions"]]
+            request.mentions.add(tier=tier, mentions=mentions, total=told["mentioned"])
+        await deed.call("oltp", SubjectServiceStub, "RecordErasure", request)
+        return {"recorded": True}
+
+
+class _Told:
+    """What a tier has said so far."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._mentions: list[list[str]] = []
+        self._total = self._bytes = 0
+        self._at = ""
+
+    def add(self, reply: tier_pb.EraseSubjectResponse) -> None:
+        for table, count in reply.receipt.counts.items():
+            self._counts[table] = self._counts.get(table, 0) + count
+        for mention in reply.mentions:
+            self._bytes += mention.ByteSize() + 12
+            if self._bytes <= MENTIONED_BYTES:
+                self._mentions.append([mention.table, mention.key, mention.place])
+        self._total += len(reply.mentions)
+        self._at = reply.receipt.erased_at.ToJsonString()
+
+    def result(self) -> dict[str, Any]:
+        return {"counts": self._counts, "mentions": self._mentions, "mentioned": self._total, "erased_at": self._at}
+
+
+async def _pages(keys: AsyncIterator[str]) -> AsyncIterator[list[str]]:
+    page: list[str] = []
+    async for key in keys:
+        page.append(key)
+        if len(page) == PAGE:
+            yield page
+            page = []
+    if page:
+        yield page

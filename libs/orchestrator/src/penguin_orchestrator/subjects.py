@@ -1,0 +1,239 @@
+"""What is done for one person: erased from every tier, or all that is held of them told; and erasures done again after a
+restore."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from penguin.oltp.v1 import subject_service_pb2 as pb
+from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
+from penguin.tier.v1 import erasure_pb2 as tier_pb
+from penguin.tier.v1 import tier_service_pb2 as status_pb
+from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
+from penguin_orchestrator import keys
+from penguin_orchestrator.clients import DEADLINE_S, Tier
+from penguin_orchestrator.erasure_ledger import ERASE, WITHDRAWN, Entry, ErasureLedger, LedgerError
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.sagas.carrying import Progress, Sagas
+from penguin_orchestrator.sagas.subjects import KIND, PAGE, TIERS
+
+EXPORT_S = 300.0
+
+
+@dataclass
+class Replayed:
+    """What became of a replay: erasures carried out again, those that a hold or something else kept, and tiers let in."""
+
+    erased: int = 0
+    kept: dict[str, str] = field(default_factory=dict)
+    ready: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One record of an export, or, without a record, why a tier told nothing (any more)."""
+
+    tier: str
+    table: str
+    key: str
+    record: bytes
+    missing: str = ""
+
+    def line(self) -> bytes:
+        """One line of JSON."""
+        if self.missing:
+            return orjson.dumps({"tier": self.tier, "missing": self.missing}) + b"\n"
+        told = {"tier": self.tier, "table": self.table, "key": self.key, "record": orjson.Fragment(self.record)}
+        return orjson.dumps(told) + b"\n"
+
+
+class Subjects:
+    """People of tenants, by their addresses."""
+
+    def __init__(self, tiers: Mapping[str, Tier], sagas: Sagas, ledger: ErasureLedger | None) -> None:
+        self._tiers = tiers
+        self._sagas = sagas
+        self._ledger = ledger
+
+    @property
+    def ledger(self) -> ErasureLedger:
+        """The ledger of erasures; raises LedgerError where this process has none."""
+        if self._ledger is None:
+            raise LedgerError(
+                "there is no ledger: ERASURE_LEDGER_PATH, ERASURE_LEDGER_COPY_PATH and ERASURE_LEDGER_KEY_PATH name it"
+            )
+        return self._ledger
+
+    async def erase(self, tenant_id: UUID, address: str, *, progress: Progress | None = None) -> pb.Erasure:
+        """Erase a person from every tier. An erasure of theirs that is under way is joined.
+
+        Raises LedgerError (nothing done), TierError (LEGAL_HOLD: nothing erased), SagaError (it goes on by itself).
+        """
+        ledger = self.ledger
+        subject = ledger.subject(tenant_id, address)
+        order = Entry(ERASE, keys.new_id(), tenant_id, subject, datetime.now(UTC), address.lower())
+        await asyncio.to_thread(ledger.append, order)
+        held = await self._sagas.carry_out(
+            KIND, tenant_id, {"erasure_id": str(order.erasure_id)}, saga_id=order.erasure_id, subject=subject,
+            progress=progress,
+        )  # fmt: skip
+        if held.id != order.erasure_id:
+            # Another's, joined: that one is in the ledger too, and is the one to be replayed.
+            withdrawn = Entry(WITHDRAWN, order.erasure_id, tenant_id, subject, order.at)
+            await asyncio.to_thread(ledger.append, withdrawn)
+        erasure_id = str(held.input["erasure_id"])
+        async for erasure in self.erasures(tenant_id):
+            if erasure.id == erasure_id:
+                return erasure
+        raise LookupError(erasure_id)
+
+    async def erasures(self, tenant_id: UUID) -> AsyncIterator[pb.Erasure]:
+        """What was erased, with the tiers' receipts; raises TierError."""
+        request = pb.ListErasuresRequest(tenant_id=str(tenant_id), page_size=100)
+        method = self._tiers["oltp"].stub(SubjectServiceStub).ListErasures
+        while True:
+            page = await self._tiers["oltp"].call(method, request)
+            for erasure in page.erasures:
+                yield erasure
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def verify(self, tenant_id: UUID) -> list[str]:
+        """What of a tenant's receipts does not agree with the ledger; nothing where all do. Raises LedgerError, TierError."""
+        await asyncio.to_thread(self.ledger.verify)
+        orders = {str(order.erasure_id): order for order, _ in await asyncio.to_thread(self.ledger.orders)}
+        orders = {key: order for key, order in orders.items() if order.tenant_id == tenant_id}
+        faults: list[str] = []
+        recorded: set[str] = set()
+        async for erasure in self.erasures(tenant_id):
+            recorded.add(erasure.id)
+            order = orders.get(erasure.id)
+            if order is None:
+                faults.append(f"{erasure.id}: receipts of what the ledger does not have")
+                continue
+            if erasure.subject != order.subject or order.subject != self.ledger.subject(tenant_id, order.address):
+                faults.append(f"{erasure.id}: the receipts are another subject's")
+            if {receipt.tier for receipt in erasure.receipts} != set(TIERS):
+                faults.append(f"{erasure.id}: not every tier gave a receipt")
+            if any(receipt.chain_head != order.digest for receipt in erasure.receipts):
+                faults.append(f"{erasure.id}: a receipt names another record of the ledger")
+        return faults + [f"{each}: ordered, and without receipts" for each in orders if each not in recorded]
+
+    async def export(self, tenant_id: UUID, address: str) -> AsyncIterator[Exported]:
+        """All that the tiers hold of a person; where one is away, that is said in place of its records."""
+        storage_keys: list[str] = []
+        try:
+            storage_keys = [item.storage_key async for item in self._items(tenant_id, address)]
+        except TierError as error:
+            yield Exported("content", "", "", b"", f"which contents are theirs is not known: oltp {error.reason}")
+        for tier in TIERS:
+            keyed = storage_keys if tier == "content" else []
+            asked = [keyed[n : n + PAGE] for n in range(0, len(keyed), PAGE)] or [[]]
+            try:
+                for part in asked:
+                    async for record in self._exported(tier, tenant_id, address, part):
+                        yield record
+            except TierError as error:
+                yield Exported(tier, "", "", b"", f"{error.code.name} {error.reason}")
+
+    async def _items(self, tenant_id: UUID, address: str) -> AsyncIterator[pb.SubjectItem]:
+        request = pb.ListSubjectItemsRequest(tenant_id=str(tenant_id), address=address, page_size=PAGE)
+        method = self._tiers["oltp"].stub(SubjectServiceStub).ListSubjectItems
+        while True:
+            page = await self._tiers["oltp"].call(method, request)
+            for item in page.items:
+                yield item
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def _exported(
+        self, tier: str, tenant_id: UUID, address: str, storage_keys: list[str]
+    ) -> AsyncIterator[Exported]:
+        here = self._tiers[tier]
+        request = tier_pb.ExportSubjectRequest(tenant_id=str(tenant_id), address=address, storage_keys=storage_keys)
+        async for told in here.stream(here.stub(TierServiceStub).ExportSubject, request, timeout=EXPORT_S):
+            yield Exported(tier, told.table, told.key, told.record)
+
+    async def hold(self, tier: str, tenant_id: UUID, reason: str, *, address: str = "", key: str = "") -> str:
+        """Keep a person, or what stands under a key, from being erased; returns the hold's id."""
+        request = tier_pb.PutLegalHoldRequest(
+            tenant_id=str(tenant_id), request_id=str(keys.new_id()), id=str(keys.new_id()), reason=reason
+        )
+        if address:
+            request.subject = self.ledger.subject(tenant_id, address)
+        else:
+            request.storage_key = key
+        here = self._tiers[tier]
+        reply = await here.insist(here.stub(TierServiceStub).PutLegalHold, request, deadline_s=DEADLINE_S)
+        return str(reply.hold.id)
+
+    async def release(self, tier: str, tenant_id: UUID, hold_id: UUID) -> None:
+        """End a hold; raises TierError (NOT_FOUND)."""
+        request = tier_pb.ReleaseLegalHoldRequest(
+            tenant_id=str(tenant_id), request_id=str(keys.new_id()), hold_id=str(hold_id)
+        )
+        here = self._tiers[tier]
+        await here.insist(here.stub(TierServiceStub).ReleaseLegalHold, request, deadline_s=DEADLINE_S)
+
+    async def holds(self, tier: str, tenant_id: UUID) -> AsyncIterator[tier_pb.LegalHold]:
+        """A tier's holds."""
+        here = self._tiers[tier]
+        request = tier_pb.ListLegalHoldsRequest(tenant_id=str(tenant_id), page_size=PAGE)
+        while True:
+            page = await here.call(here.stub(TierServiceStub).ListLegalHolds, request)
+            for hold in page.holds:
+                yield hold
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def mark_restored(self, tier: str) -> str:
+        """Say that a tier's database was restored: it serves no tenant until erasures are replayed. Returns its incarnation."""
+        here = self._tiers[tier]
+        reply = await here.call(here.stub(TierServiceStub).MarkRestored, tier_pb.MarkRestoredRequest())
+        return str(reply.incarnation)
+
+    async def restoring(self) -> dict[str, str]:
+        """Tiers that wait for a replay, with their incarnations. Raises TierError where one does not answer."""
+        found: dict[str, str] = {}
+        for tier in TIERS:
+            here = self._tiers[tier]
+            status = await here.call(here.stub(TierServiceStub).GetStatus, status_pb.GetStatusRequest())
+            if status.restoring:
+                found[tier] = status.incarnation
+        return found
+
+    async def replay(self, *, progress: Callable[[Replayed], Any] | None = None) -> Replayed:
+        """Carry every erasure of the ledger out again, and let the tiers in that waited for it. What a legal hold keeps is
+        told. Raises LedgerError (no tier is let in), TierError, SagaError: to be called again."""
+        waiting = await self.restoring()
+        await asyncio.to_thread(self.ledger.verify)
+        lives = sorted(waiting.items()) or [("again", str(keys.new_id()))]
+        done = Replayed()
+        for order, _ in await asyncio.to_thread(self.ledger.orders):
+            saga_id = keys.request_id("replay", order.erasure_id, *lives)
+            input_ = {"erasure_id": str(order.erasure_id), "replay": True}
+            try:
+                await self._sagas.carry_out(KIND, order.tenant_id, input_, saga_id=saga_id, subject=order.subject)
+                done.erased += 1
+            except TierError as error:
+                if error.reason != "LEGAL_HOLD":
+                    raise
+                done.kept[str(order.erasure_id)] = error.reason
+            if progress is not None:
+                progress(done)
+        for tier, incarnation in waiting.items():
+            here = self._tiers[tier]
+            request = tier_pb.MarkReplayedRequest(incarnation=incarnation)
+            await here.insist(here.stub(TierServiceStub).MarkReplayed, request, deadline_s=DEADLINE_S)
+            done.ready.append(tier)
+        return done

@@ -1,0 +1,139 @@
+"""A person with a thousand emails is erased: nothing of theirs is left in any tier, nor comes back with an old backup."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from libs.orchestrator.tests.subjects import lives
+from libs.orchestrator.tests.subjects.conftest import Town
+from libs.orchestrator.tests.subjects.lives import ADDRESS, OTHER, Life
+from tests.contract.tiers import TIERS
+
+from penguin.oltp.v1 import email_service_pb2 as email_pb
+from penguin.oltp.v1 import subject_service_pb2 as pb
+from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
+from penguin_devstack.valkey import ValkeyServer
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.messages import OutgoingEmail, Refusal
+
+EMAILS = 1000
+# What is Bob's and mentions Ada: told, and left to somebody's decision. Table and column as they are stored.
+BOBS = {"oltp": {"leads.custom_fields", "emails.subject"}, "content": {"content_objects.body"}}
+
+
+def columns(places: list[str]) -> set[str]:
+    return {place.split()[0] for place in places}
+
+
+async def left(town: Town, tier: str) -> set[str]:
+    """Columns of a tier in which the address still stands, but for what is Bob's."""
+    return columns(await lives.found(town, tier)) - BOBS.get(tier, set())
+
+
+async def assert_gone(town: Town, life: Life, valkey: ValkeyServer) -> None:
+    for tier in TIERS:
+        assert await left(town, tier) == set(), tier
+    assert await lives.found_in_redis(valkey.url) == []
+    told = [record async for record in town.penguin.subjects.export(life.tenant, ADDRESS)]
+    assert told == []
+
+
+async def referred(town: Town) -> int:
+    """Keys that OLTP tells reconcile of."""
+    connection = await town.superuser("oltp")
+    try:
+        return int(await connection.fetchval("SELECT count(*) FROM storage_keys WHERE generation >= 0"))
+    finally:
+        await connection.close()
+
+
+def mentions(erasure: pb.Erasure) -> dict[str, set[tuple[str, str]]]:
+    return {each.tier: {(m.table, m.place) for m in each.mentions} for each in erasure.mentions if each.total}
+
+
+@pytest.mark.timeout(240)
+async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> None:
+    life = await lives.led(town, EMAILS)
+    before = await lives.counted(town, life)
+    assert before, "the day has no cells: nothing would be shown by their agreeing"
+    for tier in ("oltp", "content", "notifications"):
+        assert await left(town, tier), f"{tier} held nothing of theirs to begin with"
+    exported = [record async for record in town.penguin.subjects.export(life.tenant, ADDRESS)]
+    assert {record.table for record in exported} == {
+        "leads", "emails", "inbox_message_refs", "suppressions", "content_objects", "notifications",
+    }  # fmt: skip
+    assert sum(record.table == "content_objects" for record in exported) == EMAILS + 1
+    backups = {tier: town.back_up(tier) for tier in ("content", "oltp")}
+
+    erasure = await town.penguin.subjects.erase(life.tenant, ADDRESS.upper())
+
+    await assert_gone(town, life, valkey)
+    assert await lives.counted(town, life) == before, "the recount disagrees"
+    assert mentions(erasure) == {
+        "oltp": {("leads", "custom_fields"), ("emails", "subject")},
+        "content": {("content_objects", place) for place in ("text", "source")},
+    }
+    # What is gone on purpose is not missed by reconcile: it compares generations from 0 on.
+    assert await referred(town) == 2
+    counts = {receipt.tier: dict(receipt.counts) for receipt in erasure.receipts}
+    assert counts["oltp"]["emails"] == EMAILS
+    assert counts["oltp"]["leads"] == 2
+    assert counts["content"]["content_objects"] == EMAILS + 1
+    assert counts["queue"]["jobs"] > 0
+    assert counts["notifications"]["notifications"] == 1
+    assert await town.penguin.subjects.verify(life.tenant) == []
+    await assert_not_written_to(town, life)
+
+    for tier, backup in backups.items():
+        await town.restore(tier, backup)
+        assert await left(town, tier), "the backup is from before"
+        await town.penguin.subjects.mark_restored(tier)
+        told = {r.tier: r.missing async for r in town.penguin.subjects.export(life.tenant, ADDRESS)}
+        assert told[tier] == "UNAVAILABLE RESTORE_NOT_REPLAYED", "the tier serves what was erased"
+        replayed = await town.penguin.subjects.replay()
+        assert (replayed.erased, replayed.kept, replayed.ready) == (1, {}, [tier])
+        await assert_gone(town, life, valkey)
+        assert await town.penguin.subjects.restoring() == {}
+    assert await lives.counted(town, life) == before
+    assert await town.penguin.subjects.verify(life.tenant) == []
+    await assert_not_written_to(town, life)
+
+
+async def assert_not_written_to(town: Town, life: Life) -> None:
+    """Neither a new email nor one that is claimed reaches them, and nobody else is kept from being written to."""
+    new = [OutgoingEmail(address, lives.MAILBOX, "Again", text="Hi") for address in (ADDRESS, OTHER)]
+    refused, sent = await town.penguin.send_emails(life.tenant, new)
+    assert isinstance(refused, Refusal)
+    assert refused.reason == "RECIPIENT_SUPPRESSED"
+    assert not isinstance(sent, Refusal)
+    oltp = town.tiers["oltp"]
+    request = email_pb.ListEmailsRequest(
+        tenant_id=str(life.tenant), recipient="erased@erased.invalid", status=email_pb.EMAIL_STATUS_QUEUED
+    )
+    assert not (await oltp.call(oltp.stub(EmailServiceStub).ListEmails, request)).emails
+
+
+@pytest.mark.timeout(120)
+async def test_a_legal_hold_refuses_before_anything_is_erased(town: Town) -> None:
+    life = await lives.led(town, 8)
+    before = {tier: await lives.found(town, tier) for tier in TIERS}
+    subjects = town.penguin.subjects
+    by_person = await subjects.hold("oltp", life.tenant, "Case 7", address=ADDRESS)
+    with pytest.raises(TierError) as refused:
+        await subjects.erase(life.tenant, ADDRESS)
+    assert refused.value.reason == "LEGAL_HOLD"
+    await subjects.release("oltp", life.tenant, UUID(by_person))
+    keys = [r.key async for r in subjects.export(life.tenant, ADDRESS) if r.table == "content_objects"]
+    by_key = await subjects.hold("content", life.tenant, "Case 8", key=keys[-1])
+    assert [hold.storage_key async for hold in subjects.holds("content", life.tenant)] == [keys[-1]]
+    with pytest.raises(TierError) as refused:
+        await subjects.erase(life.tenant, ADDRESS)
+    assert refused.value.reason == "LEGAL_HOLD"
+    for tier in TIERS:
+        assert columns(await lives.found(town, tier)) == columns(before[tier]), tier
+    # What was refused is not carried out by a replay either.
+    assert town.penguin.subjects.ledger.orders() == []
+    await subjects.release("content", life.tenant, UUID(by_key))
+    await subjects.erase(life.tenant, ADDRESS)
+    assert await left(town, "content") == set()

@@ -1,0 +1,159 @@
+"""The ledger of erasures: nothing of it can be changed, left out, put in or lost unseen."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import orjson
+import pytest
+
+from penguin_orchestrator.erasure_ledger import (
+    ERASE,
+    GENESIS,
+    WITHDRAWN,
+    Entry,
+    ErasureLedger,
+    LedgerError,
+    make_key,
+    numbered,
+)
+
+KEY = b"k" * 32
+TENANT = UUID(int=7)
+
+
+def order(ledger: ErasureLedger, address: str = "ada@example.com") -> Entry:
+    return Entry(ERASE, uuid4(), TENANT, ledger.subject(TENANT, address), datetime.now(UTC), address)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> ErasureLedger:
+    return ErasureLedger(tmp_path / "ledger", tmp_path / "copy", KEY)
+
+
+def again(tmp_path: Path, key: bytes = KEY) -> ErasureLedger:
+    """The ledger as another process has it."""
+    return ErasureLedger(tmp_path / "ledger", tmp_path / "copy", key)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def test_what_is_written_is_read_by_another_process(ledger: ErasureLedger, tmp_path: Path) -> None:
+    first = ledger.append(order(ledger))
+    keys = ledger.append(numbered(first, 0, ("a", "b")))
+    refused = ledger.append(order(ledger, "bob@example.com"))
+    ledger.append(Entry(WITHDRAWN, refused.erasure_id, TENANT, refused.subject, refused.at))
+    other = again(tmp_path)
+    assert other.orders() == [(first, ["a", "b"])]
+    assert other.order(first.erasure_id) == (first, ["a", "b"])
+    assert other.verify() == other.entries()[-1].digest
+    assert (first.sequence, keys.sequence) == (1, 2)
+    assert ErasureLedger(tmp_path / "none", tmp_path / "none", KEY).verify() == GENESIS
+    with pytest.raises(LedgerError, match="no such erasure"):
+        other.order(refused.erasure_id)
+
+
+def test_the_same_record_is_written_once(ledger: ErasureLedger, tmp_path: Path) -> None:
+    entry = order(ledger)
+    assert again(tmp_path).append(entry) == ledger.append(entry)
+    assert len(files(tmp_path / "ledger")) == len(files(tmp_path / "copy")) == 1
+
+
+def test_nothing_of_a_person_stands_there_in_the_clear(ledger: ErasureLedger, tmp_path: Path) -> None:
+    ledger.append(order(ledger))
+    for path in (*files(tmp_path / "ledger"), *files(tmp_path / "copy")):
+        assert b"ada" not in path.read_bytes().lower()
+        assert str(TENANT).encode() not in path.read_bytes()
+
+
+def test_a_person_has_one_hmac_in_a_tenant_and_another_elsewhere(ledger: ErasureLedger) -> None:
+    known = ledger.subject(TENANT, "Ada@Example.com")
+    assert known == ledger.subject(TENANT, "ada@example.com")
+    assert known != ledger.subject(UUID(int=8), "ada@example.com")
+    assert known != ledger.subject(TENANT, "bob@example.com")
+
+
+def test_many_writers_make_one_chain(tmp_path: Path) -> None:
+    def write(_: int) -> Entry:
+        mine = again(tmp_path)
+        return mine.append(order(mine))
+
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(write, range(40)))
+    assert sorted(entry.sequence for entry in written) == list(range(1, 41))
+    again(tmp_path).verify()
+
+
+def test_whoever_changes_a_record_is_found_out(ledger: ErasureLedger, tmp_path: Path) -> None:
+    for _ in range(3):
+        ledger.append(order(ledger))
+    path = files(tmp_path / "ledger")[1]
+    whole = path.read_bytes()
+    body = orjson.loads(whole)
+    for change, said in (
+        ({"sealed": body["sealed"][:-2] + "00"}, "changed"),
+        ({"previous": "0" * 64}, "does not follow"),
+        ({"sequence": 3}, "does not follow"),
+        ({"hash": "0" * 64}, "changed"),
+        ({"nonce": 7}, "damaged"),
+    ):
+        path.write_bytes(orjson.dumps(body | change))
+        with pytest.raises(LedgerError, match=said):
+            again(tmp_path).entries()
+    path.write_bytes(b"")
+    with pytest.raises(LedgerError, match="damaged"):
+        again(tmp_path).entries()
+    path.write_bytes(whole)
+    with pytest.raises(LedgerError, match="another key"):
+        again(tmp_path, b"x" * 32).entries()
+    path.unlink()
+    with pytest.raises(LedgerError, match="record 2 of the ledger is missing"):
+        again(tmp_path).entries()
+
+
+def test_what_is_lost_comes_back_from_the_copy(ledger: ErasureLedger, tmp_path: Path) -> None:
+    for _ in range(3):
+        ledger.append(order(ledger))
+    files(tmp_path / "ledger")[-1].unlink()
+    with pytest.raises(LedgerError, match="gone"):
+        ledger.entries()
+    with pytest.raises(LedgerError, match="differ"):
+        again(tmp_path).verify()
+    assert again(tmp_path).restore() == 1
+    assert len(again(tmp_path).orders()) == 3
+    files(tmp_path / "copy")[0].write_bytes(b"other")
+    with pytest.raises(LedgerError, match="is another"):
+        again(tmp_path).verify()
+
+
+def test_a_copy_that_was_away_is_made_up_for(ledger: ErasureLedger, tmp_path: Path) -> None:
+    (tmp_path / "copy").write_text("no folder")
+    entry = order(ledger)
+    with pytest.raises(LedgerError, match="cannot be written"):
+        ledger.append(entry)
+    (tmp_path / "copy").unlink()
+    ledger.append(replace(entry))
+    assert [p.name for p in files(tmp_path / "copy")] == [p.name for p in files(tmp_path / "ledger")]
+    ledger.verify()
+
+
+def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "erasures"
+    assert make_key(path)
+    made = path.read_text()
+    assert not make_key(path)
+    assert path.read_text() == made
+    assert path.stat().st_mode & 0o077 == 0
+    ErasureLedger.open(tmp_path / "ledger", tmp_path / "copy", path).verify()
+    path.write_text("short")
+    with pytest.raises(LedgerError, match="cannot be read"):
+        ErasureLedger.open(tmp_path / "ledger", tmp_path / "copy", path)
+    path.write_text("00")
+    with pytest.raises(LedgerError, match="32"):
+        ErasureLedger.open(tmp_path / "ledger", tmp_path / "copy", path)

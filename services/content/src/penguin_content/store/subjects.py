@@ -1,0 +1,126 @@
+"""People's contents: erased by their keys with what only they refer to; and where others mention them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from penguin_chassis.jsonbytes import json_bytes
+from penguin_chassis.pool import Connection, Database
+from penguin_chassis.queries import load
+from penguin_chassis.subjects import Mention, Order, Page, Phase, SubjectRecord
+from penguin_content.domain.codec import Packed, unpack
+from penguin_content.domain.composed import from_canonical
+from penguin_content.domain.mail import parse
+from penguin_content.domain.subjects import holds, places
+from penguin_content.store import blobs as blob_store
+from penguin_content.store.contents import sql as content_sql
+
+sql = load("penguin_content.store", "subjects.sql")
+
+# Contents and blobs looked through in one page: what is in memory at a time.
+CONTENTS_A_PAGE = 100
+BLOBS_A_PAGE = 16
+PIECES_A_PAGE = 8
+# Bytes carried from one piece of a large blob to the next: longer than any address, in two bytes a character.
+TAIL = 700
+# Whatever keeps an upload alive, what was the subject's alone goes.
+NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+class SubjectStore:
+    """Subjects of one database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def phases(self, order: Order) -> Sequence[Phase]:
+        """With keys: these contents. Without: everything there is, looked through."""
+        if order.storage_keys:
+            return (Phase("contents", _erase),)
+        return (Phase("contents", _look), Phase("blobs", _look_at_blobs), Phase("pieces", _look_at_pieces))
+
+    async def export(self, tenant_id: Any, address: str, storage_keys: Sequence[str]) -> AsyncIterator[SubjectRecord]:
+        """The contents of these keys, one by one."""
+        for key in storage_keys:
+            async with self._db.tenant(tenant_id) as connection:
+                row = await connection.fetchrow(sql.export, tenant_id, key)
+            if row is not None:
+                yield SubjectRecord("content_objects", key, await asyncio.to_thread(_record, row))
+
+
+async def _erase(connection: Connection, order: Order, _: str) -> Page:
+    tenant_id = order.tenant_id
+    rows = await connection.fetch(content_sql.lock, tenant_id, list(order.storage_keys))
+    doomed = [row["storage_key"] for row in rows]
+    if not doomed:
+        return Page()
+    referred = await connection.fetch(content_sql.blobs_of, tenant_id, doomed)
+    await connection.execute(content_sql.delete, tenant_id, doomed)
+    hashes = [row["blob_sha256"] for row in referred if row["blob_sha256"] is not None]
+    await blob_store.remove_unreferenced(connection, tenant_id, hashes, NEVER)
+    return Page({"content_objects": len(doomed)})
+
+
+async def _look(connection: Connection, order: Order, after: str) -> Page:
+    rows = await connection.fetch(sql.page, order.tenant_id, after, CONTENTS_A_PAGE)
+
+    def search() -> list[Mention]:
+        found = []
+        for row in rows:
+            seen = places(Packed(row["codec"], row["body"]), order.address, raw_source=row["raw_source"])
+            seen += [n for n in ("defects", "filenames") if order.address in (row[n] or "").lower()]
+            found += [Mention("content_objects", row["storage_key"], place) for place in seen]
+        return found
+
+    more = rows[-1]["storage_key"] if len(rows) == CONTENTS_A_PAGE else None
+    return Page(mentions=await asyncio.to_thread(search), next=more)
+
+
+async def _look_at_blobs(connection: Connection, order: Order, after: str) -> Page:
+    rows = await connection.fetch(sql.blobs, order.tenant_id, bytes.fromhex(after), BLOBS_A_PAGE)
+
+    def search() -> list[Mention]:
+        packed = [(row["sha256"].hex(), Packed(row["codec"], row["data"])) for row in rows]
+        return [Mention("blobs", key, "data") for key, data in packed if holds(unpack(data), order.address)]
+
+    more = rows[-1]["sha256"].hex() if len(rows) == BLOBS_A_PAGE else None
+    return Page(mentions=await asyncio.to_thread(search), next=more)
+
+
+async def _look_at_pieces(connection: Connection, order: Order, after: str) -> Page:
+    """Goes on one piece before where it ended, so that what stands across two pages is seen."""
+    digest, _, number = after.partition("/")
+    place = (bytes.fromhex(digest), int(number or -1))
+    rows = await connection.fetch(sql.pieces, order.tenant_id, *place, PIECES_A_PAGE)
+
+    def search() -> list[Mention]:
+        found: set[str] = set()
+        blob, tail = b"", b""
+        for row in rows:
+            data = unpack(Packed(row["codec"], row["data"]))
+            carried = tail if row["sha256"] == blob else b""
+            if holds(carried + data, order.address):
+                found.add(row["sha256"].hex())
+            blob, tail = row["sha256"], data[-TAIL:]
+        return [Mention("blobs", key, "data") for key in sorted(found)]
+
+    mentions = await asyncio.to_thread(search)
+    if len(rows) < PIECES_A_PAGE:
+        return Page(mentions=mentions)
+    return Page(mentions=mentions, next=f"{rows[-2]['sha256'].hex()}/{rows[-2]['piece']}")
+
+
+def _record(row: Any) -> bytes:
+    """A content as JSON: what a reader sees of it. Its attachments are named; their bytes are fetched by their hashes."""
+    data = unpack(Packed(row["codec"], row["body"]))
+    body: Any = parse(data) if row["raw_source"] else from_canonical(data)
+    return json_bytes(
+        {
+            "storage_key": row["key"], "created_at": row["created_at"].isoformat(), "raw_source": row["raw_source"],
+            "headers": [list(each) for each in body.headers], "text": body.text, "html": body.html,
+            "attachments": row["attachments"],
+        }
+    )  # fmt: skip

@@ -1,0 +1,148 @@
+-- name: put_key
+INSERT INTO subject_keys (tenant_id, inner_pad, outer_pad) VALUES ($1, $2, $3)
+ON CONFLICT (tenant_id) DO UPDATE SET inner_pad = excluded.inner_pad, outer_pad = excluded.outer_pad
+WHERE subject_keys.inner_pad <> excluded.inner_pad;
+
+-- name: bar
+INSERT INTO erased_subjects (tenant_id, subject, erasure_id, erased_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT DO NOTHING
+RETURNING subject;
+
+-- name: lift
+DELETE FROM erased_subjects WHERE tenant_id = $1 AND subject = $2;
+
+-- name: barred
+-- Those of these addresses whose people were erased. No key, nobody: then nothing is hashed.
+WITH hashed AS MATERIALIZED (
+    SELECT a.address, subject_of(k.inner_pad, k.outer_pad, a.address) AS subject
+    FROM subject_keys AS k, unnest($2::text[]) AS a (address)
+    WHERE k.tenant_id = $1
+)
+SELECT h.address FROM hashed AS h
+WHERE EXISTS (SELECT FROM erased_subjects AS e WHERE e.tenant_id = $1 AND e.subject = h.subject);
+
+-- name: queued_of
+-- In the order of ids, which whoever waits for them takes them in.
+SELECT id FROM emails WHERE tenant_id = $1 AND recipient_key = $2 AND status = 'queued'
+ORDER BY id LIMIT $3 FOR UPDATE;
+
+-- name: cancel
+UPDATE emails SET status = 'cancelled', finished_at = $3, version = version + 1
+WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'queued';
+
+-- name: own
+SELECT 'users' AS table, id::text AS key, 'email' AS place FROM users WHERE tenant_id = $1 AND lower(email) = $2
+UNION ALL
+SELECT 'email_accounts', id::text, 'email' FROM email_accounts WHERE tenant_id = $1 AND lower(email) = $2
+ORDER BY 1, 2;
+
+-- name: emails_of
+SELECT id, content_storage_key, status FROM emails
+WHERE tenant_id = $1 AND recipient_key = $2 AND id > $3 ORDER BY id LIMIT $4;
+
+-- name: messages_of
+-- What the subject wrote, and the mailbox's copies of what they were sent. Looks at a page of messages, and says of each
+-- whether it is theirs.
+SELECT m.id, m.content_storage_key,
+    position($4 IN lower(m.sender)) > 0 OR m.direction = 'outbound' AND m.message_id <> '' AND m.message_id = ANY (ARRAY(
+        SELECT e.message_id FROM emails AS e WHERE e.tenant_id = $1 AND e.recipient_key = $4)) AS theirs
+FROM inbox_message_refs AS m
+WHERE m.tenant_id = $1 AND m.id > $2 ORDER BY m.id LIMIT $3;
+
+-- name: remove_messages
+DELETE FROM inbox_message_refs WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
+
+-- name: lock_emails
+SELECT id, status FROM emails WHERE tenant_id = $1 AND recipient_key = $2 ORDER BY id LIMIT $3 FOR UPDATE;
+
+-- name: anonymise
+-- What is counted stays: campaign, step, mailbox, state and times. Its content is gone on purpose: in no generation that is
+-- compared, it is no reference to be missed.
+UPDATE emails
+SET recipient = $3, recipient_name = '', subject = '', sender_name = '', lead_id = NULL, version = version + 1,
+    content_generation = -1,
+    status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END,
+    finished_at = CASE WHEN status = 'queued' THEN $4 ELSE finished_at END
+WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
+
+-- name: clear_notes
+UPDATE email_attempts SET note = '' WHERE tenant_id = $1 AND email_id = ANY ($2::uuid[]) AND note <> '';
+
+-- name: clear_event_ids
+-- Some providers make their ids of addresses. What stands instead is as unique.
+UPDATE email_event_ids SET provider_event_id = 'erased/' || md5(provider_event_id)
+WHERE tenant_id = $1 AND email_id = ANY ($2::uuid[]) AND position($3 IN lower(provider_event_id)) > 0;
+
+-- name: leads_of
+SELECT id FROM leads WHERE tenant_id = $1 AND email_key = $2 ORDER BY id FOR UPDATE;
+
+-- name: emails_of_leads
+-- Written to another address of the same lead: theirs no more.
+SELECT id FROM emails WHERE tenant_id = $1 AND lead_id = ANY ($2::uuid[]) ORDER BY id LIMIT $3 FOR UPDATE;
+
+-- name: unlink
+UPDATE emails SET lead_id = NULL, version = version + 1 WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
+
+-- name: remove_leads
+DELETE FROM leads WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
+
+-- name: remove_suppressions
+DELETE FROM suppressions WHERE tenant_id = $1 AND address_key = $2;
+
+-- name: put_erasure
+INSERT INTO erasures (tenant_id, id, subject, recorded_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (tenant_id, id) DO UPDATE SET recorded_at = excluded.recorded_at;
+
+-- name: put_receipts
+INSERT INTO erasure_receipts (tenant_id, erasure_id, tier, counts, chain_head, erased_at, mentions, mentioned)
+SELECT $1, $2, tier, counts::jsonb, chain_head, erased_at, mentions::jsonb, mentioned
+FROM unnest($3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::bigint[])
+    AS r (tier, counts, chain_head, erased_at, mentions, mentioned)
+ORDER BY tier
+ON CONFLICT (tenant_id, erasure_id, tier) DO UPDATE
+SET counts = excluded.counts, chain_head = excluded.chain_head, erased_at = excluded.erased_at,
+    mentions = excluded.mentions, mentioned = excluded.mentioned;
+
+-- name: list
+SELECT tenant_id, id, subject, recorded_at FROM erasures WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3;
+
+-- name: receipts
+SELECT erasure_id, tier, counts, chain_head, erased_at, mentions, mentioned FROM erasure_receipts
+WHERE tenant_id = $1 AND erasure_id = ANY ($2::uuid[]) ORDER BY erasure_id, tier;
+
+-- name: export_leads
+SELECT id::text AS key, to_jsonb(l)::text AS record FROM leads AS l
+WHERE tenant_id = $1 AND email_key = $4
+  AND id > coalesce(nullif($2, ''), '00000000-0000-0000-0000-000000000000')::uuid
+ORDER BY id LIMIT $3;
+
+-- name: export_emails
+SELECT id::text AS key, (to_jsonb(e) || jsonb_build_object(
+    'events', (SELECT jsonb_agg(to_jsonb(t) - 'tenant_id' - 'email_id' - 'changed_xid') FROM email_event_tallies AS t
+               WHERE t.tenant_id = $1 AND t.email_id = e.id AND t.count > 0),
+    'attempts', (SELECT jsonb_agg(to_jsonb(a) - 'tenant_id' - 'email_id') FROM email_attempts AS a
+                 WHERE a.tenant_id = $1 AND a.email_id = e.id)))::text AS record
+FROM emails AS e
+WHERE tenant_id = $1 AND recipient_key = $4
+  AND id > coalesce(nullif($2, ''), '00000000-0000-0000-0000-000000000000')::uuid
+ORDER BY id LIMIT $3;
+
+-- name: export_messages
+SELECT id::text AS key, CASE WHEN position($4 IN lower(sender)) > 0 OR direction = 'outbound' AND message_id <> ''
+    AND message_id = ANY (ARRAY(SELECT e.message_id FROM emails AS e WHERE e.tenant_id = $1 AND e.recipient_key = $4))
+    THEN to_jsonb(m)::text END AS record
+FROM inbox_message_refs AS m
+WHERE tenant_id = $1 AND id > coalesce(nullif($2, ''), '00000000-0000-0000-0000-000000000000')::uuid
+ORDER BY id LIMIT $3;
+
+-- name: export_suppressions
+SELECT id::text AS key, to_jsonb(s)::text AS record FROM suppressions AS s
+WHERE tenant_id = $1 AND address_key = $4
+  AND id > coalesce(nullif($2, ''), '00000000-0000-0000-0000-000000000000')::uuid
+ORDER BY id LIMIT $3;
+
+-- name: export_users
+SELECT id::text AS key, to_jsonb(u)::text AS record FROM users AS u
+WHERE tenant_id = $1 AND lower(email) = $4
+  AND id > coalesce(nullif($2, ''), '00000000-0000-0000-0000-000000000000')::uuid
+ORDER BY id LIMIT $3;

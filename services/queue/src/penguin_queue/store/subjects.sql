@@ -1,0 +1,40 @@
+-- name: jobs_of_emails
+-- A page of the tenant's jobs, and which of them are these emails' and not over.
+SELECT id, substring(encode(payload, 'escape') FROM '"email_id": ?"([0-9a-fA-F-]{36})"') = ANY ($4::text[]) AS theirs
+FROM jobs WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3;
+
+-- name: jobs
+SELECT id::text AS key, array_remove(ARRAY[
+    CASE WHEN position($4 IN lower(encode(payload, 'escape'))) > 0 THEN 'payload' END,
+    CASE WHEN position($4 IN lower(last_error)) > 0 THEN 'last_error' END,
+    CASE WHEN position($4 IN lower(progress_note)) > 0 THEN 'progress_note' END,
+    CASE WHEN position($4 IN lower(rate_key)) > 0 THEN 'rate_key' END,
+    CASE WHEN position($4 IN lower(ordering_key)) > 0 THEN 'ordering_key' END], NULL) AS places
+FROM jobs WHERE tenant_id = $1 AND id > coalesce(nullif($2, ''), '-1')::bigint ORDER BY id LIMIT $3;
+
+-- name: completed_jobs
+SELECT id::text AS key, array_remove(ARRAY[
+    CASE WHEN position($4 IN lower(encode(payload, 'escape'))) > 0 THEN 'payload' END,
+    CASE WHEN position($4 IN lower(last_error)) > 0 THEN 'last_error' END,
+    CASE WHEN position($4 IN lower(result)) > 0 THEN 'result' END], NULL) AS places
+FROM completed_jobs WHERE tenant_id = $1 AND id > coalesce(nullif($2, ''), '-1')::bigint ORDER BY id LIMIT $3;
+
+-- name: dead_jobs
+SELECT id::text AS key, array_remove(ARRAY[
+    CASE WHEN position($4 IN lower(encode(payload, 'escape'))) > 0 THEN 'payload' END,
+    CASE WHEN position($4 IN lower(last_error)) > 0 THEN 'last_error' END,
+    CASE WHEN position($4 IN lower(ordering_key)) > 0 THEN 'ordering_key' END], NULL) AS places
+FROM dead_jobs WHERE tenant_id = $1 AND id > coalesce(nullif($2, ''), '-1')::bigint ORDER BY id LIMIT $3;
+
+-- name: schedules
+SELECT name AS key, array_remove(ARRAY[
+    CASE WHEN position($4 IN lower(name)) > 0 THEN 'name' END,
+    CASE WHEN position($4 IN lower(encode(payload, 'escape'))) > 0 THEN 'payload' END], NULL) AS places
+FROM schedules WHERE tenant_id = $1 AND name > $2 COLLATE "C" ORDER BY name LIMIT $3;
+
+-- name: unique_keys
+SELECT kind_id || '/' || key AS key, CASE WHEN position($4 IN lower(key)) > 0 THEN ARRAY['key'] ELSE '{}' END AS places
+FROM unique_keys
+WHERE tenant_id = $1
+  AND (kind_id, key) > (coalesce(nullif(split_part($2, '/', 1), ''), '-1')::integer, substr($2, strpos($2, '/') + 1))
+ORDER BY kind_id, unique_keys.key LIMIT $3;
