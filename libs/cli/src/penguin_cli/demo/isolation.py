@@ -35,7 +35,7 @@ _ECHO = frozenset({"missing_ids", "missing_keys", "next_page_token", "next_curso
 _SUMS = frozenset({"CountDay", "GetBillingReport", "ListCampaignTotals"})
 # Fields by which a list's items are asked for, beyond `<message>_id`.
 _ALSO: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "Email": {"id": ("email_ids",), "recipient": ("recipient",)},
+    "Email": {"id": ("email_ids",), "recipient": ("recipient", "address")},
     "InboxMessage": {"fingerprint": ("fingerprints",), "thread_id": ("thread_id",), "mailbox": ("mailbox",)},
     "ContentMetadata": {"storage_key": ("storage_key", "storage_keys")},
     "SequenceStep": {"id": ("step_id",)},
@@ -125,6 +125,8 @@ def filled(method: Method, belongings: Belongings) -> Any:
         "tenant_id": str(belongings.tenant_id),
         "day": today,
         "source": SOURCE,
+        # A person, by a hash: nobody's.
+        "subject": "0" * 64,
     }
     for name, descriptor in method.request.fields_by_name.items():
         if name == "span":
