@@ -29,6 +29,7 @@ from tests.contract.wire import (
 )
 
 from penguin.common.v1 import errors_pb2, mutation_pb2
+from penguin.tier.v1 import tier_service_pb2
 
 Check = Callable[[Any, Any], None]
 # Batches answer per item here.
@@ -258,6 +259,18 @@ class ServiceContract:
         await self.refuse(case, world, other, token, ("ALREADY_EXISTS", "REQUEST_ID_REUSED"))
         assert await self.seen(case, world, request) == after, "the repeat had an effect of its own"
 
+    async def test_a_closed_tenant_changes_nothing(self, case: Case, world: World) -> None:
+        request = await case.build(world)
+        token = right_token(world, self.descriptor(case), request)
+        named = {"tenant_id": str(world.tenant)}
+        close = tier_service_pb2.CloseTenantRequest(**named, request_id=str(uuid4()))
+        await world.call("penguin.tier.v1.TierService/CloseTenant", close)
+        refusal = await world.refusal(self.path(case), request, token)
+        assert (refusal.code, refusal.reason) == ("FAILED_PRECONDITION", "TENANT_CLOSED")
+        reopen = tier_service_pb2.ReopenTenantRequest(**named, request_id=str(uuid4()))
+        await world.call("penguin.tier.v1.TierService/ReopenTenant", reopen)
+        case.check(request, await self.ask(case, world, request))
+
     async def test_one_bad_item_never_sinks_the_rest(self, case: Case, world: World) -> None:
         assert case.batch is not None
         request = await case.build(world)
@@ -335,6 +348,12 @@ def carries_saga_step(contract: ServiceContract, case: Case) -> bool:
     return "saga_step" in method.input_type.fields_by_name and not method.client_streaming
 
 
+def changes(contract: ServiceContract, case: Case) -> bool:
+    """Whether the method changes what is a tenant's, by the tenant's own token."""
+    rule = rule_of(contract.descriptor(case))
+    return rule.scope.endswith(".write") and not rule.platform
+
+
 def equal(first: Any, second: Any) -> None:
     """The repeat answers what the first answered."""
     assert second == first
@@ -354,6 +373,7 @@ APPLIES: dict[str, Callable[[ServiceContract, Case], bool]] = {
     "test_a_saga_step_is_known_by_its_name": lambda contract, case: (
         carries_saga_step(contract, case) and case.batch is None
     ),
+    "test_a_closed_tenant_changes_nothing": changes,
     "test_one_bad_item_never_sinks_the_rest": lambda _, case: case.batch is not None,
     "test_pages_run_to_the_end": lambda _, case: case.listing is not None,
     "test_a_page_token_is_bound_to_its_query": lambda _, case: case.listing is not None,

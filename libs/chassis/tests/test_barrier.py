@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,7 +14,9 @@ import pytest
 
 from penguin_chassis import barrier, faults, housekeeping, outbox
 from penguin_chassis.barrier import ACTION, COMPENSATION, Replay, Step, once_each
+from penguin_chassis.mutations import NOT_AFTER_MAX
 from penguin_chassis.pool import Database
+from penguin_oltp.domain.sagas import RETRIED_WITHIN
 
 COUNT = "SELECT count(*) FROM outbox WHERE tenant_id = $1"
 
@@ -218,3 +221,49 @@ async def test_old_replies_are_forgotten_and_young_ones_kept(
     async with db.tenant(tenant) as connection:
         rows = await connection.fetch("SELECT key FROM step_barrier WHERE tenant_id = $1", tenant)
     assert [row["key"] for row in rows] == [young.key]
+
+
+async def compensate(db: Database, action: Step, at: datetime) -> None:
+    """Undo the action, whether it has come or not."""
+    undoing = step(action.tenant_id, action.key, operation=COMPENSATION, at=at)
+    async with db.tenant(action.tenant_id) as connection:
+        if await barrier.claim(connection, undoing, bool) is None:
+            await barrier.record(connection, undoing, True, bool)
+
+
+async def test_a_steps_bar_outlasts_every_action_that_was_sent_before_it(db: Database, tenant: UUID) -> None:
+    """The edge of the retention: an action undone long after it was done, and one that may still be on its way then."""
+    begun = datetime.now(UTC)
+    action = step(tenant, f"saga:{uuid4()}:first", operation=ACTION, at=begun, not_after=begun + NOT_AFTER_MAX)
+    assert await carry_out(db, action) == "the reply"
+    undone = begun + housekeeping.SAGA_RETENTION - timedelta(minutes=1)
+    await compensate(db, action, undone)
+    # The last that was sent before, as late as a tier lets it be.
+    late = replace(action, at=undone + NOT_AFTER_MAX, not_after=undone + NOT_AFTER_MAX)
+    await housekeeping.prune_barrier(db, late.at)
+    with pytest.raises(faults.Aborted) as refused:
+        await carry_out(db, late)
+    assert refused.value.reason == "SAGA_COMPENSATED"
+    # A moment later it is refused for being late, bar or no bar.
+    after = undone + housekeeping.SAGA_RETENTION + timedelta(seconds=1)
+    await housekeeping.prune_barrier(db, after)
+    with pytest.raises(faults.FailedPrecondition) as expired:
+        await carry_out(db, replace(late, at=after))
+    assert expired.value.reason == "STEP_EXPIRED"
+    assert await effects(db, tenant) == 1
+
+
+async def test_a_step_is_remembered_while_its_saga_may_be_retried(db: Database, tenant: UUID) -> None:
+    begun = datetime.now(UTC)
+    action = step(tenant, f"saga:{uuid4()}:first", operation=ACTION, at=begun)
+    request = step(tenant, at=begun)
+    assert [await carry_out(db, each) for each in (action, request)] == ["the reply"] * 2
+    later = begun + housekeeping.BARRIER_RETENTION + timedelta(seconds=1)
+    await housekeeping.prune_barrier(db, later)
+    assert await carry_out(db, replace(action, at=later)) == "replayed the reply"
+    assert await carry_out(db, replace(request, at=later)) == "the reply", "a request is forgotten earlier"
+    # A journal refuses to retry what is older than this; the step outlives it by as long as an action may be late.
+    assert RETRIED_WITHIN + NOT_AFTER_MAX < housekeeping.SAGA_RETENTION
+    last = begun + housekeeping.SAGA_RETENTION
+    await housekeeping.prune_barrier(db, last)
+    assert await carry_out(db, replace(action, at=last)) == "replayed the reply"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -136,7 +136,7 @@ def test_the_key_is_the_request_or_the_sagas_step() -> None:
     tenant, saga, request_id = uuid4(), uuid4(), uuid4()
     request = pb.CancelEmailsRequest(tenant_id=str(tenant), request_id=str(request_id).upper())
     assert step_of(request).key == f"req:{request_id}"
-    not_after = datetime(2030, 1, 1, tzinfo=UTC)
+    not_after = datetime.now(UTC) + timedelta(hours=1)
     step = mutation_pb2.SagaStep(
         saga_id=str(saga).upper(), step="hold", operation=mutation_pb2.STEP_OPERATION_COMPENSATION
     )
@@ -155,6 +155,11 @@ def test_the_key_is_the_request_or_the_sagas_step() -> None:
     gate = gate_of(batch)
     assert gate is not None
     assert (gate.key, gate.operation) == (found.key, "action")
+    # What was undone is remembered for longer than any action may be late.
+    batch.saga_step.not_after.FromDatetime(datetime.now(UTC) + timedelta(days=2))
+    with pytest.raises(InvalidArgument) as caught:
+        gate_of(batch)
+    assert caught.value.field == "saga_step.not_after"
 
 
 @pytest.mark.parametrize("tenant", ["", str(UUID(int=0))])

@@ -39,6 +39,8 @@ def run(root: Path, *words: str) -> Result:
         ["queue", "stats"], ["queue", "jobs"], ["queue", "job"], ["queue", "cancel"], ["queue", "redrive"],
         ["queue", "purge"], ["queue", "priority"], ["queue", "enqueue"],
         *(["schedule", name] for name in ("list", "get", "put", "delete", "run", "pause", "resume", "next")),
+        ["tenant", "close"], *(["campaign", name] for name in ("pause", "resume", "cancel")),
+        *(["saga", name] for name in ("list", "show", "retry", "skip")),
     ],
 )  # fmt: skip
 def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None:

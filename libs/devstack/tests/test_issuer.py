@@ -101,7 +101,7 @@ async def test_exchange_over_http(running: Any, tmp_path: Path) -> None:
             claims = verify(issuer, body["access_token"])
             assert (claims["sub"], claims["scope"], claims["tenant"]) == ("ann", "emails.read emails.send", TENANT)
 
-            _, body = await ask("relay", scope="tenants.write jobs.write", tenant=TENANT)
+            _, body = await ask("relay", scope="users.write jobs.write", tenant=TENANT)
             assert (body["scope"], verify(issuer, body["access_token"])["scope"]) == ("jobs.write", "jobs.write")
 
             _, body = await ask("relay", methods=method, scope="tier.outbox")
@@ -111,8 +111,8 @@ async def test_exchange_over_http(running: Any, tmp_path: Path) -> None:
             refusals = {
                 "invalid_request": [await ask("guess", scope="a.b"), await ask("", scope="a.b"),
                                     await ask("cli", scope="a.b", tenant="not-a-uuid")],
-                "invalid_scope": [await ask("relay", scope="tenants.write"), await ask("cli"),
-                                  await ask("relay", methods="/penguin.oltp.v1.TenantService/CreateTenant"),
+                "invalid_scope": [await ask("relay", scope="users.write"), await ask("cli"),
+                                  await ask("relay", methods="/penguin.queue.v1.QueueAdminService/PutQueue"),
                                   await ask("stranger", scope="emails.read")],
                 "invalid_target": [await ask("cli", scope="a.b", audience="elsewhere")],
                 "unsupported_grant_type": [await ask("cli", scope="a.b", grant_type="password")],

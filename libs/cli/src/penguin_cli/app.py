@@ -22,7 +22,7 @@ MODULES = {
     "env": "stack_commands", "token": "token_commands", "demo": "demo_commands", "send": "sending",
     "import-mail": "mail", "tenant": "onboarding", "mailbox": "onboarding", "leads": "onboarding",
     "template": "onboarding", "campaign": "campaigns", "etl": "campaigns", "trace": "tracing", "why": "why",
-    "queue": "queue_group", "schedule": "schedule_commands",
+    "queue": "queue_group", "schedule": "schedule_commands", "saga": "saga_commands",
 }  # fmt: skip
 
 

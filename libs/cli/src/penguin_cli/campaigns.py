@@ -36,6 +36,8 @@ def campaigns() -> typer.Typer:
     app = typer.Typer(help="Campaigns: one template, one audience.", no_args_is_help=True)
     app.command()(create)
     app.command()(launch)
+    for command in (pause, resume, cancel):
+        app.command()(command)
     app.command()(report)
     return app
 
@@ -67,11 +69,46 @@ def launch(
     campaign: Annotated[str, typer.Argument(help="The campaign's id.")],
     tenant: TenantName,
 ) -> None:
-    """Write the campaign's emails, one per lead of its audience; launching again sends nothing twice."""
-    act(_launch(root_of(context), tenant, campaign))
+    """Write the campaign's emails, one per lead of its audience; launching again sends nothing twice. Begun, it is
+    finished by the platform, whatever becomes of this command."""
+    act(_launch(root_of(context), tenant, campaign, resumed=False))
 
 
-async def _launch(root: Path, tenant: str, campaign: str) -> None:
+def resume(
+    context: typer.Context,
+    campaign: Annotated[str, typer.Argument(help="The campaign's id.")],
+    tenant: TenantName,
+) -> None:
+    """Let a paused campaign run, and write to those who have no email yet."""
+    act(_launch(root_of(context), tenant, campaign, resumed=True))
+
+
+def pause(
+    context: typer.Context,
+    campaign: Annotated[str, typer.Argument(help="The campaign's id.")],
+    tenant: TenantName,
+) -> None:
+    """Write no further emails of a campaign; those that stand are still sent."""
+    act(_move(root_of(context), tenant, campaign, paused=True))
+
+
+def cancel(
+    context: typer.Context,
+    campaign: Annotated[str, typer.Argument(help="The campaign's id.")],
+    tenant: TenantName,
+) -> None:
+    """End a campaign for good; none of its queued emails is sent any more."""
+    act(_move(root_of(context), tenant, campaign, paused=False))
+
+
+async def _move(root: Path, tenant: str, campaign: str, *, paused: bool) -> None:
+    async with connected(root, traced=True) as penguin:
+        tenant_id, campaign_id = await tenant_of(penguin, tenant), id_of(campaign, "campaign")
+        move = penguin.campaigns.pause if paused else penguin.campaigns.cancel
+        await move(tenant_id, campaign_id)
+
+
+async def _launch(root: Path, tenant: str, campaign: str, *, resumed: bool) -> None:
     out = screen()
     async with connected(root, traced=True) as penguin:
         tenant_id = await tenant_of(penguin, tenant)
@@ -79,10 +116,11 @@ async def _launch(root: Path, tenant: str, campaign: str) -> None:
         columns = (TextColumn("{task.completed:.0f} emails created"), TimeElapsedColumn())
         with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
             task = progress.add_task("", total=None)
-            done = await penguin.campaigns.launch(
-                tenant_id, campaign_id, progress=lambda count: progress.update(task, completed=count)
-            )
+            send = penguin.campaigns.resume if resumed else penguin.campaigns.launch
+            done = await send(tenant_id, campaign_id, progress=lambda count: progress.update(task, completed=count))
     out.print(f"[bold]{done.created}[/] emails created, {done.refused} refused")
+    if done.stopped:
+        out.print("the campaign was paused or cancelled before everybody had one")
     for lead, refusal in done.refusals[:_REFUSALS_SHOWN]:
         out.print(f"  lead {lead}: {refusal.reason} {escape(refusal.field)} {escape(refusal.message)}")
     if done.refused:

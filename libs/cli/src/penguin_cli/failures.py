@@ -13,6 +13,7 @@ from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.mailsources import MailSourceError
 from penguin_orchestrator.messages import OutcomeUnknownError, SendError
 from penguin_orchestrator.rendering import TemplateInvalidError
+from penguin_orchestrator.sagas.carrying import SagaError, SagaUnfinishedError
 
 # How a migration says that the database was made by another state of the code.
 _OTHER_SCHEMA = "was changed after it was applied"
@@ -25,6 +26,7 @@ _FORESEEN = (
     LaunchError,
     TemplateInvalidError,
     MailSourceError,
+    SagaError,
     StackError,
     NeverUpError,
     StartError,
@@ -50,7 +52,7 @@ def exit_code(error: BaseException) -> int:
     """What the process ends with for it."""
     if isinstance(error, CommandError):
         return error.exit_code
-    if isinstance(error, NeverUpError | OutcomeUnknownError | TimeoutError):
+    if isinstance(error, NeverUpError | OutcomeUnknownError | SagaUnfinishedError | TimeoutError):
         return UNREACHABLE
     if isinstance(error, TierError):
         return UNREACHABLE if error.retryable else FAILED
@@ -79,6 +81,11 @@ def described(error: BaseException) -> str:
             return (
                 f"[bold red]failed[/]: {escape(str(error))}\n"
                 f"  again   the same command with --request-id {again}{more} finishes it, and sends nothing twice"
+            )
+        case SagaError():
+            held = error.held
+            return (
+                f"[bold red]failed[/]: {escape(str(error))}\n  see     penguin saga show {held.id} -t {held.tenant_id}"
             )
         case TimeoutError() if not str(error):
             return "[bold red]failed[/]: it took too long"

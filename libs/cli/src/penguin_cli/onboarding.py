@@ -44,8 +44,15 @@ def tenants() -> typer.Typer:
         context: typer.Context,
         name: Annotated[str, typer.Argument(help="What it is called.")],
     ) -> None:
-        """Create a tenant and print its id."""
+        """Make a tenant known to every tier, or to none, and print its id."""
         act(_create_tenant(root_of(context), name))
+
+    @app.command()
+    def close(
+        context: typer.Context, tenant: Annotated[str, typer.Argument(help="Its id or name.", metavar="TENANT")]
+    ) -> None:
+        """End a tenant's changes: what runs is paused, what is queued is cancelled, and all is kept."""
+        act(_close_tenant(root_of(context), tenant))
 
     @app.command("list")
     def list_(context: typer.Context) -> None:
@@ -58,6 +65,11 @@ def tenants() -> typer.Typer:
 async def _create_tenant(root: Path, name: str) -> None:
     async with connected(root, traced=True) as penguin:
         typer.echo(await penguin.tenants.onboard(name))
+
+
+async def _close_tenant(root: Path, tenant: str) -> None:
+    async with connected(root, traced=True) as penguin:
+        await penguin.tenants.close(await tenant_of(penguin, tenant))
 
 
 async def _list_tenants(root: Path) -> None:

@@ -10,7 +10,10 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from services.oltp.tests.rows import new_tenant, refuse_others
 
+from penguin.common.v1 import mutation_pb2
+from penguin.oltp.v1 import company_service_pb2 as company_pb
 from penguin.oltp.v1 import tenant_service_pb2 as pb
+from penguin.oltp.v1.company_service_pb2_grpc import CompanyServiceStub
 from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
 from penguin_testkit.calling import Refused, TierClient
 
@@ -125,3 +128,63 @@ async def test_bad_fields_are_named(oltp: TierClient, stub: TenantServiceStub) -
     with pytest.raises(Refused) as refused:
         await oltp.call(stub.GetTenant, pb.GetTenantRequest())
     assert refused.value.answer.fields == ["tenant_id"]
+
+
+def saga_step(saga: str, operation: Any, name: str = "create") -> mutation_pb2.SagaStep:
+    return mutation_pb2.SagaStep(saga_id=saga, step=name, operation=operation)
+
+
+ACTION, COMPENSATION = mutation_pb2.STEP_OPERATION_ACTION, mutation_pb2.STEP_OPERATION_COMPENSATION
+
+
+async def test_a_creation_is_undone_by_its_own_saga_and_never_done_after(
+    oltp: TierClient, stub: TenantServiceStub
+) -> None:
+    item, saga = new_tenant(), str(uuid4())
+
+    def asked(operation: Any, saga: str = saga) -> pb.CreateTenantRequest:
+        return pb.CreateTenantRequest(tenant=item, saga_step=saga_step(saga, operation))
+
+    get = pb.GetTenantRequest(tenant_id=item.id)
+    await oltp.call(stub.CreateTenant, asked(ACTION))
+    # Another saga, which added nothing, takes nothing away.
+    await oltp.call(stub.CreateTenant, asked(COMPENSATION, str(uuid4())))
+    assert (await oltp.call(stub.GetTenant, get)).tenant.id == item.id
+    for _ in range(2):
+        await oltp.call(stub.CreateTenant, asked(COMPENSATION))
+    for late in (asked(ACTION), None):
+        with pytest.raises(Refused) as refused:
+            await (oltp.call(stub.CreateTenant, late) if late else oltp.call(stub.GetTenant, get))
+        assert refused.value.answer.reason == ("SAGA_COMPENSATED" if late else "NOT_FOUND")
+
+
+async def test_a_tenant_that_has_come_to_have_something_is_not_removed(
+    oltp: TierClient, stub: TenantServiceStub
+) -> None:
+    item, saga = new_tenant(), str(uuid4())
+    await oltp.call(stub.CreateTenant, pb.CreateTenantRequest(tenant=item, saga_step=saga_step(saga, ACTION)))
+    company = company_pb.NewCompany(request_id=str(uuid4()), id=str(uuid4()), name="c")
+    await oltp.call(
+        CompanyServiceStub(oltp.channel).CreateCompany,
+        company_pb.CreateCompanyRequest(tenant_id=item.id, company=company),
+    )
+    undo = pb.CreateTenantRequest(tenant=item, saga_step=saga_step(saga, COMPENSATION))
+    with pytest.raises(Refused) as refused:
+        await oltp.call(stub.CreateTenant, undo)
+    assert refused.value.answer.reason == "STILL_REFERENCED"
+
+
+async def test_closing_is_said_once_and_taken_back_by_what_said_it(oltp: TierClient, stub: TenantServiceStub) -> None:
+    created = await create(oltp, stub, new_tenant())
+    first, second = str(uuid4()), str(uuid4())
+
+    async def close(saga: str, operation: Any) -> Any:
+        request = pb.CloseTenantRequest(
+            tenant_id=created.id, request_id=str(uuid4()), saga_step=saga_step(saga, operation, "status")
+        )
+        return (await oltp.call(stub.CloseTenant, request)).tenant.status
+
+    assert await close(first, ACTION) == pb.TENANT_STATUS_CLOSED
+    assert await close(second, ACTION) == pb.TENANT_STATUS_CLOSED
+    assert await close(second, COMPENSATION) == pb.TENANT_STATUS_CLOSED
+    assert await close(first, COMPENSATION) == pb.TENANT_STATUS_ACTIVE

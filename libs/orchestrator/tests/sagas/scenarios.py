@@ -1,0 +1,205 @@
+"""For each kind of saga: what it begins with, and what may be found in the tiers' databases when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from libs.orchestrator.tests.sagas.crashes import Probe
+from services.oltp.tests.rows import make_tenant
+
+from penguin.oltp.v1 import campaign_service_pb2 as campaign_pb
+from penguin.oltp.v1 import lead_service_pb2 as lead_pb
+from penguin.oltp.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from penguin_chassis.pool import Database
+from penguin_orchestrator import keys
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.platform import Penguin
+
+LEADS = 2
+
+
+@dataclass
+class World:
+    """The tiers, their databases, and what becomes of calls."""
+
+    tiers: Mapping[str, Tier]
+    dbs: Mapping[str, Database]
+    probe: Probe
+    # Tenants that scenarios share: by kind.
+    known: dict[str, Any] = field(default_factory=dict)
+
+    async def rows(self, tier: str, tenant: UUID, query: str, *values: object) -> list[Any]:
+        """What a tier's database has of the tenant."""
+        async with self.dbs[tier].tenant(tenant) as connection:
+            return list(await connection.fetch(query, tenant, *values))
+
+    async def count(self, tier: str, tenant: UUID, query: str, *values: object) -> int:
+        """How many."""
+        (row,) = await self.rows(tier, tenant, query, *values)
+        return int(row[0])
+
+
+@dataclass(frozen=True)
+class Begun:
+    """One saga to be: its tenant, input and subject."""
+
+    tenant: UUID
+    input: dict[str, Any]
+    subject: str = ""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`check` fails unless all of it stands (`whole`), or nothing does."""
+
+    prepare: Callable[[World], Awaitable[Begun]]
+    check: Callable[[World, Begun, bool], Awaitable[None]]
+
+
+async def _newcomer(world: World) -> Begun:
+    return Begun(keys.new_id(), {"name": "Acme"})
+
+
+async def _known_everywhere(world: World, begun: Begun, whole: bool) -> None:
+    known = [
+        await world.count(tier, begun.tenant, "SELECT count(*) FROM tier_tenants WHERE tenant_id = $1")
+        for tier in world.tiers
+    ]
+    stands = await world.count("oltp", begun.tenant, "SELECT count(*) FROM tenants WHERE tenant_id = $1")
+    assert (known, stands) == (([1] * 5, 1) if whole else ([0] * 5, 0))
+
+
+async def _busy_tenant(world: World) -> Begun:
+    """A tenant with a running campaign, a queued email, jobs that wait and a schedule."""
+    tenant = await make_tenant(world.dbs["oltp"])
+    async with world.dbs["oltp"].tenant(tenant) as connection:
+        campaign = uuid4()
+        await connection.execute(
+            "INSERT INTO campaigns (tenant_id, id, name, audience_list, status, created_at, updated_at)"
+            " VALUES ($1, $2, 'c', 'a', 'running', now(), now())", tenant, campaign,
+        )  # fmt: skip
+        await connection.execute(
+            "INSERT INTO emails (tenant_id, id, recipient, recipient_name, sender, sender_name, subject, status,"
+            " priority, content_storage_key, content_generation, message_id, queued_at)"
+            " VALUES ($1, $2, 'a@b.example', '', 'c@d.example', '', '', 'queued', 'normal', $3, 1, '', now())",
+            tenant, uuid4(), uuid4().hex,
+        )  # fmt: skip
+    return Begun(tenant, {}, "tenant")
+
+
+async def _closed_everywhere(world: World, begun: Begun, whole: bool) -> None:
+    closed = [
+        await world.count(
+            tier, begun.tenant, "SELECT count(*) FROM tier_tenants WHERE tenant_id = $1 AND state = 'closed'"
+        )
+        for tier in world.tiers
+    ]
+    (tenant,) = await world.rows("oltp", begun.tenant, "SELECT status FROM tenants WHERE tenant_id = $1")
+    (campaign,) = await world.rows("oltp", begun.tenant, "SELECT status FROM campaigns WHERE tenant_id = $1")
+    (email,) = await world.rows("oltp", begun.tenant, "SELECT status FROM emails WHERE tenant_id = $1")
+    found = (closed, tenant[0], campaign[0], email[0])
+    if whole:
+        assert found == ([1] * 5, "closed", "paused", "cancelled")
+    else:
+        assert (closed, tenant[0], email[0]) == ([0] * 5, "active", "queued")
+        assert campaign[0] == "running"
+
+
+async def _audience(world: World) -> tuple[UUID, UUID, UUID]:
+    """A tenant with leads, a mailbox and a template, made once."""
+    if "audience" not in world.known:
+        penguin = Penguin(world.tiers)
+        tenant = await make_tenant(world.dbs["oltp"])
+        leads = [
+            lead_pb.NewLead(request_id=str(uuid4()), id=str(keys.new_id()), list="all", email=f"lead{n}@example.com")
+            for n in range(LEADS)
+        ]
+        await penguin.tenants.add_leads(tenant, leads)
+        mailbox = await penguin.tenants.add_mailbox(tenant, "us@sender.example", "Us")
+        template = await penguin.tenants.add_template(tenant, "t", subject="Hello", text="Dear you", html="")
+        world.known["audience"] = (tenant, mailbox, template)
+    found: tuple[UUID, UUID, UUID] = world.known["audience"]
+    return found
+
+
+async def _draft(world: World) -> Begun:
+    tenant, mailbox, template = await _audience(world)
+    campaign = await Penguin(world.tiers).campaigns.create(tenant, "c", "all", template_id=template, mailbox_id=mailbox)
+    return Begun(tenant, {"campaign_id": str(campaign)}, str(campaign))
+
+
+async def _moved(world: World, begun: Begun, method: str) -> None:
+    oltp = world.tiers["oltp"]
+    request = getattr(campaign_pb, f"{method}Request")(
+        tenant_id=str(begun.tenant), campaign_id=begun.subject, request_id=str(uuid4())
+    )
+    await oltp.call(getattr(oltp.stub(CampaignServiceStub), method), request)
+
+
+async def _running(world: World) -> Begun:
+    begun = await _draft(world)
+    await _moved(world, begun, "StartCampaign")
+    return begun
+
+
+async def _paused(world: World) -> Begun:
+    begun = await _running(world)
+    await _moved(world, begun, "PauseCampaign")
+    return begun
+
+
+async def _campaign(world: World, begun: Begun) -> tuple[str, bool]:
+    (row,) = await world.rows(
+        "oltp", begun.tenant, "SELECT status, sealed_at FROM campaigns WHERE tenant_id = $1 AND id = $2",
+        UUID(begun.subject),
+    )  # fmt: skip
+    return row["status"], row["sealed_at"] is not None
+
+
+async def _sent_once(world: World, begun: Begun, whole: bool) -> None:
+    status, sealed = await _campaign(world, begun)
+    rows = await world.rows(
+        "oltp", begun.tenant, "SELECT lead_id, content_storage_key FROM emails WHERE tenant_id = $1 AND campaign_id = $2",
+        UUID(begun.subject),
+    )  # fmt: skip
+    assert len({row["lead_id"] for row in rows}) == len(rows) == (LEADS if whole else 0)
+    if whole:
+        assert (status, sealed) == ("running", True)
+        owed = await world.rows(
+            "oltp", begun.tenant,
+            "SELECT kind, convert_from(payload, 'UTF8') AS payload FROM outbox WHERE tenant_id = $1",
+        )  # fmt: skip
+        for row in rows:
+            claims = [each for each in owed if row["content_storage_key"] in each["payload"]]
+            assert [each["kind"] for each in claims] == ["claim_contents"]
+        completions = [each for each in owed if begun.subject in each["payload"] and "complete" in each["payload"]]
+        assert len(completions) == 1
+        stored = await world.count(
+            "content", begun.tenant,
+            "SELECT count(*) FROM content_objects WHERE tenant_id = $1 AND storage_key = ANY ($2::text[])",
+            [row["content_storage_key"] for row in rows],
+        )  # fmt: skip
+        assert stored == LEADS
+    else:
+        assert (status, sealed) in {("draft", False), ("paused", False)}
+
+
+def _status(wanted: str, before: str) -> Callable[[World, Begun, bool], Awaitable[None]]:
+    async def check(world: World, begun: Begun, whole: bool) -> None:
+        status, _ = await _campaign(world, begun)
+        assert status == (wanted if whole else before)
+
+    return check
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "tenant.onboard": Scenario(_newcomer, _known_everywhere),
+    "tenant.close": Scenario(_busy_tenant, _closed_everywhere),
+    "campaign.launch": Scenario(_draft, _sent_once),
+    "campaign.resume": Scenario(_paused, _sent_once),
+    "campaign.pause": Scenario(_running, _status("paused", "running")),
+    "campaign.cancel": Scenario(_running, _status("cancelled", "running")),
+}

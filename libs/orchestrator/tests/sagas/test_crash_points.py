@@ -1,0 +1,157 @@
+"""Every saga, stopped at every call and every moment of it, on every way it can go, and recovered by another process: all
+of it stands or nothing does, and each effect once. The points are generated from the definitions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from uuid import UUID
+
+import pytest
+from libs.orchestrator.tests.sagas.crashes import BEFORE, EFFECT, REPLY, Place, killed, points, probed, refusals
+from libs.orchestrator.tests.sagas.scenarios import SCENARIOS, Begun, World
+
+from penguin_orchestrator import keys
+from penguin_orchestrator.sagas import engine as engines
+from penguin_orchestrator.sagas.definition import Definition, Registry
+from penguin_orchestrator.sagas.engine import Engine
+from penguin_orchestrator.sagas.journal import FINISHED, Held, Journal
+from penguin_orchestrator.sagas.known import KNOWN
+
+DEFINITIONS = sorted(KNOWN, key=lambda each: each.id)
+LEASES_END = (
+    "UPDATE sagas SET due_at = now() - interval '1 second' WHERE tenant_id = $1 AND id = $2 AND due_at IS NOT NULL"
+)
+ROUNDS = 5
+TRIES = 5
+
+
+class PassedByError(Exception):
+    """The run did not come by the place where it was to be stopped."""
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries follow one another quickly."""
+    monkeypatch.setattr(engines, "RETRY_MIN_S", 0.001)
+
+
+def an_engine(world: World, definition: Definition) -> Engine:
+    """A process that knows the definition."""
+    return Engine(world.tiers, Registry([probed(definition, world.probe)]), Journal(world.tiers["oltp"]))
+
+
+async def begin(world: World, definition: Definition, begun: Begun, saga_id: UUID) -> None:
+    """The process that begins the saga."""
+    engine = an_engine(world, definition)
+    held, _ = await engine.journal.create(
+        definition.kind, definition.version, begun.tenant, begun.input, saga_id=saga_id, subject=begun.subject
+    )
+    await engine.run(held, patience_s=5.0)
+
+
+async def recovered(world: World, definition: Definition, begun: Begun, saga_id: UUID) -> Held | None:
+    """What other processes make of it, its owner's lease being over; None where it was never journaled."""
+    for _ in range(ROUNDS):
+        await world.rows("oltp", begun.tenant, LEASES_END, saga_id)
+        engine = an_engine(world, definition)
+        found = await world.rows(
+            "oltp", begun.tenant, "SELECT state FROM sagas WHERE tenant_id = $1 AND id = $2", saga_id
+        )
+        if not found:
+            return None
+        held = await engine.journal.get(begun.tenant, saga_id)
+        if held.state in FINISHED or held.state == "stuck":
+            return held
+        claimed = await engine.journal.claim_one(held)
+        assert claimed is not None
+        await engine.run(claimed, patience_s=5.0)
+    raise AssertionError(f"{definition.id} does not come to its end")
+
+
+async def check_journal(world: World, definition: Definition, begun: Begun, held: Held) -> None:
+    """The journal's word is final, and says of every step what became of it."""
+    actions = Counter({each.state: 0 for each in held.records.values()})
+    undone = {step for (step, operation) in held.records if operation == "compensation"}
+    for (step, operation), record in held.records.items():
+        actions[record.state] += 1
+        if held.state == "succeeded":
+            assert (operation, record.state) == ("action", "done"), (step, record)
+        elif held.state == "compensated":
+            assert operation == "action" or record.state == "done", (step, record)
+            assert operation == "compensation" or step in undone or definition.step(step).undo is None, (step, record)
+    if held.state == "succeeded":
+        assert held.named("action") == {step.name for step in definition.steps}
+
+
+async def one(
+    world: World, definition: Definition, refused: tuple[str, str] | None, kill: tuple[Place, str] | None
+) -> tuple[str, dict[Place, tuple[str, ...]]]:
+    """Play one saga, killed there, to its end, and hold what stands against it; the end, and the places it came by."""
+    scenario = SCENARIOS[definition.kind]
+    world.probe.heal()
+    begun = await scenario.prepare(world)
+    world.probe.heal()
+    world.probe.refused, world.probe.kill = refused, kill
+    saga_id = keys.new_id()
+    await killed(begin(world, definition, begun, saga_id))
+    places = dict(world.probe.places)
+    if kill is not None and not (world.probe.dead or world.probe.doomed):
+        raise PassedByError
+    world.probe.revive()
+    held = await recovered(world, definition, begun, saga_id)
+    if held is None:
+        await scenario.check(world, begun, False)
+        return "never begun", places
+    if held.state == "stuck":
+        # Past its pivot: it is only gone on with. Somebody mends what refused it, and says so.
+        assert refused is not None
+        assert definition.decided(refused[0])
+        world.probe.heal()
+        await world.rows(
+            "oltp", begun.tenant,
+            "UPDATE sagas SET state = 'running', due_at = now() WHERE tenant_id = $1 AND id = $2", saga_id,
+        )  # fmt: skip
+        held = await recovered(world, definition, begun, saga_id)
+        assert held is not None
+        assert held.state == "succeeded"
+    await check_journal(world, definition, begun, held)
+    await scenario.check(world, begun, held.state == "succeeded")
+    return held.state, places
+
+
+async def stopped_at(
+    world: World, definition: Definition, refused: tuple[str, str] | None, point: tuple[Place, str]
+) -> str:
+    """How the saga ends that is stopped there. Steps side by side may come by a place in one run and not in the next, where
+    a refusal cuts them off: such a run is played again."""
+    for _ in range(TRIES):
+        with contextlib.suppress(PassedByError):
+            return (await one(world, definition, refused, point))[0]
+    raise AssertionError("the run never came by this place")
+
+
+def test_every_definition_has_its_scenario() -> None:
+    assert {definition.kind for definition in DEFINITIONS} == set(SCENARIOS)
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda each: each.id)
+async def test_all_or_nothing_wherever_it_is_stopped(
+    world: World, definition: Definition, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends: Counter[str] = Counter()
+    for refused in refusals(definition):
+        end, places = await one(world, definition, refused, None)
+        after = refused is not None and definition.decided(refused[0])
+        assert end == ("succeeded" if refused is None or after else "compensated"), f"{refused} ended as {end}"
+        # Past the pivot there is nothing to undo: what is refused there waits for somebody, wherever it was stopped.
+        for point in points(places, (REPLY,) if after else (BEFORE, EFFECT, REPLY)):
+            try:
+                ends[await stopped_at(world, definition, refused, point)] += 1
+            except Exception as error:
+                raise AssertionError(f"{definition.id}, refused {refused}, killed {point}") from error
+    with capsys.disabled():
+        print(f"\n{definition.id}: {ends.total()} crash points: {dict(ends)}")  # noqa: T201 - the proof's figure
+    assert ends.total() > 0
+    assert ends["succeeded"] > 0
+    assert ends["compensated"] > 0
