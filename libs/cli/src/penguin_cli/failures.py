@@ -10,6 +10,7 @@ from penguin_devstack.stack_state import LockedError
 from penguin_devstack.supervisor import StartError
 from penguin_orchestrator.campaigns import LaunchError
 from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.leadrecords import LeadFileError
 from penguin_orchestrator.mailsources import MailSourceError
 from penguin_orchestrator.messages import OutcomeUnknownError, SendError
 from penguin_orchestrator.rendering import TemplateInvalidError
@@ -24,6 +25,7 @@ _FORESEEN = (
     SendError,
     OutcomeUnknownError,
     LaunchError,
+    LeadFileError,
     TemplateInvalidError,
     MailSourceError,
     SagaError,

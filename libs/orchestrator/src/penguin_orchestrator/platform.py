@@ -14,6 +14,7 @@ from penguin_orchestrator.coalescing import SendCoalescer
 from penguin_orchestrator.config import PlatformConfig
 from penguin_orchestrator.importing import Importer
 from penguin_orchestrator.jobs import Jobs
+from penguin_orchestrator.leads import Leads
 from penguin_orchestrator.messages import OutgoingEmail, SendResult, Sent
 from penguin_orchestrator.reading import EmailWithBody, Reader, ThreadMessage
 from penguin_orchestrator.sagas.carrying import Sagas
@@ -44,6 +45,7 @@ class Penguin:
         self._reader = Reader(content, oltp)
         self.sagas = Sagas(tiers, KNOWN)
         self.campaigns = Campaigns(oltp, self.sagas)
+        self.leads = Leads(content, self.sagas)
         self.inbox = Importer(content, oltp)
         self.tenants = Tenants(content, oltp, self.sagas)
         self.jobs = Jobs(tiers["queue"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from penguin_orchestrator.sagas.campaigns import CANCEL, LAUNCH, PAUSE, RESUME
 from penguin_orchestrator.sagas.definition import Registry
+from penguin_orchestrator.sagas.leads import IMPORT
 from penguin_orchestrator.sagas.tenants import CLOSE, ONBOARD
 
-KNOWN = Registry((ONBOARD, CLOSE, LAUNCH, RESUME, PAUSE, CANCEL))
+KNOWN = Registry((ONBOARD, CLOSE, LAUNCH, RESUME, PAUSE, CANCEL, IMPORT))
