@@ -262,7 +262,7 @@ class ServiceContract:
     async def test_a_closed_tenant_changes_nothing(self, case: Case, world: World) -> None:
         request = await case.build(world)
         token = right_token(world, self.descriptor(case), request)
-        named = {"tenant_id": str(world.tenant)}
+        named: dict[str, Any] = {"tenant_id": str(world.tenant)}
         close = tier_service_pb2.CloseTenantRequest(**named, request_id=str(uuid4()))
         await world.call("penguin.tier.v1.TierService/CloseTenant", close)
         refusal = await world.refusal(self.path(case), request, token)

@@ -141,6 +141,18 @@ def test_a_campaign_by_hand(penguin: Shell, tmp_path: Path) -> None:
     report = penguin("campaign", "report", campaign, "-t", tenant)
     assert "Hand" in report
     assert "data through" in report
+    sagas = penguin("saga", "list", "-t", tenant)
+    for kind in ("tenant.onboard/1", "campaign.launch/1"):
+        assert kind in sagas
+    launch = next(line.split()[0] for line in sagas.splitlines() if "campaign.launch/1" in line)
+    shown = penguin("saga", "show", launch, "-t", tenant)
+    for step in ("plan", "start", "send", "seal"):
+        assert step in shown
+    assert "STATE_CONFLICT" in penguin("saga", "retry", launch, "-t", tenant, "--reason", "why not", code=1)
+    penguin("tenant", "close", tenant)
+    words = ("--from", "me@hand.example", "--to", "dy@c.example", "--subject", "s", "--text", "t")
+    assert "TENANT_CLOSED" in penguin("send", "-t", tenant, *words, code=1)
+    assert "Hand" in penguin("campaign", "report", campaign, "-t", tenant)
 
 
 def test_mail_is_imported_once_and_malformed_mail_is_listed(penguin: Shell, tmp_path: Path) -> None:

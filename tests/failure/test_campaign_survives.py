@@ -4,6 +4,8 @@ content left over and nobody's help. The receiving server never deduplicates."""
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -59,6 +61,29 @@ async def test_a_database_is_stopped(stack: LocalStack, penguin: Penguin, tier: 
 
     scene = await play(stack, penguin, fault)
     await check_exactly_once(stack, penguin, scene)
+
+
+async def test_a_launcher_is_killed(stack: LocalStack, penguin: Penguin) -> None:
+    """Nobody launches again: the relay's process takes the saga over once the launcher has been silent for its lease."""
+    scene = await scenes.campaign(penguin, SIZE * 5)
+    command = ("campaign", "launch", str(scene.campaign), "-t", str(scene.tenant))
+    launcher = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "penguin_cli", "--root", str(stack.root), *command,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PENGUIN_")},
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    for _ in range(1000):
+        created = (await scenes.statuses(penguin, scene)).total()
+        if created:
+            break
+        await asyncio.sleep(0.02)
+    launcher.kill()
+    await launcher.wait()
+    created = (await scenes.statuses(penguin, scene)).total()
+    assert 0 < created < SIZE * 5, "it was killed too late to show anything"
+    counts = await scenes.settled(penguin, scene, wait_s=120)
+    assert counts == {"SENT": SIZE * 5}
+    assert scenes.received(stack, scene) == dict.fromkeys(scene.recipients, 1)
 
 
 async def test_a_worker_is_killed(stack: LocalStack, penguin: Penguin) -> None:

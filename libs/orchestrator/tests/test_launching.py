@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import UUID, uuid4
 
 import pytest
@@ -123,3 +124,41 @@ async def test_what_cannot_be_launched_says_so(penguin: Penguin, tenant: UUID) -
         await penguin.launch_campaign(tenant, uuid4())
     with pytest.raises(TemplateInvalidError):
         await prepared(penguin, tenant, 1, text="{% for x in y %}{% endfor %}")
+
+
+async def test_launches_at_the_same_time_are_one(penguin: Penguin, tenant: UUID, oltp_db: Database) -> None:
+    campaign = await prepared(penguin, tenant, 120)
+    told: list[int] = []
+    another = Penguin(penguin.tiers)
+    launches = await asyncio.gather(
+        penguin.campaigns.launch(tenant, campaign), another.campaigns.launch(tenant, campaign, progress=told.append)
+    )
+    assert [launch.created for launch in launches] == [120, 120]
+    assert len(await emails(oltp_db, tenant)) == 120
+    async with oltp_db.tenant(tenant) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM sagas WHERE tenant_id = $1", tenant) == 1
+
+
+async def test_a_paused_launch_stops_and_is_gone_on_with(
+    penguin: Penguin, tenant: UUID, oltp_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PAGE", "BATCH", "PARALLEL"):
+        monkeypatch.setattr(launching, name, 1 if name == "PARALLEL" else 10)
+    campaign = await prepared(penguin, tenant, 60)
+    begun = asyncio.Event()
+    launch = asyncio.create_task(penguin.campaigns.launch(tenant, campaign, progress=lambda _: begun.set()))
+    await begun.wait()
+    await penguin.campaigns.pause(tenant, campaign)
+    stopped = await launch
+    assert stopped.stopped
+    assert 0 < stopped.created < 60
+    resumed = await penguin.campaigns.resume(tenant, campaign)
+    assert (resumed.stopped, stopped.created + resumed.created) == (False, 60)
+    assert len(await emails(oltp_db, tenant)) == 60
+    await penguin.campaigns.cancel(tenant, campaign)
+    async with oltp_db.tenant(tenant) as connection:
+        left = await connection.fetch("SELECT DISTINCT status FROM emails WHERE tenant_id = $1", tenant)
+    assert [row["status"] for row in left] == ["cancelled"]
+    with pytest.raises(TierError) as refused:
+        await penguin.campaigns.resume(tenant, campaign)
+    assert refused.value.reason == "STATE_CONFLICT"

@@ -44,6 +44,8 @@ class Probe:
 
     kill: tuple[Place, str] | None = None
     refused: tuple[str, str] | None = None
+    # A method that is refused wherever it is called.
+    refuses: str = ""
     seen: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     # Where calls were made, and at which moments a process can end there.
     places: dict[Place, tuple[str, ...]] = field(default_factory=dict)
@@ -53,7 +55,7 @@ class Probe:
 
     def heal(self) -> None:
         """Let calls pass."""
-        self.kill, self.refused, self.dead, self.doomed = None, None, False, False
+        self.kill, self.refused, self.refuses, self.dead, self.doomed = None, None, "", False, False
         self.seen, self.places = Counter(), {}
 
     def revive(self) -> None:
@@ -70,6 +72,8 @@ class Probe:
         self.seen[key] += 1
         self.places[place] = () if _rule(path)[0].endswith(".read") else (BEFORE,)
         self._end(place, BEFORE)
+        if place.method == self.refuses:
+            raise refusal(path)
         return place
 
     def done(self, place: Place) -> None:
@@ -105,6 +109,11 @@ class ProbedTier(Tier):
             return reply
 
 
+def refusal(what: str) -> TierError:
+    """No, and for good."""
+    return TierError(what, grpc.StatusCode.FAILED_PRECONDITION, "STATE_CONFLICT", "refused by a test")
+
+
 def probed(definition: Definition, probe: Probe) -> Definition:
     """The definition, each of whose steps says who it is, and is refused where the probe says so."""
 
@@ -112,7 +121,7 @@ def probed(definition: Definition, probe: Probe) -> Definition:
         async def marked_act(deed: Deed) -> Mapping[str, Any] | None:
             _deed.set((deed.step, deed.operation))
             if probe.refused == (deed.step, deed.operation):
-                raise TierError(step.tier, grpc.StatusCode.FAILED_PRECONDITION, "STATE_CONFLICT", "refused by a test")
+                raise refusal(step.tier)
             return await act(deed)
 
         return marked_act
@@ -135,6 +144,11 @@ def points(places: Mapping[Place, Sequence[str]], moments: Collection[str]) -> l
     """Every place at each of these moments. A call that only reads is none: what is before it is what is after the call
     before it."""
     return [(place, moment) for place in sorted(places) for moment in places[place] if moment in moments]
+
+
+def told(ends: Mapping[Any, int]) -> str:
+    """How many points there were, and how they ended."""
+    return f"{sum(ends.values())} crash points, {', '.join(f'{count} {end}' for end, count in sorted(ends.items()))}"
 
 
 async def killed(work: Any) -> None:

@@ -14,6 +14,10 @@ from services.oltp.tests.rows import make_tenant
 from penguin.oltp.v1 import campaign_service_pb2 as campaign_pb
 from penguin.oltp.v1 import lead_service_pb2 as lead_pb
 from penguin.oltp.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from penguin.queue.v1 import queue_service_pb2 as job_pb
+from penguin.queue.v1 import schedule_service_pb2 as schedule_pb
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin.queue.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from penguin_chassis.pool import Database
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
@@ -32,6 +36,11 @@ class World:
     probe: Probe
     # Tenants that scenarios share: by kind.
     known: dict[str, Any] = field(default_factory=dict)
+
+    async def owe_nothing(self) -> None:
+        """Forget what the tenants of other tests owe: leases of the outbox span tenants."""
+        async with self.dbs["oltp"].maintenance() as connection:
+            await connection.execute("DELETE FROM outbox")
 
     async def rows(self, tier: str, tenant: UUID, query: str, *values: object) -> list[Any]:
         """What a tier's database has of the tenant."""
@@ -89,7 +98,32 @@ async def _busy_tenant(world: World) -> Begun:
             " VALUES ($1, $2, 'a@b.example', '', 'c@d.example', '', '', 'queued', 'normal', $3, 1, '', now())",
             tenant, uuid4(), uuid4().hex,
         )  # fmt: skip
+    queue = world.tiers["queue"]
+    jobs = [job_pb.NewJob(request_id=str(uuid4()), kind="test.noop", payload=b"{}") for _ in range(2)]
+    await queue.call(
+        queue.stub(QueueServiceStub).EnqueueJobs, job_pb.EnqueueJobsRequest(tenant_id=str(tenant), jobs=jobs)
+    )
+    schedule = schedule_pb.Schedule(
+        name="nightly", cron="0 3 * * *", time_zone="UTC", kind="test.noop", payload=b"{}",
+        missed_runs=schedule_pb.MISSED_RUN_POLICY_SKIP, overlap=schedule_pb.OVERLAP_POLICY_SKIP,
+    )  # fmt: skip
+    schedule.start_deadline.FromSeconds(60)
+    put = schedule_pb.PutScheduleRequest(tenant_id=str(tenant), request_id=str(uuid4()), schedule=schedule)
+    await queue.call(queue.stub(ScheduleServiceStub).PutSchedule, put)
     return Begun(tenant, {}, "tenant")
+
+
+async def _waiting(world: World, tenant: UUID) -> tuple[int, int]:
+    """Jobs that wait, and schedules that run."""
+    queue = world.tiers["queue"]
+    jobs = await queue.call(
+        queue.stub(QueueServiceStub).ListJobs,
+        job_pb.ListJobsRequest(tenant_id=str(tenant), state=job_pb.JOB_STATE_READY),
+    )
+    schedules = await queue.call(
+        queue.stub(ScheduleServiceStub).ListSchedules, schedule_pb.ListSchedulesRequest(tenant_id=str(tenant))
+    )
+    return len(jobs.jobs), sum(schedule.HasField("next_at") for schedule in schedules.schedules)
 
 
 async def _closed_everywhere(world: World, begun: Begun, whole: bool) -> None:
@@ -102,12 +136,11 @@ async def _closed_everywhere(world: World, begun: Begun, whole: bool) -> None:
     (tenant,) = await world.rows("oltp", begun.tenant, "SELECT status FROM tenants WHERE tenant_id = $1")
     (campaign,) = await world.rows("oltp", begun.tenant, "SELECT status FROM campaigns WHERE tenant_id = $1")
     (email,) = await world.rows("oltp", begun.tenant, "SELECT status FROM emails WHERE tenant_id = $1")
-    found = (closed, tenant[0], campaign[0], email[0])
-    if whole:
-        assert found == ([1] * 5, "closed", "paused", "cancelled")
-    else:
-        assert (closed, tenant[0], email[0]) == ([0] * 5, "active", "queued")
-        assert campaign[0] == "running"
+    found = (closed, tenant[0], campaign[0], email[0], await _waiting(world, begun.tenant))
+    assert found == (
+        ([1] * 5, "closed", "paused", "cancelled", (0, 0)) if whole
+        else ([0] * 5, "active", "running", "queued", (2, 1))
+    )  # fmt: skip
 
 
 async def _audience(world: World) -> tuple[UUID, UUID, UUID]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 from uuid import UUID
 
 import pytest
-from libs.orchestrator.tests.sagas.crashes import BEFORE, EFFECT, REPLY, Place, killed, points, probed, refusals
+from libs.orchestrator.tests.sagas.crashes import BEFORE, EFFECT, REPLY, Place, killed, points, probed, refusals, told
 from libs.orchestrator.tests.sagas.scenarios import SCENARIOS, Begun, World
 
 from penguin_orchestrator import keys
@@ -135,23 +136,28 @@ def test_every_definition_has_its_scenario() -> None:
     assert {definition.kind for definition in DEFINITIONS} == set(SCENARIOS)
 
 
-@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda each: each.id)
+WAYS = [(definition, refused) for definition in DEFINITIONS for refused in refusals(definition)]
+
+
+@pytest.mark.parametrize(
+    ("definition", "refused"),
+    WAYS,
+    ids=[f"{d.id}-{refused[0] if refused else 'nothing refused'}" for d, refused in WAYS],
+)
 async def test_all_or_nothing_wherever_it_is_stopped(
-    world: World, definition: Definition, capsys: pytest.CaptureFixture[str]
-) -> None:
+    world: World, definition: Definition, refused: tuple[str, str] | None,
+    record_property: Callable[[str, object], None],
+) -> None:  # fmt: skip
     ends: Counter[str] = Counter()
-    for refused in refusals(definition):
-        end, places = await one(world, definition, refused, None)
-        after = refused is not None and definition.decided(refused[0])
-        assert end == ("succeeded" if refused is None or after else "compensated"), f"{refused} ended as {end}"
-        # Past the pivot there is nothing to undo: what is refused there waits for somebody, wherever it was stopped.
-        for point in points(places, (REPLY,) if after else (BEFORE, EFFECT, REPLY)):
-            try:
-                ends[await stopped_at(world, definition, refused, point)] += 1
-            except Exception as error:
-                raise AssertionError(f"{definition.id}, refused {refused}, killed {point}") from error
-    with capsys.disabled():
-        print(f"\n{definition.id}: {ends.total()} crash points: {dict(ends)}")  # noqa: T201 - the proof's figure
-    assert ends.total() > 0
-    assert ends["succeeded"] > 0
-    assert ends["compensated"] > 0
+    end, places = await one(world, definition, refused, None)
+    # Past the pivot there is nothing to undo: what is refused there waits for somebody, wherever it was stopped.
+    after = refused is not None and definition.decided(refused[0])
+    assert end == ("succeeded" if refused is None or after else "compensated")
+    for point in points(places, (REPLY,) if after else (BEFORE, EFFECT, REPLY)):
+        try:
+            ends[await stopped_at(world, definition, refused, point)] += 1
+        except Exception as error:
+            raise AssertionError(f"killed {point}") from error
+    record_property("figure", f"{definition.id}, {refused[0] if refused else 'nothing'} refused: {told(ends)}")
+    assert ends[end] > 0
+    assert set(ends) <= {end, "never begun"}

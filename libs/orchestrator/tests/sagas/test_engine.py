@@ -163,6 +163,7 @@ async def test_a_refusal_cuts_off_what_is_under_way_beside_it_and_undoes_it(worl
 async def test_past_the_pivot_a_refusal_is_stuck_and_calls_somebody_once(world: World, script: Script) -> None:
     definition, tenant = script.definition("a", "b", pivot="a"), uuid4()
     script.fails["b", ACTION] = [refusal()]
+    await world.owe_nothing()
     with pytest.raises(SagaStuckError) as stuck:
         await carried(world, definition, tenant=tenant)
     held = stuck.value.held
@@ -300,3 +301,18 @@ async def test_recoveries_side_by_side_carry_each_saga_once_and_leave_unknown_on
     # A process that knows the newer version finishes it, and the older ones alike.
     assert await Recovery(Engine(world.tiers, Registry([definition, newer]))).turn() == 1
     assert (await journal.get(tenants[5], sagas[tenants[5]])).state == "succeeded"
+
+
+async def test_a_process_that_is_told_to_end_gives_back_what_it_had(world: World, script: Script) -> None:
+    definition, tenant = script.definition("a", pivot="a"), uuid4()
+    script.waits["a"] = asyncio.Event()
+    ending = asyncio.create_task(carried(world, definition, tenant=tenant))
+    await until(lambda: _is("a" in script.seen))
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    script.waits["a"].set()
+    assert await Recovery(Engine(world.tiers, Registry([definition]))).turn() == 1, (
+        "not only when its lease has run out"
+    )
+    assert script.did == [("a", ACTION)]

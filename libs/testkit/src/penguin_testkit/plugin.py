@@ -15,6 +15,16 @@ from penguin_testkit.tokens import TokenFactory
 pytest_plugins = ("penguin_testkit.spreading",)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests have recorded (`record_property("figure", …)`), wherever they ran."""
+    reports = [each for each in terminalreporter.stats.get("passed", []) if getattr(each, "when", "") == "call"]
+    figures = [value for each in reports for name, value in each.user_properties if name == "figure"]
+    if figures:
+        terminalreporter.section("figures")
+        for figure in sorted(map(str, figures)):
+            terminalreporter.write_line(figure)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[PostgresCluster]:
     """One PostgreSQL cluster per test process, removed at its end."""

@@ -23,7 +23,7 @@ from services.oltp.tests.rows import (
     write_emails,
 )
 
-from penguin.common.v1 import errors_pb2
+from penguin.common.v1 import errors_pb2, mutation_pb2
 from penguin.oltp.v1 import campaign_service_pb2 as pb
 from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin.oltp.v1 import lead_service_pb2 as lead_pb
@@ -43,6 +43,20 @@ async def move(oltp: TierClient, owner: UUID, verb: str, campaign: str, request_
     request = getattr(pb, f"{verb}CampaignRequest")(
         tenant_id=str(owner), campaign_id=campaign, request_id=request_id or str(uuid4())
     )
+    reply = await oltp.call(getattr(CampaignServiceStub(oltp.channel), f"{verb}Campaign"), request)
+    campaign_now: pb.Campaign = reply.campaign
+    return campaign_now
+
+
+async def step_of_saga(
+    oltp: TierClient, owner: UUID, verb: str, campaign: str, saga: str, *, undo: bool
+) -> pb.Campaign:
+    """Call one of the transitions as a saga's step: what its name does, or as what undoes another's."""
+    operation = mutation_pb2.STEP_OPERATION_COMPENSATION if undo else mutation_pb2.STEP_OPERATION_ACTION
+    request = getattr(pb, f"{verb}CampaignRequest")(
+        tenant_id=str(owner), campaign_id=campaign, request_id=str(uuid4()),
+        saga_step=mutation_pb2.SagaStep(saga_id=saga, step="move", operation=operation),
+    )  # fmt: skip
     reply = await oltp.call(getattr(CampaignServiceStub(oltp.channel), f"{verb}Campaign"), request)
     campaign_now: pb.Campaign = reply.campaign
     return campaign_now
@@ -312,3 +326,26 @@ async def test_a_campaign_with_steps_stays(oltp: TierClient, tenant: UUID) -> No
         await oltp.call(CampaignServiceStub(oltp.channel).DeleteCampaign, request)
     answer = refused.value.answer
     assert (answer.code, answer.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "STILL_REFERENCED")
+
+
+async def test_a_sagas_move_is_undone_where_it_was_made_and_barred_where_it_was_not(
+    oltp: TierClient, tenant: UUID
+) -> None:
+    made, never = await draft(oltp, tenant), await draft(oltp, tenant)
+    saga = str(uuid4())
+    assert (await step_of_saga(oltp, tenant, "Start", made, saga, undo=False)).status == pb.CAMPAIGN_STATUS_RUNNING
+    for _ in range(2):
+        undone = await step_of_saga(oltp, tenant, "Pause", made, saga, undo=True)
+        assert undone.status == pb.CAMPAIGN_STATUS_PAUSED
+    # Undone before it came: nothing is to be undone, whatever its state, and it never comes.
+    saga = str(uuid4())
+    assert (await step_of_saga(oltp, tenant, "Pause", never, saga, undo=True)).status == pb.CAMPAIGN_STATUS_DRAFT
+    with pytest.raises(Refused) as refused:
+        await step_of_saga(oltp, tenant, "Start", never, saga, undo=False)
+    assert refused.value.answer.reason == "SAGA_COMPENSATED"
+    # What has ended meanwhile stays so.
+    saga = str(uuid4())
+    await step_of_saga(oltp, tenant, "Start", never, saga, undo=False)
+    await move(oltp, tenant, "Cancel", never)
+    ended = await step_of_saga(oltp, tenant, "Pause", never, saga, undo=True)
+    assert ended.status == pb.CAMPAIGN_STATUS_CANCELLED

@@ -20,7 +20,7 @@ from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import OutcomeUnknownError
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
 from penguin_orchestrator.sagas.definition import ACTION, COMPENSATION, Definition, Registry, Step
-from penguin_orchestrator.sagas.journal import DONE, Held, Journal, OwnerLostError, Record
+from penguin_orchestrator.sagas.journal import DONE, MOVING, Held, Journal, Record
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ REFUSALS = 3
 DUE_MIN_S = 1.0
 DUE_MAX_S = 60.0
 ROUNDS = 100
-# What has come of long steps is journaled so often, and the lease extended: who takes over begins there.
+# What has come of long steps is journaled so often, and the lease extended: who takes over begins there (seconds).
 HEARTBEAT_S = 2.0
-# How long the journal is tried when a process is asked to end (seconds).
-LET_GO_S = 2.0
+# How long a process that is ending takes to give a saga back (seconds).
+GIVE_BACK_S = 1.0
 
 
 @dataclass
@@ -78,9 +78,17 @@ class Engine:
             if held.state == "compensating" or held.undoing:
                 await run.backward()
         except asyncio.CancelledError:
-            await run.let_go()
+            await self._give_back(held)
             raise
         return Ending(held, run.failure)
+
+    async def _give_back(self, held: Held) -> None:
+        """Let another go on at once with what this process is told to leave; or else it waits for the lease's end."""
+        if held.state in MOVING:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(GIVE_BACK_S):
+                    begun = [record for record in held.records.values() if record.state == "begun"]
+                    await self.journal.advance(held, held.state, begun, due_in_s=0.0)
 
 
 class _Run:
@@ -111,17 +119,6 @@ class _Run:
             return self._definition.backward(held.named(ACTION), held.named(COMPENSATION, DONE))
 
         await self._carry(COMPENSATION, ready, "compensating", "compensated")
-
-    async def let_go(self) -> None:
-        """We are to end: anybody may go on at once, and needs not wait until our lease is over. What fails here is left to
-        the lease."""
-        held = self._held
-        if held.state not in {"running", "compensating"}:
-            return
-        begun = [record for record in held.records.values() if record.state == "begun"]
-        with contextlib.suppress(TierError, OwnerLostError, TimeoutError):
-            async with asyncio.timeout(LET_GO_S):
-                await self._engine.journal.advance(held, held.state, begun, due_in_s=0.0)
 
     async def _carry(self, operation: str, ready: Callable[[], list[Step]], moving: str, ended: str) -> None:
         """Begin what is ready, journal it with what has come of the others, and wait; to the end of this direction."""

@@ -28,6 +28,7 @@ LEASE_S = 30.0
 # The owner stops this long before its lease ends, by its own clock (seconds).
 MARGIN_S = 2.0
 DONE = frozenset({"done", "skipped"})
+MOVING = frozenset({"running", "compensating"})
 FINISHED = frozenset({"succeeded", "compensated"})
 
 

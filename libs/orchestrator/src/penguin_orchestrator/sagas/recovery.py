@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 
+from penguin_chassis.defects import places
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.sagas.engine import Engine
 from penguin_orchestrator.sagas.journal import Held, OwnerLostError
@@ -69,5 +70,8 @@ class Recovery:
             await self._engine.run(held, patience_s=PATIENCE_S)
         except OwnerLostError:
             log.info("a saga %s went to another owner", held.kind)
-        except TierError as error:
+        except Exception as error:  # noqa: BLE001 - one saga's defect must not be the others'
+            if not isinstance(error, TierError):
+                log.error("a saga %s: %s", held.kind, type(error).__name__, extra={"places": places(error)})
+                return
             log.warning("a saga %s was left to who comes next: %s", held.kind, error.reason)
