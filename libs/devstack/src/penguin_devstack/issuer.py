@@ -51,9 +51,9 @@ DEFAULT_POLICIES: Mapping[str, WorkloadPolicy] = {
     "cli": WorkloadPolicy(scopes=("*",), methods=("*",)),
     "orchestrator": WorkloadPolicy(scopes=("*",), methods=("*",)),
     "relay": WorkloadPolicy(
-        # It also finishes what others began across tiers: sagas of tenants and campaigns.
+        # It also finishes what others began across tiers: sagas of tenants, campaigns and leads.
         scopes=("tier.*", "contents.*", "jobs.*", "notifications.write", "admin_events.write", "sagas.read",
-                "sagas.write", "tenants.*", "campaigns.*", "templates.read", "email_accounts.read", "leads.read",
+                "sagas.write", "tenants.*", "campaigns.*", "templates.read", "email_accounts.read", "leads.*",
                 "emails.read", "emails.write"),
         methods=("/penguin.tier.v1.TierService/*", "/penguin.notifications.v1.AdminEventService/CreateAdminEvent",
                  "/penguin.oltp.v1.SagaService/*", "/penguin.oltp.v1.TenantService/*"),
