@@ -97,7 +97,9 @@ async def test_each_row_is_a_lead_or_is_told_of(
     assert list((await contents(content_db, tenant)).values()) == ["unclaimed"]
 
 
-async def test_what_stands_in_the_list_is_counted_and_kept(penguin: Penguin, tenant: UUID, oltp_db: Database) -> None:
+async def test_what_stands_in_the_list_is_counted_and_kept(
+    penguin: Penguin, tenant: UUID, oltp_db: Database, content_db: Database
+) -> None:
     await penguin.leads.import_file(tenant, lines(15), "all")
     done = await penguin.leads.import_file(tenant, lines(25), "all")
     assert (done.rows, done.created, done.existed, done.left_out) == (25, 10, 15, 0)
@@ -105,6 +107,8 @@ async def test_what_stands_in_the_list_is_counted_and_kept(penguin: Penguin, ten
     other = await penguin.leads.import_file(tenant, lines(25), "others")
     assert (other.created, other.existed) == (25, 0)
     assert await report(penguin, tenant, other) == []
+    # Nothing was left out, and nothing is kept.
+    assert await contents(content_db, tenant) == {}
 
 
 async def test_answers_that_are_lost_make_no_row_twice(
@@ -198,8 +202,8 @@ async def test_the_same_file_while_it_is_imported_is_the_same_import(
     assert begun[0] == begun[1]
     assert one == other
     assert await stored(oltp_db, tenant) == everybody(100)
-    # Neither of the two files is left, only the report.
-    assert len(await contents(content_db, tenant)) == 1
+    # Neither of the two files is left.
+    assert await contents(content_db, tenant) == {}
 
 
 async def test_a_file_that_cannot_be_read_leaves_nothing(

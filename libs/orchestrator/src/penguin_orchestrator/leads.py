@@ -103,6 +103,8 @@ class Leads:
         made = held.results.get("report")
         if made is None:
             raise SagaUnfinishedError(held)
+        if "key" not in made:
+            return leadfiles.Report().data()
         return await blobs.download_attachment(self._content, tenant_id, made["key"], 0)
 
     async def _drop(self, tenant_id: UUID, key: str) -> None:

@@ -172,7 +172,7 @@ async def _create(deed: Deed) -> Mapping[str, Any]:
 
 
 async def _report(deed: Deed) -> Mapping[str, Any]:
-    """What was left out, line by line, under the key that was minted for it."""
+    """What was left out, line by line, under the key that was minted for it; where all was taken there is nothing to keep."""
     report, created = Report(), deed.results["create"]
     odd = deque(Problem(line, field, reason, "OLTP refused it") for line, field, reason in created["odd"])
     async with aclosing(_rows(deed)) as pieces:
@@ -184,12 +184,14 @@ async def _report(deed: Deed) -> Mapping[str, Any]:
     for problem in odd:
         report.add(problem)
     report.left_out += created["odd_more"]
-    listed, left_out = report.listed, report.left_out
+    told = {"listed": report.listed, "left_out": report.left_out}
+    if not any(told.values()):
+        return told
     await put_file(
         deed.tiers["content"], deed.tenant_id, deed.keys["report"], deed.request_id("put"), "import-report.csv",
         report.data(), REPORT_KEPT,
     )  # fmt: skip
-    return {"key": deed.keys["report"], "listed": listed, "left_out": left_out}
+    return told | {"key": deed.keys["report"]}
 
 
 async def _drop_file(deed: Deed) -> None:
