@@ -15,7 +15,7 @@ from libs.orchestrator.tests.stored import contents, until
 
 from penguin_chassis.pool import Database
 from penguin_orchestrator import keys, leadbatches, leads
-from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.clients import MESSAGE_LIMIT, Tier
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.leadrecords import LeadFileError
 from penguin_orchestrator.leads import ImportedLeads
@@ -109,6 +109,23 @@ async def test_what_stands_in_the_list_is_counted_and_kept(
     assert await report(penguin, tenant, other) == []
     # Nothing was left out, and nothing is kept.
     assert await contents(content_db, tenant) == {}
+
+
+async def test_rows_that_are_large_go_in_smaller_batches(
+    penguin: Penguin, tenant: UUID, oltp_db: Database, faults: dict[str, Faults], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "LEADS_PER_CALL", 1000)
+    columns, rows = 45, 60
+    heading = ",".join(["email", *(f"c{n}" for n in range(columns))])
+    data = "\n".join(
+        [heading, *(f"lead{n}@example.com{',' + 'x' * 2000}{(',' + 'y' * 2000) * (columns - 1)}" for n in range(rows))]
+    )
+    done = await penguin.leads.import_file(tenant, data.encode(), "all")
+    assert (done.created, done.left_out) == (rows, 0)
+    assert len(await stored(oltp_db, tenant)) == rows
+    sizes = [request.ByteSize() for request in faults["oltp"].requests[CREATE]]
+    assert len(sizes) > 1
+    assert max(sizes) < MESSAGE_LIMIT
 
 
 async def test_answers_that_are_lost_make_no_row_twice(
