@@ -14,7 +14,7 @@ export UV_NO_PROGRESS := 1
 # The checkout's own environment, whatever the caller has activated.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help setup demo test bench bench-import bench-queue bench-queue-stress generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
+.PHONY: help setup demo drill test bench bench-import bench-queue bench-queue-stress bench-reconcile generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ setup: .venv/.installed ## fetch tools and dependencies into the checkout
 demo: setup ## the main job end to end on a real local stack
 	$(BIN)/penguin demo
 
+drill: setup ## break part after part of a local stack, and check the outage contract; ROWS=redis,killed-oltp SECONDS=5
+	$(BIN)/penguin drill $(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS))
+
 test: setup ## every test, on real PostgreSQL and Valkey
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
@@ -51,6 +54,9 @@ bench-queue: setup ## measure our queue beside its peers, in turns; ROUNDS=3
 
 bench-queue-stress: setup ## measure our queue under what weighs on it; SECONDS=180 STRESS="backlog JOBS=1000000"
 	$(BIN)/python -m tests.bench.queue.stress $(if $(SECONDS),SECONDS=$(SECONDS)) $(STRESS)
+
+bench-reconcile: setup ## reconcile a million keys with a hundred faults; KEYS=1000000
+	$(if $(KEYS),KEYS=$(KEYS)) $(BIN)/python -m tests.bench.reconcile
 
 generate: setup ## stubs from proto/, schema snapshots from migrations
 	$(BIN)/python tools/generate_stubs.py

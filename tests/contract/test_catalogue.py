@@ -5,6 +5,8 @@ Each table is given one row of one tenant; then every role is tried with no tena
 
 from __future__ import annotations
 
+import importlib
+import re
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -36,6 +38,27 @@ SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
 FROM pg_attribute a
 WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND NOT a.atthasdef
   AND a.attidentity = '' AND a.attgenerated = ''"""
+KEY_COLUMNS = """
+SELECT a.attrelid::regclass::text || '.' || a.attname AS name
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+  AND a.attnum > 0 AND NOT a.attisdropped AND a.attname ~ 'keys?($|_)'"""
+# What the views by which reconcile sees keys are made of.
+KEY_SOURCES = """
+SELECT table_name || '.' || column_name AS name FROM information_schema.view_column_usage
+WHERE view_schema = 'public' AND view_name = 'storage_keys'"""
+SOURCE_NAMES = "SELECT pg_get_viewdef(to_regclass('storage_keys'))"
+# Columns named like keys that hold none of Content's. (A saga's step journals what it is about to mint: what refers to it
+# is the row that the step makes.)
+NO_STORAGE_KEYS = {
+    "step_barrier.key", "emails.recipient_key", "leads.email_key", "suppressions.address_key",
+    "email_accounts.vault_key_path", "inbox_message_refs.mailbox_key", "content_objects.key_id", "blobs.key_id",
+    "saga_steps.keys", "unique_keys.key", "wakes.ordering_key", "queues.key_rate_jobs", "queues.key_rate_ms", "queues.key_rate_burst",
+    "admin_system_events.dedupe_key",
+    *(f"{jobs}.{name}" for jobs in ("jobs", "dead_jobs", "completed_jobs") for name in ("ordering_key", "rate_key")),
+}  # fmt: skip
+# A part of the content whose key it bears, and gone with it.
+PARTS = {"attachments.storage_key"}
 CHECKS = "SELECT conname, conrelid::regclass::text AS name FROM pg_constraint WHERE contype IN ('c', 'f') AND connamespace = 'public'::regnamespace AND conparentid = 0 AND conrelid <> 0"
 VALUES = {
     "uuid": "gen_random_uuid()",
@@ -107,6 +130,22 @@ async def test_tables_without_a_tenant_are_known(databases: Databases, walled: W
         await root.close()
     # Kinds of jobs are named after handlers, and queues by the platform's people, to whom alone they are told.
     assert names <= {"schema_migrations", "kinds", "queues"}, f"neither tenant_id nor listed here: {names}"
+
+
+async def test_every_column_with_storage_keys_is_a_source_of_reconcile(databases: Databases, walled: Walled) -> None:
+    """A key that reconcile does not see referred to would be taken for an orphan, and what it names deleted."""
+    root = await asyncpg.connect(databases.cluster.superuser_dsn(walled.urls.database))
+    try:
+        named = {row["name"] for row in await root.fetch(KEY_COLUMNS)}
+        seen = {row["name"] for row in await root.fetch(KEY_SOURCES)}
+        view = await root.fetchval(SOURCE_NAMES)
+    finally:
+        await root.close()
+    unseen = named - seen - NO_STORAGE_KEYS - PARTS
+    assert not unseen, f"add it to the view storage_keys and the tier's KEY_SOURCES, or list it here: {unseen}"
+    assert bool(seen & named) == (walled.urls.tier in {"oltp", "content"})
+    sources = getattr(importlib.import_module(f"penguin_{walled.urls.tier}.app"), "KEY_SOURCES", ())
+    assert {source.name for source in sources} == set(re.findall(r"'(\w+)'::text", view or ""))
 
 
 @pytest.mark.parametrize("role", ["app_url", "readonly_url", "owner_url"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from services.content.tests.rows import (
     RAW_MAIL,
+    ahead,
     attached,
     batch_get_request,
     claim_request,
@@ -13,6 +14,7 @@ from services.content.tests.rows import (
     get_request,
     new_content,
     put_request,
+    quarantine_request,
     sha256,
     upload_start,
 )
@@ -93,6 +95,19 @@ async def claim_two(world: World) -> Any:
 
 async def delete_two(world: World) -> Any:
     return delete_request(world.tenant, *await put(world, new_content("a"), new_content("b")))
+
+
+async def quarantine_two(world: World) -> Any:
+    keys = await put(world, new_content("a"), new_content("b"))
+    await world.call(f"{SERVICE}/ClaimContents", claim_request(world.tenant, *keys))
+    return quarantine_request(world.tenant, *keys)
+
+
+async def five_in_quarantine(world: World) -> Any:
+    keys = await put(world, *(new_content(f"body {n}") for n in range(5)))
+    await world.call(f"{SERVICE}/ClaimContents", claim_request(world.tenant, *keys))
+    await world.call(f"{SERVICE}/QuarantineContents", quarantine_request(world.tenant, *keys))
+    return pb.ListQuarantinedContentsRequest(tenant_id=str(world.tenant), quarantined_before=ahead(60))
 
 
 async def get_one(world: World) -> Any:
@@ -188,6 +203,24 @@ class TestContentService(ServiceContract):
             Within(unknown_keys, lambda reply: _deleted(reply, 0)),
             stranger=lambda reply: _deleted(reply, 0),
             mutation=Mutation(listed, vary=lambda r: r.storage_keys.append("k/more")),
+        ),
+        Case(
+            "QuarantineContents",
+            quarantine_two,
+            lambda request, reply: equal((reply.quarantined, list(reply.early_keys)), (2, [])),
+            ("storage_keys", lambda r: r.ClearField("storage_keys")),
+            Within(unknown_keys, lambda reply: equal(reply.quarantined, 0)),
+            stranger=lambda reply: equal(reply.quarantined, 0),
+            mutation=Mutation(listed, vary=lambda r: r.storage_keys.append("k/more")),
+        ),
+        Case(
+            "ListQuarantinedContents",
+            five_in_quarantine,
+            lambda request, reply: equal(len(reply.contents), 5),
+            ("page_size", lambda r: setattr(r, "page_size", -1)),
+            "a list of nothing is empty",
+            stranger=lambda reply: equal(len(reply.contents), 0),
+            listing=Listing("contents", 5, lambda r: r.quarantined_before.CopyFrom(ahead(1))),
         ),
         Case(
             "GetContent",

@@ -134,6 +134,19 @@ async def cancel_two(world: World) -> Any:
     return pb.CancelEmailsRequest(tenant_id=str(world.tenant), request_id=str(uuid4()), email_ids=await queue(world, 2))
 
 
+async def requeue_two(world: World) -> Any:
+    return pb.RequeueEmailsRequest(
+        tenant_id=str(world.tenant), request_id=str(uuid4()), email_ids=await queue(world, 2)
+    )
+
+
+async def owed(world: World, request: Any) -> int:
+    """How many rows the tenant's outbox holds: nothing that a method of the tenant's would tell."""
+    async with (await world.database()).tenant(world.tenant) as connection:
+        count: int = await connection.fetchval("SELECT count(*) FROM outbox WHERE tenant_id = $1", world.tenant)
+    return count
+
+
 def only_unknown(request: Any) -> None:
     del request.email_ids[:]
     request.email_ids.append(UNKNOWN)
@@ -171,10 +184,11 @@ def missing(count: int) -> Any:
 
 
 def skipped(count: int) -> Any:
-    """Nothing was cancelled; the ids are named."""
+    """Nothing was done; the ids are named."""
 
     def check(reply: Any) -> None:
-        assert (list(reply.cancelled_ids), len(reply.skipped_ids)) == ([], count)
+        done = getattr(reply, "cancelled_ids" if hasattr(reply, "cancelled_ids") else "requeued_ids")
+        assert (list(done), len(reply.skipped_ids)) == ([], count)
 
     return check
 
@@ -265,5 +279,14 @@ class TestEmailService(ServiceContract):
             Within(only_unknown, skipped(1)),
             stranger=skipped(2),
             mutation=Mutation(ledger, vary=lambda r: r.email_ids.append(UNKNOWN)),
+        ),
+        Case(
+            "RequeueEmails",
+            requeue_two,
+            lambda request, reply: equal(set(reply.requeued_ids), set(request.email_ids)),
+            ("email_ids[0]", lambda r: r.email_ids.__setitem__(0, "x")),
+            Within(only_unknown, skipped(1)),
+            stranger=skipped(2),
+            mutation=Mutation(owed, vary=lambda r: r.email_ids.append(UNKNOWN)),
         ),
     )

@@ -20,6 +20,7 @@ SERVICE = "penguin.tier.v1.TierService"
 FENCED = "fenced by the lease's token: a row that was settled is not there a second time"
 OWED = "SELECT id, attempt, last_error, lease_token FROM outbox WHERE tenant_id = $1 ORDER BY id"
 LEASE = Duration(seconds=60)
+HOLD_KEYS = ("oltp", "content")
 
 
 def destination_of(world: World) -> str:
@@ -97,6 +98,17 @@ async def waiting(world: World, request: Any) -> Any:
     return [dict(row) for row in rows]
 
 
+async def sources(world: World) -> Any:
+    return pb.GetKeySourcesRequest()
+
+
+def check_sources(request: Any, reply: Any) -> None:
+    assert reply.tier in TIERS
+    assert reply.applied_schema_version == reply.schema_version > 0
+    assert bool(reply.sources) == (reply.tier in HOLD_KEYS)
+    assert all(source.name and source.role for source in reply.sources)
+
+
 async def known(world: World, request: Any) -> Any:
     """What the tier knows of the tenant."""
     async with (await world.database()).tenant(world.tenant) as connection:
@@ -150,6 +162,7 @@ class TestTierService(ServiceContract):
             "its request has no fields",
             "a tier has one status",
         ),
+        Case("GetKeySources", sources, check_sources, "its request has no fields", "a tier has its sources or none"),
         Case(
             "LeaseOutbox",
             lease,

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -14,8 +15,8 @@ import pytest
 
 from penguin_chassis import calls, outbox
 from penguin_chassis.calls import Call, Caller
-from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted
-from penguin_chassis.pool import CommitError, Connection, Database, database
+from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
+from penguin_chassis.pool import OPENING_MAX, CommitError, Connection, Database, database
 from penguin_chassis.settings import PoolSettings
 from penguin_devstack.roles import TierDatabase
 
@@ -234,6 +235,64 @@ async def test_a_call_that_is_dropped_leaves_no_work_to_the_server(urls: TierDat
         finally:
             await watching.close()
         assert left == 0
+
+
+async def test_a_tenant_that_needs_many_connections_at_once_lets_others_open_theirs(
+    urls: TierDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, under_way, most = asyncpg.connect, 0, 0
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            await asyncio.sleep(0.2)
+            return await connect(*arguments, **options)
+        finally:
+            under_way -= 1
+
+    async def hold(tenant: UUID, seconds: float = 0.0) -> float:
+        began = time.monotonic()
+        token = calls.enter(Call("/test", Caller("test", tenant, frozenset()), began + 20))
+        try:
+            async with db.tenant(tenant):
+                opened = time.monotonic() - began
+                await asyncio.sleep(seconds)
+        finally:
+            calls.leave(token)
+        return opened
+
+    settings = PoolSettings(urls.app_url, urls.maintenance_url, max_size=40, acquire_timeout_s=10.0)
+    async with database(settings) as db:
+        monkeypatch.setattr(asyncpg, "connect", slow)
+        noisy = [asyncio.create_task(hold(UUID(int=1), 2.0)) for _ in range(14)]
+        await asyncio.sleep(0.05)
+        others = await hold(UUID(int=2))
+        times = await asyncio.gather(*noisy)
+        monkeypatch.undo()
+    assert most <= OPENING_MAX
+    assert others < max(times), "another tenant waited for all of them"
+
+
+async def test_a_disk_without_room_is_an_outage_that_leaves_nothing_behind(db: Database, tenant: UUID) -> None:
+    async def lacks_room() -> None:
+        async with db.tenant(tenant) as connection:
+            await owe(connection, tenant)
+            await connection.execute("DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'; END $$")
+
+    with within(5), pytest.raises(Unavailable) as refused:
+        await lacks_room()
+    assert (refused.value.reason, refused.value.metadata) == ("TIER_DB_DOWN", {"effect": "none"})
+    assert refused.value.retry_after_s
+    with within(5):
+        async with db.tenant(tenant) as connection:
+            assert await connection.fetchval(COUNT) == 0
+            await owe(connection, tenant)
+        # The call has done something before: nobody may be told that it had no effect.
+        with pytest.raises(Unavailable) as refused:
+            await lacks_room()
+    assert refused.value.metadata == {}
 
 
 async def test_a_hot_read_leaves_no_context_behind(urls: TierDatabase, tenant: UUID) -> None:

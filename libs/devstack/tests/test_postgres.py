@@ -219,10 +219,8 @@ def test_everything_goes_when_the_owner_is_killed() -> None:
     assert not Path(data_dir).parent.exists()
 
 
-def test_initialise_and_start_is_quick_and_leaves_nothing() -> None:
-    begun = time.monotonic()
+def test_a_temporary_cluster_leaves_nothing() -> None:
     with temporary_cluster({"max_connections": "20"}) as cluster:
-        assert time.monotonic() - begun < 10
         process, directory = cluster.process, cluster.data_dir.parent
         assert process is not None
     assert not process.alive

@@ -9,17 +9,26 @@ from uuid import UUID
 
 import grpc
 import pytest
+from libs.orchestrator.tests.planting import World
 from services.oltp.tests.rows import make_tenant
 
+from penguin.oltp.v1 import reconcile_service_pb2 as pb
 from penguin_chassis.pool import Database, database
 from penguin_chassis.settings import PoolSettings
 from penguin_content.app import serving as serve_content
 from penguin_content.config import ContentConfig
 from penguin_devstack.roles import TierDatabase
 from penguin_devstack.valkey import ValkeyServer
+from penguin_notifications.app import serving as serve_notifications
+from penguin_notifications.config import NotificationsConfig
+from penguin_olap.app import serving as serve_olap
+from penguin_olap.config import OlapConfig
 from penguin_oltp.app import serving as serve_oltp
 from penguin_oltp.config import OltpConfig
 from penguin_orchestrator.clients import OPTIONS, Tier
+from penguin_orchestrator.reconciling import reading
+from penguin_orchestrator.reconciling.receipts import Terms
+from penguin_orchestrator.reconciling.running import Reconciler
 from penguin_queue.app import serving as serve_queue
 from penguin_queue.config import QueueConfig
 from penguin_testkit.databases import Databases
@@ -118,3 +127,70 @@ def _opened(urls: TierDatabase) -> contextlib.AbstractAsyncContextManager[Databa
 async def tenant(oltp_db: Database) -> UUID:
     """A tenant of this test alone."""
     return await make_tenant(oltp_db)
+
+
+@pytest.fixture(scope="session")
+async def more_urls(databases: Databases) -> dict[str, TierDatabase]:
+    """The databases of the tiers that hold no keys."""
+    return {tier: await databases.clone(tier) for tier in ("olap", "notifications")}
+
+
+@pytest.fixture(scope="session")
+async def olap_db(more_urls: dict[str, TierDatabase]) -> AsyncIterator[Database]:
+    """OLAP's database."""
+    urls = more_urls["olap"]
+    async with database(PoolSettings(urls.app_url, urls.maintenance_url, max_size=2)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def more_ports(more_urls: dict[str, TierDatabase], tokens: TokenFactory) -> AsyncIterator[dict[str, int]]:
+    """The tiers that hold no keys, and must say so."""
+    async with contextlib.AsyncExitStack() as stack:
+        ports = {}
+        known: tuple[tuple[str, Any, Any], ...] = (
+            ("olap", OlapConfig, serve_olap), ("notifications", NotificationsConfig, serve_notifications),
+        )  # fmt: skip
+        for tier, config, serving in known:
+            urls = more_urls[tier]
+            prefix = tier.upper()
+            settings: dict[str, Any] = {
+                f"{prefix}_DB_URL": urls.app_url, f"{prefix}_MAINTENANCE_DB_URL": urls.maintenance_url,
+                f"{prefix}_LISTEN": "127.0.0.1:0", "PENGUIN_JWKS_PATH": tokens.jwks_path, "PENGUIN_DRAIN_SECONDS": 0.1,
+            }  # fmt: skip
+            ports[tier] = (await stack.enter_async_context(serving(config(**settings)))).port
+        yield ports
+
+
+@pytest.fixture
+def breaks() -> dict[str, Faults]:
+    """What is to break, by tier."""
+    return {tier: Faults() for tier in reading.TIERS}
+
+
+@pytest.fixture
+async def all_tiers(
+    ports: dict[str, int], more_ports: dict[str, int], breaks: dict[str, Faults], make: Any
+) -> dict[str, Tier]:
+    """All five, each with what breaks on its way."""
+    return {name: make(name, (ports | more_ports)[name], breaks[name]) for name in reading.TIERS}
+
+
+@pytest.fixture
+async def world(tenant: UUID, oltp_db: Database, content_db: Database) -> World:
+    """This test's tenant; no run of another test is under way."""
+    async with oltp_db.maintenance() as connection:
+        await connection.execute("UPDATE reconcile_runs SET status = 'finished' WHERE status = 'running'")
+    return World(tenant, oltp_db, content_db)
+
+
+@pytest.fixture
+def reconcile(all_tiers: dict[str, Tier], world: World) -> Callable[..., Any]:
+    """Run it for this test's tenant alone."""
+
+    async def run(terms: Terms | None = None, **more: Any) -> pb.ReconcileRun:
+        terms = terms or Terms(apply=True)
+        terms = Terms(terms.apply, world.tenant, terms.grace, terms.cap)
+        return await Reconciler(all_tiers, **more).run(terms)
+
+    return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -18,6 +19,7 @@ from penguin_orchestrator.messages import Attachment
 from penguin_orchestrator.platform import Penguin
 from penguin_orchestrator.rendering import TemplateInvalidError
 from penguin_orchestrator.sagas.carrying import SagaUnfinishedError
+from penguin_orchestrator.sending import Sender
 from penguin_testkit.faults import Break, Code, Faults
 
 CREATE = "BatchCreateEmails"
@@ -145,10 +147,19 @@ async def test_a_paused_launch_stops_and_is_gone_on_with(
     for name in ("PAGE", "BATCH", "PARALLEL"):
         monkeypatch.setattr(launching, name, 1 if name == "PARALLEL" else 10)
     campaign = await prepared(penguin, tenant, 60)
-    begun = asyncio.Event()
+    begun, paused = asyncio.Event(), asyncio.Event()
+    send_emails = Sender.send_emails
+
+    async def gated(self: Sender, *given: Any, **more: Any) -> Any:
+        if begun.is_set():
+            await paused.wait()
+        return await send_emails(self, *given, **more)
+
+    monkeypatch.setattr(Sender, "send_emails", gated)
     launch = asyncio.create_task(penguin.campaigns.launch(tenant, campaign, progress=lambda _: begun.set()))
     await begun.wait()
     await penguin.campaigns.pause(tenant, campaign)
+    paused.set()
     stopped = await launch
     assert stopped.stopped
     assert 0 < stopped.created < 60

@@ -94,7 +94,13 @@ async def test_each_row_is_a_lead_or_is_told_of(
     assert reached[-1] == (95, 97)
     assert reached == sorted(reached)
     # The file is gone; the report stays, until its time is over.
-    assert list((await contents(content_db, tenant)).values()) == ["unclaimed"]
+    async with content_db.tenant(tenant) as connection:
+        (kept,) = await connection.fetch(
+            "SELECT state, generation, claim_by FROM content_objects WHERE tenant_id = $1", tenant
+        )
+    assert kept["state"] == "unclaimed"
+    # No reconcile finds fault with it before.
+    assert kept["generation"] == keys.generation(kept["claim_by"].timestamp())
 
 
 async def test_what_stands_in_the_list_is_counted_and_kept(

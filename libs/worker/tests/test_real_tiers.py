@@ -17,7 +17,9 @@ from libs.worker.tests.receivers import Mailbox
 from libs.worker.tests.waiting import eventually, until, working
 
 from penguin.oltp.v1 import email_service_pb2 as email_pb
+from penguin.oltp.v1 import tenant_service_pb2 as tenant_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
+from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
 from penguin.queue.v1 import queue_admin_service_pb2 as admin_pb
 from penguin.queue.v1 import queue_service_pb2 as queue_pb
 from penguin.queue.v1.queue_admin_service_pb2_grpc import QueueAdminServiceStub
@@ -92,8 +94,13 @@ async def penguin(real: dict[str, Tier]) -> AsyncIterator[Penguin]:
 
 
 @pytest.fixture
-async def tenant(penguin: Penguin) -> UUID:
-    return await penguin.tenants.onboard("Test")
+async def tenant(real: dict[str, Tier]) -> UUID:
+    """A tenant of OLTP's: to the other tiers it is an id, and not all of them are here."""
+    tenant = uuid4()
+    item = tenant_pb.NewTenant(request_id=str(uuid4()), id=str(tenant), name="Test")
+    oltp = real["oltp"]
+    await oltp.call(oltp.stub(TenantServiceStub).CreateTenant, tenant_pb.CreateTenantRequest(tenant=item))
+    return tenant
 
 
 @pytest.fixture

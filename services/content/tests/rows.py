@@ -88,6 +88,11 @@ def delete_request(tenant: UUID, *keys: str, unclaimed_only: bool = False) -> pb
     )
 
 
+def quarantine_request(tenant: UUID, *keys: str) -> pb.QuarantineContentsRequest:
+    """A quarantine."""
+    return pb.QuarantineContentsRequest(tenant_id=str(tenant), request_id=str(uuid4()), storage_keys=keys)
+
+
 def upload_start(tenant: UUID, data: bytes, **fields: Any) -> pb.UploadBlobStart:
     """What an upload begins with."""
     start: dict[str, Any] = {"sha256": sha256(data), "size": len(data), "claim_by": ahead(3600)} | fields

@@ -37,7 +37,7 @@ class Call:
     method: str
     caller: Caller
     deadline: float
-    # Set once a transaction was begun for it: what fails before has had no effect.
+    # One for each transaction begun for it: what fails before the first has had no effect.
     begun: list[bool] = field(default_factory=list, compare=False)
     # The clock of the tier that is called, where it has one of its own.
     now: Callable[[], datetime] | None = field(default=None, compare=False)

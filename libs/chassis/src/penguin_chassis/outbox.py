@@ -102,11 +102,12 @@ async def lease(
 async def _due_tenants(
     connection: Connection, after: UUID | None, destinations: list[str], at: datetime, limit: int
 ) -> list[UUID]:
-    start = after or UUID(int=random.getrandbits(128))
+    # The first tenant of all, and so the last to be come to, is the platform: its id is all zeros.
+    start = UUID(int=(after.int + 1) % 2**128) if after else UUID(int=random.getrandbits(128))
     tenants = [r["tenant_id"] for r in await connection.fetch(sql.due_tenants, start, destinations, at, limit)]
     if len(tenants) < limit:
         around = await connection.fetch(sql.due_tenants, UUID(int=0), destinations, at, limit)
-        tenants += [r["tenant_id"] for r in around if r["tenant_id"] <= start][: limit - len(tenants)]
+        tenants += [r["tenant_id"] for r in around if r["tenant_id"] < start][: limit - len(tenants)]
     return tenants
 
 

@@ -13,7 +13,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -21,7 +21,7 @@ import asyncpg
 from penguin_chassis import calls
 from penguin_chassis.clock import DatabaseClock
 from penguin_chassis.fairness import FairPlaces
-from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted, database_down
+from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted, Unavailable, database_down
 from penguin_chassis.settings import PoolSettings
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -30,6 +30,9 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 2.0
+# Connections that are opened at once, and how long a call waits for its turn before it is shed (seconds).
+OPENING_MAX = 8
+OPENING_TIMEOUT_S = 1.0
 RELEASE_TIMEOUT_S = 1.0
 # How long a server may take to give up what it was doing for a call that is gone (seconds).
 ABANDON_TIMEOUT_S = 1.0
@@ -127,6 +130,8 @@ class Database:
         except TimeoutError:
             self._doubt.set()
             raise DeadlineExceeded from None
+        except asyncpg.exceptions.InsufficientResourcesError:
+            raise _no_room() from None
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
             self._doubt.set()
             raise
@@ -177,6 +182,8 @@ class Database:
         except TimeoutError:
             self._doubt.set()
             raise DeadlineExceeded from None
+        except asyncpg.exceptions.InsufficientResourcesError:
+            raise _no_room() from None
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
             self._doubt.set()
             raise
@@ -303,8 +310,15 @@ def _untouched() -> bool:
 
 def _begin() -> None:
     call = calls.current_call()
-    if call is not None and not call.begun:
+    if call is not None:
         call.begun.append(True)
+
+
+def _no_room() -> Unavailable:
+    """The server lacked what the transaction needs, a full disk mostly, and rolled it back: where the call has had no other,
+    it has had no effect."""
+    call = calls.current_call()
+    return database_down(untouched=call is not None and len(call.begun) <= 1)
 
 
 def _budget() -> float:
@@ -315,11 +329,36 @@ def _budget() -> float:
     return budget
 
 
+class _Opening:
+    """Opens connections, a few at once, in turns between tenants.
+
+    A tenant that suddenly has a hundred calls would else have the server start a hundred processes at once, and everybody else
+    wait for them.
+    """
+
+    def __init__(self) -> None:
+        self._places = FairPlaces(OPENING_MAX)
+
+    async def __call__(self, *arguments: Any, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+        call = calls.current_call()
+        key = None if call is None else call.caller.tenant_id
+        try:
+            await self._places.enter(key, OPENING_TIMEOUT_S)
+        except TimeoutError:
+            raise ResourceExhausted(
+                "The tier's connections are being opened.", reason="TENANT_QUOTA", retry_after_s=0.2
+            ) from None
+        try:
+            return await asyncpg.connect(*arguments, **options)
+        finally:
+            self._places.leave(key)
+
+
 async def _create(url: str, max_size: int) -> Pool:
     # min_size 0: a process starts, and says it is ready, while its database is down.
     return await asyncpg.create_pool(
         url, min_size=0, max_size=max_size, timeout=CONNECT_TIMEOUT_S, reset=_no_reset,
-        max_inactive_connection_lifetime=60.0,
+        max_inactive_connection_lifetime=60.0, connect=_Opening(),
     )  # fmt: skip
 
 

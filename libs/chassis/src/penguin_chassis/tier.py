@@ -14,6 +14,7 @@ from penguin.tier.v1 import tier_service_pb2 as pb
 from penguin.tier.v1 import tier_service_pb2_grpc
 from penguin_chassis import mutations, outbox, tenancy
 from penguin_chassis.faults import Fault, ResourceExhausted
+from penguin_chassis.keys import KeySource
 from penguin_chassis.pool import Database
 from penguin_chassis.server import Registration, State
 from penguin_chassis.wire import number, stamp
@@ -26,11 +27,13 @@ APPLIED = "SELECT max(version) AS version FROM schema_migrations"
 
 @dataclass(frozen=True)
 class TierFacts:
-    """What a tier says of itself: its name, its version, and the newest migration it was built with."""
+    """What a tier says of itself: its name, its version, the newest migration it was built with, and where it holds
+    storage keys."""
 
     tier: str
     version: str
     schema_version: int
+    key_sources: tuple[KeySource, ...] = ()
 
 
 class TierServicer(tier_service_pb2_grpc.TierServiceServicer):
@@ -91,6 +94,16 @@ class TierServicer(tier_service_pb2_grpc.TierServiceServicer):
         gone, back = await outbox.settle(self._db, UUID(request.lease_token), delivered, failed, mutations.now())
         stale = len(delivered) + len(failed) - gone - back
         return pb.SettleOutboxResponse(delivered=gone, failed=back, stale=stale)
+
+    async def GetKeySources(self, request: pb.GetKeySourcesRequest, context: Any) -> pb.GetKeySourcesResponse:  # noqa: N802
+        """Where the tier holds storage keys."""
+        facts = self._facts
+        async with self._db.maintenance() as connection:
+            applied = await connection.fetchval(APPLIED) or 0
+        return pb.GetKeySourcesResponse(
+            tier=facts.tier, schema_version=facts.schema_version, applied_schema_version=applied,
+            sources=[pb.KeySource(name=each.name, role=number(pb.KeyRole, each.role)) for each in facts.key_sources],
+        )  # fmt: skip
 
     async def ProvisionTenant(  # noqa: N802
         self, request: pb.ProvisionTenantRequest, context: Any

@@ -23,6 +23,7 @@ MODULES = {
     "import-mail": "mail", "tenant": "onboarding", "mailbox": "onboarding", "leads": "leads",
     "template": "onboarding", "campaign": "campaigns", "etl": "campaigns", "trace": "tracing", "why": "why",
     "queue": "queue_group", "schedule": "schedule_commands", "saga": "saga_commands",
+    "reconcile": "reconcile_commands", "drill": "drill_commands",
 }  # fmt: skip
 
 

@@ -51,12 +51,14 @@ DEFAULT_POLICIES: Mapping[str, WorkloadPolicy] = {
     "cli": WorkloadPolicy(scopes=("*",), methods=("*",)),
     "orchestrator": WorkloadPolicy(scopes=("*",), methods=("*",)),
     "relay": WorkloadPolicy(
-        # It also finishes what others began across tiers: sagas of tenants, campaigns and leads.
+        # It also finishes what others began across tiers (sagas of tenants, campaigns and leads), and brings tiers to agree.
         scopes=("tier.*", "contents.*", "jobs.*", "notifications.write", "admin_events.write", "sagas.read",
                 "sagas.write", "tenants.*", "campaigns.*", "templates.read", "email_accounts.read", "leads.*",
-                "emails.read", "emails.write"),
-        methods=("/penguin.tier.v1.TierService/*", "/penguin.notifications.v1.AdminEventService/CreateAdminEvent",
-                 "/penguin.oltp.v1.SagaService/*", "/penguin.oltp.v1.TenantService/*"),
+                "emails.read", "emails.write", "reconcile.*", "ledger.read", "facts.*", "reports.read"),
+        methods=("/penguin.tier.v1.TierService/*", "/penguin.tier.v1.KeyService/*",
+                 "/penguin.notifications.v1.AdminEventService/CreateAdminEvent",
+                 "/penguin.oltp.v1.ReconcileService/*", "/penguin.oltp.v1.SagaService/*",
+                 "/penguin.oltp.v1.TenantService/*"),
     ),
     "worker": WorkloadPolicy(
         scopes=("tier.*", "jobs.*", "emails.*", "contents.*", "ledger.*", "facts.*", "inbox.*", "leads.*", "*.read",

@@ -169,6 +169,11 @@ def answers_ping(port: int, timeout_s: float = 0.5) -> bool:
     return _ask(port, "PING", timeout_s).startswith("+PONG")
 
 
+def flush(port: int, timeout_s: float = 2.0) -> bool:
+    """Forget everything in the server on the loopback port; whether it said it had."""
+    return _ask(port, "FLUSHALL", timeout_s).startswith("+OK")
+
+
 def _ask(port: int, command: str, timeout_s: float) -> str:
     try:
         with socket.create_connection((LOOPBACK, port), timeout=timeout_s) as connection:

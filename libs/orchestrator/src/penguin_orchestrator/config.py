@@ -39,6 +39,9 @@ class RelayConfig(BaseSettings):
 
     tiers: str = Field(default="oltp,content,olap,queue,notifications", validation_alias="RELAY_TIERS")
     batch: int = Field(default=200, ge=1, le=1000, validation_alias="RELAY_BATCH")
+    # Seconds between two runs of reconcile over all relays together; 0: never. Without RECONCILE_APPLY it only reports.
+    reconcile_every_s: float = Field(default=86400.0, ge=0, validation_alias="RECONCILE_INTERVAL_S")
+    reconcile_apply: bool = Field(default=False, validation_alias="RECONCILE_APPLY")
     endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     service_name: str = Field(default="penguin-relay", validation_alias="OTEL_SERVICE_NAME")
     sample_ratio: float = Field(default=1.0, ge=0, le=1, validation_alias="OTEL_TRACES_SAMPLER_ARG")

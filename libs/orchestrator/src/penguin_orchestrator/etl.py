@@ -39,7 +39,7 @@ async def refresh(tiers: Mapping[str, Tier], tenant_id: UUID) -> Refreshed:
     )
     cells = 0
     for day in changed.days:
-        cells += await _load(tiers, tenant_id, day)
+        cells += await load_day(tiers, tenant_id, day)
     commit = facts_pb.CommitWatermarkRequest(
         tenant_id=str(tenant_id),
         request_id=str(
@@ -53,7 +53,8 @@ async def refresh(tiers: Mapping[str, Tier], tenant_id: UUID) -> Refreshed:
     return Refreshed(tuple(changed.days), cells)
 
 
-async def _load(tiers: Mapping[str, Tier], tenant_id: UUID, day: str) -> int:
+async def load_day(tiers: Mapping[str, Tier], tenant_id: UUID, day: str) -> int:
+    """Count one day of the ledger anew and load it whole; returns its cells. Raises TierError."""
     oltp, olap = tiers["oltp"], tiers["olap"]
     counted = await oltp.call(
         oltp.stub(LedgerServiceStub).CountDay, ledger_pb.CountDayRequest(tenant_id=str(tenant_id), day=day)

@@ -17,6 +17,7 @@ from penguin_orchestrator.jobs import Jobs
 from penguin_orchestrator.leads import Leads
 from penguin_orchestrator.messages import OutgoingEmail, SendResult, Sent
 from penguin_orchestrator.reading import EmailWithBody, Reader, ThreadMessage
+from penguin_orchestrator.reconciling.running import Reconciler
 from penguin_orchestrator.sagas.carrying import Sagas
 from penguin_orchestrator.sagas.known import KNOWN
 from penguin_orchestrator.sending import DEADLINE_S, Sender
@@ -49,6 +50,7 @@ class Penguin:
         self.inbox = Importer(content, oltp)
         self.tenants = Tenants(content, oltp, self.sagas)
         self.jobs = Jobs(tiers["queue"])
+        self.reconciler = Reconciler(tiers)
 
     @classmethod
     @contextlib.asynccontextmanager

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 import uvloop
@@ -36,6 +37,8 @@ from penguin_orchestrator.config import RelayConfig
 from penguin_orchestrator.deliveries import DELIVERIES, DESTINATIONS, Row, UndeliverableError
 from penguin_orchestrator.errors import LATER, TierError
 from penguin_orchestrator.platform import Penguin
+from penguin_orchestrator.reconciling.receipts import Terms
+from penguin_orchestrator.reconciling.scheduling import keep_reconciling
 from penguin_orchestrator.sagas.recovery import Recovery
 
 log = logging.getLogger(__name__)
@@ -248,6 +251,9 @@ async def _main(config: RelayConfig) -> None:
     async with Penguin.connect() as penguin:
         relays = [Relay(penguin.tiers[name], penguin.tiers, config.batch) for name in config.tiers.split(",")]
         tasks = [asyncio.create_task(relay.run()) for relay in relays]
+        if config.reconcile_every_s:
+            every, terms = timedelta(seconds=config.reconcile_every_s), Terms(apply=config.reconcile_apply)
+            tasks.append(asyncio.create_task(keep_reconciling(penguin.tiers, terms, every)))
         tasks.append(asyncio.create_task(Recovery(penguin.sagas.engine).run()))
         memory.settle()
         log.info("relaying for %s", config.tiers)

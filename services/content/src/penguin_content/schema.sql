@@ -184,6 +184,7 @@ CREATE TABLE public.content_objects (
     attachment_count integer NOT NULL,
     defects text[] NOT NULL,
     body bytea NOT NULL,
+    quarantined_at timestamp with time zone,
     CONSTRAINT content_objects_attachment_count_check CHECK ((attachment_count >= 0)),
     CONSTRAINT content_objects_codec_check CHECK ((codec = ANY (ARRAY['none'::text, 'zstd'::text]))),
     CONSTRAINT content_objects_content_hash_check CHECK ((octet_length(content_hash) = 32)),
@@ -237,6 +238,21 @@ CREATE TABLE public.step_barrier (
 
 ALTER TABLE ONLY public.step_barrier FORCE ROW LEVEL SECURITY;
 
+CREATE VIEW public.storage_keys WITH (security_invoker='true') AS
+ SELECT content_objects.tenant_id,
+    'contents'::text AS source,
+    content_objects.generation,
+    content_objects.storage_key
+   FROM public.content_objects
+  WHERE (content_objects.quarantined_at IS NULL)
+UNION ALL
+ SELECT content_objects.tenant_id,
+    'quarantine'::text AS source,
+    content_objects.generation,
+    content_objects.storage_key
+   FROM public.content_objects
+  WHERE (content_objects.quarantined_at IS NOT NULL);
+
 CREATE TABLE public.tier_tenants (
     tenant_id uuid NOT NULL,
     state text NOT NULL,
@@ -277,7 +293,11 @@ CREATE INDEX blobs_overdue ON public.blobs USING btree (tenant_id, claim_by) WHE
 
 CREATE INDEX content_objects_age ON public.content_objects USING btree (tenant_id, created_at) WHERE (created_at IS NOT NULL);
 
+CREATE INDEX content_objects_keys ON public.content_objects USING btree (tenant_id, generation, storage_key) WHERE (quarantined_at IS NULL);
+
 CREATE INDEX content_objects_overdue ON public.content_objects USING btree (tenant_id, claim_by) WHERE (state = 'unclaimed'::text);
+
+CREATE INDEX content_objects_quarantine ON public.content_objects USING btree (tenant_id, quarantined_at, storage_key) WHERE (quarantined_at IS NOT NULL);
 
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
@@ -393,6 +413,10 @@ GRANT SELECT ON TABLE public.schema_migrations TO content_maintenance;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO content_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO content_maintenance;
 GRANT SELECT ON TABLE public.step_barrier TO content_readonly;
+
+GRANT SELECT ON TABLE public.storage_keys TO content_app;
+GRANT SELECT ON TABLE public.storage_keys TO content_maintenance;
+GRANT SELECT ON TABLE public.storage_keys TO content_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO content_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tier_tenants TO content_maintenance;

@@ -18,7 +18,7 @@ from penguin_content.domain.reading import Wanted, opened
 from penguin_content.servicers.streams import Spool
 from penguin_content.store import blobs
 from penguin_content.store.blobs import BlobStore
-from penguin_content.store.contents import ContentStore, Put, Terms
+from penguin_content.store.contents import ContentStore, Put, Sparing, Terms
 from penguin_content.store.duties import quarantine_overdue, remove_overdue_blobs
 from penguin_content.store.reading import ReadingStore
 
@@ -49,7 +49,7 @@ async def put(db: Database, tenant: UUID, content: NewContent, *given: Blob, ter
 
 
 async def delete(db: Database, tenant: UUID, *keys: str) -> int:
-    return (await ContentStore(db).delete(step(tenant), keys, unclaimed_only=False)).deleted
+    return (await ContentStore(db).delete(step(tenant), keys, Sparing())).deleted
 
 
 async def stands(db: Database, tenant: UUID, blob: Blob) -> bool:

@@ -353,6 +353,53 @@ WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02');
 
 ALTER TABLE ONLY public.outbox FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.reconcile_findings (
+    tenant_id uuid NOT NULL,
+    run_id uuid NOT NULL,
+    kind text NOT NULL,
+    subject text NOT NULL,
+    source text NOT NULL,
+    action text NOT NULL,
+    found_at timestamp with time zone NOT NULL,
+    CONSTRAINT reconcile_findings_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 30))),
+    CONSTRAINT reconcile_findings_subject_check CHECK (((length(subject) >= 1) AND (length(subject) <= 500)))
+);
+
+ALTER TABLE ONLY public.reconcile_findings FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.reconcile_progress (
+    tenant_id uuid NOT NULL,
+    run_id uuid NOT NULL,
+    part text NOT NULL,
+    to_generation bigint NOT NULL,
+    done boolean NOT NULL,
+    counts jsonb NOT NULL,
+    recorded_at timestamp with time zone NOT NULL,
+    CONSTRAINT reconcile_progress_part_check CHECK (((length(part) >= 1) AND (length(part) <= 30)))
+);
+
+ALTER TABLE ONLY public.reconcile_progress FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.reconcile_runs (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    apply boolean NOT NULL,
+    grace_s bigint NOT NULL,
+    cap integer NOT NULL,
+    status text NOT NULL,
+    owner uuid NOT NULL,
+    leased_until timestamp with time zone NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone,
+    refused_reason text DEFAULT ''::text NOT NULL,
+    counts jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT reconcile_runs_cap_check CHECK ((cap >= 0)),
+    CONSTRAINT reconcile_runs_grace_s_check CHECK ((grace_s >= 0)),
+    CONSTRAINT reconcile_runs_status_check CHECK ((status = ANY (ARRAY['running'::text, 'finished'::text, 'refused'::text])))
+);
+
+ALTER TABLE ONLY public.reconcile_runs FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.saga_steps (
     tenant_id uuid NOT NULL,
     saga_id uuid NOT NULL,
@@ -425,20 +472,6 @@ CREATE TABLE public.step_barrier (
 
 ALTER TABLE ONLY public.step_barrier FORCE ROW LEVEL SECURITY;
 
-CREATE TABLE public.suppressions (
-    tenant_id uuid NOT NULL,
-    id uuid NOT NULL,
-    address text NOT NULL,
-    address_key text GENERATED ALWAYS AS (lower(address)) STORED NOT NULL,
-    reason text NOT NULL,
-    version integer DEFAULT 1 NOT NULL,
-    created_at timestamp with time zone NOT NULL,
-    updated_at timestamp with time zone NOT NULL,
-    CONSTRAINT suppressions_reason_check CHECK ((reason = ANY (ARRAY['manual'::text, 'unsubscribed'::text, 'bounced'::text, 'complained'::text])))
-);
-
-ALTER TABLE ONLY public.suppressions FORCE ROW LEVEL SECURITY;
-
 CREATE TABLE public.templates (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -454,6 +487,39 @@ CREATE TABLE public.templates (
 );
 
 ALTER TABLE ONLY public.templates FORCE ROW LEVEL SECURITY;
+
+CREATE VIEW public.storage_keys WITH (security_invoker='true') AS
+ SELECT emails.tenant_id,
+    'emails'::text AS source,
+    emails.content_generation AS generation,
+    emails.content_storage_key AS storage_key
+   FROM public.emails
+UNION ALL
+ SELECT templates.tenant_id,
+    'templates'::text AS source,
+    templates.content_generation AS generation,
+    templates.content_storage_key AS storage_key
+   FROM public.templates
+UNION ALL
+ SELECT inbox_message_refs.tenant_id,
+    'inbox_message_refs'::text AS source,
+    inbox_message_refs.content_generation AS generation,
+    inbox_message_refs.content_storage_key AS storage_key
+   FROM public.inbox_message_refs;
+
+CREATE TABLE public.suppressions (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    address text NOT NULL,
+    address_key text GENERATED ALWAYS AS (lower(address)) STORED NOT NULL,
+    reason text NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT suppressions_reason_check CHECK ((reason = ANY (ARRAY['manual'::text, 'unsubscribed'::text, 'bounced'::text, 'complained'::text])))
+);
+
+ALTER TABLE ONLY public.suppressions FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.tenant_users (
     tenant_id uuid NOT NULL,
@@ -541,6 +607,15 @@ ALTER TABLE ONLY public.leads
 ALTER TABLE ONLY public.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (tenant_id, id);
 
+ALTER TABLE ONLY public.reconcile_findings
+    ADD CONSTRAINT reconcile_findings_pkey PRIMARY KEY (tenant_id, run_id, kind, subject);
+
+ALTER TABLE ONLY public.reconcile_progress
+    ADD CONSTRAINT reconcile_progress_pkey PRIMARY KEY (tenant_id, run_id, part);
+
+ALTER TABLE ONLY public.reconcile_runs
+    ADD CONSTRAINT reconcile_runs_pkey PRIMARY KEY (tenant_id, id);
+
 ALTER TABLE ONLY public.saga_steps
     ADD CONSTRAINT saga_steps_pkey PRIMARY KEY (tenant_id, saga_id, step, operation);
 
@@ -585,7 +660,7 @@ CREATE INDEX email_event_tallies_day ON public.email_event_tallies USING btree (
 
 CREATE INDEX emails_campaign ON public.emails USING btree (tenant_id, campaign_id, status) WHERE (campaign_id IS NOT NULL);
 
-CREATE UNIQUE INDEX emails_content ON public.emails USING btree (tenant_id, content_storage_key);
+CREATE UNIQUE INDEX emails_content ON public.emails USING btree (tenant_id, content_storage_key) INCLUDE (content_generation);
 
 CREATE INDEX emails_mailbox ON public.emails USING btree (tenant_id, email_account_id, sent_at) WHERE (sent_at IS NOT NULL);
 
@@ -595,7 +670,7 @@ CREATE INDEX emails_recipient ON public.emails USING btree (tenant_id, recipient
 
 CREATE UNIQUE INDEX emails_step_lead ON public.emails USING btree (tenant_id, lead_id, step_id) WHERE (lead_id IS NOT NULL);
 
-CREATE UNIQUE INDEX inbox_message_refs_content ON public.inbox_message_refs USING btree (tenant_id, content_storage_key);
+CREATE UNIQUE INDEX inbox_message_refs_content ON public.inbox_message_refs USING btree (tenant_id, content_storage_key) INCLUDE (content_generation);
 
 CREATE UNIQUE INDEX inbox_message_refs_fingerprint ON public.inbox_message_refs USING btree (tenant_id, mailbox_key, fingerprint);
 
@@ -610,6 +685,12 @@ CREATE INDEX leads_list ON public.leads USING btree (tenant_id, list, id);
 CREATE UNIQUE INDEX leads_list_email ON public.leads USING btree (tenant_id, list, email_key);
 
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
+
+CREATE INDEX reconcile_findings_run ON public.reconcile_findings USING btree (run_id, tenant_id, kind, subject);
+
+CREATE INDEX reconcile_progress_run ON public.reconcile_progress USING btree (run_id);
+
+CREATE INDEX reconcile_runs_started ON public.reconcile_runs USING btree (started_at);
 
 CREATE INDEX sagas_due ON public.sagas USING btree (tenant_id, due_at) WHERE (due_at IS NOT NULL);
 
@@ -748,6 +829,12 @@ CREATE POLICY maintenance_duties ON public.leads TO oltp_maintenance USING (true
 
 CREATE POLICY maintenance_duties ON public.outbox TO oltp_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.reconcile_findings TO oltp_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.reconcile_progress TO oltp_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.reconcile_runs TO oltp_maintenance USING (true) WITH CHECK (true);
+
 CREATE POLICY maintenance_duties ON public.saga_steps TO oltp_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.sagas TO oltp_maintenance USING (true) WITH CHECK (true);
@@ -767,6 +854,12 @@ CREATE POLICY maintenance_duties ON public.tier_tenants TO oltp_maintenance USIN
 CREATE POLICY maintenance_duties ON public.users TO oltp_maintenance USING (true) WITH CHECK (true);
 
 ALTER TABLE public.outbox ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.reconcile_findings ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.reconcile_progress ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.reconcile_runs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.saga_steps ENABLE ROW LEVEL SECURITY;
 
@@ -803,6 +896,12 @@ CREATE POLICY tenant_isolation ON public.inbox_message_refs TO oltp_app, oltp_re
 CREATE POLICY tenant_isolation ON public.leads TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.outbox TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.reconcile_findings TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.reconcile_progress TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.reconcile_runs TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.saga_steps TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -909,6 +1008,18 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO oltp_maintenance;
 GRANT SELECT ON TABLE public.outbox TO oltp_readonly;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.reconcile_findings TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.reconcile_findings TO oltp_maintenance;
+GRANT SELECT ON TABLE public.reconcile_findings TO oltp_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.reconcile_progress TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.reconcile_progress TO oltp_maintenance;
+GRANT SELECT ON TABLE public.reconcile_progress TO oltp_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.reconcile_runs TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.reconcile_runs TO oltp_maintenance;
+GRANT SELECT ON TABLE public.reconcile_runs TO oltp_readonly;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.saga_steps TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.saga_steps TO oltp_maintenance;
 GRANT SELECT ON TABLE public.saga_steps TO oltp_readonly;
@@ -924,13 +1035,17 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.step_barrier TO oltp_maintenance;
 GRANT SELECT ON TABLE public.step_barrier TO oltp_readonly;
 
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.suppressions TO oltp_app;
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.suppressions TO oltp_maintenance;
-GRANT SELECT ON TABLE public.suppressions TO oltp_readonly;
-
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.templates TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.templates TO oltp_maintenance;
 GRANT SELECT ON TABLE public.templates TO oltp_readonly;
+
+GRANT SELECT ON TABLE public.storage_keys TO oltp_app;
+GRANT SELECT ON TABLE public.storage_keys TO oltp_maintenance;
+GRANT SELECT ON TABLE public.storage_keys TO oltp_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.suppressions TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.suppressions TO oltp_maintenance;
+GRANT SELECT ON TABLE public.suppressions TO oltp_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenant_users TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.tenant_users TO oltp_maintenance;

@@ -231,3 +231,16 @@ async def test_what_is_no_json_object_is_refused_by_its_field(book: Book) -> Non
     with pytest.raises(Refused) as refused:
         await book.advance(saga, RUNNING, change("a", BEGUN), change("b", BEGUN, result=b"no json"))
     assert refused.value.answer.fields == ["changes[1].result"]
+
+
+async def test_the_platform_lists_over_tenants_and_by_what_it_looks_for(book: Book) -> None:
+    first, second = await book.create(uuid4()), await book.create(uuid4())
+    await book.advance(second, STUCK)
+
+    async def listed(**fields: Any) -> list[str]:
+        return [each.id for each in (await book("ListSagas", pb.ListSagasRequest(kind=book.kind, **fields))).sagas]
+
+    assert await listed() == [first.id, second.id]
+    assert await listed(state=STUCK) == [second.id]
+    assert await listed(tenant_id=first.tenant_id) == [first.id]
+    assert await listed(tenant_id=str(uuid4())) == []

@@ -12,7 +12,7 @@ SELECT DISTINCT destination FROM outbox;
 -- A loose index scan: one probe per tenant, and one per tenant and destination for something due. A backlog that nobody
 -- can take costs its tenant's one probe, however deep it is, and takes nobody's place.
 WITH RECURSIVE tenants AS (
-    (SELECT tenant_id FROM outbox WHERE tenant_id > $1 ORDER BY tenant_id LIMIT 1)
+    (SELECT tenant_id FROM outbox WHERE tenant_id >= $1 ORDER BY tenant_id LIMIT 1)
     UNION ALL
     SELECT following.tenant_id
     FROM tenants,

@@ -31,8 +31,8 @@ RETRY_MAX_S = 2.0
 REFUSALS = 3
 # A saga given back is due again after this long, doubling (seconds); after so many rounds without end it is stuck.
 DUE_MIN_S = 1.0
-DUE_MAX_S = 60.0
-ROUNDS = 100
+DUE_MAX_S = 15.0
+ROUNDS = 300
 # What has come of long steps is journaled so often, and the lease extended: who takes over begins there (seconds).
 HEARTBEAT_S = 2.0
 # How long a process that is ending takes to give a saga back (seconds).

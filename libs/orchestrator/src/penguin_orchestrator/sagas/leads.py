@@ -49,7 +49,9 @@ async def put_file(
 ) -> None:
     """Store a CSV under the key, unclaimed for so long; raises TierError."""
     now = datetime.now(UTC)
-    request = content_pb.BatchPutContentsRequest(tenant_id=str(tenant_id), generation=keys.generation())
+    # Reconcile judges a generation once all of it is claimed or overdue: this is of the one that ends with its time.
+    generation = keys.generation((now + kept).timestamp())
+    request = content_pb.BatchPutContentsRequest(tenant_id=str(tenant_id), generation=generation)
     request.claim_by.FromDatetime(now + UPLOAD_KEPT)
     sha256 = await blobs.upload(content, tenant_id, data, request.claim_by)
     request.claim_by.FromDatetime(now + kept)

@@ -14,10 +14,11 @@ from penguin_orchestrator.sagas.journal import Held, OwnerLostError
 log = logging.getLogger(__name__)
 
 # Sagas in hand at once; between looks, and while the journal is away (seconds).
-IN_HAND = 8
+IN_HAND = 16
 LOOK_S = 1.0
 AWAY_MAX_S = 10.0
-PATIENCE_S = 10.0
+# What fails for so long makes room for others (seconds).
+PATIENCE_S = 3.0
 
 
 class Recovery:

@@ -11,13 +11,13 @@ from penguin.content.v1 import content_service_pb2_grpc
 from penguin_chassis.mutations import now, step_of
 from penguin_chassis.paging import page_size, page_start
 from penguin_chassis.pool import Database
-from penguin_chassis.wire import word
+from penguin_chassis.wire import when, word
 from penguin_content.domain.contents import storable
 from penguin_content.servicers import contents_wire as wire
 from penguin_content.servicers.offload import offload
 from penguin_content.servicers.streams import Downloads, Uploads
 from penguin_content.store.blobs import BlobStore
-from penguin_content.store.contents import ContentStore
+from penguin_content.store.contents import ContentStore, Sparing
 from penguin_content.store.reading import ReadingStore
 
 
@@ -43,8 +43,27 @@ class ContentServicer(content_service_pb2_grpc.ContentServiceServicer):
 
     async def DeleteContents(self, request: pb.DeleteContentsRequest, context: Any) -> pb.DeleteContentsResponse:
         keys = list(filter(storable, request.storage_keys))
-        done = await self._contents.delete(step_of(request), keys, unclaimed_only=request.unclaimed_only)
-        return pb.DeleteContentsResponse(deleted=done.deleted, claimed_keys=done.claimed)
+        sparing = Sparing(request.unclaimed_only, when(request, "quarantined_before"))
+        done = await self._contents.delete(step_of(request), keys, sparing)
+        return pb.DeleteContentsResponse(deleted=done.deleted, claimed_keys=done.claimed, spared_keys=done.spared)
+
+    async def QuarantineContents(
+        self, request: pb.QuarantineContentsRequest, context: Any
+    ) -> pb.QuarantineContentsResponse:
+        done = await self._contents.quarantine(step_of(request), list(filter(storable, request.storage_keys)))
+        return pb.QuarantineContentsResponse(quarantined=done.quarantined, early_keys=done.early)
+
+    async def ListQuarantinedContents(
+        self, request: pb.ListQuarantinedContentsRequest, context: Any
+    ) -> pb.ListQuarantinedContentsResponse:
+        size = page_size(request.page_size)
+        found = await self._reading.list_quarantined(
+            UUID(request.tenant_id),
+            after=page_start(request, wire.place, None),
+            limit=size + 1,
+            before=when(request, "quarantined_before"),
+        )
+        return wire.quarantined_reply(request, found, size)
 
     async def GetContent(self, request: pb.GetContentRequest, context: Any) -> pb.GetContentResponse:
         wanted = wire.wanted(request)

@@ -217,3 +217,16 @@ def page_reply(request: pb.ListContentsRequest, found: Sequence[Metadata], size:
         last = found[shown - 1]
         reply.next_page_token = next_token(request, [last.created_at.isoformat(), last.storage_key])
     return reply
+
+
+def quarantined_reply(
+    request: pb.ListQuarantinedContentsRequest, found: Sequence[tuple[datetime, str]], size: int
+) -> pb.ListQuarantinedContentsResponse:
+    """A page of contents in quarantine."""
+    reply = pb.ListQuarantinedContentsResponse(
+        contents=[pb.QuarantinedContent(storage_key=key, quarantined_at=stamp(at)) for at, key in found[:size]]
+    )
+    if len(found) > size:
+        at, key = found[size - 1]
+        reply.next_page_token = next_token(request, [at.isoformat(), key])
+    return reply

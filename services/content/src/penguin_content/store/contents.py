@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from penguin_chassis import barrier
@@ -12,7 +13,7 @@ from penguin_chassis.barrier import Step
 from penguin_chassis.faults import AlreadyExists, FailedPrecondition, Fault
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_content.domain.contents import CLAIMED, UNCLAIMED, Attachment, Blob, Metadata, NewContent
+from penguin_content.domain.contents import CLAIMED, QUARANTINED, UNCLAIMED, Attachment, Blob, Metadata, NewContent
 from penguin_content.store import blobs as blob_store
 
 sql = load("penguin_content.store", "contents.sql")
@@ -40,10 +41,27 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Deleted:
-    """How many contents went, and the keys left alone because they are claimed."""
+    """How many contents went, and the keys left alone: those that are claimed, and those not long enough in quarantine."""
 
     deleted: int
     claimed: list[str]
+    spared: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """How many contents went into quarantine now, and the keys whose claim_by has not passed."""
+
+    quarantined: int
+    early: list[str]
+
+
+@dataclass(frozen=True)
+class Sparing:
+    """What a deletion leaves alone: claimed contents, and those not in quarantine since before a moment."""
+
+    claimed: bool = False
+    quarantined_before: datetime | None = None
 
 
 class ContentStore:
@@ -80,27 +98,49 @@ class ContentStore:
                 return done.reply
             rows = await connection.fetch(sql.hold, step.tenant_id, list(keys))
             present = {row["storage_key"] for row in rows}
-            unclaimed = [row["storage_key"] for row in rows if row["state"] != CLAIMED]
+            unclaimed = [row["storage_key"] for row in rows if row["state"] != CLAIMED or row["quarantined_at"]]
             if unclaimed:
                 await connection.execute(sql.claim, step.tenant_id, unclaimed)
             missing = [key for key in dict.fromkeys(keys) if key not in present]
             return await barrier.record(connection, step, Claimed(len(present), missing), Claimed)
 
-    async def delete(self, step: Step, keys: Sequence[str], *, unclaimed_only: bool) -> Deleted:
+    async def quarantine(self, step: Step, keys: Sequence[str]) -> Quarantined:
+        """Put contents into quarantine, claimed ones too; those that may yet be claimed in time stay out of it."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, Quarantined)) is not None:
+                return done.reply
+            rows = await connection.fetch(sql.hold, step.tenant_id, list(keys))
+            outside = [row for row in rows if row["state"] != QUARANTINED or row["quarantined_at"] is None]
+            early = [r["storage_key"] for r in outside if r["state"] == UNCLAIMED and r["claim_by"] > step.at]
+            due = sorted({row["storage_key"] for row in outside}.difference(early))
+            if due:
+                await connection.execute(sql.quarantine, step.tenant_id, due, step.at)
+            return await barrier.record(connection, step, Quarantined(len(due), early), Quarantined)
+
+    async def delete(self, step: Step, keys: Sequence[str], sparing: Sparing) -> Deleted:
         """Remove contents, their attachments, and the blobs that nothing else of the tenant refers to."""
         tenant_id = step.tenant_id
         async with self._db.tenant(tenant_id) as connection:
             if (done := await barrier.claim(connection, step, Deleted)) is not None:
                 return done.reply
             rows = await connection.fetch(sql.lock, tenant_id, list(keys))
-            spared = [row["storage_key"] for row in rows if unclaimed_only and row["state"] == CLAIMED]
-            doomed = sorted({row["storage_key"] for row in rows}.difference(spared))
+            claimed = [row["storage_key"] for row in rows if sparing.claimed and row["state"] == CLAIMED]
+            early = [row["storage_key"] for row in rows if _too_early(row, sparing)]
+            doomed = sorted({row["storage_key"] for row in rows}.difference(claimed, early))
             if doomed:
                 referred = await connection.fetch(sql.blobs_of, tenant_id, doomed)
                 await connection.execute(sql.delete, tenant_id, doomed)
                 hashes = [row["blob_sha256"] for row in referred if row["blob_sha256"] is not None]
                 await blob_store.remove_unreferenced(connection, tenant_id, hashes, step.at)
-            return await barrier.record(connection, step, Deleted(len(doomed), spared), Deleted)
+            return await barrier.record(connection, step, Deleted(len(doomed), claimed, early), Deleted)
+
+
+def _too_early(row: Any, sparing: Sparing) -> bool:
+    before = sparing.quarantined_before
+    if before is None:
+        return False
+    since = row["quarantined_at"]
+    return row["state"] != QUARANTINED or since is None or since >= before
 
 
 async def _write(

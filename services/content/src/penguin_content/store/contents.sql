@@ -25,17 +25,21 @@ FROM unnest(
 
 -- name: claim
 -- Rows already claimed are not written again; which keys there are is told by the lock before.
-UPDATE content_objects SET state = 'claimed'
-WHERE tenant_id = $1 AND storage_key = ANY ($2::text[]) AND state <> 'claimed';
+UPDATE content_objects SET state = 'claimed', quarantined_at = NULL
+WHERE tenant_id = $1 AND storage_key = ANY ($2::text[]) AND (state <> 'claimed' OR quarantined_at IS NOT NULL);
 
 -- name: hold
-SELECT storage_key, state FROM content_objects
+SELECT storage_key, state, claim_by, quarantined_at FROM content_objects
 WHERE tenant_id = $1 AND storage_key = ANY ($2::text[])
 ORDER BY storage_key
 FOR NO KEY UPDATE;
 
+-- name: quarantine
+UPDATE content_objects SET state = 'quarantined', quarantined_at = $3
+WHERE tenant_id = $1 AND storage_key = ANY ($2::text[]);
+
 -- name: lock
-SELECT storage_key, state FROM content_objects
+SELECT storage_key, state, quarantined_at FROM content_objects
 WHERE tenant_id = $1 AND storage_key = ANY ($2::text[])
 ORDER BY storage_key
 FOR UPDATE;

@@ -16,7 +16,7 @@ WITH RECURSIVE due AS (
 SELECT tenant_id FROM due;
 
 -- name: quarantine
-UPDATE content_objects SET state = 'quarantined'
+UPDATE content_objects SET state = 'quarantined', quarantined_at = $2
 -- An array: as a sub-select it may be run, and lock, once for every row.
 WHERE tenant_id = $1 AND state = 'unclaimed' AND storage_key = ANY (ARRAY(
     SELECT storage_key FROM content_objects

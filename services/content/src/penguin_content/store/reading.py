@@ -93,6 +93,15 @@ class ReadingStore:
             attachments = await _attachments(connection, tenant_id, rows)
         return [_metadata(row, attachments.get(row["storage_key"], ())) for row in rows]
 
+    async def list_quarantined(
+        self, tenant_id: UUID, *, after: tuple[datetime, str] | None, limit: int, before: datetime | None
+    ) -> list[tuple[datetime, str]]:
+        """Up to `limit` contents in quarantine after a place, with the moment they went there, first come first."""
+        at, key = after or (_EPOCH, "")
+        async with self._db.tenant(tenant_id) as connection:
+            rows = await connection.fetch(sql.quarantined, tenant_id, at, key, before, limit)
+        return [(row["quarantined_at"], row["storage_key"]) for row in rows]
+
 
 async def _objects(connection: Connection, tenant_id: UUID, keys: Sequence[str], wanted: Wanted) -> list[Stored]:
     rows = await connection.fetch(sql.objects, tenant_id, list(keys), wanted.body, wanted.raw)

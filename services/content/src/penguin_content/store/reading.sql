@@ -24,3 +24,10 @@ FROM content_objects
 WHERE tenant_id = $1 AND created_at >= $2 AND (created_at, storage_key) > ($2, $3) AND ($4::text = '' OR state = $4)
 ORDER BY created_at, storage_key
 LIMIT $5;
+
+-- name: quarantined
+SELECT storage_key, quarantined_at FROM content_objects
+WHERE tenant_id = $1 AND quarantined_at IS NOT NULL AND state = 'quarantined'
+  AND (quarantined_at, storage_key) > ($2, $3) AND ($4::timestamptz IS NULL OR quarantined_at < $4)
+ORDER BY quarantined_at, storage_key
+LIMIT $5;

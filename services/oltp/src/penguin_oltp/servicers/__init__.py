@@ -14,6 +14,7 @@ from penguin.oltp.v1 import (
     inbox_service_pb2_grpc,
     lead_service_pb2_grpc,
     ledger_service_pb2_grpc,
+    reconcile_service_pb2_grpc,
     saga_service_pb2_grpc,
     sequence_step_service_pb2_grpc,
     suppression_service_pb2_grpc,
@@ -31,6 +32,7 @@ from penguin_oltp.servicers.emails import EmailServicer
 from penguin_oltp.servicers.inbox import InboxServicer
 from penguin_oltp.servicers.leads import LeadServicer
 from penguin_oltp.servicers.ledger import LedgerServicer
+from penguin_oltp.servicers.reconcile import ReconcileServicer
 from penguin_oltp.servicers.sagas import SagaServicer
 from penguin_oltp.servicers.sequence_steps import SequenceStepServicer
 from penguin_oltp.servicers.suppressions import SuppressionServicer
@@ -59,6 +61,7 @@ _SERVICES: dict[str, tuple[Callable[[Any, Any], None], Callable[[Database], Any]
     "SuppressionService": (suppression_service_pb2_grpc.add_SuppressionServiceServicer_to_server, SuppressionServicer),
     "InboxService": (inbox_service_pb2_grpc.add_InboxServiceServicer_to_server, InboxServicer),
     "LedgerService": (ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer),
+    "ReconcileService": (reconcile_service_pb2_grpc.add_ReconcileServiceServicer_to_server, ReconcileServicer),
     "SagaService": (saga_service_pb2_grpc.add_SagaServiceServicer_to_server, SagaServicer),
 }
 

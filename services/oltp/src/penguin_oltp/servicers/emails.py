@@ -96,3 +96,9 @@ class EmailServicer(email_service_pb2_grpc.EmailServiceServicer):
         cancelled = await self._emails.cancel(step_of(request), ids)
         skipped = set(ids).difference(cancelled)
         return pb.CancelEmailsResponse(cancelled_ids=map(str, cancelled), skipped_ids=sorted(map(str, skipped)))
+
+    async def RequeueEmails(self, request: pb.RequeueEmailsRequest, context: Any) -> pb.RequeueEmailsResponse:
+        ids = [UUID(each) for each in request.email_ids]
+        requeued = await self._emails.requeue(step_of(request), ids)
+        skipped = set(ids).difference(requeued)
+        return pb.RequeueEmailsResponse(requeued_ids=map(str, requeued), skipped_ids=sorted(map(str, skipped)))

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from penguin_chassis.housekeeping import Duty, locking_shortly
 from penguin_chassis.pool import Database
 from penguin_oltp.store import sagas
+from penguin_oltp.store.reconcile import remove_old
 
 # Repeats of an event are refused for this long.
 EVENT_ID_RETENTION = timedelta(days=90)
@@ -23,4 +24,8 @@ async def _event_partitions(db: Database, at: datetime) -> None:
         await connection.execute("SELECT drop_partitions('email_event_ids', $1)", today - EVENT_ID_RETENTION)
 
 
-DUTIES = (Duty("email_event_partitions", 3600.0, _event_partitions), Duty("forget_sagas", 3600.0, sagas.forget))
+DUTIES = (
+    Duty("email_event_partitions", 3600.0, _event_partitions),
+    Duty("forget_sagas", 3600.0, sagas.forget),
+    Duty("remove_reconcile_receipts", 86400.0, remove_old),
+)

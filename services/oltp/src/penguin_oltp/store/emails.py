@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 from pydantic import TypeAdapter
 
@@ -96,6 +96,22 @@ class EmailStore:
                 return done.reply
             rows = await connection.fetch(sql.cancel, step.tenant_id, list(ids), step.at)
             return await barrier.record(connection, step, sorted(row["id"] for row in rows), list[UUID])
+
+    async def requeue(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
+        """Owe the jobs of emails that are still queued once more; returns those that were."""
+        outbox.admit(self._db)
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, list[UUID])) is not None:
+                return done.reply
+            rows = await connection.fetch(sql.still_queued, step.tenant_id, list(ids))
+            if rows:
+                jobs = [send_job(row["id"], row["priority"], row["email_account_id"], row["send_at"]) for row in rows]
+                # Known by the request that asked for it, as are its jobs in Queue.
+                owed = outbox.Owed(
+                    uuid5(step.tenant_id, step.key), "queue", "enqueue_jobs", {"kind": SEND_JOB, "jobs": jobs}
+                )
+                await outbox.append(connection, step.tenant_id, [owed], step.at)
+            return await barrier.record(connection, step, [row["id"] for row in rows], list[UUID])
 
 
 async def _write(

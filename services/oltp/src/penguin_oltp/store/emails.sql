@@ -54,3 +54,8 @@ ORDER BY id LIMIT $6;
 UPDATE emails SET status = 'cancelled', finished_at = $3, version = version + 1
 WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'queued'
 RETURNING id;
+
+-- name: still_queued
+SELECT id, priority, email_account_id, send_at FROM emails
+WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'queued'
+ORDER BY id;

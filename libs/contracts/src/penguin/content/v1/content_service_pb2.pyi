@@ -552,6 +552,7 @@ class DeleteContentsRequest(_message.Message):
     STORAGE_KEYS_FIELD_NUMBER: _builtins.int
     UNCLAIMED_ONLY_FIELD_NUMBER: _builtins.int
     SAGA_STEP_FIELD_NUMBER: _builtins.int
+    QUARANTINED_BEFORE_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     request_id: _builtins.str
     unclaimed_only: _builtins.bool
@@ -560,6 +561,10 @@ class DeleteContentsRequest(_message.Message):
     def storage_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def saga_step(self) -> _mutation_pb2.SagaStep: ...
+    @_builtins.property
+    def quarantined_before(self) -> _timestamp_pb2.Timestamp:
+        """Delete only what has been in quarantine since before this moment, and leave the rest alone."""
+
     def __init__(
         self,
         *,
@@ -568,10 +573,11 @@ class DeleteContentsRequest(_message.Message):
         storage_keys: _abc.Iterable[_builtins.str] | None = ...,
         unclaimed_only: _builtins.bool = ...,
         saga_step: _mutation_pb2.SagaStep | None = ...,
+        quarantined_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["saga_step", b"saga_step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quarantined_before", b"quarantined_before", "saga_step", b"saga_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "saga_step", b"saga_step", "storage_keys", b"storage_keys", "tenant_id", b"tenant_id", "unclaimed_only", b"unclaimed_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quarantined_before", b"quarantined_before", "request_id", b"request_id", "saga_step", b"saga_step", "storage_keys", b"storage_keys", "tenant_id", b"tenant_id", "unclaimed_only", b"unclaimed_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -583,24 +589,161 @@ class DeleteContentsResponse(_message.Message):
 
     DELETED_FIELD_NUMBER: _builtins.int
     CLAIMED_KEYS_FIELD_NUMBER: _builtins.int
+    SPARED_KEYS_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
     @_builtins.property
     def claimed_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keys left alone because they are claimed."""
+
+    @_builtins.property
+    def spared_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys left alone because they are not in quarantine, or not for long enough."""
 
     def __init__(
         self,
         *,
         deleted: _builtins.int = ...,
         claimed_keys: _abc.Iterable[_builtins.str] | None = ...,
+        spared_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed_keys", b"claimed_keys", "deleted", b"deleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed_keys", b"claimed_keys", "deleted", b"deleted", "spared_keys", b"spared_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteContentsResponse: _TypeAlias = DeleteContentsResponse  # noqa: Y015
+
+@_typing.final
+class QuarantineContentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STORAGE_KEYS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    request_id: _builtins.str
+    @_builtins.property
+    def storage_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        storage_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "storage_keys", b"storage_keys", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantineContentsRequest: _TypeAlias = QuarantineContentsRequest  # noqa: Y015
+
+@_typing.final
+class QuarantineContentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    EARLY_KEYS_FIELD_NUMBER: _builtins.int
+    quarantined: _builtins.int
+    """How many went into quarantine now; those that were there stay as they are."""
+    @_builtins.property
+    def early_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys left alone because their claim_by has not passed."""
+
+    def __init__(
+        self,
+        *,
+        quarantined: _builtins.int = ...,
+        early_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["early_keys", b"early_keys", "quarantined", b"quarantined"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantineContentsResponse: _TypeAlias = QuarantineContentsResponse  # noqa: Y015
+
+@_typing.final
+class QuarantinedContent(_message.Message):
+    """QuarantinedContent is a content in quarantine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORAGE_KEY_FIELD_NUMBER: _builtins.int
+    QUARANTINED_AT_FIELD_NUMBER: _builtins.int
+    storage_key: _builtins.str
+    @_builtins.property
+    def quarantined_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        storage_key: _builtins.str = ...,
+        quarantined_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quarantined_at", b"quarantined_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quarantined_at", b"quarantined_at", "storage_key", b"storage_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantinedContent: _TypeAlias = QuarantinedContent  # noqa: Y015
+
+@_typing.final
+class ListQuarantinedContentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    QUARANTINED_BEFORE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    page_size: _builtins.int
+    page_token: _builtins.str
+    @_builtins.property
+    def quarantined_before(self) -> _timestamp_pb2.Timestamp:
+        """Only contents that have been there since before this moment; absent means all."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        quarantined_before: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quarantined_before", b"quarantined_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "quarantined_before", b"quarantined_before", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantinedContentsRequest: _TypeAlias = ListQuarantinedContentsRequest  # noqa: Y015
+
+@_typing.final
+class ListQuarantinedContentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def contents(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedContent]: ...
+    def __init__(
+        self,
+        *,
+        contents: _abc.Iterable[Global___QuarantinedContent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantinedContentsResponse: _TypeAlias = ListQuarantinedContentsResponse  # noqa: Y015
 
 @_typing.final
 class GetContentRequest(_message.Message):

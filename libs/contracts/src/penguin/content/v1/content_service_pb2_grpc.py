@@ -51,6 +51,16 @@ class ContentServiceStub:
                 request_serializer=penguin_dot_content_dot_v1_dot_content__service__pb2.DeleteContentsRequest.SerializeToString,
                 response_deserializer=penguin_dot_content_dot_v1_dot_content__service__pb2.DeleteContentsResponse.FromString,
                 _registered_method=True)
+        self.QuarantineContents = channel.unary_unary(
+                '/penguin.content.v1.ContentService/QuarantineContents',
+                request_serializer=penguin_dot_content_dot_v1_dot_content__service__pb2.QuarantineContentsRequest.SerializeToString,
+                response_deserializer=penguin_dot_content_dot_v1_dot_content__service__pb2.QuarantineContentsResponse.FromString,
+                _registered_method=True)
+        self.ListQuarantinedContents = channel.unary_unary(
+                '/penguin.content.v1.ContentService/ListQuarantinedContents',
+                request_serializer=penguin_dot_content_dot_v1_dot_content__service__pb2.ListQuarantinedContentsRequest.SerializeToString,
+                response_deserializer=penguin_dot_content_dot_v1_dot_content__service__pb2.ListQuarantinedContentsResponse.FromString,
+                _registered_method=True)
         self.GetContent = channel.unary_unary(
                 '/penguin.content.v1.ContentService/GetContent',
                 request_serializer=penguin_dot_content_dot_v1_dot_content__service__pb2.GetContentRequest.SerializeToString,
@@ -105,6 +115,21 @@ class ContentServiceServicer:
     def DeleteContents(self, request, context):
         """DeleteContents removes contents and the blobs that nothing else of the tenant refers to. Deleting what is gone is
         not an error, so a compensation may come late or twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QuarantineContents(self, request, context):
+        """QuarantineContents puts contents aside that no owner refers to: still readable, to be deleted later unless a claim
+        takes them out again. Contents that may yet be claimed in time are left alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuarantinedContents(self, request, context):
+        """ListQuarantinedContents pages through contents in quarantine, those longest there first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,6 +194,16 @@ def add_ContentServiceServicer_to_server(servicer, server):
                     servicer.DeleteContents,
                     request_deserializer=penguin_dot_content_dot_v1_dot_content__service__pb2.DeleteContentsRequest.FromString,
                     response_serializer=penguin_dot_content_dot_v1_dot_content__service__pb2.DeleteContentsResponse.SerializeToString,
+            ),
+            'QuarantineContents': grpc.unary_unary_rpc_method_handler(
+                    servicer.QuarantineContents,
+                    request_deserializer=penguin_dot_content_dot_v1_dot_content__service__pb2.QuarantineContentsRequest.FromString,
+                    response_serializer=penguin_dot_content_dot_v1_dot_content__service__pb2.QuarantineContentsResponse.SerializeToString,
+            ),
+            'ListQuarantinedContents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantinedContents,
+                    request_deserializer=penguin_dot_content_dot_v1_dot_content__service__pb2.ListQuarantinedContentsRequest.FromString,
+                    response_serializer=penguin_dot_content_dot_v1_dot_content__service__pb2.ListQuarantinedContentsResponse.SerializeToString,
             ),
             'GetContent': grpc.unary_unary_rpc_method_handler(
                     servicer.GetContent,
@@ -284,6 +319,60 @@ class ContentService:
             '/penguin.content.v1.ContentService/DeleteContents',
             penguin_dot_content_dot_v1_dot_content__service__pb2.DeleteContentsRequest.SerializeToString,
             penguin_dot_content_dot_v1_dot_content__service__pb2.DeleteContentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QuarantineContents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.content.v1.ContentService/QuarantineContents',
+            penguin_dot_content_dot_v1_dot_content__service__pb2.QuarantineContentsRequest.SerializeToString,
+            penguin_dot_content_dot_v1_dot_content__service__pb2.QuarantineContentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantinedContents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.content.v1.ContentService/ListQuarantinedContents',
+            penguin_dot_content_dot_v1_dot_content__service__pb2.ListQuarantinedContentsRequest.SerializeToString,
+            penguin_dot_content_dot_v1_dot_content__service__pb2.ListQuarantinedContentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

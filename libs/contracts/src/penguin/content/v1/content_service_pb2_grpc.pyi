@@ -43,6 +43,12 @@ class ContentServiceStub:
     """DeleteContents removes contents and the blobs that nothing else of the tenant refers to. Deleting what is gone is
     not an error, so a compensation may come late or twice.
     """
+    QuarantineContents: _grpc.UnaryUnaryMultiCallable[_content_service_pb2.QuarantineContentsRequest, _content_service_pb2.QuarantineContentsResponse]
+    """QuarantineContents puts contents aside that no owner refers to: still readable, to be deleted later unless a claim
+    takes them out again. Contents that may yet be claimed in time are left alone.
+    """
+    ListQuarantinedContents: _grpc.UnaryUnaryMultiCallable[_content_service_pb2.ListQuarantinedContentsRequest, _content_service_pb2.ListQuarantinedContentsResponse]
+    """ListQuarantinedContents pages through contents in quarantine, those longest there first."""
     GetContent: _grpc.UnaryUnaryMultiCallable[_content_service_pb2.GetContentRequest, _content_service_pb2.GetContentResponse]
     """GetContent reads one content. NOT_FOUND where the key is unknown to the tenant."""
     BatchGetContents: _grpc.UnaryUnaryMultiCallable[_content_service_pb2.BatchGetContentsRequest, _content_service_pb2.BatchGetContentsResponse]
@@ -71,6 +77,12 @@ class ContentServiceAsyncStub(ContentServiceStub):
     """DeleteContents removes contents and the blobs that nothing else of the tenant refers to. Deleting what is gone is
     not an error, so a compensation may come late or twice.
     """
+    QuarantineContents: _aio.UnaryUnaryMultiCallable[_content_service_pb2.QuarantineContentsRequest, _content_service_pb2.QuarantineContentsResponse]  # type: ignore[assignment]
+    """QuarantineContents puts contents aside that no owner refers to: still readable, to be deleted later unless a claim
+    takes them out again. Contents that may yet be claimed in time are left alone.
+    """
+    ListQuarantinedContents: _aio.UnaryUnaryMultiCallable[_content_service_pb2.ListQuarantinedContentsRequest, _content_service_pb2.ListQuarantinedContentsResponse]  # type: ignore[assignment]
+    """ListQuarantinedContents pages through contents in quarantine, those longest there first."""
     GetContent: _aio.UnaryUnaryMultiCallable[_content_service_pb2.GetContentRequest, _content_service_pb2.GetContentResponse]  # type: ignore[assignment]
     """GetContent reads one content. NOT_FOUND where the key is unknown to the tenant."""
     BatchGetContents: _aio.UnaryUnaryMultiCallable[_content_service_pb2.BatchGetContentsRequest, _content_service_pb2.BatchGetContentsResponse]  # type: ignore[assignment]
@@ -114,6 +126,24 @@ class ContentServiceServicer(metaclass=_abc_1.ABCMeta):
         """DeleteContents removes contents and the blobs that nothing else of the tenant refers to. Deleting what is gone is
         not an error, so a compensation may come late or twice.
         """
+
+    @_abc_1.abstractmethod
+    def QuarantineContents(
+        self,
+        request: _content_service_pb2.QuarantineContentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_content_service_pb2.QuarantineContentsResponse, _abc.Awaitable[_content_service_pb2.QuarantineContentsResponse]]:
+        """QuarantineContents puts contents aside that no owner refers to: still readable, to be deleted later unless a claim
+        takes them out again. Contents that may yet be claimed in time are left alone.
+        """
+
+    @_abc_1.abstractmethod
+    def ListQuarantinedContents(
+        self,
+        request: _content_service_pb2.ListQuarantinedContentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_content_service_pb2.ListQuarantinedContentsResponse, _abc.Awaitable[_content_service_pb2.ListQuarantinedContentsResponse]]:
+        """ListQuarantinedContents pages through contents in quarantine, those longest there first."""
 
     @_abc_1.abstractmethod
     def GetContent(

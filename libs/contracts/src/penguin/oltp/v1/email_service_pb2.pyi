@@ -1179,3 +1179,55 @@ class CancelEmailsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelEmailsResponse: _TypeAlias = CancelEmailsResponse  # noqa: Y015
+
+@_typing.final
+class RequeueEmailsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EMAIL_IDS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    request_id: _builtins.str
+    @_builtins.property
+    def email_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        email_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email_ids", b"email_ids", "request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequeueEmailsRequest: _TypeAlias = RequeueEmailsRequest  # noqa: Y015
+
+@_typing.final
+class RequeueEmailsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEUED_IDS_FIELD_NUMBER: _builtins.int
+    SKIPPED_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requeued_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def skipped_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids that are no longer queued, or are not the tenant's."""
+
+    def __init__(
+        self,
+        *,
+        requeued_ids: _abc.Iterable[_builtins.str] | None = ...,
+        skipped_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requeued_ids", b"requeued_ids", "skipped_ids", b"skipped_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequeueEmailsResponse: _TypeAlias = RequeueEmailsResponse  # noqa: Y015

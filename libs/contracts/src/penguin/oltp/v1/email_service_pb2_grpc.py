@@ -86,6 +86,11 @@ class EmailServiceStub:
                 request_serializer=penguin_dot_oltp_dot_v1_dot_email__service__pb2.CancelEmailsRequest.SerializeToString,
                 response_deserializer=penguin_dot_oltp_dot_v1_dot_email__service__pb2.CancelEmailsResponse.FromString,
                 _registered_method=True)
+        self.RequeueEmails = channel.unary_unary(
+                '/penguin.oltp.v1.EmailService/RequeueEmails',
+                request_serializer=penguin_dot_oltp_dot_v1_dot_email__service__pb2.RequeueEmailsRequest.SerializeToString,
+                response_deserializer=penguin_dot_oltp_dot_v1_dot_email__service__pb2.RequeueEmailsResponse.FromString,
+                _registered_method=True)
 
 
 class EmailServiceServicer:
@@ -162,6 +167,14 @@ class EmailServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequeueEmails(self, request, context):
+        """RequeueEmails owes Queue a job for each of these emails that is still queued: for those whose job was lost. Two jobs
+        of one email do no harm, as only one can claim it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EmailServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -209,6 +222,11 @@ def add_EmailServiceServicer_to_server(servicer, server):
                     servicer.CancelEmails,
                     request_deserializer=penguin_dot_oltp_dot_v1_dot_email__service__pb2.CancelEmailsRequest.FromString,
                     response_serializer=penguin_dot_oltp_dot_v1_dot_email__service__pb2.CancelEmailsResponse.SerializeToString,
+            ),
+            'RequeueEmails': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequeueEmails,
+                    request_deserializer=penguin_dot_oltp_dot_v1_dot_email__service__pb2.RequeueEmailsRequest.FromString,
+                    response_serializer=penguin_dot_oltp_dot_v1_dot_email__service__pb2.RequeueEmailsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -461,6 +479,33 @@ class EmailService:
             '/penguin.oltp.v1.EmailService/CancelEmails',
             penguin_dot_oltp_dot_v1_dot_email__service__pb2.CancelEmailsRequest.SerializeToString,
             penguin_dot_oltp_dot_v1_dot_email__service__pb2.CancelEmailsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequeueEmails(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.oltp.v1.EmailService/RequeueEmails',
+            penguin_dot_oltp_dot_v1_dot_email__service__pb2.RequeueEmailsRequest.SerializeToString,
+            penguin_dot_oltp_dot_v1_dot_email__service__pb2.RequeueEmailsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,10 @@ class EmailServiceStub:
     """SettleEmail decides an email whose outcome is unknown."""
     CancelEmails: _grpc.UnaryUnaryMultiCallable[_email_service_pb2.CancelEmailsRequest, _email_service_pb2.CancelEmailsResponse]
     """CancelEmails takes back emails that are still queued."""
+    RequeueEmails: _grpc.UnaryUnaryMultiCallable[_email_service_pb2.RequeueEmailsRequest, _email_service_pb2.RequeueEmailsResponse]
+    """RequeueEmails owes Queue a job for each of these emails that is still queued: for those whose job was lost. Two jobs
+    of one email do no harm, as only one can claim it.
+    """
 
 @_typing.type_check_only
 class EmailServiceAsyncStub(EmailServiceStub):
@@ -93,6 +97,10 @@ class EmailServiceAsyncStub(EmailServiceStub):
     """SettleEmail decides an email whose outcome is unknown."""
     CancelEmails: _aio.UnaryUnaryMultiCallable[_email_service_pb2.CancelEmailsRequest, _email_service_pb2.CancelEmailsResponse]  # type: ignore[assignment]
     """CancelEmails takes back emails that are still queued."""
+    RequeueEmails: _aio.UnaryUnaryMultiCallable[_email_service_pb2.RequeueEmailsRequest, _email_service_pb2.RequeueEmailsResponse]  # type: ignore[assignment]
+    """RequeueEmails owes Queue a job for each of these emails that is still queued: for those whose job was lost. Two jobs
+    of one email do no harm, as only one can claim it.
+    """
 
 class EmailServiceServicer(metaclass=_abc_1.ABCMeta):
     """EmailService is the per-recipient ledger: one row per email, its state machine, its attempts and its events.
@@ -177,5 +185,15 @@ class EmailServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_email_service_pb2.CancelEmailsResponse, _abc.Awaitable[_email_service_pb2.CancelEmailsResponse]]:
         """CancelEmails takes back emails that are still queued."""
+
+    @_abc_1.abstractmethod
+    def RequeueEmails(
+        self,
+        request: _email_service_pb2.RequeueEmailsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_email_service_pb2.RequeueEmailsResponse, _abc.Awaitable[_email_service_pb2.RequeueEmailsResponse]]:
+        """RequeueEmails owes Queue a job for each of these emails that is still queued: for those whose job was lost. Two jobs
+        of one email do no harm, as only one can claim it.
+        """
 
 def add_EmailServiceServicer_to_server(servicer: EmailServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,6 +22,32 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _KeyRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_ROLE_UNSPECIFIED: _KeyRole.ValueType  # 0
+    KEY_ROLE_OWNER: _KeyRole.ValueType  # 1
+    """What the keys name is kept here."""
+    KEY_ROLE_REFERENCE: _KeyRole.ValueType  # 2
+    """Rows here refer to what the keys name."""
+    KEY_ROLE_QUARANTINE: _KeyRole.ValueType  # 3
+    """What the keys name is kept here still, and waits for its removal."""
+
+class KeyRole(_KeyRole, metaclass=_KeyRoleEnumTypeWrapper):
+    """KeyRole says what a place is to the keys in it."""
+
+KEY_ROLE_UNSPECIFIED: KeyRole.ValueType  # 0
+KEY_ROLE_OWNER: KeyRole.ValueType  # 1
+"""What the keys name is kept here."""
+KEY_ROLE_REFERENCE: KeyRole.ValueType  # 2
+"""Rows here refer to what the keys name."""
+KEY_ROLE_QUARANTINE: KeyRole.ValueType  # 3
+"""What the keys name is kept here still, and waits for its removal."""
+Global___KeyRole: _TypeAlias = KeyRole  # noqa: Y015
+
 class _TenantState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -57,6 +83,76 @@ DATABASE_STATE_UNSPECIFIED: DatabaseState.ValueType  # 0
 DATABASE_STATE_UP: DatabaseState.ValueType  # 1
 DATABASE_STATE_DOWN: DatabaseState.ValueType  # 2
 Global___DatabaseState: _TypeAlias = DatabaseState  # noqa: Y015
+
+@_typing.final
+class KeySource(_message.Message):
+    """KeySource is one place that holds storage keys: each key at most once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """For example "emails"; unique within the tier."""
+    role: Global___KeyRole.ValueType
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        role: Global___KeyRole.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeySource: _TypeAlias = KeySource  # noqa: Y015
+
+@_typing.final
+class GetKeySourcesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeySourcesRequest: _TypeAlias = GetKeySourcesRequest  # noqa: Y015
+
+@_typing.final
+class GetKeySourcesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
+    APPLIED_SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
+    tier: _builtins.str
+    schema_version: _builtins.int
+    """The newest migration this code was built with, and the newest applied in the database."""
+    applied_schema_version: _builtins.int
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeySource]: ...
+    def __init__(
+        self,
+        *,
+        tier: _builtins.str = ...,
+        sources: _abc.Iterable[Global___KeySource] | None = ...,
+        schema_version: _builtins.int = ...,
+        applied_schema_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_schema_version", b"applied_schema_version", "schema_version", b"schema_version", "sources", b"sources", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeySourcesResponse: _TypeAlias = GetKeySourcesResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):

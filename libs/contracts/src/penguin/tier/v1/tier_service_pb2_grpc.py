@@ -65,6 +65,11 @@ class TierServiceStub:
                 request_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantRequest.SerializeToString,
                 response_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantResponse.FromString,
                 _registered_method=True)
+        self.GetKeySources = channel.unary_unary(
+                '/penguin.tier.v1.TierService/GetKeySources',
+                request_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesResponse.FromString,
+                _registered_method=True)
 
 
 class TierServiceServicer:
@@ -117,6 +122,14 @@ class TierServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetKeySources(self, request, context):
+        """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
+        says so: silence is not the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TierServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +162,11 @@ def add_TierServiceServicer_to_server(servicer, server):
                     servicer.ReopenTenant,
                     request_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantRequest.FromString,
                     response_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantResponse.SerializeToString,
+            ),
+            'GetKeySources': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeySources,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +332,33 @@ class TierService:
             '/penguin.tier.v1.TierService/ReopenTenant',
             penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantRequest.SerializeToString,
             penguin_dot_tier_dot_v1_dot_tier__service__pb2.ReopenTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeySources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/GetKeySources',
+            penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_tier__service__pb2.GetKeySourcesResponse.FromString,
             options,
             channel_credentials,
             insecure,

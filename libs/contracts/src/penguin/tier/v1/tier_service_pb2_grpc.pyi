@@ -52,6 +52,10 @@ class TierServiceStub:
     """
     ReopenTenant: _grpc.UnaryUnaryMultiCallable[_tier_service_pb2.ReopenTenantRequest, _tier_service_pb2.ReopenTenantResponse]
     """ReopenTenant lets a closed tenant change things again. As a compensation it closes what its action opened."""
+    GetKeySources: _grpc.UnaryUnaryMultiCallable[_tier_service_pb2.GetKeySourcesRequest, _tier_service_pb2.GetKeySourcesResponse]
+    """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
+    says so: silence is not the same.
+    """
 
 @_typing.type_check_only
 class TierServiceAsyncStub(TierServiceStub):
@@ -77,6 +81,10 @@ class TierServiceAsyncStub(TierServiceStub):
     """
     ReopenTenant: _aio.UnaryUnaryMultiCallable[_tier_service_pb2.ReopenTenantRequest, _tier_service_pb2.ReopenTenantResponse]  # type: ignore[assignment]
     """ReopenTenant lets a closed tenant change things again. As a compensation it closes what its action opened."""
+    GetKeySources: _aio.UnaryUnaryMultiCallable[_tier_service_pb2.GetKeySourcesRequest, _tier_service_pb2.GetKeySourcesResponse]  # type: ignore[assignment]
+    """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
+    says so: silence is not the same.
+    """
 
 class TierServiceServicer(metaclass=_abc_1.ABCMeta):
     """TierService is what every tier owes, whatever it stores: its state, and what it owes to the rest of the world."""
@@ -135,5 +143,15 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tier_service_pb2.ReopenTenantResponse, _abc.Awaitable[_tier_service_pb2.ReopenTenantResponse]]:
         """ReopenTenant lets a closed tenant change things again. As a compensation it closes what its action opened."""
+
+    @_abc_1.abstractmethod
+    def GetKeySources(
+        self,
+        request: _tier_service_pb2.GetKeySourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tier_service_pb2.GetKeySourcesResponse, _abc.Awaitable[_tier_service_pb2.GetKeySourcesResponse]]:
+        """GetKeySources names the places where this tier holds storage keys; KeyService reads them. A tier that holds none
+        says so: silence is not the same.
+        """
 
 def add_TierServiceServicer_to_server(servicer: TierServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

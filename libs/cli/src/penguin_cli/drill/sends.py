@@ -1,0 +1,170 @@
+"""Checks of sends: refused without a trace, taken through the outbox, or launched again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from penguin_cli.drill import faults
+from penguin_cli.drill.acts import Sample, letter
+from penguin_cli.drill.findings import RECOVERY_S
+from penguin_cli.drill.probing import AWAY, REFUSED_S, Probe, Works
+from penguin_cli.drill.stand import eventually
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.messages import OutcomeUnknownError, OutgoingEmail
+
+# A send that is refused has tried for as long as the client is patient, and then undone what it had done (seconds).
+SEND_REFUSED_S = 12.0
+
+
+class NothingDone(Probe):
+    """A send is refused, and leaves nothing behind: neither a body nor a row."""
+
+    async def during(self, seconds: float) -> None:
+        self._recipients: list[str] = []
+        took: list[float] = []
+        ends = time.monotonic() + seconds
+        while not took or time.monotonic() < ends:
+            took.append(await self._refused())
+        self.cell.said.append(f"{len(took)} sends refused, after {max(took):.1f} s at most")
+        await self._nothing_left()
+
+    async def _refused(self) -> float:
+        sample, began = self.stand.refused, time.monotonic()
+        email = letter(sample, self.scene.load.address())
+        self._recipients.append(email.recipient)
+        await self._expect_refusal(sample, email)
+        took = time.monotonic() - began
+        if took > SEND_REFUSED_S:
+            self.wrong(f"a send was refused only after {took:.1f} s")
+        return took
+
+    async def _expect_refusal(self, sample: Sample, email: OutgoingEmail) -> None:
+        try:
+            await self.penguin.send_emails(sample.tenant, [email], deadline_s=5)
+        except TierError as error:
+            if error.code not in AWAY:
+                self.wrong(f"a send was refused with {error.code.name} {error.reason}")
+        except OutcomeUnknownError:
+            self.wrong("the outcome of a send is unknown, though the tier was known to be down")
+        else:
+            self.accepted(email.recipient)
+
+    def accepted(self, recipient: str) -> None:
+        """A send came through."""
+        self.wrong("a send was accepted")
+
+    async def _nothing_left(self) -> None:
+        await self._undone(5.0)
+
+    async def _undone(self, within_s: float) -> None:
+        sql = "SELECT FROM content_objects WHERE tenant_id = $1 AND state <> 'claimed'"
+
+        async def undone() -> bool:
+            return not await self.stand.rows("content", sql, self.stand.refused.tenant)
+
+        if await eventually(undone, within_s, 0.2) is None:
+            self.wrong("the body of a refused send was left in Content")
+
+    async def after(self) -> None:
+        sql = "SELECT FROM emails WHERE recipient = ANY($1)"
+        if found := await self.stand.rows("oltp", sql, self._recipients):
+            self.wrong(f"{len(found)} refused sends stand in the ledger")
+        received = await self.stand.received()
+        if any(received[each] for each in self._recipients):
+            self.wrong("a refused send arrived")
+
+
+class SendsOrSheds(NothingDone):
+    """A send is carried out where there is still room for it; one that is refused leaves nothing behind."""
+
+    async def _refused(self) -> float:
+        took = await super()._refused()
+        await asyncio.sleep(0.2)
+        return took
+
+    def accepted(self, recipient: str) -> None:
+        """It is to be sent, and no refused one."""
+        self._recipients.remove(recipient)
+
+    async def _nothing_left(self) -> None:
+        """What was accepted can be claimed only when there is room again."""
+
+    async def after(self) -> None:
+        await super().after()
+        await self._undone(RECOVERY_S + 10)
+
+
+class BodyMissing(NothingDone):
+    """A send is refused and leaves nothing in OLTP; emails are read without their bodies."""
+
+    async def during(self, seconds: float) -> None:
+        began = time.monotonic()
+        try:
+            read = await self.penguin.get_email(self.sample.tenant, self.sample.email)
+        except TierError as error:
+            self.wrong(f"an email could not be read: {error}")
+        else:
+            took = time.monotonic() - began
+            self.cell.said.append(
+                f"the email is read in {took:.1f} s, its body marked {read.body.unavailable or 'there'}"
+            )
+            if read.body.content is not None or not read.body.unavailable:
+                self.wrong("the body is not marked unavailable")
+            if took > 2 * REFUSED_S:
+                self.wrong(f"the email was read only after {took:.1f} s")
+        await super().during(seconds)
+
+    async def _nothing_left(self) -> None:
+        sql = "SELECT FROM emails WHERE recipient = ANY($1)"
+        if await self.stand.rows("oltp", sql, self._recipients):
+            self.wrong("a refused send stands in the ledger")
+
+
+class ByOutbox(Works):
+    """Sends are accepted and wait; when what was away is back they arrive."""
+
+    async def during(self, seconds: float) -> None:
+        first = len(self.scene.load.account.mails)
+        await super().during(seconds)
+        mails = [mail for mail in self.scene.load.account.mails[first:] if mail.email_id is not None]
+        self._emails = [mail.email_id for mail in mails]
+        rows = await self.stand.rows("oltp", "SELECT count(*) AS n FROM outbox")
+        self.cell.said.append(f"{rows[0]['n']} rows wait in the outbox")
+
+    async def after(self) -> None:
+        sql = "SELECT FROM emails WHERE id = ANY($1) AND status = 'sent'"
+
+        async def sent() -> bool:
+            return len(await self.stand.rows("oltp", sql, self._emails)) == len(self._emails)
+
+        took = await eventually(sent, RECOVERY_S + 10, 0.5)
+        if took is None:
+            self.wrong("what was accepted in the outage had not left in time")
+        else:
+            self.cell.said.append(f"{len(self._emails)} emails left within {took:.1f} s")
+
+
+class LaunchedOnce(Works):
+    """A campaign whose launch died is launched again; every recipient gets one email."""
+
+    async def after(self) -> None:
+        scene = self.scene
+        if scene.campaign is None:
+            self.wrong("there was no launch")
+            return
+        launched = await self.penguin.campaigns.launch(self.sample.tenant, scene.campaign)
+        sql = "SELECT FROM emails WHERE campaign_id = $1 AND status = 'sent'"
+
+        async def sent() -> bool:
+            return len(await self.stand.rows("oltp", sql, scene.campaign)) == len(scene.audience)
+
+        if await eventually(sent, 2 * RECOVERY_S, 0.5) is None:
+            self.wrong("not every recipient's email has left")
+        received = await self.stand.received()
+        wrong = [address for address in scene.audience if received[address] != 1]
+        self.cell.said.append(
+            f"{scene.figures.get('created_before_kill', 0):g} emails before, {launched.created} after, of {len(scene.audience)}"
+        )
+        if wrong or await faults.created(self.stand, scene.campaign) != len(scene.audience):
+            self.wrong(f"{len(wrong)} recipients did not get exactly one email")

@@ -1,0 +1,104 @@
+"""Compares OLAP's cells with a recount of the ledger, day by day: what is billed of the day, and every campaign's counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Any
+from uuid import UUID
+
+from penguin.olap.v1 import facts_service_pb2 as facts_pb
+from penguin.olap.v1 import report_service_pb2 as report_pb
+from penguin.olap.v1.facts_service_pb2_grpc import FactsServiceStub
+from penguin.olap.v1.report_service_pb2_grpc import ReportServiceStub
+from penguin.oltp.v1 import ledger_service_pb2 as ledger_pb
+from penguin.oltp.v1.ledger_service_pb2_grpc import LedgerServiceStub
+from penguin_orchestrator import etl
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.reconciling.reading import refusal, unchanged
+
+# Days that are counted anew in one run: each is over, and is counted in as many runs.
+DAYS = 7
+TIMEOUT_S = 25.0
+BILLED = {"sent": "emails_sent", "delivered": "emails_delivered", "bounced": "emails_bounced"}
+
+Counts = dict[tuple[str, str], int]
+
+
+class FactsComparison:
+    """Compares one tenant's days. Every method raises RefusedError."""
+
+    def __init__(self, tiers: Mapping[str, Tier], tenant_id: UUID, today: date) -> None:
+        self._tiers = tiers
+        self._oltp, self._olap = tiers["oltp"], tiers["olap"]
+        self._tenant_id = tenant_id
+        self._days = [(today - timedelta(days=n)).isoformat() for n in range(1, DAYS + 1)]
+
+    async def run(self) -> tuple[int, list[str]]:
+        """How many days were compared, and those that differ. A day with changes that the ETL has yet to load is none."""
+        days = await self._loaded()
+        differing = [day for day in days if await self._recounted(day) != await self._reported(day)]
+        # What has changed since is the ETL's.
+        still = set(await self._loaded()) if differing else set[str]()
+        return len(days), [day for day in differing if day in still]
+
+    async def reload(self, day: str) -> None:
+        """Load the day as it is counted now. Raises LeftOutError too."""
+        try:
+            await etl.load_day(self._tiers, self._tenant_id, day)
+        except TierError as error:
+            raise unchanged(error) from None
+
+    async def _loaded(self) -> list[str]:
+        """Days without a change that waits to be loaded; none before the first load."""
+        get = facts_pb.GetWatermarkRequest(tenant_id=str(self._tenant_id), source=etl.SOURCE)
+        cursor = (await _ask(self._olap, self._olap.stub(FactsServiceStub).GetWatermark, get)).watermark.cursor
+        if not cursor:
+            return []
+        request = ledger_pb.ListChangedDaysRequest(tenant_id=str(self._tenant_id), cursor=cursor)
+        changed = await _ask(self._oltp, self._oltp.stub(LedgerServiceStub).ListChangedDays, request)
+        return [day for day in self._days if day not in set(changed.days)]
+
+    async def _recounted(self, day: str) -> Counts:
+        request = ledger_pb.CountDayRequest(tenant_id=str(self._tenant_id), day=day)
+        counted = await _ask(self._oltp, self._oltp.stub(LedgerServiceStub).CountDay, request)
+        counts: Counts = {}
+        for cell in counted.cells:
+            for name in etl.MEASURES:
+                count = getattr(cell, name)
+                if cell.campaign_id:
+                    _add(counts, cell.campaign_id, name, count)
+                if name in BILLED:
+                    _add(counts, "", name, count)
+        return counts
+
+    async def _reported(self, day: str) -> Counts:
+        counts: Counts = {}
+        span = report_pb.DaySpan(first_day=day, last_day=day)
+        stub = self._olap.stub(ReportServiceStub)
+        billing = report_pb.GetBillingReportRequest(tenant_id=str(self._tenant_id), span=span)
+        totals = (await _ask(self._olap, stub.GetBillingReport, billing)).totals
+        for name, billed in BILLED.items():
+            _add(counts, "", name, getattr(totals, billed))
+        request = report_pb.ListCampaignTotalsRequest(tenant_id=str(self._tenant_id), span=span, page_size=1000)
+        while True:
+            reply = await _ask(self._olap, stub.ListCampaignTotals, request)
+            for each in reply.campaigns:
+                for name in etl.MEASURES:
+                    _add(counts, each.campaign_id, name, getattr(each.measures, name))
+            if not reply.next_page_token:
+                return counts
+            request.page_token = reply.next_page_token
+
+
+def _add(counts: Counts, campaign_id: str, name: str, count: int) -> None:
+    if count:
+        counts[campaign_id, name] = counts.get((campaign_id, name), 0) + count
+
+
+async def _ask(tier: Tier, method: Any, request: Any) -> Any:
+    try:
+        return await tier.call(method, request, timeout=TIMEOUT_S)
+    except TierError as error:
+        raise refusal(error) from None

@@ -1,0 +1,204 @@
+"""One run of reconcile: tenant by tenant, part by part, each told to the receipt before the next. It may be killed at any
+point: what it had not told is looked at again, and finds the world as it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from penguin.oltp.v1 import reconcile_service_pb2 as pb
+from penguin_orchestrator import keys
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.reconciling.comparing import Comparison, Difference
+from penguin_orchestrator.reconciling.facts import FactsComparison
+from penguin_orchestrator.reconciling.jobs import JobsComparison
+from penguin_orchestrator.reconciling.mending import Confirmed, Found, Mender, confirmed, told
+from penguin_orchestrator.reconciling.reading import KeyReader, LeftOutError, Places, RefusedError
+from penguin_orchestrator.reconciling.receipts import FOUND, Part, Receipt, Terms
+
+# How long after its keys were minted a generation is closed: by then their contents' claim_by has passed (six hours after
+# they were put), and so has whatever a clock or a slow caller may add.
+CLOSED_AFTER = timedelta(hours=8)
+KEYS, QUARANTINE, JOBS, FACTS, LEFT_OUT = "keys", "quarantine", "jobs", "facts", "left_out"
+
+
+def closed_before(now_s: float) -> int:
+    """Generations before this one are closed: nobody mints, puts or claims a key of theirs any more."""
+    return max(0, keys.generation(now_s - CLOSED_AFTER.total_seconds()))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every part of a run works with."""
+
+    reader: KeyReader
+    places: Places
+    receipt: Receipt
+    terms: Terms
+
+
+class Reconciler:
+    """Runs reconcile over the tiers."""
+
+    def __init__(self, tiers: Mapping[str, Tier], clock: Callable[[], float] = time.time) -> None:
+        self._tiers = tiers
+        self._clock = clock
+
+    async def run(self, terms: Terms, *, min_interval: timedelta = timedelta()) -> pb.ReconcileRun:
+        """Run once, and return the receipt; a run that could not go on says why in it.
+
+        Raises TierError where there is no receipt to be had: OLTP is away, another run is under way or too short ago.
+        """
+        receipt = await Receipt.start(self._tiers["oltp"], terms, min_interval)
+        try:
+            reader = KeyReader(self._tiers)
+            work = _Work(reader, await reader.places(), receipt, terms)
+            tenants = [terms.tenant_id] if terms.tenant_id else await reader.tenants(work.places)
+            # Keys first, of all tenants: the other pairs ask more tiers.
+            for parts in ((self._sweep, self._compare), (self._compare_jobs, self._compare_facts)):
+                for tenant_id in tenants:
+                    for part in parts:
+                        await self._do(part, work, tenant_id)
+        except RefusedError as error:
+            return await receipt.finish(str(error))
+        return await receipt.finish()
+
+    @staticmethod
+    async def _do(part: Callable[[_Work, UUID], Awaitable[None]], work: _Work, tenant_id: UUID) -> None:
+        """Do one part of a tenant; one that may not be changed is left out of it."""
+        try:
+            await part(work, tenant_id)
+        except LeftOutError:
+            left_out = work.receipt.part(tenant_id, LEFT_OUT)
+            left_out.counts["tenants_left_out"] = 1
+            left_out.done = True
+            await work.receipt.record(left_out)
+
+    async def _compare(self, work: _Work, tenant_id: UUID) -> None:
+        """Compare a tenant's closed generations, window by window."""
+        part = work.receipt.part(tenant_id, KEYS)
+        comparison = Comparison(work.reader, work.places, tenant_id)
+        end = closed_before(self._clock())
+        while not part.done:
+            moved = work.reader.bytes_moved
+            difference = await comparison.window(part.to_generation, end)
+            result = await confirmed(work.reader, work.places, tenant_id, difference)
+            acts = await self._settle(work, part, result)
+            _count(part, difference, result)
+            part.to_generation = difference.end
+            part.done = difference.end >= end
+            part.counts["bytes"] += work.reader.bytes_moved - moved
+            await work.receipt.record(part, acts)
+
+    async def _settle(self, work: _Work, part: Part, result: Confirmed) -> list[Found]:
+        """Quarantine orphans and revive what is wanted, if the run may; returns what is to be told of it."""
+        if not work.terms.apply:
+            return told(result, {}, work.places)
+        room = max(0, work.terms.cap - work.receipt.total("quarantined"))
+        put_aside = result.orphans[:room]
+        part.counts["over_cap"] += len(result.orphans) - len(put_aside)
+        if put_aside or result.wanted:
+            # Still ours? And should we end in between, the receipt knows what was begun.
+            await work.receipt.record(part)
+            mender = Mender(self._tiers["content"], part.tenant_id)
+            part.counts["quarantined"] += await mender.quarantine(put_aside)
+            part.counts["revived"] += await mender.revive(result.wanted)
+        found = told(result, {"orphan": "quarantined", "wanted": "revived"}, work.places)
+        beyond = set(result.orphans[room:])
+        for each in found:
+            if each.subject in beyond:
+                each.action = ""
+        return found
+
+    async def _sweep(self, work: _Work, tenant_id: UUID) -> None:
+        """Delete what has been in quarantine for the grace and nobody refers to, each key looked up right before."""
+        part = work.receipt.part(tenant_id, QUARANTINE)
+        before = datetime.fromtimestamp(self._clock(), UTC) - work.terms.grace
+        mender = Mender(self._tiers["content"], tenant_id)
+        token = ""
+        while not part.done:
+            waiting, token = await mender.quarantined(before, token)
+            moved = work.reader.bytes_moved
+            referred = await work.reader.referred(work.places, tenant_id, waiting)
+            wanted = [key for key in waiting if key in referred]
+            room = max(0, work.terms.cap - work.receipt.total("deleted") - work.receipt.total("deletable"))
+            doomed = [key for key in waiting if key not in referred][:room]
+            await self._dispose(work, part, mender, doomed, wanted, before)
+            part.counts["bytes"] += work.reader.bytes_moved - moved
+            part.done = not token or len(doomed) == room
+            await work.receipt.record(part, _disposed(work.terms, work.places, doomed, wanted))
+
+    @staticmethod
+    async def _dispose(
+        work: _Work, part: Part, mender: Mender, doomed: Sequence[str], wanted: Sequence[str], before: datetime
+    ) -> None:
+        if not work.terms.apply:
+            part.counts["deletable"] += len(doomed)
+            return  # what is wanted is counted where the keys are compared
+        if doomed or wanted:
+            await work.receipt.record(part)
+            part.counts[f"{FOUND}wanted"] += len(wanted)
+            part.counts["revived"] += await mender.revive(wanted)
+            part.counts["deleted"] += await mender.delete(doomed, before)
+
+    async def _compare_jobs(self, work: _Work, tenant_id: UUID) -> None:
+        """Compare the emails that wait with their jobs; those that lack theirs get it through OLTP's outbox."""
+        part = work.receipt.part(tenant_id, JOBS)
+        if part.done:
+            return
+        comparison = JobsComparison(self._tiers, tenant_id, datetime.fromtimestamp(self._clock(), UTC))
+        found = await comparison.run()
+        requeue = work.terms.apply and bool(found.lacking)
+        if requeue:
+            await work.receipt.record(part)
+            part.counts["requeued"] += await comparison.requeue(work.receipt.run.id, found.lacking)
+        part.counts.update(
+            {"emails_waiting": found.waiting, "jobs": found.jobs, "jobs_cut": int(found.cut),
+             f"{FOUND}lacking_job": len(found.lacking), f"{FOUND}needless_job": len(found.needless)}
+        )  # fmt: skip
+        part.done = True
+        done = "requeued" if requeue else ""
+        await work.receipt.record(part, [
+            *(Found("lacking_job", email_id, "oltp.emails", done) for email_id in found.lacking),
+            *(Found("needless_job", str(job_id), "queue.jobs") for job_id in found.needless),
+        ])  # fmt: skip
+
+    async def _compare_facts(self, work: _Work, tenant_id: UUID) -> None:
+        """Compare OLAP's cells with a recount; a day that differs is loaded anew."""
+        part = work.receipt.part(tenant_id, FACTS)
+        if part.done:
+            return
+        today = datetime.fromtimestamp(self._clock(), UTC).date()
+        comparison = FactsComparison(self._tiers, tenant_id, today)
+        days, differing = await comparison.run()
+        if differing and work.terms.apply:
+            await work.receipt.record(part)
+            for day in differing:
+                await comparison.reload(day)
+            part.counts["reloaded"] += len(differing)
+        part.counts.update({"days": days, f"{FOUND}differing_day": len(differing)})
+        part.done = True
+        done = "reloaded" if work.terms.apply else ""
+        await work.receipt.record(part, [Found("differing_day", day, "olap.facts", done) for day in differing])
+
+
+def _disposed(terms: Terms, places: Places, doomed: Sequence[str], wanted: Sequence[str]) -> list[Found]:
+    source = places.quarantine.name
+    deleted, revived = ("deleted", "revived") if terms.apply else ("", "")
+    return [
+        *(Found("deletable", key, source, deleted) for key in doomed),
+        *(Found("wanted", key, source, revived) for key in wanted),
+    ]
+
+
+def _count(part: Part, difference: Difference, result: Confirmed) -> None:
+    for place, count in difference.counted.items():
+        part.counts[f"keys.{place.name}"] += count
+    part.counts[f"{FOUND}orphans"] += len(result.orphans)
+    part.counts[f"{FOUND}dangling"] += len(result.dangling)
+    part.counts[f"{FOUND}wanted"] += len(result.wanted)
+    part.counts["misfiled"] += len(result.misfiled)
+    part.counts["windows_cut"] += difference.cut

@@ -1,0 +1,142 @@
+"""Reconcile's other pairs, over the real tiers: emails that wait against their jobs, and OLAP's cells against a recount."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+from libs.orchestrator.tests.planting import World, datetime_ago, findings
+
+from penguin.oltp.v1 import reconcile_service_pb2 as pb
+from penguin.queue.v1 import queue_service_pb2 as queue_pb
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_chassis.pool import Database
+from penguin_orchestrator import etl, keys
+from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.reconciling import jobs as comparing_jobs
+from penguin_orchestrator.reconciling.receipts import Terms
+from penguin_orchestrator.relay import Relay
+from penguin_testkit.faults import Break, Faults
+
+
+async def queued(db: Database, tenant: UUID, count: int, *, hours: float, status: str = "queued") -> list[str]:
+    """Emails that have waited, or been over, for so long. Their generation is open: no key of theirs is looked for."""
+    at = datetime_ago(hours * 3600)
+    async with db.tenant(tenant) as connection:
+        rows = await connection.fetch(
+            "INSERT INTO emails (tenant_id, id, recipient, recipient_name, sender, sender_name, subject, status,"
+            " priority, content_storage_key, content_generation, message_id, queued_at, finished_at)"
+            " SELECT $1, id, 'a@example.com', '', 'us@example.com', '', 's', $3, 'normal', id::text, $5, id::text, $4::timestamptz,"
+            " CASE WHEN $3 <> 'queued' THEN $4::timestamptz END FROM unnest($2::uuid[]) AS id RETURNING id",
+            tenant, [uuid4() for _ in range(count)], status, at, keys.generation(),
+        )  # fmt: skip
+    return [str(row["id"]) for row in rows]
+
+
+async def enqueued(tiers: dict[str, Tier], db: Database, tenant: UUID, email_ids: list[str], *, hours: float) -> None:
+    """Jobs for these emails, enqueued so long ago."""
+    queue = tiers["queue"]
+    request = queue_pb.EnqueueJobsRequest(tenant_id=str(tenant))
+    for email_id in email_ids:
+        payload = b'{"email_id":"%s"}' % email_id.encode()
+        request.jobs.add(request_id=str(uuid4()), kind="email.send", payload=payload)
+    await queue.call(queue.stub(QueueServiceStub).EnqueueJobs, request)
+    async with db.tenant(tenant) as connection:
+        await connection.execute(
+            "UPDATE jobs SET created_at = $2 WHERE tenant_id = $1", tenant, datetime_ago(hours * 3600)
+        )
+
+
+async def test_emails_that_lack_their_job_get_it_and_needless_jobs_are_told(
+    reconcile: Any, world: World, all_tiers: dict[str, Tier], oltp_db: Database, queue_db: Database
+) -> None:
+    tenant = world.tenant
+    have = await queued(oltp_db, tenant, 3, hours=5)
+    over = await queued(oltp_db, tenant, 2, hours=5, status="sent")
+    lately_over = await queued(oltp_db, tenant, 2, hours=0.1, status="sent")
+    gone = str(uuid4())
+    await enqueued(all_tiers, queue_db, tenant, [*have, *over, *lately_over, gone], hours=5)
+    lacking = set(await queued(oltp_db, tenant, 4, hours=5))
+    await queued(oltp_db, tenant, 5, hours=0.5)
+
+    dry = await reconcile(Terms())
+    assert (dry.counts["found.lacking_job"], dry.counts["found.needless_job"]) == (4, 3)
+    assert dry.counts.get("requeued", 0) == 0
+    run = await reconcile()
+    assert run.status == pb.RECONCILE_STATUS_FINISHED
+    assert run.counts["requeued"] == 4
+    told = await findings(all_tiers, run)
+    assert {subject for kind, subject, action in told if (kind, action) == ("lacking_job", "requeued")} == lacking
+    assert len({subject for kind, subject, _ in told if kind == "needless_job"}) == 3
+
+    await Relay(all_tiers["oltp"], all_tiers, 200).turn()
+    again = await reconcile()
+    assert again.counts["found.lacking_job"] == 0
+    async with queue_db.tenant(tenant) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM jobs WHERE tenant_id = $1", tenant) == 8 + 4
+
+
+async def test_while_oltp_owes_old_jobs_itself_nothing_is_said_of_them(
+    reconcile: Any, world: World, oltp_db: Database
+) -> None:
+    await queued(oltp_db, world.tenant, 2, hours=5)
+    async with oltp_db.tenant(world.tenant) as connection:
+        await connection.execute(
+            "INSERT INTO outbox (tenant_id, id, destination, kind, payload, available_at, created_at)"
+            " VALUES ($1, $2, 'queue', 'enqueue_jobs', '{}', $4, $3)",
+            world.tenant, uuid4(), datetime_ago(3600), datetime_ago(-3600),
+        )  # fmt: skip
+    try:
+        run = await reconcile()
+        assert (run.counts["jobs_cut"], run.counts["found.lacking_job"]) == (1, 0)
+    finally:
+        async with oltp_db.tenant(world.tenant) as connection:
+            await connection.execute("DELETE FROM outbox WHERE tenant_id = $1", world.tenant)
+
+
+async def test_a_ledger_too_great_to_be_looked_through_in_time_ends_no_run(
+    reconcile: Any, breaks: dict[str, Faults], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing_jobs, "TIMEOUT_S", 4.0)
+    breaks["oltp"].breaks("ListEmails", Break(None))
+    run = await reconcile()
+    assert (run.status, run.counts["jobs_cut"]) == (pb.RECONCILE_STATUS_FINISHED, 1)
+
+
+async def test_a_queue_that_is_away_ends_the_run(reconcile: Any, breaks: dict[str, Faults]) -> None:
+    breaks["queue"].breaks("ListJobs", *[Break(grpc.StatusCode.UNAVAILABLE)] * 10)
+    run = await reconcile()
+    assert (run.status, run.refused_reason) == (
+        pb.RECONCILE_STATUS_REFUSED, "queue does not answer: UNAVAILABLE UNREACHABLE",
+    )  # fmt: skip
+
+
+async def test_a_day_that_differs_from_its_recount_is_told_and_loaded_anew(
+    reconcile: Any, world: World, all_tiers: dict[str, Tier], oltp_db: Database, olap_db: Database
+) -> None:
+    tenant = world.tenant
+    ids = await queued(oltp_db, tenant, 6, hours=60, status="sent")
+    async with oltp_db.tenant(tenant) as connection:
+        await connection.execute(
+            "INSERT INTO email_event_tallies (tenant_id, email_id, kind, count, first_at, last_at)"
+            " SELECT $1, id, 'sent', 1, $3, $3 FROM unnest($2::uuid[]) AS id",
+            tenant, [UUID(each) for each in ids], datetime_ago(60 * 3600),
+        )  # fmt: skip
+    day = datetime_ago(60 * 3600).date()
+    await etl.refresh(all_tiers, tenant)
+    agreed = await reconcile()
+    assert (agreed.counts["days"], agreed.counts["found.differing_day"]) == (7, 0)
+
+    async with olap_db.tenant(tenant) as connection:
+        changed = "UPDATE billing_analytics SET emails_sent = 5 WHERE tenant_id = $1 AND day = $2"
+        assert await connection.execute(changed, tenant, day) == "UPDATE 1"
+    dry = await reconcile(Terms())
+    assert await findings(all_tiers, dry) == {("differing_day", day.isoformat(), "")}
+    run = await reconcile()
+    assert run.counts["reloaded"] == 1
+    async with olap_db.tenant(tenant) as connection:
+        sent = "SELECT emails_sent FROM billing_analytics WHERE tenant_id = $1 AND day = $2"
+        assert await connection.fetchval(sent, tenant, day) == 6
+    assert (await reconcile()).counts["found.differing_day"] == 0
