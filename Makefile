@@ -14,7 +14,7 @@ export UV_NO_PROGRESS := 1
 # The checkout's own environment, whatever the caller has activated.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help setup demo drill test bench bench-queue bench-queue-stress bench-reconcile generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
+.PHONY: help setup demo drill test bench bench-import bench-queue bench-queue-stress bench-reconcile generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ test: setup ## every test, on real PostgreSQL and Valkey
 
 bench: setup ## measure: ratios side by side in one run
 	$(BIN)/python -m tests.bench
+
+bench-import: setup ## import 100,000 leads, killed twice mid-way; ROWS=100000
+	$(BIN)/python -m tests.bench.imports $(if $(ROWS),ROWS=$(ROWS))
 
 bench-queue: setup ## measure our queue beside its peers, in turns; ROUNDS=3
 	$(BIN)/python -m tests.bench.queue

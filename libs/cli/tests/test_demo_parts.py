@@ -7,16 +7,18 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin_cli import contract
-from penguin_cli.demo import checks, events, isolation, received
+from penguin_cli.demo import checks, data, events, isolation, received
 from penguin_cli.demo.summary import Summary
 from penguin_devstack.spool import SpoolWriter
+from penguin_orchestrator import leadfiles
+from penguin_orchestrator.leadfiles import LeadReader
 
 SINCE = datetime(2026, 3, 1, tzinfo=UTC)
 SENDER = "nora@a.example"
@@ -185,3 +187,17 @@ def test_a_summary_is_good_only_when_checks_were_made_and_all_held(tmp_path: Pat
     summary.check("second", [])
     summary.error = "interrupted"
     assert not summary.ok
+
+
+def test_the_shipped_leads_are_a_thousand_invented_people() -> None:
+    shipped = data.leads(1000)
+    reader = LeadReader(leadfiles.survey(shipped, {}, "demo"), {}, "demo", uuid4())
+    rows = reader.feed(shipped, last=True)
+    assert [row.problem for row in rows if row.lead is None] == []
+    addresses = [row.lead.email for row in rows if row.lead]
+    assert len(set(addresses)) == len(addresses) == 1000
+    assert {address.rpartition(".")[2] for address in addresses} == {"example"}
+    assert any(not row.lead.first_name.isascii() for row in rows if row.lead)
+    heading, *last = shipped.splitlines(keepends=True)
+    assert data.leads(5, last=True).splitlines(keepends=True) == [heading, *last[-5:]]
+    assert data.template().attachment.data.startswith(b"%PDF-")

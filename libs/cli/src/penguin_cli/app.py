@@ -20,7 +20,7 @@ Ends with 0 when done, 1 when refused or failed, 2 for wrong usage, 3 when a tie
 MODULES = {
     "up": "stack_commands", "status": "status_commands", "logs": "stack_commands", "down": "stack_commands",
     "env": "stack_commands", "token": "token_commands", "demo": "demo_commands", "send": "sending",
-    "import-mail": "mail", "tenant": "onboarding", "mailbox": "onboarding", "leads": "onboarding",
+    "import-mail": "mail", "tenant": "onboarding", "mailbox": "onboarding", "leads": "leads",
     "template": "onboarding", "campaign": "campaigns", "etl": "campaigns", "trace": "tracing", "why": "why",
     "queue": "queue_group", "schedule": "schedule_commands", "saga": "saga_commands",
     "reconcile": "reconcile_commands", "drill": "drill_commands", "subject": "subject_commands",

@@ -11,6 +11,7 @@ from penguin_devstack.supervisor import StartError
 from penguin_orchestrator.campaigns import LaunchError
 from penguin_orchestrator.erasure_ledger import LedgerError
 from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.leadrecords import LeadFileError
 from penguin_orchestrator.mailsources import MailSourceError
 from penguin_orchestrator.messages import OutcomeUnknownError, SendError
 from penguin_orchestrator.rendering import TemplateInvalidError
@@ -25,6 +26,7 @@ _FORESEEN = (
     SendError,
     OutcomeUnknownError,
     LaunchError,
+    LeadFileError,
     TemplateInvalidError,
     MailSourceError,
     SagaError,

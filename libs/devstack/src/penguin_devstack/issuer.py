@@ -51,9 +51,9 @@ DEFAULT_POLICIES: Mapping[str, WorkloadPolicy] = {
     "cli": WorkloadPolicy(scopes=("*",), methods=("*",)),
     "orchestrator": WorkloadPolicy(scopes=("*",), methods=("*",)),
     "relay": WorkloadPolicy(
-        # It also finishes what others began across tiers (sagas of tenants and campaigns), and brings tiers to agree.
+        # It also finishes what others began across tiers (sagas of tenants, campaigns and leads), and brings tiers to agree.
         scopes=("tier.*", "contents.*", "jobs.*", "notifications.write", "admin_events.write", "sagas.read",
-                "sagas.write", "tenants.*", "campaigns.*", "templates.read", "email_accounts.read", "leads.read",
+                "sagas.write", "tenants.*", "campaigns.*", "templates.read", "email_accounts.read", "leads.*",
                 "emails.read", "emails.write", "reconcile.*", "ledger.read", "facts.*", "reports.read",
                 "subjects.*"),
         methods=("/penguin.tier.v1.TierService/*", "/penguin.tier.v1.KeyService/*",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -56,21 +56,38 @@ async def download_raw(content: Tier, tenant_id: UUID, storage_key: str) -> byte
 
 async def download_attachment(content: Tier, tenant_id: UUID, storage_key: str, position: int) -> bytes:
     """One attachment's decoded bytes; raises TierError."""
+    return b"".join([chunk async for chunk in attachment_chunks(content, tenant_id, storage_key, position)])
+
+
+def attachment_chunks(content: Tier, tenant_id: UUID, storage_key: str, position: int) -> AsyncGenerator[bytes, None]:
+    """One attachment's decoded bytes as they come, for who takes longer over them than a stream lives; raises TierError."""
     request = pb.DownloadAttachmentRequest(tenant_id=str(tenant_id), storage_key=storage_key, position=position)
     method = content.stub(ContentServiceStub).DownloadAttachment
-    return await _whole(content, method, request, lambda reply: reply.attachment.size)
+    return _chunks(content, method, request, lambda reply: reply.attachment.size)
 
 
 async def _whole(content: Tier, method: Any, request: Any, size_of: Callable[[Any], int]) -> bytes:
-    """All bytes of a download. A stream that ends before its size is told (its lifetime was over) is taken up again."""
-    data = bytearray()
+    return b"".join([chunk async for chunk in _chunks(content, method, request, size_of)])
+
+
+async def _chunks(
+    content: Tier, method: Any, request: Any, size_of: Callable[[Any], int]
+) -> AsyncGenerator[bytes, None]:
+    """All bytes of a download. A stream that ends before its size is told (its lifetime or its deadline was over) is taken up
+    again where it ended."""
+    size, came = None, 0
     while True:
-        size, begun = None, len(data)
-        request.offset = begun
-        async for reply in content.stream(method, request, timeout=DEADLINE_S):
-            size = size_of(reply) if size is None else size
-            data += reply.chunk
-        if size is None or len(data) >= size:
-            return bytes(data)
-        if len(data) == begun:
-            raise TierError(content.name, grpc.StatusCode.DATA_LOSS, "", f"{begun} of {size} bytes came.")
+        begun = request.offset = came
+        try:
+            async for reply in content.stream(method, request, timeout=DEADLINE_S):
+                size = size_of(reply) if size is None else size
+                came += len(reply.chunk)
+                yield reply.chunk
+        except TierError as error:
+            if not error.retryable or came == begun:
+                raise
+            continue
+        if size is None or came >= size:
+            return
+        if came == begun:
+            raise TierError(content.name, grpc.StatusCode.DATA_LOSS, "", f"{came} of {size} bytes came.")

@@ -15,6 +15,7 @@ from penguin_orchestrator.config import PlatformConfig
 from penguin_orchestrator.erasure_ledger import ErasureLedger
 from penguin_orchestrator.importing import Importer
 from penguin_orchestrator.jobs import Jobs
+from penguin_orchestrator.leads import Leads
 from penguin_orchestrator.messages import OutgoingEmail, SendResult, Sent
 from penguin_orchestrator.reading import EmailWithBody, Reader, ThreadMessage
 from penguin_orchestrator.reconciling.running import Reconciler
@@ -48,6 +49,7 @@ class Penguin:
         self._reader = Reader(content, oltp)
         self.sagas = Sagas(tiers, known(ledger))
         self.campaigns = Campaigns(oltp, self.sagas)
+        self.leads = Leads(content, self.sagas)
         self.inbox = Importer(content, oltp)
         self.tenants = Tenants(content, oltp, self.sagas)
         self.jobs = Jobs(tiers["queue"])

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-import grpc
-
-from penguin.common.v1 import errors_pb2
 from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin.oltp.v1 import email_account_service_pb2 as account_pb
 from penguin.oltp.v1 import lead_service_pb2 as lead_pb
 from penguin.oltp.v1 import template_service_pb2 as template_pb
 from penguin.oltp.v1.email_account_service_pb2_grpc import EmailAccountServiceStub
-from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin.oltp.v1.template_service_pb2_grpc import TemplateServiceStub
-from penguin_chassis.faults import InvalidArgument
-from penguin_chassis.validation import refuse_unstorable, validate
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.leadbatches import create_leads
 from penguin_orchestrator.messages import Attachment
 from penguin_orchestrator.rendering import Renderer
 from penguin_orchestrator.sagas.carrying import Sagas
@@ -29,10 +24,6 @@ from penguin_orchestrator.sagas.tenants import onboarding_id
 
 CLAIM_WITHIN = timedelta(hours=6)
 DEADLINE_S = 20.0
-LEADS_PER_CALL = 1000
-BATCH_BYTES = 3 * 1024 * 1024
-# What a lead takes besides itself (bytes).
-_OVERHEAD = 16
 
 
 class Tenants:
@@ -72,26 +63,7 @@ class Tenants:
 
     async def add_leads(self, tenant_id: UUID, leads: Sequence[lead_pb.NewLead]) -> list[lead_pb.CreateLeadResult]:
         """Create leads in batches; answers in order. One that breaks the contract is answered so, and sinks no other."""
-        results: list[lead_pb.CreateLeadResult] = []
-        for part in _parts(leads):
-            results += await self._create_leads(tenant_id, part)
-        return results
-
-    async def _create_leads(self, tenant_id: UUID, leads: Sequence[lead_pb.NewLead]) -> list[lead_pb.CreateLeadResult]:
-        request = lead_pb.BatchCreateLeadsRequest(tenant_id=str(tenant_id), leads=leads)
-        method = self._oltp.stub(LeadServiceStub).BatchCreateLeads
-        try:
-            return list((await self._oltp.insist(method, request, deadline_s=DEADLINE_S)).results)
-        except TierError as error:
-            if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
-                raise
-            # The whole batch was refused for the sake of some; looked for only now, since validating all is dear.
-            refused = [_against_contract(lead) for lead in leads]
-            if not any(refused):
-                raise
-        good = [lead for lead, fault in zip(leads, refused, strict=True) if fault is None]
-        answers = iter(await self._create_leads(tenant_id, good) if good else [])
-        return [fault or next(answers) for fault in refused]
+        return await create_leads(self._oltp, tenant_id, leads)
 
     async def add_template(
         self, tenant_id: UUID, name: str, *, subject: str, text: str, html: str, attachments: Sequence[Attachment] = ()
@@ -152,33 +124,3 @@ class Tenants:
                 await self._content.insist(content.DeleteContents, undo, deadline_s=DEADLINE_S)
             raise
         return template
-
-
-def _parts(leads: Sequence[lead_pb.NewLead]) -> Iterator[list[lead_pb.NewLead]]:
-    """Leads in batches within the tier's limits, in order."""
-    part: list[lead_pb.NewLead] = []
-    size = 0
-    for lead in leads:
-        grows = lead.ByteSize() + _OVERHEAD
-        if part and (len(part) >= LEADS_PER_CALL or size + grows > BATCH_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(lead)
-        size += grows
-    if part:
-        yield part
-
-
-def _against_contract(lead: lead_pb.NewLead) -> lead_pb.CreateLeadResult | None:
-    try:
-        validate(lead)
-        refuse_unstorable(lead)
-    except InvalidArgument as fault:
-        error = errors_pb2.ItemError(
-            code=grpc.StatusCode.INVALID_ARGUMENT.value[0],
-            reason=errors_pb2.ERROR_REASON_INVALID_FIELD,
-            message=fault.message,
-            field=fault.field,
-        )
-        return lead_pb.CreateLeadResult(error=error)
-    return None

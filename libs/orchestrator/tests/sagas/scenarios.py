@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 from libs.orchestrator.tests.sagas.crashes import Probe
 from services.oltp.tests.rows import make_tenant
 
@@ -21,6 +22,7 @@ from penguin_chassis.pool import Database
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.platform import Penguin
+from penguin_orchestrator.sagas.leads import FILE_KEPT, put_file
 
 LEADS = 2
 
@@ -228,11 +230,43 @@ def _status(wanted: str, before: str) -> Callable[[World, Begun, bool], Awaitabl
     return check
 
 
+async def _lead_file(world: World) -> Begun:
+    """A file in Content: a lead, one that stands already, and a line that is none."""
+    tenant, _, _ = await _audience(world)
+    key, audience = keys.storage_key(), uuid4().hex
+    standing = lead_pb.NewLead(request_id=str(uuid4()), id=str(keys.new_id()), list=audience, email="old@example.com")
+    await Penguin(world.tiers).tenants.add_leads(tenant, [standing])
+    data = b"email\nnew@example.com\nOld@example.com\nnobody\n"
+    await put_file(world.tiers["content"], tenant, key, str(uuid4()), "leads.csv", data, FILE_KEPT)
+    return Begun(tenant, {"list": audience, "key": key, "columns": {}}, key)
+
+
+async def _imported_once(world: World, begun: Begun, whole: bool) -> None:
+    rows = await world.rows(
+        "oltp", begun.tenant, "SELECT email FROM leads WHERE tenant_id = $1 AND list = $2 ORDER BY email",
+        begun.input["list"],
+    )  # fmt: skip
+    assert [row["email"] for row in rows] == (["new@example.com"] if whole else []) + ["old@example.com"]
+    if whole:
+        (saga,) = await world.rows(
+            "oltp", begun.tenant,
+            "SELECT saga_id, convert_from(result, 'UTF8') AS result FROM saga_steps WHERE tenant_id = $1"
+            " AND step = 'report' AND saga_id IN (SELECT id FROM sagas WHERE tenant_id = $1 AND subject = $2)",
+            begun.subject,
+        )  # fmt: skip
+        report = await Penguin(world.tiers).leads.report(begun.tenant, saga["saga_id"])
+        assert report == (b"line,field,reason,detail,value\r\n4,email,BAD_ADDRESS,is no email address,nobody\r\n")
+        stored = "SELECT count(*) FROM content_objects WHERE tenant_id = $1 AND storage_key = $2"
+        assert await world.count("content", begun.tenant, stored, begun.input["key"]) == 0
+        assert await world.count("content", begun.tenant, stored, orjson.loads(saga["result"])["key"]) == 1
+
+
 SCENARIOS: dict[str, Scenario] = {
     "tenant.onboard": Scenario(_newcomer, _known_everywhere),
     "tenant.close": Scenario(_busy_tenant, _closed_everywhere),
     "campaign.launch": Scenario(_draft, _sent_once),
     "campaign.resume": Scenario(_paused, _sent_once),
     "campaign.pause": Scenario(_running, _status("paused", "running")),
+    "leads.import": Scenario(_lead_file, _imported_once),
     "campaign.cancel": Scenario(_running, _status("cancelled", "running")),
 }

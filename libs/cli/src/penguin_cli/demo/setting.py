@@ -15,7 +15,6 @@ from penguin.queue.v1 import schedule_service_pb2 as schedule_pb
 from penguin.queue.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from penguin_cli.demo import data
 from penguin_cli.lookups import DEADLINE_S
-from penguin_cli.onboarding import add_lines
 from penguin_cli.surroundings import CommandError
 from penguin_orchestrator import keys
 from penguin_orchestrator.platform import Penguin
@@ -65,13 +64,13 @@ async def _furnish(penguin: Penguin, tenant_id: UUID, domain: str) -> None:
 
 async def load_leads(penguin: Penguin, tenant_id: UUID, other: UUID, count: int) -> None:
     """The first `count` shipped leads for one tenant, the last few for the other. Raises CommandError if any is refused."""
-    for owner, lines in (
-        (tenant_id, data.leads(tenant_id, AUDIENCE, count)),
-        (other, data.leads(other, AUDIENCE, _LEADS_OF_B, last=True)),
+    for owner, file, wanted in (
+        (tenant_id, data.leads(count), count),
+        (other, data.leads(_LEADS_OF_B, last=True), _LEADS_OF_B),
     ):
-        done = await add_lines(penguin, owner, lines)
-        if done.problems or done.created != len(lines):
-            raise CommandError(f"only {done.created} of {len(lines)} leads were created: {done.problems[:3]}")
+        done = await penguin.leads.import_file(owner, file, AUDIENCE)
+        if done.created != wanted:
+            raise CommandError(f"only {done.created} of {wanted} leads were created: {done.reasons}")
 
 
 async def prepare(penguin: Penguin, run: str, tenants: tuple[UUID, UUID]) -> Setting:

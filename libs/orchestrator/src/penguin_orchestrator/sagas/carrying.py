@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
+import grpc
+
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
@@ -70,9 +72,10 @@ class Sagas:
 
     async def carry_out(
         self, kind: str, tenant_id: UUID, input_: Mapping[str, Any], *, subject: str = "", saga_id: UUID | None = None,
-        patience_s: float = PATIENCE_S, progress: Progress | None = None,
+        patience_s: float = PATIENCE_S, progress: Progress | None = None, begun: Callable[[Held], None] | None = None,
     ) -> Held:  # fmt: skip
-        """Carry the act out to its end. An unfinished one of the kind and subject, or one of this id, is joined instead.
+        """Carry the act out to its end. An unfinished one of the kind and subject, or one of this id, is joined instead;
+        `begun` is told which it is.
 
         Raises what refused it where that is known here, SagaRefusedError where another process met it, SagaStuckError,
         SagaUnfinishedError after `patience_s` seconds of failures, and TierError where it could not be begun.
@@ -82,6 +85,8 @@ class Sagas:
         held, ours = await journal.create(
             kind, definition.version, tenant_id, input_, saga_id=saga_id or keys.new_id(), subject=subject
         )
+        if begun is not None:
+            begun(held)
         failure: Exception | None = None
         try:
             if ours:
@@ -91,6 +96,26 @@ class Sagas:
         except (OwnerLostError, TierError):
             held, failure = await self._join(held, patience_s, progress)
         return _concluded(held, failure)
+
+    async def find(self, kind: str, tenant_id: UUID, saga_id: UUID) -> Held:
+        """A saga of the kind as it stands; raises TierError (NOT_FOUND)."""
+        held = await self.engine.journal.get(tenant_id, saga_id)
+        if held.kind != kind:
+            raise TierError("oltp", grpc.StatusCode.NOT_FOUND, "NOT_FOUND", f"No {kind} has this id.", field="saga_id")
+        return held
+
+    async def join(
+        self,
+        kind: str,
+        tenant_id: UUID,
+        saga_id: UUID,
+        *,
+        patience_s: float = PATIENCE_S,
+        progress: Progress | None = None,
+    ) -> Held:
+        """Wait for the end of a saga that stands, and carry it on where nobody does; raises as `carry_out`."""
+        held = await self.find(kind, tenant_id, saga_id)
+        return _concluded(*await self._join(held, patience_s, progress))
 
     async def _run(self, held: Held, patience_s: float, progress: Progress | None) -> Exception | None:
         return (await self.engine.run(held, patience_s=patience_s, progress=progress)).failure

@@ -20,7 +20,7 @@ from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import OutcomeUnknownError
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
 from penguin_orchestrator.sagas.definition import ACTION, COMPENSATION, Definition, Registry, Step
-from penguin_orchestrator.sagas.journal import DONE, LEASE_S, MOVING, Held, Journal, Record
+from penguin_orchestrator.sagas.journal import DONE, MOVING, Held, Journal, Record
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ REFUSALS = 3
 DUE_MIN_S = 1.0
 DUE_MAX_S = 15.0
 ROUNDS = 300
-HEARTBEAT_S = LEASE_S / 3
+# What has come of long steps is journaled so often, and the lease extended: who takes over begins there (seconds).
+HEARTBEAT_S = 2.0
 # How long a process that is ending takes to give a saga back (seconds).
 GIVE_BACK_S = 1.0
 
@@ -86,7 +87,8 @@ class Engine:
         if held.state in MOVING:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(GIVE_BACK_S):
-                    await self.journal.advance(held, held.state, [], due_in_s=0.0)
+                    begun = [record for record in held.records.values() if record.state == "begun"]
+                    await self.journal.advance(held, held.state, begun, due_in_s=0.0)
 
 
 class _Run:
