@@ -75,7 +75,8 @@ class Sagas:
         """Carry the act out to its end. An unfinished one of the kind and subject, or one of this id, is joined instead.
 
         Raises what refused it where that is known here, SagaRefusedError where another process met it, SagaStuckError,
-        SagaUnfinishedError after `patience_s` seconds of failures, and TierError where it could not be begun.
+        SagaUnfinishedError after `patience_s` seconds of failures, and TierError where it could not be begun: with an unknown
+        outcome it may have been, and goes on by itself.
         """
         definition = self._registry.newest(kind)
         journal = self.engine.journal
