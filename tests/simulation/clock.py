@@ -35,6 +35,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._virtual = _real_monotonic()
+        # What is due at one moment is due at once.
+        self._clock_resolution = 1e-6
         # Wall clock less monotonic, as it was when all began.
         self._wall_offset = _real_time() - self._virtual
         # Transactions that are open, and what is asked where one of them does not go on.

@@ -21,7 +21,8 @@ from penguin_orchestrator import keys
 REST_S = 3600.0
 WEATHERS = (
     Weather(),
-    Weather(refused=0.08, lost=0.06, late=0.06, deaf=0.10, doubled=0.08),
+    Weather(grid_s=0.5),
+    Weather(refused=0.08, lost=0.06, late=0.06, deaf=0.10, doubled=0.08, grid_s=0.25),
     Weather(refused=0.01, lost=0.01, late=0.01, deaf=0.02, doubled=0.02, usual_s=0.5, slow_s=20.0, slow=0.05),
     Weather(refused=0.0, lost=0.0, late=0.2, deaf=0.2, doubled=0.2),
 )

@@ -43,9 +43,11 @@ class Weather:
     usual_s: float = 0.02
     slow_s: float = 4.0
     slow: float = 0.02
+    # Calls arrive at multiples of this (seconds).
+    grid_s: float = 0.1
 
 
-CALM = Weather(0, 0, 0, 0, 0, 0.001, 0.001, 0)
+CALM = Weather(0, 0, 0, 0, 0, 0.001, 0.001, 0, 0.01)
 
 
 class Tokens:
@@ -229,13 +231,20 @@ class Network:
         most = weather.slow_s if self.chance.random() < weather.slow else weather.usual_s
         return self.chance.random() * most
 
+    async def _arrive(self, delay: float) -> None:
+        """Calls arrive at certain moments only: no time passes at the databases, and those that come at different times would
+        never meet there."""
+        loop, grid = asyncio.get_running_loop(), self.weather.grid_s
+        at = (int((loop.time() + delay) / grid) + 1) * grid
+        await asyncio.sleep(at - loop.time())
+
     def _serve(
         self, tier: str, method: _Method, request: Any, metadata: Any, ends: float, delay: float
     ) -> asyncio.Task[Any]:
         loop = asyncio.get_running_loop()
 
         async def serve() -> Any:
-            await asyncio.sleep(delay)
+            await self._arrive(delay)
             context = _Context(metadata, ends, loop.time)
             if self.refuses(tier, method.name, method.read_request(request)):
                 self.record.append(f"{tier}.{method.name} refused for good")
