@@ -14,7 +14,7 @@ export UV_NO_PROGRESS := 1
 # The checkout's own environment, whatever the caller has activated.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help setup demo drill test bench bench-import bench-queue bench-queue-stress bench-reconcile generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
+.PHONY: help setup demo drill test simulate chaos bench bench-import bench-queue bench-queue-stress bench-reconcile generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,12 @@ drill: setup ## break part after part of a local stack, and check the outage con
 
 test: setup ## every test, on real PostgreSQL and Valkey
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
+
+simulate: setup ## the whole platform in seeded histories; HISTORIES=10000 SEED=0 PROCESSES=2, or TEETH=1
+	$(BIN)/python -m tests.simulation HISTORIES=$(or $(HISTORIES),1000) SEED=$(or $(SEED),0) PROCESSES=$(or $(PROCESSES),2) $(if $(TEETH),TEETH=1)
+
+chaos: setup ## load on the real stack while its parts are killed and frozen; SECONDS=600 SEED=0
+	$(BIN)/python -m tests.chaos SECONDS=$(or $(SECONDS),600) SEED=$(or $(SEED),0) $(if $(RATE),RATE=$(RATE))
 
 bench: setup ## measure: ratios side by side in one run
 	$(BIN)/python -m tests.bench

@@ -37,7 +37,8 @@ class Tenants:
     async def onboard(self, name: str, *, tenant_id: UUID | None = None) -> UUID:
         """Make a tenant known to every tier, or to none; with the same id again it is the same tenant.
 
-        Raises TierError (nothing stands of it), SagaError.
+        Raises TierError (nothing stands of it; where its outcome is unknown it may come about, and the same call tells),
+        SagaError.
         """
         tenant_id = tenant_id or keys.new_id()
         await self._sagas.carry_out("tenant.onboard", tenant_id, {"name": name}, saga_id=onboarding_id(tenant_id))

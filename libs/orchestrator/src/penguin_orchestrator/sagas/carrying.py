@@ -78,7 +78,8 @@ class Sagas:
         `begun` is told which it is.
 
         Raises what refused it where that is known here, SagaRefusedError where another process met it, SagaStuckError,
-        SagaUnfinishedError after `patience_s` seconds of failures, and TierError where it could not be begun.
+        SagaUnfinishedError after `patience_s` seconds of failures, and TierError where it could not be begun: with an unknown
+        outcome it may have been, and goes on by itself.
         """
         definition = self._registry.newest(kind)
         journal = self.engine.journal

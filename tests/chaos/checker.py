@@ -1,0 +1,114 @@
+"""Holds what the databases and the receiving server have in the end against what callers were told."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from tests.chaos.load import Sender
+from tests.chaos.recording import FAIL, INFO, OK, Operation
+
+ENDED = frozenset({"sent", "failed", "suppressed", "cancelled", "outcome_unknown"})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the tiers have in the end."""
+
+    emails: Sequence[Mapping[str, Any]]
+    contents: Sequence[Mapping[str, Any]]
+    # How often each email was asked to be sent, and how many attempts at each went out in doubt.
+    jobs: Counter[UUID]
+    doubts: Counter[UUID]
+    waiting: Mapping[str, int]
+    # When each recipient's messages came.
+    received: Mapping[str, Sequence[datetime]]
+
+
+@dataclass
+class Verdict:
+    """Every operation under one word, and what is wrong."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    # Under `resend`: who got a message more than once, and in how many hand-overs that is owed to a fault.
+    resent: list[dict[str, Any]] = field(default_factory=list)
+    unclaimed: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether all is as promised."""
+        return not self.wrong
+
+
+def judge(operations: Sequence[Operation], stored: Stored, senders: Sequence[Sender]) -> Verdict:
+    """Classify every operation, and check what must be true of all that is stored."""
+    verdict = Verdict()
+    rows: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in stored.emails:
+        rows[row["recipient"]].append(row)
+    for operation in operations:
+        word = _classified(operation, rows[operation.recipient])
+        verdict.counts[word] += 1
+        if word in {"lost", "duplicated", "unexpected"}:
+            verdict.wrong.append(f"{word}: {operation.recipient}, told {', '.join(operation.words)}")
+    verdict.wrong += [f"{count} {what} wait still" for what, count in stored.waiting.items() if count]
+    policies = {sender.tenant: sender.policy for sender in senders}
+    for row in stored.emails:
+        _delivered(row, policies, stored, verdict)
+    _agreeing(stored, verdict)
+    return verdict
+
+
+def _classified(operation: Operation, rows: Sequence[Mapping[str, Any]]) -> str:
+    if len(rows) > 1:
+        return "duplicated"
+    if operation.last == OK:
+        if not rows or rows[0]["id"] != operation.email_id or rows[0]["tenant_id"] != operation.tenant:
+            return "lost"
+        return "recovered" if INFO in operation.words else "ok"
+    if operation.last == FAIL:
+        if rows:
+            return "unexpected"
+        return "refused"
+    return "unknown"
+
+
+def _delivered(row: Mapping[str, Any], policies: Mapping[UUID, str], stored: Stored, verdict: Verdict) -> None:
+    who, status, policy = row["recipient"], row["status"], policies.get(row["tenant_id"], "hold")
+    came = stored.received.get(who, ())
+    verdict.counts[f"email {status}"] += 1
+    if not who.endswith(f"@{row['tenant_id'].hex}.example.com"):
+        verdict.wrong.append(f"an email of another tenant: {who} under {row['tenant_id']}")
+    if status not in ENDED:
+        verdict.wrong.append(f"an email stays {status}: {who}")
+    if status == "sent" and not came:
+        verdict.wrong.append(f"counts as sent and never came: {who}")
+    if len(came) <= 1:
+        return
+    if policy != "resend" or len(came) > 1 + stored.doubts[row["id"]]:
+        verdict.wrong.append(f"came {len(came)} times under {policy}, {stored.doubts[row['id']]} in doubt: {who}")
+    else:
+        verdict.resent.append({"recipient": who, "came": [at.isoformat() for at in came]})
+
+
+def _agreeing(stored: Stored, verdict: Verdict) -> None:
+    states = {row["storage_key"]: (row["tenant_id"], row["state"]) for row in stored.contents}
+    referred = {row["content_storage_key"]: row["tenant_id"] for row in stored.emails}
+    for key, tenant in referred.items():
+        if states.get(key) != (tenant, "claimed"):
+            verdict.wrong.append(f"an email's content is {states.get(key, (None, 'gone'))[1]}")
+    for key, (_, state) in states.items():
+        if key not in referred:
+            verdict.unclaimed += state != "claimed"
+            if state == "claimed":
+                verdict.wrong.append("a content is claimed and nothing refers to it")
+    for row in stored.emails:
+        # An email that was given back after a doubt has a job for each time.
+        most = 1 + stored.doubts[row["id"]]
+        if not 1 <= stored.jobs[row["id"]] <= most:
+            verdict.wrong.append(f"{stored.jobs[row['id']]} jobs for one email, {row['recipient']}")

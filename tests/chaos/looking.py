@@ -1,0 +1,88 @@
+"""Looks into the stack's databases and at its receiving server, past every service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from tests.chaos.checker import Stored
+
+from penguin_devstack.spool import read_messages
+from penguin_devstack.stack import LocalStack
+
+EMAILS = "SELECT tenant_id, id, recipient, status, attempt, content_storage_key FROM emails WHERE tenant_id = ANY ($1)"
+DOUBTS = """SELECT email_id, count(*) FROM email_attempts
+WHERE tenant_id = ANY ($1) AND (outcome IS NULL OR outcome = 'unknown') GROUP BY 1"""
+ON_THE_WAY = "SELECT count(*) FROM emails WHERE tenant_id = ANY ($1) AND status IN ('queued', 'sending')"
+CONTENTS = "SELECT tenant_id, storage_key, state FROM content_objects WHERE tenant_id = ANY ($1)"
+JOBS = """SELECT payload FROM jobs WHERE tenant_id = ANY ($1) UNION ALL SELECT payload FROM completed_jobs
+WHERE tenant_id = ANY ($1) UNION ALL SELECT payload FROM dead_jobs WHERE tenant_id = ANY ($1)"""
+LIVE = "SELECT count(*) FROM jobs WHERE tenant_id = ANY ($1)"
+OWED = "SELECT count(*) FROM outbox WHERE tenant_id = ANY ($1)"
+
+
+@contextlib.asynccontextmanager
+async def _open(stack: LocalStack, tier: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(stack.database(tier).maintenance_url, timeout=10)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+async def waiting(stack: LocalStack, tenants: Sequence[UUID]) -> dict[str, int]:
+    """What is on its way."""
+    async with _open(stack, "oltp") as oltp, _open(stack, "queue") as queue:
+        return {
+            "outbox rows": await oltp.fetchval(OWED, list(tenants)),
+            "emails": await oltp.fetchval(ON_THE_WAY, list(tenants)),
+            "jobs": await queue.fetchval(LIVE, list(tenants)),
+        }
+
+
+async def rest(stack: LocalStack, tenants: Sequence[UUID], within_s: float) -> dict[str, int]:
+    """Wait until nothing is on its way any more; what is, after so many seconds."""
+    found: dict[str, int] = {"everything": 1}
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while any(found.values()):
+                await asyncio.sleep(0.5)
+                found = await waiting(stack, tenants)
+    return found
+
+
+async def stored(stack: LocalStack, tenants: Sequence[UUID], left: dict[str, int]) -> Stored:
+    """All that there is."""
+    ids = list(tenants)
+    async with _open(stack, "oltp") as oltp, _open(stack, "queue") as queue, _open(stack, "content") as content:
+        jobs = [json.loads(row[0]) for row in await queue.fetch(JOBS, ids)]
+        return Stored(
+            emails=await oltp.fetch(EMAILS, ids),
+            contents=await content.fetch(CONTENTS, ids),
+            jobs=Counter(UUID(job["email_id"]) for job in jobs if "email_id" in job),
+            doubts=Counter({row[0]: row[1] for row in await oltp.fetch(DOUBTS, ids)}),
+            waiting=left,
+            received=received(stack),
+        )
+
+
+def received(stack: LocalStack) -> dict[str, list[datetime]]:
+    """When each recipient's messages came. The server never deduplicates."""
+    found: dict[str, list[datetime]] = defaultdict(list)
+    for message in read_messages(stack.smtp_store):
+        for recipient in message.recipients:
+            found[recipient].append(message.received_at)
+    return found
+
+
+async def set_policy(stack: LocalStack, tenant: UUID, policy: str) -> None:
+    """What is to be done where nobody knows whether an email was handed over."""
+    async with _open(stack, "oltp") as oltp:
+        await oltp.execute("UPDATE tenants SET unknown_outcome_policy = $2 WHERE tenant_id = $1", tenant, policy)

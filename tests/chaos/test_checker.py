@@ -1,0 +1,70 @@
+"""The checker finds what is wrong in an account where nothing else is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from tests.chaos.checker import Stored, Verdict, judge
+from tests.chaos.load import Sender
+from tests.chaos.recording import FAIL, INFO, OK, Operation
+
+TENANT, EMAIL = uuid4(), uuid4()
+WHO = f"ada@{TENANT.hex}.example.com"
+ROW = {"tenant_id": TENANT, "id": EMAIL, "recipient": WHO, "status": "sent", "attempt": 1, "content_storage_key": "k"}
+CONTENT = {"tenant_id": TENANT, "storage_key": "k", "state": "claimed"}
+CAME = datetime(2026, 1, 1, tzinfo=UTC)
+SOUND = Stored(
+    emails=[ROW], contents=[CONTENT], jobs=Counter({EMAIL: 1}), doubts=Counter(), waiting={"jobs": 0},
+    received={WHO: [CAME]},
+)  # fmt: skip
+
+
+def told(*words: str, email_id: UUID | None = EMAIL) -> Operation:
+    return Operation(uuid4(), TENANT, WHO, 0.0, list(words), email_id)
+
+
+def judged(stored: Stored, operation: Operation, policy: str = "hold") -> Verdict:
+    return judge([operation], stored, [Sender(TENANT, policy)])
+
+
+@pytest.mark.parametrize(
+    ("operation", "word"), [(told(OK), "ok"), (told(INFO, OK), "recovered"), (told(INFO), "unknown")]
+)
+def test_what_is_sound(operation: Operation, word: str) -> None:
+    verdict = judged(SOUND, operation)
+    assert verdict.holds
+    assert verdict.counts[word] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "operation", "word"),
+    [
+        ({"emails": [], "contents": []}, told(OK), "lost"),
+        ({}, told(OK, email_id=uuid4()), "lost"),
+        ({"emails": [ROW, {**ROW, "id": uuid4()}]}, told(OK), "duplicated"),
+        ({}, told(FAIL), "unexpected"),
+        ({"received": {WHO: [CAME, CAME]}}, told(OK), "came 2 times"),
+        ({"received": {}}, told(OK), "never came"),
+        ({"emails": [{**ROW, "status": "queued"}]}, told(OK), "stays queued"),
+        ({"emails": [{**ROW, "tenant_id": uuid4()}]}, told(OK), "another tenant"),
+        ({"contents": []}, told(OK), "content is gone"),
+        ({"contents": [CONTENT, {**CONTENT, "storage_key": "l"}]}, told(OK), "nothing refers to it"),
+        ({"jobs": Counter({EMAIL: 2})}, told(OK), "2 jobs"),
+        ({"waiting": {"outbox rows": 3}}, told(OK), "3 outbox rows wait"),
+    ],
+)
+def test_what_is_wrong_is_found(changes: dict[str, Any], operation: Operation, word: str) -> None:
+    verdict = judged(replace(SOUND, **changes), operation)
+    assert any(word in each for each in verdict.wrong), verdict.wrong
+
+
+def test_what_a_tenant_chose_to_have_sent_again_is_listed() -> None:
+    twice = replace(SOUND, received={WHO: [CAME, CAME]}, doubts=Counter({EMAIL: 1}))
+    assert judged(twice, told(OK), "resend").resent
+    assert judged(twice, told(OK), "resend").holds
+    assert not judged(twice, told(OK), "hold").holds

@@ -1,0 +1,157 @@
+"""One history: tenants that act at the same time in bad weather, then calm, then rest; and what is wrong at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+from tests.simulation import acts
+from tests.simulation.actors import Crew, Mailbox
+from tests.simulation.acts import Act, Play, Tenant
+from tests.simulation.checks import end_of, violations
+from tests.simulation.network import CALM, Weather
+from tests.simulation.tiers import World
+from tests.simulation.watching import Watch
+
+from penguin_orchestrator import keys
+
+# How long everything may take to come to rest once the weather is calm (virtual seconds): a worker's lease, a relay's, the longest
+# back-off, a saga's rounds.
+REST_S = 3600.0
+WEATHERS = (
+    Weather(),
+    Weather(grid_s=0.5),
+    Weather(refused=0.08, lost=0.06, late=0.06, deaf=0.10, doubled=0.08, grid_s=0.25),
+    Weather(refused=0.01, lost=0.01, late=0.01, deaf=0.02, doubled=0.02, usual_s=0.5, slow_s=20.0, slow=0.05),
+    Weather(refused=0.0, lost=0.0, late=0.2, deaf=0.2, doubled=0.2),
+)
+UNREST = "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM sagas WHERE due_at IS NOT NULL)"
+SAGAS = frozenset({"onboard", "launch", "cancel"})
+JOBS = "SELECT count(*) FROM jobs"
+
+
+@dataclass
+class Story:
+    """How a history went."""
+
+    seed: int
+    violations: list[str] = field(default_factory=list)
+    acts: list[str] = field(default_factory=list)
+    record: list[str] = field(default_factory=list)
+    mishaps: int = 0
+    killed: int = 0
+    statements: int = 0
+    virtual_s: float = 0.0
+    # It did not come to its end, and what it began is under way still.
+    broken_off: bool = False
+
+
+async def history(world: World, seed: int) -> Story:
+    """Live through the history of this seed. Begins and ends with nothing under way."""
+    random.seed(seed)
+    chance, network = random.Random(seed ^ 0x5EED), world.network
+    world.turns.chance = random.Random(seed ^ 0x7077)
+    network.chance = random.Random(seed ^ 0x0E7)
+    network.weather, network.away = CALM, set()
+    world.renew()
+    watch = network.witness = Watch()
+    play, mailbox = Play(world, chance), Mailbox(random.Random(seed ^ 0x5A17))
+    network.refuses = play.refuses
+    began, before = world.loop.time(), world.turns.count
+    await _prepare(play, seed)
+    crew = Crew(world, chance, mailbox)
+    network.news = crew.hear
+    network.weather = chance.choice(WEATHERS)
+    acting_out = _acts(play)
+    crew.begin(sagas=any(act.kind in SAGAS for act, _ in acting_out))
+    async with asyncio.TaskGroup() as group:
+        storm = group.create_task(_storm(world, chance))
+        async with asyncio.TaskGroup() as acting:
+            for act, doing in acting_out:
+                acting.create_task(play.carry_out(act, doing))
+        await asyncio.sleep(chance.random() * 20)
+        storm.cancel()
+    network.away.clear()
+    network.weather, mailbox.calm = CALM, True
+    await crew.end()
+    unrest = await _rest(play, crew)
+    wrong = [*watch.violations, *play.broken, *unrest, *violations(play, mailbox, await end_of(play))]
+    return Story(
+        seed, list(dict.fromkeys(wrong)), list(map(str, play.acts)), list(network.record),
+        sum(network.mishaps.values()), crew.killed, world.turns.count - before, world.loop.time() - began,
+    )  # fmt: skip
+
+
+async def _prepare(play: Play, seed: int) -> None:
+    chance = play.chance
+    for n in range(chance.choice((2, 2, 3))):
+        tenant = Tenant(keys.new_id(), f"s{seed}t{n}", chance.choice(("hold", "hold", "resend")))
+        play.tenants.append(tenant)
+        await acts.make_tenant(play, tenant)
+    if chance.random() < 0.3:
+        await acts.make_campaign(play, play.tenants[0])
+
+
+def _acts(play: Play) -> list[tuple[Act, acts.Doing]]:
+    chance = play.chance
+    usual: tuple[tuple[str, acts.Doing], ...] = (
+        ("send", acts.send), ("send", acts.send), ("send together", acts.send_together), ("send twice", acts.send_twice),
+        ("pry", acts.pry),
+    )  # fmt: skip
+    chosen: list[tuple[Act, acts.Doing]] = []
+    for _ in range(chance.randrange(2, 6)):
+        kind, doing = chance.choice(usual)
+        chosen.append((Act(kind, chance.choice(play.tenants)), doing))
+    if chance.random() < 0.35:
+        newcomer = Tenant(keys.new_id(), f"{play.tenants[0].mark}new", "hold")
+        play.tenants.append(newcomer)
+        chosen.append((Act("onboard", newcomer), acts.onboard))
+    for tenant in play.tenants:
+        if tenant.campaign is not None:
+            chosen += [(Act("launch", tenant), acts.launch)] * 1
+            if chance.random() < 0.3:
+                chosen.append((Act("launch", tenant), acts.launch))
+            if chance.random() < 0.25:
+                chosen.append((Act("cancel", tenant), acts.cancel))
+    return chosen
+
+
+async def _storm(world: World, chance: random.Random) -> None:
+    """A tier is away, now and then."""
+    while True:
+        await asyncio.sleep(chance.random() * 20)
+        tier = chance.choice(("oltp", "content", "queue"))
+        world.network.away.add(tier)
+        world.network.record.append(f"{tier} is away")
+        await asyncio.sleep(chance.random() * 8)
+        world.network.away.discard(tier)
+
+
+async def _rest(play: Play, crew: Crew) -> list[str]:
+    """Let all that is owed be done, by successors that nobody kills."""
+    world = play.world
+    process = world.process()
+    relay, recovery, worker = crew.relay(process), crew.recovery(process), crew.worker(process)
+    ends, pause = world.loop.time() + REST_S, 0.0
+    while True:
+        owed, sagas = (await world.rows("oltp", UNREST))[0]
+        jobs = (await world.rows("queue", JOBS))[0][0]
+        if not owed and not sagas and not jobs:
+            if not world.network.under_way:
+                return []
+            # What is late may bring more about yet.
+            await world.network.quiet()
+            continue
+        if world.loop.time() > ends:
+            return [f"never comes to rest: {owed} rows owed, {sagas} sagas, {jobs} jobs"]
+        # Whoever waits waits for a lease to run out, or for a back-off.
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5 + 1.0, 30.0)
+        if owed:
+            await relay.turn()
+        if sagas:
+            await recovery.turn()
+        if jobs or owed:
+            await world.duties()
+            await worker.turn()

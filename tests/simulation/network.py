@@ -1,0 +1,364 @@
+"""The way between callers and tiers, within one process: calls are delayed, lost, answered to nobody, doubled and overtaken by one
+another, as the seed has it. At its end stand the tiers' own interceptors and servicers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import grpc
+from grpc import StatusCode as Code
+
+from penguin_chassis.calls import Caller
+from penguin_chassis.clock import Now
+from penguin_chassis.interceptors import Gate, Sanitiser
+from penguin_chassis.methods import declared
+from penguin_chassis.server import Registration, State
+from penguin_orchestrator.clients import Tier
+
+# Told of every call that a tier has answered: tier, method, request, reply.
+Witness = Callable[[str, str, Any, Any], None]
+# Databases keep real time: none of it may run out because a machine is slow (seconds).
+LATE_S = 20.0
+# How late a call may arrive (seconds).
+LATEST_S = 60.0
+UNSENT = "failed to connect to all addresses"
+
+
+@dataclass(frozen=True)
+class Weather:
+    """How calls fare: the chances of each mishap, and how long anything takes (seconds, and of which every so many is slow)."""
+
+    refused: float = 0.02
+    lost: float = 0.02
+    late: float = 0.02
+    deaf: float = 0.03
+    doubled: float = 0.03
+    usual_s: float = 0.02
+    slow_s: float = 4.0
+    slow: float = 0.02
+    # Calls arrive at multiples of this (seconds).
+    grid_s: float = 0.1
+
+
+CALM = Weather(0, 0, 0, 0, 0, 0.001, 0.001, 0, 0.01)
+
+
+class Tokens:
+    """Tokens that say in plain words whom they stand for."""
+
+    async def tenant_token(self, tier: str, tenant_id: UUID, scope: str) -> str:
+        """For one tenant."""
+        return f"tenant {tenant_id} {scope}"
+
+    async def platform_token(self, tier: str, method: str, scope: str) -> str:
+        """For one platform method."""
+        return f"platform {method} {scope}"
+
+
+class _Verifier:
+    """Believes them."""
+
+    def caller(self, authorization: str | None) -> Caller:
+        kind, who, scope = (authorization or "").removeprefix("Bearer ").split(" ")
+        if kind == "tenant":
+            return Caller("simulated", UUID(who), frozenset({scope}))
+        return Caller("simulated", None, frozenset({scope}), platform=True, methods=frozenset({who}))
+
+
+class _Context:
+    """A call as its servicer has it."""
+
+    def __init__(self, metadata: Sequence[tuple[str, str]], ends: float, now: Callable[[], float]) -> None:
+        self._metadata = metadata
+        self._ends = ends
+        self._now = now
+        self.error: grpc.aio.AioRpcError | None = None
+
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
+        return self._metadata
+
+    def time_remaining(self) -> float:
+        # A tier does not know how late a call was on its way: what it does then is late, and done all the same.
+        return max(LATE_S, self._ends - self._now())
+
+    async def send_initial_metadata(self, _: Any) -> None:
+        return None
+
+    async def abort(self, code: Code, details: str = "", trailing: Any = ()) -> None:
+        self.error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), details)
+        raise grpc.aio.AbortError
+
+
+class Server:
+    """A tier's methods behind its interceptors."""
+
+    def __init__(self, tier: str, registrations: Sequence[Registration], state: State, now: Now | None) -> None:
+        self.tier = tier
+        self._handlers: dict[str, Any] = {}
+        for registration in registrations:
+            registration.add(registration.servicer, self)  # type: ignore[arg-type] # all of a server that it needs
+        gate = Gate(tier, declared([r.service for r in registrations]), _Verifier(), now, state.closed)  # type: ignore[arg-type]
+        self._around = (gate, Sanitiser(tier))
+
+    def add_generic_rpc_handlers(self, _: Any) -> None:
+        """Part of what a server is to generated code."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """The methods of a service."""
+        self._handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
+
+    async def handle(self, path: str, request: Any, context: _Context) -> Any:
+        """Answer a call; streams in and out are lists. Raises AioRpcError."""
+        handler = self._handlers[path]
+        read = handler.request_deserializer
+        for interceptor in self._around:
+            handler = await interceptor.intercept_service(_given(handler), _Details(path))
+        try:
+            if handler.unary_unary:
+                return await handler.unary_unary(read(request), context)
+            if handler.stream_unary:
+                return await handler.stream_unary(_each(request, read), context)
+            return [reply async for reply in handler.unary_stream(read(request), context)]
+        except grpc.aio.AbortError:
+            assert context.error is not None
+            raise context.error from None
+
+
+@dataclass(frozen=True)
+class _Details:
+    method: str
+
+
+def _given(handler: Any) -> Callable[[Any], Awaitable[Any]]:
+    async def continuation(_: Any) -> Any:
+        return handler
+
+    return continuation
+
+
+async def _each(requests: Sequence[bytes], read: Any) -> AsyncIterator[Any]:
+    for request in requests:
+        yield read(request)
+
+
+@dataclass
+class Process:
+    """Who calls. Once it is dead nothing more of it is heard."""
+
+    alive: bool = True
+    tiers: dict[str, Tier] = field(default_factory=dict)
+
+
+@dataclass
+class Network:
+    """What calls meet on their way; `away` are tiers that nobody reaches, `refuses` what is refused for good."""
+
+    servers: dict[str, Server] = field(default_factory=dict)
+    weather: Weather = CALM
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
+    away: set[str] = field(default_factory=set)
+    refuses: Callable[[str, str, Any], bool] = lambda tier, method, request: False
+    witness: Witness | None = None
+    # Told which method a tier has carried out.
+    news: Callable[[str], None] = lambda method: None
+    mishaps: Counter[str] = field(default_factory=Counter)
+    under_way: set[asyncio.Task[Any]] = field(default_factory=set)
+    # What has happened, in order.
+    record: list[str] = field(default_factory=list)
+
+    def channel(self, tier: str, process: Process) -> Channel:
+        """The way of a process to a tier."""
+        return Channel(self, tier, process)
+
+    async def call(self, tier: str, method: _Method, request: Any, metadata: Any, timeout: float) -> Any:
+        """One call as its caller has it."""
+        if not method.process.alive:
+            # Nothing of it runs on, its cleaning up neither.
+            raise asyncio.CancelledError
+        loop, draw = asyncio.get_running_loop(), self.chance.random
+        ends, fate = loop.time() + timeout, self._fate(tier, method.name)
+        if fate:
+            self._note(fate, tier, method.name)
+        if fate in {"refused", "lost", "late"}:
+            if fate == "late":
+                # It arrives when its caller has long given it up, and has perhaps been followed by another.
+                self._serve(tier, method, request, metadata, ends, LATEST_S * draw())
+            await asyncio.sleep(min(timeout, self._delay() * (1 if fate == "refused" else 10)))
+            raise failed(*_SAID[fate == "refused"][draw() < 0.5])
+        served = self._serve(tier, method, request, metadata, ends, self._delay())
+        if fate == "doubled":
+            self._serve(tier, method, request, metadata, ends + timeout, self._delay() + self._delay() * 5)
+        if fate == "deaf":
+            if draw() < 0.5:
+                await asyncio.wait([served], timeout=timeout)
+                raise failed(Code.UNAVAILABLE, "Connection reset by peer")
+            await asyncio.sleep(max(0.0, ends - loop.time()))
+            raise failed(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        # The tier goes on where its caller has gone: what it does is late, not undone.
+        done, _ = await asyncio.wait([served], timeout=max(0.0, ends - loop.time()))
+        await asyncio.sleep(self._delay())
+        if not done or loop.time() > ends:
+            raise failed(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        reply = served.result()
+        if isinstance(reply, grpc.aio.AioRpcError):
+            raise reply
+        return reply
+
+    def _fate(self, tier: str, method: str) -> str:
+        """What befalls a call; nothing, mostly."""
+        if tier in self.away:
+            return "refused"
+        fate, weather = self.chance.random(), self.weather
+        for mishap in ("refused", "lost", "deaf", "late", "doubled"):
+            fate -= getattr(weather, mishap)
+            if fate < 0:
+                return "" if mishap in {"late", "doubled"} and method in _ONCE else mishap
+        return ""
+
+    def _note(self, mishap: str, tier: str, name: str) -> None:
+        self.mishaps[mishap] += 1
+        self.record.append(f"{mishap} {tier}.{name}")
+
+    def _delay(self) -> float:
+        weather = self.weather
+        most = weather.slow_s if self.chance.random() < weather.slow else weather.usual_s
+        return self.chance.random() * most
+
+    async def _arrive(self, delay: float) -> None:
+        """Calls arrive at certain moments only: no time passes at the databases, and those that come at different times would
+        never meet there."""
+        loop, grid = asyncio.get_running_loop(), self.weather.grid_s
+        at = (int((loop.time() + delay) / grid) + 1) * grid
+        await asyncio.sleep(at - loop.time())
+
+    def _serve(
+        self, tier: str, method: _Method, request: Any, metadata: Any, ends: float, delay: float
+    ) -> asyncio.Task[Any]:
+        loop = asyncio.get_running_loop()
+
+        async def serve() -> Any:
+            await self._arrive(delay)
+            context = _Context(metadata, ends, loop.time)
+            if self.refuses(tier, method.name, method.read_request(request)):
+                self.record.append(f"{tier}.{method.name} refused for good")
+                return failed(Code.FAILED_PRECONDITION, "No.")
+            try:
+                reply = await self.servers[tier].handle(method.path, request, context)
+            except grpc.aio.AioRpcError as error:
+                self.record.append(f"{tier}.{method.name} {error.code().name}")
+                return error
+            self.record.append(f"{tier}.{method.name}")
+            self.news(method.name)
+            if self.witness is not None and not isinstance(reply, list):
+                self.witness(tier, method.name, method.read_request(request), reply)
+            return method.copied(reply)
+
+        # Nothing of the caller's goes with it.
+        task = loop.create_task(serve(), context=Context())
+        self.under_way.add(task)
+        task.add_done_callback(self.under_way.discard)
+        return task
+
+    async def quiet(self) -> None:
+        """Wait until nothing is on its way any more."""
+        while self.under_way:
+            await asyncio.wait(list(self.under_way))
+
+
+# A copy that comes back to nobody would lease to nobody, and only make everything wait.
+_ONCE = frozenset({"LeaseJobs", "LeaseOutbox", "ClaimSagas"})
+# What a client is told of a call that nobody took, and of one that he hears no more of.
+_SAID = {
+    True: ((Code.UNAVAILABLE, "Socket closed"), (Code.UNAVAILABLE, UNSENT)),
+    False: ((Code.DEADLINE_EXCEEDED, "Deadline Exceeded"), (Code.UNAVAILABLE, "Connection reset by peer")),
+}
+
+
+def failed(code: Code, details: str) -> grpc.aio.AioRpcError:
+    """What gRPC itself says to a client."""
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
+class _Method:
+    """A method of a stub."""
+
+    def __init__(
+        self, network: Network, tier: str, process: Process, path: str, write: Any, read: Any, *, streams: str
+    ) -> None:
+        self._network, self._tier, self._write, self._read, self._streams = network, tier, write, read, streams
+        self.process = process
+        self._method = path.encode()
+        self.path = path
+        self.name = path.rsplit("/", 1)[-1]
+        # Requests go by their bytes: what either side does to a message is its own affair.
+        self._request_type: Any = None
+
+    def copied(self, reply: Any) -> Any:
+        """A reply as it arrives."""
+        if isinstance(reply, list):
+            return [self._read(each.SerializeToString()) for each in reply]
+        return self._read(reply.SerializeToString())
+
+    def read_request(self, request: Any) -> Any:
+        """A request as it was sent."""
+        return self._request_type.FromString(request) if isinstance(request, bytes) else request
+
+    def __call__(self, request: Any, metadata: Any = (), timeout: float = 30.0) -> Any:
+        if self._streams != "in":
+            self._request_type = type(request)
+        if self._streams == "out":
+            return self._replies(request, metadata, timeout)
+        return self._answer(request, metadata, timeout)
+
+    async def _answer(self, request: Any, metadata: Any, timeout: float) -> Any:
+        if self._streams == "in":
+            sent: Any = [self._write(each) async for each in request]
+        else:
+            sent = self._write(request)
+        return await self._network.call(self._tier, self, sent, metadata, timeout)
+
+    async def _replies(self, request: Any, metadata: Any, timeout: float) -> AsyncIterator[Any]:
+        for reply in await self._network.call(self._tier, self, self._write(request), metadata, timeout):
+            yield reply
+
+
+class Channel:
+    """A channel to a tier, as stubs take it."""
+
+    def __init__(self, network: Network, tier: str, process: Process) -> None:
+        self._network = network
+        self._tier = tier
+        self._process = process
+
+    def _method(self, streams: str) -> Callable[..., _Method]:
+        def make(path: str, request_serializer: Any, response_deserializer: Any, **_: Any) -> _Method:
+            return _Method(
+                self._network, self._tier, self._process, path, request_serializer, response_deserializer,
+                streams=streams,
+            )  # fmt: skip
+
+        return make
+
+    @property
+    def unary_unary(self) -> Callable[..., _Method]:
+        return self._method("")
+
+    @property
+    def unary_stream(self) -> Callable[..., _Method]:
+        return self._method("out")
+
+    @property
+    def stream_unary(self) -> Callable[..., _Method]:
+        return self._method("in")
+
+    @property
+    def stream_stream(self) -> Callable[..., _Method]:
+        """Nobody in the simulation talks both ways."""
+        return self._method("both")
