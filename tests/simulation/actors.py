@@ -38,7 +38,7 @@ LEASE_S = 10
 IDLE_S, IDLE_MAX_S = 3.0, 25.0
 SOON_S = 1.5
 # How often a worker stands still before it tells what it did, and for how long at most (seconds).
-FROZEN, FROZEN_S = 0.1, LEASE_S * 4.0
+FROZEN, FROZEN_S = 0.15, LEASE_S * 4.0
 # What makes work for whom.
 NEWS = {
     "relay": frozenset({
@@ -256,3 +256,6 @@ class Crew:
         while True:
             await asyncio.sleep(5 + self.chance.random() * 12)
             await self.world.duties()
+            # What a lease that ran out gave back is looked for soon.
+            self._news["worker"].set()
+            self._news["recovery"].set()
