@@ -15,7 +15,7 @@ FAULTS = 3
 
 
 async def test_nothing_is_lost_or_doubled(stack: LocalStack, tmp_path: Path) -> None:
-    result = await chaos(stack, Options(seconds=90, seed=3, rate=40, faults=FAULTS), tmp_path)
+    result = await chaos(stack, Options(seconds=50, seed=3, rate=40, faults=FAULTS), tmp_path)
     assert len(result.faults) == FAULTS
     assert result.verdict.wrong == []
     assert result.verdict.counts["ok"] + result.verdict.counts["recovered"] > 100

@@ -37,8 +37,9 @@ LEASE_S = 10
 # How long somebody waits who finds nothing to do, growing up to the second; unless there is something new for him (seconds).
 IDLE_S, IDLE_MAX_S = 3.0, 25.0
 SOON_S = 1.5
-# How often a worker stands still before it tells what it did, and for how long at most (seconds).
-FROZEN, FROZEN_S = 0.1, LEASE_S * 4.0
+# How often a worker stands still before it tells what it did, and for how long (seconds): long enough for another to have its
+# jobs.
+FROZEN, FROZEN_S = 0.3, (LEASE_S, LEASE_S * 3.0)
 # What makes work for whom.
 NEWS = {
     "relay": frozenset({
@@ -108,9 +109,9 @@ class Worker:
         jobs = [_job(each, until, lambda job, verdict: verdicts.append((job, verdict))) for each in leased]
         groups = itertools.groupby(jobs, lambda job: (job.tenant_id, job.kind))
         await asyncio.gather(*(self._handle(kind, list(group)) for (_, kind), group in groups))
-        if self._chance.random() < FROZEN:
+        if jobs and self._chance.random() < FROZEN:
             # It stands still for a while, and goes on as if nothing had been.
-            await asyncio.sleep(self._chance.random() * FROZEN_S)
+            await asyncio.sleep(self._chance.uniform(*FROZEN_S))
         await self._tell(verdicts, until)
         return len(jobs)
 
@@ -256,3 +257,6 @@ class Crew:
         while True:
             await asyncio.sleep(5 + self.chance.random() * 12)
             await self.world.duties()
+            # What a lease that ran out gave back is looked for soon.
+            self._news["worker"].set()
+            self._news["recovery"].set()

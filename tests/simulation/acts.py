@@ -110,9 +110,10 @@ async def _said(work: Awaitable[None], act: Act) -> None:
     except SagaRefusedError as error:
         act.told, act.error = REFUSED, type(error).__name__
     except TierError as error:
-        act.error = f"{error.tier} {error.code.name} {error.reason}"
-        # A send says so of itself, whatever the error; else it is told by the error.
-        act.told = REFUSED if act.kind == "send" or (act.kind == "onboard" and not error.outcome_unknown) else UNKNOWN
+        # A send says so of itself, whatever the error, and of this asking alone; else it is told by the error.
+        undone = {"send": not act.error, "onboard": not error.outcome_unknown}
+        act.told = REFUSED if undone.get(act.kind) else UNKNOWN
+        act.error += f" {error.tier} {error.code.name} {error.reason}"
 
 
 def _email(

@@ -23,6 +23,8 @@ from penguin_worker import sending as worker_sending
 
 # How long a database is given before somebody looks why it does not answer (real seconds).
 STALL_S = 0.003
+# The monotonic clock at the beginning of each history.
+BEGINNING = 1000.0
 # How long a saga is its owner's without word from it (seconds): longer than between two heartbeats.
 SAGA_LEASE_S = 12.0
 _TIMED: tuple[ModuleType, ...] = (sending, tenants, deeds, jobs, ledger, worker_sending)
@@ -42,11 +44,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         # Transactions that are open, and what is asked where one of them does not go on.
         self.busy = 0
         self.on_stall: Any = None
+        # Asked once nobody has anything to do; true where it has given somebody something.
+        self.on_idle: Any = None
         self._real_select = self._selector.select  # type: ignore[attr-defined]
         self._selector.select = self._select  # type: ignore[attr-defined]
 
     def time(self) -> float:
         return self._virtual
+
+    def begin_anew(self) -> None:
+        """Set the clock back, and let the wall clock go on: the same times are then the same numbers. Timers are forgotten:
+        nobody may wait for any."""
+        self._wall_offset += self._virtual - BEGINNING
+        self._virtual = BEGINNING
+        self._scheduled.clear()  # type: ignore[attr-defined]
+        self._timer_cancelled_count = 0
 
     def wall(self) -> float:
         """The wall clock in seconds since 1970."""
@@ -56,6 +68,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if timeout is not None and timeout <= 0:
             # First everything that can be done here, so that no answer ever comes in the midst of it: in which order
             # things happen depends on nothing but the seed.
+            return []
+        if self.on_idle is not None and self.on_idle():
             return []
         if self.busy:
             found = self._real_select(STALL_S)

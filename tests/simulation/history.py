@@ -49,6 +49,7 @@ class Story:
 
 async def history(world: World, seed: int) -> Story:
     """Live through the history of this seed. Begins and ends with nothing under way."""
+    world.loop.begin_anew()
     random.seed(seed)
     chance, network = random.Random(seed ^ 0x5EED), world.network
     world.turns.chance = random.Random(seed ^ 0x7077)
@@ -76,11 +77,21 @@ async def history(world: World, seed: int) -> Story:
     network.weather, mailbox.calm = CALM, True
     await crew.end()
     unrest = await _rest(play, crew)
-    wrong = [*watch.violations, *play.broken, *unrest, *violations(play, mailbox, await end_of(play))]
+    end = await end_of(play)
+    await _over()
+    wrong = [*watch.violations, *play.broken, *unrest, *violations(play, mailbox, end)]
     return Story(
         seed, list(dict.fromkeys(wrong)), list(map(str, play.acts)), list(network.record),
         sum(network.mishaps.values()), crew.killed, world.turns.count - before, world.loop.time() - began,
     )  # fmt: skip
+
+
+async def _over() -> None:
+    """Whatever waits still waits for nothing."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 async def _prepare(play: Play, seed: int) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import grpc
 from grpc import StatusCode as Code
+from tests.simulation.statements import call_number
 
 from penguin_chassis.calls import Caller
 from penguin_chassis.clock import Now
@@ -170,6 +171,9 @@ class Network:
     news: Callable[[str], None] = lambda method: None
     mishaps: Counter[str] = field(default_factory=Counter)
     under_way: set[asyncio.Task[Any]] = field(default_factory=set)
+    # Who arrives at which moment, in the order in which they left.
+    _arriving: dict[float, list[asyncio.Future[None]]] = field(default_factory=dict)
+    _calls: int = 0
     # What has happened, in order.
     record: list[str] = field(default_factory=list)
 
@@ -236,14 +240,27 @@ class Network:
         never meet there."""
         loop, grid = asyncio.get_running_loop(), self.weather.grid_s
         at = (int((loop.time() + delay) / grid) + 1) * grid
-        await asyncio.sleep(at - loop.time())
+        arrived = loop.create_future()
+        if at not in self._arriving:
+            self._arriving[at] = []
+            loop.call_at(at, self._let_in, at)
+        self._arriving[at].append(arrived)
+        await arrived
+
+    def _let_in(self, at: float) -> None:
+        for arrived in self._arriving.pop(at):
+            if not arrived.done():
+                arrived.set_result(None)
 
     def _serve(
         self, tier: str, method: _Method, request: Any, metadata: Any, ends: float, delay: float
     ) -> asyncio.Task[Any]:
         loop = asyncio.get_running_loop()
+        self._calls += 1
+        number = self._calls
 
         async def serve() -> Any:
+            call_number.set(number)
             await self._arrive(delay)
             context = _Context(metadata, ends, loop.time)
             if self.refuses(tier, method.name, method.read_request(request)):
@@ -265,6 +282,13 @@ class Network:
         self.under_way.add(task)
         task.add_done_callback(self.under_way.discard)
         return task
+
+    def renew(self) -> None:
+        """As if nobody had called yet."""
+        self.record.clear()
+        self.mishaps.clear()
+        self._arriving.clear()
+        self._calls = 0
 
     async def quiet(self) -> None:
         """Wait until nothing is on its way any more."""

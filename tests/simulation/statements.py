@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextvars import ContextVar
 from typing import Any
 
 import asyncpg
@@ -16,20 +17,25 @@ from tests.simulation.clock import VirtualLoop
 BLOCKED = "SELECT cardinality(pg_blocking_pids($1)) > 0"
 
 
+# Which of the calls under way this is, in the order in which they were made.
+call_number: ContextVar[int] = ContextVar("call_number", default=0)
+
+
 class Turns:
     """The order of statements."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
         self.chance = random.Random(0)
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         # Who runs now, and who was found to wait for a lock: backends by their process ids.
         self._running: int | None = None
         self._blocked: set[int] = set()
         self._watch: asyncpg.Connection[Any] | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._freeing: asyncio.Task[None] | None = None
         self.count = 0
-        loop.on_stall = self._stalled
+        loop.on_stall, loop.on_idle = self._stalled, self._next
 
     async def open(self, dsn: str) -> None:
         """Connect who looks for locks."""
@@ -37,25 +43,24 @@ class Turns:
 
     def close(self) -> None:
         """Look no more."""
-        self._loop.on_stall = None
+        self._loop.on_stall = self._loop.on_idle = None
         if self._watch is not None:
             self._watch.terminate()
 
     async def take(self, pid: int) -> None:
         """Wait for one's turn."""
         self.count += 1
-        if self._running is not None or self._looking is not None:
-            turn = self._loop.create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._running = None
-                    self._next()
-                elif turn in self._waiting:
-                    self._waiting.remove(turn)
-                raise
+        turn = self._loop.create_future()
+        place = (call_number.get(), self.count, turn)
+        self._waiting.append(place)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if place in self._waiting:
+                self._waiting.remove(place)
+            else:
+                self._running = None
+            raise
         self._running = pid
 
     def give(self, pid: int) -> None:
@@ -64,18 +69,20 @@ class Turns:
             self._blocked.discard(pid)
             return
         self._running = None
-        if self._blocked and self._looking is None:
+        if self._blocked and self._freeing is None:
             # It may have freed them: they go before anybody new does.
-            self._looking = self._loop.create_task(self._await_freed())
-        elif self._looking is None:
-            self._next()
+            self._freeing = self._loop.create_task(self._await_freed())
 
-    def _next(self) -> None:
-        if self._running is None and self._waiting:
-            turn = self._waiting.pop(self.chance.randrange(len(self._waiting)))
-            # Until it has woken up nobody else may go.
-            self._running = -1
-            turn.set_result(None)
+    def _next(self) -> bool:
+        """Once nobody has anything else to do: whose turn it is. Whoever could come has come, however long it took."""
+        if self._running is not None or self._freeing is not None or not self._waiting:
+            return False
+        self._waiting.sort(key=lambda place: place[:2])
+        turn = self._waiting.pop(self.chance.randrange(len(self._waiting)))[2]
+        # Until it has woken up nobody else may go.
+        self._running = -1
+        turn.set_result(None)
+        return True
 
     def _stalled(self) -> None:
         if self._looking is None and self._running not in (None, -1) and self._waiting:
@@ -88,18 +95,17 @@ class Turns:
                 self._running = None
         finally:
             self._looking = None
-            if self._running is None:
-                self._next()
 
     async def _await_freed(self) -> None:
         try:
+            if self._looking is not None:
+                await asyncio.wait([self._looking])
             for pid in sorted(self._blocked):
                 # One that waits no longer is about to end: by and by it takes itself off the list.
                 while pid in self._blocked and not await self._is_blocked(pid):  # noqa: ASYNC110 - real, not ours
                     await asyncio.sleep(0)
         finally:
-            self._looking = None
-            self._next()
+            self._freeing = None
 
     async def _is_blocked(self, pid: int) -> bool:
         assert self._watch is not None

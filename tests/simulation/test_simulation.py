@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 # `make simulate` lives through more of them.
-HISTORIES = 100
-WITHIN = 300
+HISTORIES = 60
+WITHIN = 400
 
 
 def simulate(*options: str) -> subprocess.CompletedProcess[str]:

@@ -122,8 +122,7 @@ class World:
 
     def renew(self) -> None:
         """Start every tier's process anew: nothing of one history is known in the next, or it would not be the same alone."""
-        self.network.record.clear()
-        self.network.mishaps.clear()
+        self.network.renew()
         for name in TIERS:
             self.states[name] = State()
             self.network.servers[name] = _server(self, name)

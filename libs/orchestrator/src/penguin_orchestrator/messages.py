@@ -85,7 +85,8 @@ class SendError(Exception):
 class OutcomeUnknownError(Exception):
     """No answer at the pivot, or a part that stands: the emails may be sent. Nothing that may stand was undone.
 
-    Ask again with the same request_ids (in the order of the call's emails): what stands is answered, the rest is sent.
+    Ask again with the same request_ids (in the order of the call's emails): what stands is answered, the rest is sent. Until
+    then the outcome stays open: a TierError of a later call says of that call alone that it did nothing.
     """
 
     def __init__(self, request_ids: tuple[UUID, ...], cause: TierError) -> None:
