@@ -28,7 +28,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[PostgresCluster]:
     """One PostgreSQL cluster per test process, removed at its end."""
-    with temporary_cluster() as running:
+    # Every tier's pools of every test that shares the cluster.
+    with temporary_cluster({"max_connections": "400"}) as running:
         yield running
 
 
