@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -41,22 +42,29 @@ async def own_db(databases: Databases) -> AsyncIterator[Database]:
         yield opened
 
 
-@pytest.fixture(scope="session")
-async def content(content_urls: TierDatabase, tokens: TokenFactory) -> AsyncIterator[TierClient]:
-    """A client of the running tier."""
+@contextlib.asynccontextmanager
+async def running(urls: TierDatabase, tokens: TokenFactory) -> AsyncIterator[TierClient]:
+    """The tier on one database, and a client of it."""
     settings: dict[str, Any] = {
-        "CONTENT_DB_URL": content_urls.app_url,
-        "CONTENT_MAINTENANCE_DB_URL": content_urls.maintenance_url,
+        "CONTENT_DB_URL": urls.app_url,
+        "CONTENT_MAINTENANCE_DB_URL": urls.maintenance_url,
         "CONTENT_LISTEN": "127.0.0.1:0",
         "PENGUIN_JWKS_PATH": tokens.jwks_path,
         "PENGUIN_DRAIN_SECONDS": 0.1,
         "CONTENT_POOL_MAX": 8,
     }
     async with (
-        serving(ContentConfig(**settings)) as running,
-        grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
+        serving(ContentConfig(**settings)) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         yield TierClient("content", channel, tokens)
+
+
+@pytest.fixture(scope="session")
+async def content(content_urls: TierDatabase, tokens: TokenFactory) -> AsyncIterator[TierClient]:
+    """A client of the running tier."""
+    async with running(content_urls, tokens) as client:
+        yield client
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ LEASES_END = (
     "UPDATE sagas SET due_at = now() - interval '1 second' WHERE tenant_id = $1 AND id = $2 AND due_at IS NOT NULL"
 )
 ROUNDS = 5
-TRIES = 5
+TRIES = 25
 
 
 class PassedByError(Exception):

@@ -7,13 +7,15 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from services.content.tests.conftest import running
 from services.content.tests.rows import attached, new_content, put_request
 
 from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
-from penguin_chassis.pool import Database
+from penguin_chassis.pool import Database, database
+from penguin_chassis.settings import PoolSettings
 from penguin_content.store import blobs, contents, duties, reading, subjects
-from penguin_devstack.roles import TierDatabase
-from penguin_testkit.calling import TierClient
+from penguin_testkit.databases import Databases
+from penguin_testkit.tokens import TokenFactory
 
 FILES = {
     "blobs": blobs.sql,
@@ -41,21 +43,23 @@ async def test_a_named_query_fits_the_schema(db: Database, tenant: UUID, name: s
 
 @pytest.mark.parametrize("analysed", [False, True])
 async def test_keys_are_looked_up_by_their_index(
-    content: TierClient,
-    stub: ContentServiceStub,
-    db: Database,
-    content_urls: TierDatabase,
-    tenant: UUID,
-    analysed: bool,
+    databases: Databases, tokens: TokenFactory, tenant: UUID, analysed: bool
 ) -> None:
-    for _ in range(5):
-        items = [new_content(attachments=[attached(random.randbytes(3_000))]) for _ in range(200)]
-        await content.call(stub.BatchPutContents, put_request(tenant, *items))
+    # A database of its own: where other tests hung thousands of attachments on few keys, a scan of all of them is right.
+    urls = await databases.clone("content")
+    async with running(urls, tokens) as content:
+        stub = content.stub(ContentServiceStub)
+        for _ in range(5):
+            items = [new_content(attachments=[attached(random.randbytes(3_000))]) for _ in range(200)]
+            await content.call(stub.BatchPutContents, put_request(tenant, *items))
     if analysed:
-        owner = await asyncpg.connect(content_urls.owner_url)
+        owner = await asyncpg.connect(urls.owner_url)
         await owner.execute("ANALYZE")
         await owner.close()
-    async with db.tenant(tenant) as connection:
+    async with (
+        database(PoolSettings(urls.app_url, urls.maintenance_url, max_size=2)) as db,
+        db.tenant(tenant) as connection,
+    ):
         await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
         for name, column in KEYED.items():
             await connection.execute(f"PREPARE keyed AS {QUERIES[name]}")
