@@ -149,3 +149,8 @@ async def test_terms_that_cannot_hold_are_refused_before_anything_is_sent(jobs: 
         await jobs.enqueue_many(uuid4(), one, [{}, {}])
     with pytest.raises(ValueError, match="neither a time nor keys"):
         await jobs.enqueue_batch(uuid4(), Terms(KIND), [{}], Callback(one, {}))
+
+
+async def test_payloads_that_no_message_takes_are_refused_with_the_reason(jobs: Jobs) -> None:
+    with pytest.raises(ValueError, match="a call at most 3145728"):
+        await jobs.enqueue_many(uuid4(), Terms("k"), [{"a": "x" * 60_000}] * 60)

@@ -28,6 +28,7 @@ DEADLINE_S = 30.0
 PER_CALL = 1000
 # Payloads that go together (bytes): a message has 4 MiB.
 TOGETHER_MAX = 2 * 1024 * 1024
+CALL_MAX = 3 * 1024 * 1024
 PRIORITIES = ("high", "normal", "low")
 # Where a job can stand for its unique key to hold.
 HOLDING = frozenset({"ready", "leased", "completed", "dead"})
@@ -126,6 +127,14 @@ Answer = int | TierError
 _Send = Callable[[UUID, Sequence[_Single]], Awaitable[list[Answer]]]
 
 
+def _bodies(payloads: Sequence[Mapping[str, Any]]) -> list[bytes]:
+    """Payloads of one call as they travel. Raises ValueError where a message could not take them."""
+    bodies = list(map(json_bytes, payloads))
+    if (size := sum(map(len, bodies))) > CALL_MAX:
+        raise ValueError(f"The payloads take {size} bytes, and a call at most {CALL_MAX}: make several calls.")
+    return bodies
+
+
 def _parted(singles: Iterable[_Single]) -> Iterator[list[_Single]]:
     """In parts that fit into a message each."""
     part: list[_Single] = []
@@ -167,10 +176,10 @@ class Jobs:
     ) -> range:
         """Enqueue up to 5000 jobs, all or none; their numbers, in the order of the payloads.
 
-        Raises ValueError for terms of single jobs, and TierError. Where its outcome is unknown, the same call with the same
+        Raises ValueError for terms of single jobs and for payloads of more than 3 MiB together, and TierError. Where its outcome is unknown, the same call with the same
         `request_id` tells.
         """
-        bodies = list(map(json_bytes, payloads))
+        bodies = _bodies(payloads)
         return _numbers(
             await self._call(_columns(tenant_id, request_id or keys.new_id(), terms, bodies, [traceparent()]))
         )
@@ -187,7 +196,7 @@ class Jobs:
     ) -> Batch:
         """As enqueue_many, and when all of them are over, however they ended, the callback runs once. With `more` it waits
         for a later call, which names it by its number. Raises as enqueue_many does."""
-        bodies = list(map(json_bytes, payloads))
+        bodies = _bodies(payloads)
         request = _columns(tenant_id, request_id or keys.new_id(), terms, bodies, [traceparent()])
         request.batch.more = more
         if isinstance(over, int):

@@ -48,7 +48,7 @@ async def test_keys_are_looked_up_by_their_index(
     # A database of its own: where other tests hung thousands of attachments on few keys, a scan of all of them is right.
     urls = await databases.clone("content")
     async with running(urls, tokens) as content:
-        stub = content.stub(ContentServiceStub)
+        stub = ContentServiceStub(content.channel)
         for _ in range(5):
             items = [new_content(attachments=[attached(random.randbytes(3_000))]) for _ in range(200)]
             await content.call(stub.BatchPutContents, put_request(tenant, *items))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -144,6 +144,11 @@ class LeaseRef(NamedTuple):
     token: int
 
 
+# What a job's columns take in a message besides its payload and trace: id, time, counts, lengths (bytes).
+JOB_BYTES = 64
+_COLUMNS = ("ids", "payloads", "created_at", "max_attempts", "traceparents", "attempts", "lost_leases", "snoozes")
+
+
 @dataclass(frozen=True)
 class Lot:
     """Leased jobs of one tenant, kind, priority and lease, as columns. Columns of counts may be empty: all zeros."""
@@ -165,8 +170,33 @@ class Lot:
     def without(self, ids: Collection[int]) -> Lot:
         """The same but for these."""
         kept = [n for n, job_id in enumerate(self.ids) if job_id not in ids]
-        names = ("ids", "payloads", "created_at", "max_attempts", "traceparents", "attempts", "lost_leases", "snoozes")
-        columns: dict[str, Any] = {name: [column[n] for n in kept] for name in names if (column := getattr(self, name))}
+        columns: dict[str, Any] = {
+            name: [column[n] for n in kept] for name in _COLUMNS if (column := getattr(self, name))
+        }
+        return replace(self, **columns)
+
+    @property
+    def size(self) -> int:
+        """About what it takes in a message (bytes)."""
+        return sum(map(len, self.payloads)) + sum(map(len, self.traceparents)) + JOB_BYTES * len(self.ids)
+
+    def parts(self, most: int) -> Iterator[Lot]:
+        """The same in parts of at most so many bytes, or of one job."""
+        if self.size <= most:
+            yield self
+            return
+        traces = self.traceparents or [""] * len(self.ids)
+        first, size = 0, 0
+        for n, (payload, trace) in enumerate(zip(self.payloads, traces, strict=True)):
+            each = len(payload) + len(trace) + JOB_BYTES
+            if n > first and size + each > most:
+                yield self._part(first, n)
+                first, size = n, 0
+            size += each
+        yield self._part(first, len(self.ids))
+
+    def _part(self, first: int, end: int) -> Lot:
+        columns: dict[str, Any] = {name: column[first:end] for name in _COLUMNS if (column := getattr(self, name))}
         return replace(self, **columns)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,6 +24,8 @@ from penguin_queue.store.leases import Asked, new_token
 ACT_S = 10.0
 # The largest lease at once.
 LEASE_MAX = 1000
+# Jobs of a reply (bytes): a message has 4 MiB, and one that is larger would break the stream with the leases taken.
+REPLY_BYTES = 2 * 1024 * 1024
 # Replies that wait for the client to read them: each is a lease, so there are few; then nothing more is leased.
 REPLIES_MAX = 64
 AWAY_MIN_S, AWAY_MAX_S = 0.05, 1.0
@@ -162,7 +164,8 @@ class Stream:
     def _put(self, lots: list[Lot]) -> None:
         for lot in lots:
             self._held.update(dict.fromkeys(lot.ids, lot.token))
-        self._replies.put_nowait(lots)
+        for message in _messages(lots):
+            self._replies.put_nowait(message)
 
     async def _hear(self, words: AsyncIterator[Words]) -> None:
         async for each in words:
@@ -251,3 +254,18 @@ class Stream:
             return False
         self._announcer.more_of(self._start.kinds)
         return True
+
+
+def _messages(lots: Sequence[Lot]) -> Iterator[list[Lot]]:
+    """Lots in replies that fit into a message."""
+    message: list[Lot] = []
+    size = 0
+    for lot in lots:
+        for part in lot.parts(REPLY_BYTES):
+            if message and size + part.size > REPLY_BYTES:
+                yield message
+                message, size = [], 0
+            message.append(part)
+            size += part.size
+    if message:
+        yield message

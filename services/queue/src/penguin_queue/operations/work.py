@@ -28,6 +28,10 @@ from penguin_queue.store.leases import Asked, LeaseStore, Swept
 # How a waiting lease looks for what other processes made ready (seconds).
 POLL_MIN_S = 0.05
 POLL_MAX_S = 0.5
+# Jobs of one answer (bytes), of a message's 4 MiB: one that is larger would not arrive, and its leases would be taken. Each takes
+# so much besides its payload and trace: its tenant, its kind and the like.
+LEASED_BYTES = 3 * 1024 * 1024
+ROW_BYTES = 512
 # A waiting lease answers this long before its client gives up (seconds).
 MARGIN_S = 0.25
 
@@ -158,9 +162,20 @@ class Work:
                 found = await self._leasing.jobs(Asked(kinds, max_jobs, self.now() + duration, worker_id))
                 left = ends - clock()
                 if found or left <= 0 or self._draining():
-                    return found
+                    return self._fitting(found)
                 await waiter.wait(min(left, pause * random.uniform(0.75, 1.25)))
                 pause = min(pause * 2, POLL_MAX_S)
+
+    def _fitting(self, jobs: list[Job]) -> list[Job]:
+        """As many as fit into a message, and always the first; the others are ready again, untouched."""
+        size = 0
+        for n, job in enumerate(jobs):
+            size += len(job.payload) + len(job.traceparent) + ROW_BYTES
+            if n and size > LEASED_BYTES:
+                back = jobs[n:]
+                self._return([job.id for job in back], [job.lease_token or 0 for job in back])
+                return jobs[:n]
+        return jobs
 
     async def lease_lots(self, asked: Asked) -> list[Lot]:
         """Lease due jobs as columns, without waiting. Whoever is cancelled meanwhile never learns what was leased to
@@ -187,14 +202,17 @@ class Work:
         """Make jobs ready again that were leased to somebody who never got them, some time soon: should that fail, their
         leases run out."""
         for lot in lots:
-            # Not within the deadline of the stream that ended.
-            task = asyncio.create_task(self._give_back(lot), context=contextvars.Context())
-            self._returns.add(task)
-            task.add_done_callback(self._returns.discard)
+            self._return(lot.ids, [lot.token] * len(lot.ids))
 
-    async def _give_back(self, lot: Lot) -> None:
+    def _return(self, ids: Sequence[int], tokens: Sequence[int]) -> None:
+        # Not within the deadline of the call or stream that ended.
+        task = asyncio.create_task(self._give_back(ids, tokens), context=contextvars.Context())
+        self._returns.add(task)
+        task.add_done_callback(self._returns.discard)
+
+    async def _give_back(self, ids: Sequence[int], tokens: Sequence[int]) -> None:
         with contextlib.suppress(Fault):
-            await self.release(lot.ids, [lot.token] * len(lot.ids))
+            await self.release(ids, tokens)
 
     async def release(self, ids: Sequence[int], tokens: Sequence[int]) -> tuple[set[LeaseRef], set[LeaseRef]]:
         """Make jobs ready again untouched; returns those that are, and those that were cancelled."""
