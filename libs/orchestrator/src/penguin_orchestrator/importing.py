@@ -22,6 +22,7 @@ from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin.oltp.v1 import inbox_service_pb2 as inbox_pb
 from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
+from penguin_chassis.parting import parted
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import first_failure
@@ -193,20 +194,16 @@ class Importer:
 
 
 def _batches(sources: Iterable[Source], done: Imported) -> Iterator[list[Source]]:
-    batch: list[Source] = []
-    size = 0
+    return parted(_sound(sources, done), lambda source: len(source.raw), BATCH_BYTES, BATCH_ITEMS)
+
+
+def _sound(sources: Iterable[Source], done: Imported) -> Iterator[Source]:
     for source in sources:
         done.seen += 1
         if source.problem:
             done.refuse(source.name, source.problem)
-            continue
-        if batch and (len(batch) >= BATCH_ITEMS or size + len(source.raw) > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(source)
-        size += len(source.raw)
-    if batch:
-        yield batch
+        else:
+            yield source
 
 
 def reference(

@@ -5,7 +5,7 @@ Jobs that differ by their keys go as rows, each with its own answer; what has no
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -18,6 +18,7 @@ from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_chassis.jsonbytes import json_bytes
 from penguin_chassis.outbox import traceparent
+from penguin_chassis.parting import parted
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.coalescing import Coalescer
@@ -135,18 +136,8 @@ def _bodies(payloads: Sequence[Mapping[str, Any]]) -> list[bytes]:
     return bodies
 
 
-def _parted(singles: Iterable[_Single]) -> Iterator[list[_Single]]:
-    """In parts that fit into a message each."""
-    part: list[_Single] = []
-    size = 0
-    for single in singles:
-        if part and size + len(single.payload) > TOGETHER_MAX:
-            yield part
-            part, size = [], 0
-        part.append(single)
-        size += len(single.payload)
-    if part:
-        yield part
+def _size(single: _Single) -> int:
+    return len(single.payload)
 
 
 class Jobs:
@@ -155,9 +146,7 @@ class Jobs:
     def __init__(self, queue: Tier) -> None:
         self._queue = queue
         self._streams = EnqueueStreams(queue)
-        self._singles: Coalescer[_Single, Answer] = Coalescer(
-            self._together, batch=PER_CALL, parallel=2, size=lambda single: len(single.payload)
-        )
+        self._singles: Coalescer[_Single, Answer] = Coalescer(self._together, batch=PER_CALL, parallel=2, size=_size)
 
     async def enqueue(self, tenant_id: UUID, terms: Terms, payload: Mapping[str, Any]) -> int:
         """Enqueue one job, together with those enqueued beside it; its number, or as Duplicate that of the job which has its
@@ -233,12 +222,12 @@ class Jobs:
             if terms.keyed and (terms.single or len(alike) < COLUMNS_MIN):
                 keyed += alike
                 continue
-            for part in _parted(keyed):
+            for part in parted(keyed, _size, TOGETHER_MAX):
                 answers += await self._apart(tenant_id, part, self._as_rows)
             keyed = []
-            for part in _parted(alike):
+            for part in parted(alike, _size, TOGETHER_MAX):
                 answers += await self._apart(tenant_id, part, self._as_columns)
-        for part in _parted(keyed):
+        for part in parted(keyed, _size, TOGETHER_MAX):
             answers += await self._apart(tenant_id, part, self._as_rows)
         return answers
 

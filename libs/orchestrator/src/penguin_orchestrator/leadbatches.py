@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 import grpc
@@ -11,6 +11,7 @@ from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import lead_service_pb2 as lead_pb
 from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin_chassis.faults import InvalidArgument
+from penguin_chassis.parting import parted
 from penguin_chassis.validation import refuse_unstorable, validate
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
@@ -25,7 +26,7 @@ _OVERHEAD = 16
 async def create_leads(oltp: Tier, tenant_id: UUID, leads: Sequence[lead_pb.NewLead]) -> list[lead_pb.CreateLeadResult]:
     """Create leads, asking again while OLTP is away; answers in order. Raises TierError."""
     results: list[lead_pb.CreateLeadResult] = []
-    for part in _parts(leads):
+    for part in parted(leads, lambda lead: lead.ByteSize() + _OVERHEAD, BATCH_BYTES, LEADS_PER_CALL):
         results += await _create(oltp, tenant_id, part)
     return results
 
@@ -45,21 +46,6 @@ async def _create(oltp: Tier, tenant_id: UUID, leads: Sequence[lead_pb.NewLead])
     good = [lead for lead, fault in zip(leads, refused, strict=True) if fault is None]
     answers = iter(await _create(oltp, tenant_id, good) if good else [])
     return [fault or next(answers) for fault in refused]
-
-
-def _parts(leads: Sequence[lead_pb.NewLead]) -> Iterator[list[lead_pb.NewLead]]:
-    """Leads in batches within the tier's limits, in order."""
-    part: list[lead_pb.NewLead] = []
-    size = 0
-    for lead in leads:
-        grows = lead.ByteSize() + _OVERHEAD
-        if part and (len(part) >= LEADS_PER_CALL or size + grows > BATCH_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(lead)
-        size += grows
-    if part:
-        yield part
 
 
 def _against_contract(lead: lead_pb.NewLead) -> lead_pb.CreateLeadResult | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
 
 from penguin_chassis.faults import InvalidArgument
+from penguin_chassis.parting import parted
 from penguin_queue.domain.ties import BatchProgress, Ties
 
 LEASE_LOST = "lease_lost"
@@ -175,7 +177,7 @@ class Lot:
         }
         return replace(self, **columns)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """About what it takes in a message (bytes)."""
         return sum(map(len, self.payloads)) + sum(map(len, self.traceparents)) + JOB_BYTES * len(self.ids)
@@ -186,14 +188,8 @@ class Lot:
             yield self
             return
         traces = self.traceparents or [""] * len(self.ids)
-        first, size = 0, 0
-        for n, (payload, trace) in enumerate(zip(self.payloads, traces, strict=True)):
-            each = len(payload) + len(trace) + JOB_BYTES
-            if n > first and size + each > most:
-                yield self._part(first, n)
-                first, size = n, 0
-            size += each
-        yield self._part(first, len(self.ids))
+        for places in parted(range(len(self.ids)), lambda n: len(self.payloads[n]) + len(traces[n]) + JOB_BYTES, most):
+            yield self._part(places[0], places[-1] + 1)
 
     def _part(self, first: int, end: int) -> Lot:
         columns: dict[str, Any] = {name: column[first:end] for name in _COLUMNS if (column := getattr(self, name))}

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from penguin_chassis import calls
+from penguin_chassis.parting import parted
 from penguin_queue.domain.jobs import Failure, Handover, LeaseRef, Lot, Progress, Snooze
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.work import POLL_MAX_S, Work
@@ -258,14 +259,4 @@ class Stream:
 
 def _messages(lots: Sequence[Lot]) -> Iterator[list[Lot]]:
     """Lots in replies that fit into a message."""
-    message: list[Lot] = []
-    size = 0
-    for lot in lots:
-        for part in lot.parts(REPLY_BYTES):
-            if message and size + part.size > REPLY_BYTES:
-                yield message
-                message, size = [], 0
-            message.append(part)
-            size += part.size
-    if message:
-        yield message
+    return parted((part for lot in lots for part in lot.parts(REPLY_BYTES)), lambda part: part.size, REPLY_BYTES)

@@ -17,6 +17,7 @@ from penguin_chassis import calls
 from penguin_chassis.barrier import REQUEST, Step
 from penguin_chassis.clock import Now
 from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
+from penguin_chassis.parting import parted
 from penguin_queue.domain.fleet import Fleet
 from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Progress, Ready, Snooze
 from penguin_queue.domain.lanes import Lane, Place
@@ -168,14 +169,10 @@ class Work:
 
     def _fitting(self, jobs: list[Job]) -> list[Job]:
         """As many as fit into a message, and always the first; the others are ready again, untouched."""
-        size = 0
-        for n, job in enumerate(jobs):
-            size += len(job.payload) + len(job.traceparent) + ROW_BYTES
-            if n and size > LEASED_BYTES:
-                back = jobs[n:]
-                self._return([job.id for job in back], [job.lease_token or 0 for job in back])
-                return jobs[:n]
-        return jobs
+        fitting = next(parted(jobs, lambda job: len(job.payload) + len(job.traceparent) + ROW_BYTES, LEASED_BYTES), [])
+        if back := jobs[len(fitting) :]:
+            self._return([job.id for job in back], [job.lease_token or 0 for job in back])
+        return fitting
 
     async def lease_lots(self, asked: Asked) -> list[Lot]:
         """Lease due jobs as columns, without waiting. Whoever is cancelled meanwhile never learns what was leased to
