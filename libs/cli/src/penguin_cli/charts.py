@@ -1,6 +1,8 @@
-"""Bars and shares for a terminal."""
+"""Bars, shares and columns for a terminal."""
 
 from __future__ import annotations
+
+from rich.table import Column
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -16,3 +18,8 @@ def bar(value: float, whole: float, width: int) -> str:
 def share(value: int, whole: int) -> str:
     """A share in per cent; nothing of nothing is no share."""
     return f"{100 * value / whole:.1f} %" if whole else ""
+
+
+def ids(name: str) -> Column:
+    """A column of ids, never cut short: they are there to be copied."""
+    return Column(name, no_wrap=True, min_width=36)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from penguin_cli.charts import ids
 from penguin_cli.lookups import tenant_of
 from penguin_cli.session import connected, platform_config
 from penguin_cli.subject_commands import told
@@ -159,7 +160,9 @@ def status(context: typer.Context) -> None:
 def _table(orders: list[tuple[Entry, list[str]]]) -> RenderableType:
     if not orders:
         return Text("no erasures", style="dim")
-    lines = Table("erasure", "tenant", "subject", "ordered", "contents", box=None, header_style="dim", pad_edge=False)
+    lines = Table(
+        ids("erasure"), ids("tenant"), "subject", "ordered", "contents", box=None, header_style="dim", pad_edge=False
+    )
     for order, keys in orders:
         lines.add_row(
             str(order.erasure_id), str(order.tenant_id), escape(order.subject[:16]) + "…",

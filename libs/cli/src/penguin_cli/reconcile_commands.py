@@ -15,6 +15,7 @@ from rich.text import Text
 from penguin.oltp.v1 import reconcile_service_pb2 as pb
 from penguin.oltp.v1.reconcile_service_pb2_grpc import ReconcileServiceStub
 from penguin_chassis.wire import word
+from penguin_cli.charts import ids
 from penguin_cli.lookups import DEADLINE_S, each, id_of, tenant_of
 from penguin_cli.session import connected
 from penguin_cli.surroundings import FAILED, USAGE, CommandError, act, root_of, screen
@@ -106,7 +107,7 @@ def table(runs: list[pb.ReconcileRun]) -> RenderableType:
     """One line a run."""
     if not runs:
         return Text("no runs", style="dim")
-    lines = Table("run", "started", "status", "tenant", "changes", "found", "why", box=None, header_style="dim",
+    lines = Table(ids("run"), "started", "status", "tenant", "changes", "found", "why", box=None, header_style="dim",
                   pad_edge=False)  # fmt: skip
     for each_run in runs:
         lines.add_row(
@@ -140,7 +141,7 @@ def findings(found: list[pb.ReconcileFinding]) -> RenderableType:
     """One line a finding."""
     if not found:
         return Text("nothing was found", style="dim")
-    lines = Table("tenant", "kind", "subject", "source", "done", box=None, header_style="dim", pad_edge=False)
+    lines = Table(ids("tenant"), "kind", ids("subject"), "source", "done", box=None, header_style="dim", pad_edge=False)
     for each_one in found:
         lines.add_row(
             each_one.tenant_id, each_one.kind, escape(each_one.subject), each_one.source, each_one.action or "nothing"

@@ -17,6 +17,7 @@ from rich.text import Text
 from penguin.oltp.v1 import saga_service_pb2 as pb
 from penguin.oltp.v1.saga_service_pb2_grpc import SagaServiceStub
 from penguin_chassis.wire import number, word
+from penguin_cli.charts import ids
 from penguin_cli.lookups import DEADLINE_S, PAGE, TenantName, each, id_of, tenant_of
 from penguin_cli.session import connected
 from penguin_cli.surroundings import act, root_of, screen
@@ -114,7 +115,7 @@ def table(rows: Sequence[pb.Saga]) -> RenderableType:
     """One line a saga."""
     if not rows:
         return Text("no sagas", style="dim")
-    lines = Table("id", "kind", "state", "tenant", "begun", "rounds", "last error", box=None, header_style="dim",
+    lines = Table(ids("id"), "kind", "state", ids("tenant"), "begun", "rounds", "last error", box=None, header_style="dim",
                   pad_edge=False)  # fmt: skip
     for row in rows:
         lines.add_row(
