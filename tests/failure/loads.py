@@ -7,27 +7,34 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
 from libs.worker.tests.waiting import until
+from tests.failure.applying import POLLED, RATED, STREAMED
 
+from penguin.queue.v1 import queue_admin_service_pb2 as admin_pb
 from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin.queue.v1.queue_admin_service_pb2_grpc import QueueAdminServiceStub
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_devstack.probes import serves_grpc
 from penguin_orchestrator.jobs import Terms
 from penguin_orchestrator.platform import Penguin
 
 ROOT = Path(__file__).parents[2]
-TERMS = (Terms("faults.streamed"), Terms("faults.polled"))
+TERMS, RATED_TERMS = (Terms(STREAMED), Terms(POLLED)), Terms(RATED)
 # Jobs a second, in runs of one kind so that those beside one another travel together.
 RATE, RUN = 150, 15
+# The queue of the rated kind lets go so many a second, and so many at once; a little more is sent.
+RATED_PER_S, RATED_BURST, RATED_SENT = 20, 10, 25
 LEASE_S = 2
+# Services on one database: what each is told of their number.
+REPLICAS = 2
 TABLE = """CREATE TABLE effects (job_id bigint PRIMARY KEY, tenant_id uuid NOT NULL, worker text NOT NULL,
-    clock double precision NOT NULL, lost_leases integer NOT NULL, polled boolean NOT NULL,
+    clock double precision NOT NULL, lost_leases integer NOT NULL, kind text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp(), refused integer NOT NULL DEFAULT 0)"""
 
 
@@ -43,10 +50,19 @@ class Effects:
         rows = await self.store.fetch("SELECT job_id FROM effects WHERE tenant_id = $1", self.tenant)
         return {row[0] for row in rows}
 
-    async def count(self, *, polled: bool | None = None) -> int:
-        """How many effects are there; by one way of leasing, or by both."""
-        sql = "SELECT count(*) FROM effects WHERE tenant_id = $1 AND polled IS NOT DISTINCT FROM coalesce($2, polled)"
-        return int(await self.store.fetchval(sql, self.tenant, polled))
+    async def count(self) -> int:
+        """How many effects are there."""
+        return int(await self.store.fetchval("SELECT count(*) FROM effects WHERE tenant_id = $1", self.tenant))
+
+    async def times(self, kind: str) -> list[float]:
+        """When those of a kind were applied, in order (seconds since 1970, by the store's clock)."""
+        sql = """SELECT extract(epoch FROM applied_at)::float8 FROM effects WHERE tenant_id = $1 AND kind = $2
+                 ORDER BY applied_at"""
+        return [row[0] for row in await self.store.fetch(sql, self.tenant, kind)]
+
+    async def now(self) -> float:
+        """The store's time, as above."""
+        return float(await self.store.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8"))
 
     async def refused(self) -> int:
         """How often an effect was to be brought about again."""
@@ -60,9 +76,9 @@ class Effects:
 
     async def in_the_act(self, worker: str) -> bool:
         """Whether it has brought an effect about that it cannot have told the queue of."""
-        sql = """SELECT EXISTS (SELECT FROM effects WHERE tenant_id = $1 AND worker = $2 AND NOT polled
+        sql = """SELECT EXISTS (SELECT FROM effects WHERE tenant_id = $1 AND worker = $2 AND kind = $3
                  AND applied_at > clock_timestamp() - interval '0.1 s')"""
-        return bool(await self.store.fetchval(sql, self.tenant, worker))
+        return bool(await self.store.fetchval(sql, self.tenant, worker, STREAMED))
 
     async def clocks_off(self) -> dict[str, float]:
         """By worker, how far its clock is from the store's (seconds)."""
@@ -124,14 +140,14 @@ async def at_work(*workers: WorkerProcess) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def queue_with_a_wrong_clock(
-    environment: Mapping[str, str], port: int, clock_off_s: float
-) -> AsyncIterator[None]:
-    """One more service of the queue, its wall clock wrong by so much. `environment` is the right one's."""
+async def another_queue(environment: Mapping[str, str], port: int, clock_off_s: float = 0.0) -> AsyncIterator[None]:
+    """One more service of the queue on the same database and Redis, its wall clock wrong by so much. `environment` is that of the
+    first."""
+    module = ["tests.failure.serving"] if clock_off_s else ["penguin_queue", "serve"]
+    own = {"QUEUE_LISTEN": f"127.0.0.1:{port}", "QUEUE_REPLICAS": str(REPLICAS), "CLOCK_OFF_S": str(clock_off_s)}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.failure.serving", cwd=ROOT,
-        env={**os.environ, **environment, "QUEUE_LISTEN": f"127.0.0.1:{port}", "CLOCK_OFF_S": str(clock_off_s)},
-    )  # fmt: skip
+        sys.executable, "-m", *module, cwd=ROOT, env={**os.environ, **environment, **own}
+    )
     try:
         await until(lambda: serves_grpc(port))
         yield
@@ -141,6 +157,27 @@ async def queue_with_a_wrong_clock(
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def put_rated_queue(operator: Penguin) -> None:
+    """The rated kind in a queue of its own."""
+    queue = operator.tiers["queue"]
+    stub = queue.stub(QueueAdminServiceStub)
+    rated = admin_pb.Queue(name="faults-rated", rate=admin_pb.RateLimit(jobs=RATED_PER_S, burst=RATED_BURST))
+    rated.rate.per.FromSeconds(1)
+    await queue.insist(stub.PutQueue, admin_pb.PutQueueRequest(request_id=str(uuid4()), queue=rated), deadline_s=20)
+    moving = admin_pb.MoveKindsRequest(request_id=str(uuid4()), queue=rated.name, kinds=[RATED])
+    await queue.insist(stub.MoveKinds, moving, deadline_s=20)
+
+
+def beyond_rate(times: Sequence[float], per_s: float) -> float:
+    """How many more there were in some stretch of time, however long, than the rate gives in it. `times` are in order."""
+    least, most = float("inf"), 0.0
+    for number, at in enumerate(times):
+        ahead = number - per_s * at
+        least = min(least, ahead)
+        most = max(most, ahead - least + 1)
+    return most
 
 
 async def leases_off(queue_dsn: str) -> list[float]:
@@ -169,18 +206,24 @@ class Load:
     async def run(self, most_s: float) -> None:
         """Send until it is enough, and wait for every answer. Raises what an enqueue raises, for the client is to sit a fault
         out; and TimeoutError when it is not enough in time."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
         async with asyncio.TaskGroup() as sending:
-            while not self.enough.is_set():
-                if clock() - began > most_s:
-                    raise TimeoutError
-                await asyncio.sleep(max(0.0, began + self.sent / RATE - clock()))
-                sending.create_task(self._send(self.sent))
-                self.sent += 1
+            sending.create_task(self._keep_sending(sending, RATE, TERMS, most_s))
+            sending.create_task(self._keep_sending(sending, RATED_SENT, [RATED_TERMS], most_s))
 
-    async def _send(self, number: int) -> None:
-        terms = TERMS[number // RUN % len(TERMS)]
+    async def _keep_sending(
+        self, sending: asyncio.TaskGroup, per_s: float, kinds: Sequence[Terms], most_s: float
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        began, number = clock(), 0
+        while not self.enough.is_set():
+            if clock() - began > most_s:
+                raise TimeoutError
+            await asyncio.sleep(max(0.0, began + number / per_s - clock()))
+            sending.create_task(self._send(kinds[number // RUN % len(kinds)], number))
+            self.sent += 1
+            number += 1
+
+    async def _send(self, terms: Terms, number: int) -> None:
         self.acknowledged.append(await self.penguin.jobs.enqueue(self.tenant, terms, {"number": number}))
 
     async def counts(self) -> dict[int, int]:
