@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.queues import REPLICAS
 
 from penguin_devstack.postgres import THROWAWAY_SETTINGS
 from penguin_devstack.stack import LocalStack
@@ -25,7 +26,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Local
     environment = {
         "worker": {"ETL_INTERVAL_S": "2", "WORKER_LEASE_S": str(WORKER_LEASE_S)},
         # Some tests have a second one beside it: without Redis each gives its part of a rate.
-        "queue": {"QUEUE_REPLICAS": "2"},
+        "queue": {"QUEUE_REPLICAS": str(REPLICAS)},
     }
     local = LocalStack(root, tied_to_caller=True, environment=environment, database_settings=THROWAWAY_SETTINGS)
     try:

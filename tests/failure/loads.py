@@ -13,14 +13,10 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
-from libs.worker.tests.waiting import until
 from tests.failure.applying import POLLED, RATED, STREAMED
 
-from penguin.queue.v1 import queue_admin_service_pb2 as admin_pb
 from penguin.queue.v1 import queue_service_pb2 as pb
-from penguin.queue.v1.queue_admin_service_pb2_grpc import QueueAdminServiceStub
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
-from penguin_devstack.probes import serves_grpc
 from penguin_orchestrator.jobs import Terms
 from penguin_orchestrator.platform import Penguin
 
@@ -31,8 +27,6 @@ RATE, RUN = 150, 15
 # The queue of the rated kind lets go so many a second, and so many at once; a little more is sent.
 RATED_PER_S, RATED_BURST, RATED_SENT = 20, 10, 25
 LEASE_S = 2
-# Services on one database: what each is told of their number.
-REPLICAS = 2
 TABLE = """CREATE TABLE effects (job_id bigint PRIMARY KEY, tenant_id uuid NOT NULL, worker text NOT NULL,
     clock double precision NOT NULL, lost_leases integer NOT NULL, kind text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp(), refused integer NOT NULL DEFAULT 0)"""
@@ -137,47 +131,6 @@ async def at_work(*workers: WorkerProcess) -> AsyncIterator[None]:
     finally:
         for worker in workers:
             await worker.kill()
-
-
-@contextlib.asynccontextmanager
-async def another_queue(environment: Mapping[str, str], port: int, clock_off_s: float = 0.0) -> AsyncIterator[None]:
-    """One more service of the queue on the same database and Redis, its wall clock wrong by so much. `environment` is that of the
-    first."""
-    module = ["tests.failure.serving"] if clock_off_s else ["penguin_queue", "serve"]
-    own = {"QUEUE_LISTEN": f"127.0.0.1:{port}", "QUEUE_REPLICAS": str(REPLICAS), "CLOCK_OFF_S": str(clock_off_s)}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *module, cwd=ROOT, env={**os.environ, **environment, **own}
-    )
-    try:
-        await until(lambda: serves_grpc(port))
-        yield
-        process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0, "the service did not end in order"
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def put_rated_queue(operator: Penguin) -> None:
-    """The rated kind in a queue of its own."""
-    queue = operator.tiers["queue"]
-    stub = queue.stub(QueueAdminServiceStub)
-    rated = admin_pb.Queue(name="faults-rated", rate=admin_pb.RateLimit(jobs=RATED_PER_S, burst=RATED_BURST))
-    rated.rate.per.FromSeconds(1)
-    await queue.insist(stub.PutQueue, admin_pb.PutQueueRequest(request_id=str(uuid4()), queue=rated), deadline_s=20)
-    moving = admin_pb.MoveKindsRequest(request_id=str(uuid4()), queue=rated.name, kinds=[RATED])
-    await queue.insist(stub.MoveKinds, moving, deadline_s=20)
-
-
-def beyond_rate(times: Sequence[float], per_s: float) -> float:
-    """How many more there were in some stretch of time, however long, than the rate gives in it. `times` are in order."""
-    least, most = float("inf"), 0.0
-    for number, at in enumerate(times):
-        ahead = number - per_s * at
-        least = min(least, ahead)
-        most = max(most, ahead - least + 1)
-    return most
 
 
 async def leases_off(queue_dsn: str) -> list[float]:

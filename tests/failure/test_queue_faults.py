@@ -27,19 +27,16 @@ from tests.failure.loads import (
     Effects,
     Load,
     WorkerProcess,
-    another_queue,
     at_work,
-    beyond_rate,
     effects_store,
     leases_off,
-    put_rated_queue,
 )
+from tests.queues import another_queue, beyond_rate, put_rated_queue
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_devstack.ports import free_port
 from penguin_devstack.postgres import PostgresCluster
 from penguin_devstack.stack import LocalStack
-from penguin_orchestrator.config import PlatformConfig
 from penguin_orchestrator.platform import Penguin
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(120)]
@@ -58,7 +55,8 @@ PACE = 1 / 3
 # lost each emptying gives one job; and who hears that Redis is back may be a second before the other, who still gives its part.
 LATER_S, FLUSHES = 1.0, 5
 RATED_MOST = RATED_BURST + RATED_PER_S * LATER_S + FLUSHES + RATED_PER_S / 2
-BUCKET = "{penguin-queue}:rate:queue:faults-rated"
+RATED_QUEUE = "faults-rated"
+BUCKET = f"{{penguin-queue}}:rate:queue:{RATED_QUEUE}"
 HOUR_S = 3600.0
 OPEN = (pb.JOB_STATE_READY, pb.JOB_STATE_LEASED)
 
@@ -88,9 +86,7 @@ class Ground:
 @pytest.fixture(scope="module")
 async def ground(stack: LocalStack, penguin: Penguin, cluster: PostgresCluster) -> AsyncIterator[Ground]:
     dsn, port = await cluster.create_database(f"effects_{uuid4().hex}"), free_port()
-    config = PlatformConfig(**stack.environment("cli"))  # type: ignore[arg-type]
-    async with Penguin.connect(config) as operator:
-        await put_rated_queue(operator)
+    await put_rated_queue(stack, RATED_QUEUE, RATED, RATED_PER_S, RATED_BURST)
     # Only now: a service knows of a rate before its first lease, but of a new one some seconds later.
     async with effects_store(dsn) as store, another_queue(stack.tier_environment("queue"), port):
         yield Ground(stack, penguin, store, dsn, f"127.0.0.1:{port}")
@@ -176,7 +172,7 @@ class Play:
         """Whether Redis counts the rate once more, and both work by it: the bucket is touched after now."""
         async with Redis.from_url(self.ground.redis_url) as client:
             seconds, micros = await client.time()
-            touched = await client.hget(BUCKET, "at")  # type: ignore[misc]
+            touched = await client.hget(BUCKET, "at")
             return touched is not None and float(touched) > seconds + micros / 1e6 - 0.5
 
 
