@@ -293,6 +293,19 @@ def test_a_unique_key_is_had_by_one_job_until_it_is_over(penguin: Shell) -> None
     assert "members of a batch have no --unique key" in said
 
 
+def test_who_is_redriven_has_its_unique_key_again_unless_another_has_got_it(penguin: Shell) -> None:
+    unique = ("--unique", "report-8")
+    (first,) = penguin.enqueue(*unique)
+    penguin.hands.fail(penguin.hands.lease()[first], "test.failed")
+    penguin("queue", "redrive", str(first))
+    assert penguin("queue", "enqueue", penguin.kind, *unique).strip() == f"job {first} has the key already"
+    penguin.hands.fail(penguin.hands.lease()[first], "test.failed")
+    (second,) = penguin.enqueue(*unique)
+    penguin("queue", "redrive", str(first))
+    assert penguin("queue", "enqueue", penguin.kind, *unique).strip() == f"job {second} has the key already"
+    assert sorted(penguin.hands.lease(2)) == sorted([first, second])
+
+
 def test_jobs_of_an_ordering_key_go_one_after_the_other(penguin: Shell) -> None:
     first, second, third = penguin.enqueue("{}", "{}", "{}", "--ordering-key", "mailbox-7")
     assert [penguin.facts(each)["state"] for each in (first, second, third)] == ["ready", "held", "held"]

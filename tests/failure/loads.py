@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[2]
 TERMS, RATED_TERMS = (Terms(STREAMED), Terms(POLLED)), Terms(RATED)
 # Jobs a second, in runs of one kind so that those beside one another travel together.
 RATE, RUN = 150, 15
-# The queue of the rated kind lets go so many a second, and so many at once; a little more is sent.
-RATED_PER_S, RATED_BURST, RATED_SENT = 20, 10, 25
+# The queue of the rated kind lets go so many a second, and so many at once; a little more is sent, and so many to begin with: there
+# are always some that wait for the rate alone.
+RATED_PER_S, RATED_BURST, RATED_SENT, RATED_AHEAD = 20, 10, 25, 60
 LEASE_S = 2
 TABLE = """CREATE TABLE effects (job_id bigint PRIMARY KEY, tenant_id uuid NOT NULL, worker text NOT NULL,
     clock double precision NOT NULL, lost_leases integer NOT NULL, kind text NOT NULL,
@@ -161,17 +162,17 @@ class Load:
         out; and TimeoutError when it is not enough in time."""
         async with asyncio.TaskGroup() as sending:
             sending.create_task(self._keep_sending(sending, RATE, TERMS, most_s))
-            sending.create_task(self._keep_sending(sending, RATED_SENT, [RATED_TERMS], most_s))
+            sending.create_task(self._keep_sending(sending, RATED_SENT, [RATED_TERMS], most_s, RATED_AHEAD))
 
     async def _keep_sending(
-        self, sending: asyncio.TaskGroup, per_s: float, kinds: Sequence[Terms], most_s: float
+        self, sending: asyncio.TaskGroup, per_s: float, kinds: Sequence[Terms], most_s: float, ahead: int = 0
     ) -> None:
         clock = asyncio.get_running_loop().time
         began, number = clock(), 0
         while not self.enough.is_set():
             if clock() - began > most_s:
                 raise TimeoutError
-            await asyncio.sleep(max(0.0, began + number / per_s - clock()))
+            await asyncio.sleep(max(0.0, began + (number - ahead) / per_s - clock()))
             sending.create_task(self._send(kinds[number // RUN % len(kinds)], number))
             self.sent += 1
             number += 1

@@ -49,8 +49,8 @@ SETTLES_S = 40.0
 # Redis is away so long: services that gave the whole rate each would be far beyond it by then. After so much of that they know, and
 # do without (seconds).
 AWAY_S, NOTICED_S = 4.0, 1.0
-# Of what is sent without a rate at least so much is done while something is away: who waited for Redis would do next to nothing.
-PACE = 1 / 3
+# Of what is sent, or what the rate gives, at least so much is done while Redis is away: who waited for it would do next to nothing.
+PACE = 1 / 2
 # An effect comes so much later than its lease, at times (seconds): by as much the rate can seem to be exceeded. Of what Redis has
 # lost each emptying gives one job; and who hears that Redis is back may be a second before the other, who still gives its part.
 LATER_S, FLUSHES = 1.0, 5
@@ -161,9 +161,10 @@ class Play:
         passed = await self.effects.now() - since
         done = {kind: await self.done_since(kind, since) for kind in (STREAMED, POLLED, RATED)}
         # Half of what has no rate is streamed, and half is polled for.
-        assert done[STREAMED] > PACE * passed * RATE / 2, "streams waited for Redis"
-        assert done[POLLED] > PACE * passed * RATE / 2, "small leases waited for Redis"
-        assert done[RATED] > PACE * passed * RATED_PER_S, "rated jobs waited for Redis"
+        usual = {STREAMED: RATE / 2, POLLED: RATE / 2, RATED: RATED_PER_S}
+        pace = {kind: done[kind] / passed / usual[kind] for kind in usual}
+        print("pace without Redis: " + ", ".join(f"{kind} {share:.2f}" for kind, share in pace.items()))
+        assert min(pace.values()) > PACE, "somebody waited for Redis"
 
     async def done_since(self, kind: str, since: float) -> int:
         return sum(at > since for at in await self.effects.times(kind))
