@@ -37,12 +37,12 @@ T = TypeVar("T")
 class Hands:
     """A worker of one kind that does what it is told to, call by call."""
 
-    def __init__(self, stack: LocalStack, kind: str) -> None:
-        self._stack, self.kind = stack, kind
+    def __init__(self, local: LocalStack, kind: str) -> None:
+        self._local, self.kind = local, kind
 
     def _do(self, act: Callable[[Tier], Awaitable[T]]) -> T:
         async def connected() -> T:
-            config = PlatformConfig(**self._stack.environment("orchestrator"))  # type: ignore[arg-type]
+            config = PlatformConfig(**self._local.environment("orchestrator"))  # type: ignore[arg-type]
             async with Penguin.connect(config) as penguin:
                 return await act(penguin.tiers["queue"])
 
@@ -76,11 +76,11 @@ class Hands:
 class Shell:
     """`penguin` on a running stack, for a tenant and a kind of one test alone."""
 
-    def __init__(self, stack: LocalStack) -> None:
-        self.stack = stack
+    def __init__(self, local: LocalStack) -> None:
+        self.local = local
         self.tenant = str(uuid4())
         self.kind = f"hand.k{uuid4().hex[:12]}"
-        self.hands = Hands(stack, self.kind)
+        self.hands = Hands(local, self.kind)
 
     def __call__(self, *words: str, code: int = 0, tenant: str | None = None) -> str:
         """Run a command; what it prints, and where it should end otherwise also what it says of that."""
@@ -88,7 +88,7 @@ class Shell:
             # A process has one tracer provider, and this one is pytest's.
             patch.setattr(session, "telemetry", lambda settings: contextlib.nullcontext())
             environment = {"PENGUIN_TOKEN_URL": "", "PENGUIN_TENANT": self.tenant if tenant is None else tenant}
-            done = CliRunner().invoke(build(), ["--root", str(self.stack.root), *words], env=environment)
+            done = CliRunner().invoke(build(), ["--root", str(self.local.root), *words], env=environment)
         assert done.exit_code == code, f"{words}: {done.exit_code}\n{done.output}\n{done.exception!r}"
         return done.stdout if code == 0 else done.output
 
@@ -118,7 +118,7 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[LocalStack]:
+def queue_alone() -> Iterator[LocalStack]:
     """The queue's service with its servers, and no worker."""
     with guarded_directory("penguin-hand-") as folder:
         local = LocalStack(
@@ -136,8 +136,8 @@ def stack() -> Iterator[LocalStack]:
 
 
 @pytest.fixture
-def penguin(stack: LocalStack) -> Shell:
-    return Shell(stack)
+def penguin(queue_alone: LocalStack) -> Shell:
+    return Shell(queue_alone)
 
 
 def shown(ids: Sequence[int]) -> str:
@@ -242,13 +242,12 @@ def test_a_schedule_makes_up_for_what_it_missed_as_it_says(penguin: Shell, polic
     words = (f"{(last.minute + 30) % 60} * * * *", "--zone", "Asia/Kolkata", "--kind", penguin.kind, "--missed", policy)
     following = f"{last + timedelta(hours=1)} UTC"
     assert penguin("schedule", "put", "hourly", *words).strip() == f"hourly: {following}"
-    stack = penguin.stack
-    asyncio.run(stack.stop("queue", signal.SIGKILL))
+    asyncio.run(penguin.local.stop("queue", signal.SIGKILL))
     try:
         # It went before the first of six runs: hours are not waited for.
-        asyncio.run(_set_next(stack, penguin.tenant, last.replace(tzinfo=UTC) - timedelta(hours=5)))
+        asyncio.run(_set_next(penguin.local, penguin.tenant, last.replace(tzinfo=UTC) - timedelta(hours=5)))
     finally:
-        asyncio.run(stack.start("queue"))
+        asyncio.run(penguin.local.start("queue"))
     printed = penguin.until(following, "schedule", "get", "hourly")
     facts = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in printed.splitlines())
     assert facts["missed runs"] == f"{policy.replace('-', '_')} after 0:01:00"
@@ -263,8 +262,8 @@ def test_a_schedule_makes_up_for_what_it_missed_as_it_says(penguin: Shell, polic
     assert penguin("schedule", "delete", "hourly").strip() == "hourly is gone"
 
 
-async def _set_next(stack: LocalStack, tenant: str, at: datetime) -> None:
-    connection = await asyncpg.connect(stack.database("queue").maintenance_url)
+async def _set_next(local: LocalStack, tenant: str, at: datetime) -> None:
+    connection = await asyncpg.connect(local.database("queue").maintenance_url)
     try:
         done = await connection.execute(
             "UPDATE schedules SET next_at = $2 WHERE tenant_id = $1::text::uuid", tenant, at
