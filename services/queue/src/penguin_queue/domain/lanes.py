@@ -34,7 +34,7 @@ TENANT_LANES_MAX = 500
 REACH = 64
 # A small lease looks into this many for each of its jobs, and some more, should the first have been emptied by others.
 SPARE, MORE = 2, 6
-# Lanes that are kept in mind (a few hundred bytes each). Beyond them new ones are found when others are empty.
+# Lanes that are kept in mind (below a kilobyte each). Beyond them new ones are found when others are empty.
 LANES_MAX = 50_000
 # More than any lease.
 UNCAPPED = 1_000_000
@@ -93,7 +93,7 @@ class Taken(NamedTuple):
     keyed: Sequence[Keyed] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class _Known:
     # No job before it is ready, as far as is known.
     floor: Place
