@@ -14,6 +14,7 @@ from uuid import UUID
 
 import grpc
 from grpc import StatusCode as Code
+from tests.simulation.clock import SAGA_LEASE_S
 from tests.simulation.statements import call_number
 
 from penguin_chassis.calls import Caller
@@ -46,9 +47,13 @@ class Weather:
     slow: float = 0.02
     # Calls arrive at multiples of this (seconds).
     grid_s: float = 0.1
+    # How often whoever carries a saga on stands still before it says so.
+    frozen: float = 0.03
 
 
-CALM = Weather(0, 0, 0, 0, 0, 0.001, 0.001, 0, 0.01)
+CALM = Weather(0, 0, 0, 0, 0, 0.001, 0.001, 0, 0.01, 0)
+# For so long (seconds): another has its saga by then, or is about to.
+FROZEN_S = (SAGA_LEASE_S, 2 * SAGA_LEASE_S)
 
 
 class Tokens:
@@ -154,6 +159,8 @@ class Process:
     """Who calls. Once it is dead nothing more of it is heard."""
 
     alive: bool = True
+    # Until then it does nothing (the loop's time).
+    still_until: float = 0.0
     tiers: dict[str, Tier] = field(default_factory=dict)
 
 
@@ -186,6 +193,7 @@ class Network:
         if not method.process.alive:
             # Nothing of it runs on, its cleaning up neither.
             raise asyncio.CancelledError
+        await self._stand_still(method)
         loop, draw = asyncio.get_running_loop(), self.chance.random
         ends, fate = loop.time() + timeout, self._fate(tier, method.name)
         if fate:
@@ -214,6 +222,16 @@ class Network:
         if isinstance(reply, grpc.aio.AioRpcError):
             raise reply
         return reply
+
+    async def _stand_still(self, method: _Method) -> None:
+        """A process that is frozen says nothing, and afterwards goes on as if nothing had been."""
+        process, now = method.process, asyncio.get_running_loop().time()
+        if method.name == "AdvanceSaga" and self.chance.random() < self.weather.frozen:
+            process.still_until = now + FROZEN_S[0] + self.chance.random() * (FROZEN_S[1] - FROZEN_S[0])
+            self.mishaps["frozen"] += 1
+            self.record.append("frozen")
+        if process.still_until > now:
+            await asyncio.sleep(process.still_until - now)
 
     def _fate(self, tier: str, method: str) -> str:
         """What befalls a call; nothing, mostly."""

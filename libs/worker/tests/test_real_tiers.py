@@ -7,6 +7,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from email import message_from_bytes
 from typing import Any
 from uuid import UUID, uuid4
@@ -37,6 +38,11 @@ from penguin_queue.app import serving as serving_queue
 from penguin_queue.config import QueueConfig
 from penguin_testkit.databases import Databases
 from penguin_testkit.tokens import TokenFactory
+from penguin_worker.bodies import Bodies
+from penguin_worker.jobs import Job, Verdict
+from penguin_worker.ledger import Ledger
+from penguin_worker.sending import EmailSending
+from penguin_worker.smtp import Handover, Outcome
 
 TIERS = ("oltp", "content", "queue")
 SCOPES = (
@@ -257,3 +263,51 @@ async def test_a_mailbox_sends_at_its_rate_and_holds_up_no_other(
     assert max(at["bob"]) - min(at["bob"]) > 1
     assert max(map(min, at.values())) < min(max(at["ada"]), max(at["bob"]))
     assert max(at["free"]) < min(max(at["ada"]), max(at["bob"]))
+
+
+class Overtaken:
+    """Takes mail; meanwhile the claim of an earlier lease arrives, long after its worker has given it up."""
+
+    def __init__(self, oltp: Tier, tenant: UUID, email_id: UUID, outcome: Outcome) -> None:
+        self._oltp, self._outcome = oltp, outcome
+        attempt = email_pb.StartAttempt(request_id=str(uuid4()), email_id=str(email_id))
+        self._late = email_pb.BatchStartAttemptsRequest(tenant_id=str(tenant), attempts=[attempt])
+
+    async def ready(self) -> None:
+        """It is."""
+
+    async def hand_over(self, *_: object) -> Handover:
+        """As a pool of connections does."""
+        reply = await self._oltp.call(self._oltp.stub(EmailServiceStub).BatchStartAttempts, self._late)
+        assert reply.results[0].started.email.attempt == 2
+        return Handover(self._outcome)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict", "status"),
+    [
+        (Outcome.SENT, None, "sent"),
+        (Outcome.REJECTED, "overtaken", "sending"),
+        (Outcome.UNKNOWN, "overtaken", "sending"),
+        (Outcome.DEFERRED, "smtp.0", "sending"),
+    ],
+)
+async def test_a_job_whose_claim_was_overtaken_does_not_end_before_its_email(
+    real: dict[str, Tier], penguin: Penguin, tenant: UUID, outcome: Outcome, verdict: str | None, status: str
+) -> None:
+    oltp = real["oltp"]
+    resend = tenant_pb.TenantUpdate(unknown_outcome_policy=tenant_pb.UNKNOWN_OUTCOME_POLICY_RESEND)
+    request = tenant_pb.UpdateTenantRequest(tenant_id=str(tenant), request_id=str(uuid4()), tenant=resend)
+    request.update_mask.paths.append("unknown_outcome_policy")
+    await oltp.call(oltp.stub(TenantServiceStub).UpdateTenant, request)
+    (email_id,) = await sent(penguin, tenant, ["ada@example.com"])
+    said: list[Verdict] = []
+    job = Job(
+        id=1, tenant_id=tenant, kind="email.send", payload={"email_id": str(email_id)}, lease_token=1,
+        lease_until=asyncio.get_running_loop().time() + 60, attempts=0, max_attempts=3, snoozes=0, lost_leases=0,
+        created_at=datetime.now(UTC), on_settled=lambda _, what: said.append(what),
+    )  # fmt: skip
+    smtp: Any = Overtaken(oltp, tenant, email_id, outcome)
+    await EmailSending(Bodies(real["content"], 1 << 20), Ledger(oltp), smtp, lambda: False).handle([job])
+    assert [each and each.error for each in said] == [verdict]
+    assert await statuses(real, tenant, [email_id]) == [status]

@@ -46,15 +46,14 @@ class RefusedError(Exception):
 class _Record:
     job: Job
     outcome: pb.RecordOutcome
-    stored: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    # The email's status after it.
+    stored: asyncio.Future[pb.EmailStatus.ValueType] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
-    def end(self, error: Exception | None = None) -> None:
-        """Tell whoever still waits."""
-        if self.stored.done():
-            return
-        if error is None:
-            self.stored.set_result(None)
-        else:
+    def fail(self, error: Exception) -> None:
+        """Tell whoever still waits that it is not stored."""
+        if not self.stored.done():
             self.stored.set_exception(error)
 
 
@@ -97,8 +96,10 @@ class Ledger:
             return list(reply.results)
         raise LeaseLost
 
-    async def record(self, job: Job, email: pb.Email, handover: Handover, *, final: bool = False) -> None:
-        """Store what became of an attempt; returns when it is stored. Raises LeaseLost, RefusedError.
+    async def record(
+        self, job: Job, email: pb.Email, handover: Handover, *, final: bool = False
+    ) -> pb.EmailStatus.ValueType:
+        """Store what became of an attempt; returns the email's status once it is stored. Raises LeaseLost, RefusedError.
 
         A failure is no longer recorded once the lease is lost: a successor may have ended the job, and the email would
         wait for nobody.
@@ -118,7 +119,7 @@ class Ledger:
         batch.add(record)
         if len(self._records) > TENANTS:
             self._records = {tenant: batch for tenant, batch in self._records.items() if not batch.idle}
-        await record.stored
+        return await record.stored
 
     def cancel(self) -> None:
         """Give up what is not stored yet: its successors will find it unknown."""
@@ -130,7 +131,7 @@ class Ledger:
             await self._store(records[0].job.tenant_id, records)
         finally:
             for record in records:
-                record.end(LeaseLost())
+                record.fail(LeaseLost())
 
     async def _store(self, tenant_id: UUID, records: list[_Record]) -> None:
         method = self._oltp.stub(EmailServiceStub).BatchRecordOutcomes
@@ -150,8 +151,8 @@ class Ledger:
             for record, result in zip(records, reply.results, strict=True):
                 if result.WhichOneof("outcome") == "error":
                     _refuse([record], reason_of(result.error))
-                else:
-                    record.end()
+                elif not record.stored.done():
+                    record.stored.set_result(result.status)
             return
 
 
@@ -166,4 +167,4 @@ def _still_true(record: _Record) -> bool:
 
 def _refuse(records: Sequence[_Record], reason: str) -> None:
     for record in records:
-        record.end(RefusedError(reason.lower()))
+        record.fail(RefusedError(reason.lower()))

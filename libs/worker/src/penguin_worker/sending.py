@@ -202,9 +202,13 @@ class EmailSending:
             await self._record(job, email, handover, self._verdict(job, handover))
 
     async def _record(self, job: Job, email: pb.Email, handover: Handover, verdict: NotDone | None) -> None:
-        """Store what became of the attempt, and only then settle its job."""
+        """Store what became of the attempt, and only then settle its job; one that nobody would come back to stays."""
+        ends = verdict is None or isinstance(verdict, Reject)
         try:
-            await self._ledger.record(job, email, handover, final=isinstance(verdict, Reject))
+            status = await self._ledger.record(job, email, handover, final=isinstance(verdict, Reject))
+            if ends and status not in AT_REST:
+                # A claim under an earlier lease came late and counts as another attempt, with nobody behind it.
+                verdict = Snooze("overtaken", AGAIN_S * random.uniform(0.75, 1.25))
         except LeaseLost:
             verdict = Snooze("lease_lost", 0)
         except RefusedError as error:

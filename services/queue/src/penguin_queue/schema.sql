@@ -187,7 +187,10 @@ DECLARE
     at_hand integer;
     most integer;
     taken integer;
+    -- What was found in this pass, how many jobs had been leased before it, and what one lane gave.
     found tid[];
+    given integer;
+    lane_found tid[];
     short boolean[] := array_fill(false, ARRAY[cardinality(bands)]);
     -- Queues with a limit, and how many jobs may still be taken of each; each lane's place among them.
     limited integer[];
@@ -217,6 +220,8 @@ BEGIN
         CONTINUE WHEN array_position(bands, band::smallint) IS NULL;
         at_hand := remaining;
         FOR pass IN 1..2 LOOP
+            found := '{}';
+            given := wanted - remaining;
             FOR lane IN 1..cardinality(bands) LOOP
                 CONTINUE WHEN bands[lane] <> band OR short[lane];
                 most := CASE pass WHEN 1 THEN least(remaining, ceil(shares[lane]::numeric * at_hand / wanted)::integer)
@@ -224,7 +229,7 @@ BEGIN
                 most := least(most, caps[lane], rooms[places[lane]]);
                 CONTINUE WHEN most <= 0;
                 -- Locked first, and as an array: as a sub-select on the inner side of a join it would be run, and lock, again.
-                found := ARRAY(
+                lane_found := ARRAY(
                     SELECT r.ctid FROM jobs r
                     WHERE r.state = 1 AND r.priority = levels[lane] AND r.kind_id = lease_lanes.kinds[lane]
                       AND r.tenant_id = tenants[lane]
@@ -233,33 +238,36 @@ BEGIN
                     ORDER BY r.rank, r.run_at, r.id
                     LIMIT most
                     FOR UPDATE SKIP LOCKED);
-                IF cardinality(slots) = 0 THEN
-                    RETURN QUERY
-                        UPDATE jobs AS j
-                        SET state = 2, lease_token = tokens[1], leased_until = untils[1], worker_id = workers[1]
-                        WHERE j.ctid = ANY (found)
-                        RETURNING j.*;
-                ELSE
-                    RETURN QUERY
-                        UPDATE jobs AS j
-                        SET state = 2, lease_token = tokens[slots[wanted - remaining + f.n]],
-                            leased_until = untils[slots[wanted - remaining + f.n]],
-                            worker_id = workers[slots[wanted - remaining + f.n]]
-                        FROM unnest(found) WITH ORDINALITY AS f (place, n)
-                        WHERE j.ctid = f.place
-                        RETURNING j.*;
-                END IF;
-                GET DIAGNOSTICS taken = ROW_COUNT;
+                taken := cardinality(lane_found);
+                found := found || lane_found;
                 short[lane] := taken < most;
                 caps[lane] := caps[lane] - taken;
                 IF places[lane] IS NOT NULL THEN
                     rooms[places[lane]] := rooms[places[lane]] - taken;
                 END IF;
                 remaining := remaining - taken;
-                IF remaining = 0 THEN
-                    RETURN;
-                END IF;
+                EXIT WHEN remaining = 0;
             END LOOP;
+            -- What one pass found is leased before the next one looks, or it would find it again.
+            IF cardinality(slots) = 0 THEN
+                RETURN QUERY
+                    UPDATE jobs AS j
+                    SET state = 2, lease_token = tokens[1], leased_until = untils[1], worker_id = workers[1]
+                    WHERE j.ctid = ANY (found)
+                    RETURNING j.*;
+            ELSE
+                RETURN QUERY
+                    UPDATE jobs AS j
+                    SET state = 2, lease_token = tokens[slots[given + f.n]],
+                        leased_until = untils[slots[given + f.n]],
+                        worker_id = workers[slots[given + f.n]]
+                    FROM unnest(found) WITH ORDINALITY AS f (place, n)
+                    WHERE j.ctid = f.place
+                    RETURNING j.*;
+            END IF;
+            IF remaining = 0 THEN
+                RETURN;
+            END IF;
         END LOOP;
     END LOOP;
 END $$;

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from penguin_queue.domain.lanes import (
     AGEING,
     ELDEST_EVERY,
-    HALF_LIFE_S,
     LONG,
     TENANT_LANES_MAX,
     Head,
@@ -20,7 +19,9 @@ from penguin_queue.domain.lanes import (
     Lanes,
     Place,
     Taken,
+    reach,
 )
+from penguin_queue.domain.loads import HALF_LIFE_S
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -219,3 +220,45 @@ def test_every_job_is_leased_once_whatever_the_lanes(jobs: dict[tuple[int, str, 
         leased += served.total()
     assert leased == total
     assert len(lanes) == 0 or line.lease(lanes, 1).total() == 0
+
+
+def test_a_tenant_whose_load_has_gone_has_its_turn_before_those_with_more() -> None:
+    one, other = lane(1), lane(2)
+    lanes = told(one, other)
+    lanes.loads.sampled({one.tenant_id: 500, other.tenant_id: 100}, {}, AT)
+    assert [turn.lane for turn in lanes.choose((), 1, AT)] == [other, one]
+    lanes.loads.sampled({other.tenant_id: 100}, {}, AT + timedelta(seconds=10 * HALF_LIFE_S))
+    assert [turn.lane for turn in lanes.choose((), 1, AT)] == [one, other]
+    lanes.loads.sampled({other.tenant_id: 100, one.tenant_id: 400}, {one.tenant_id: 1000}, AT)
+    assert [turn.lane for turn in lanes.choose((), 1, AT)] == [one, other]
+
+
+def test_a_lane_that_rests_is_passed_over_until_then() -> None:
+    one, other = lane(1), lane(2)
+    lanes = told(one, other)
+    lanes.rest(one, AT + timedelta(seconds=2))
+    lanes.rest(one, AT + timedelta(seconds=5))
+    assert [turn.lane for turn in lanes.choose((), 9, AT + timedelta(seconds=4))] == [other]
+    assert lanes.open_kind(("k",)) == "k"
+    lanes.told(one, place(0))
+    assert [turn.lane for turn in lanes.choose((), 9, AT + timedelta(seconds=4))] == [other]
+    assert [turn.lane for turn in lanes.choose((), 9, AT + timedelta(seconds=5))] == [one, other]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 3), st.sampled_from("kl"), st.integers(0, 60)), max_size=80)
+)
+def test_a_small_lease_looks_into_those_whose_turn_is_first(made: list[tuple[int, int, str, int]]) -> None:
+    lanes, loads = Lanes(), {UUID(int=n): n * 7 % 5 for n in range(1, 41)}
+    for tenant, priority, kind, age in made:
+        lanes.told(lane(tenant, priority, kind), place(tenant, timedelta(seconds=age)))
+    lanes.loads.sampled(loads, {}, AT)
+    whole = lanes.choose(("k", "l"), 1000, AT)
+    names = {lane(tenant, priority, kind) for tenant, priority, kind, _ in made}
+    assert {turn.lane for turn in whole} <= names
+    assert len(whole) == min(len(names), reach(1000))
+    assert [(t.band, loads[t.lane.tenant_id]) for t in whole] == sorted(
+        (t.band, loads[t.lane.tenant_id]) for t in whole
+    )
+    assert [turn.lane for turn in lanes.choose(("k", "l"), 2, AT)] == [turn.lane for turn in whole][: reach(2)]
+    assert [turn.lane for turn in lanes.choose(("k", "l"), 1000, AT)] == [turn.lane for turn in whole]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
 
-from tests.bench.queue.stress.maths import Spread
+from tests.bench.queue.stress.maths import Spread, verdict
 from tests.bench.queue.stress.open_load import OpenLoad
 from tests.bench.queue.stress.options import Options
 from tests.bench.queue.stress.rig import Rig
@@ -51,7 +51,7 @@ async def run(rig: Rig, options: Options) -> dict[str, Any]:
         unbegun = await low.rest(max(0.1, BEYOND * bound - 1))
         waits = Spread.of([wait / 1000 for _, wait in low.samples()])
         piled = high.sent - len(high.waits)
-    word = "holds" if waits.worst <= bound and not unbegun else "FALLS SHORT"
+    word = verdict(waits.worst <= bound and not unbegun)
     print(
         f"  low priority waits, s: p50 {waits.p50:,.1f}  p99 {waits.p99:,.1f}  longest {waits.worst:,.1f}  of {waits.count}"
     )

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from tests.bench.queue.stress.maths import Sample, Spread, ratio, windows
+from tests.bench.queue.stress.maths import Sample, Spread, ratio, verdict, windows
 from tests.bench.queue.stress.options import Options
 from tests.bench.queue.stress.rig import Rig
 from tests.queues import another_queue, beyond_rate, put_rated_queue
@@ -156,7 +156,7 @@ def _told(before: Samples, stopped: Samples, after: Samples) -> dict[str, Any]:
         wanted = f"< {WANTED:g}x" if place == "there" else f"< {WANTED_OTHER:g} ms"
         holds = times < WANTED if place == "there" else later.p99 < WANTED_OTHER
         print(
-            f"    p99 once it is noticed, after {NOTICED_S:g} s: {later.p99:,.2f}, {times:.2f}x, wanted {wanted}: {_word(holds)}"
+            f"    p99 once it is noticed, after {NOTICED_S:g} s: {later.p99:,.2f}, {times:.2f}x, wanted {wanted}: {verdict(holds)}"
         )
         kept[place] = {
             "normal": asdict(normal), "after_noticed": asdict(later), "back": asdict(back), "p99_ratio": times,
@@ -174,15 +174,11 @@ def _told_of_rate(rated: Rated, shares: dict[str, float]) -> dict[str, Any]:
     given = min(shares["frozen"], shares["after"])
     print(f"  rated, of {rated.per_s} jobs/s: " + "  ".join(f"{name} {share:.2f}x" for name, share in shares.items()))
     print(
-        f"  rated while it is away and after, wanted >= {WANTED_RATE:g}x: {given:.2f}x: {_word(given >= WANTED_RATE)}"
+        f"  rated while it is away and after, wanted >= {WANTED_RATE:g}x: {given:.2f}x: {verdict(given >= WANTED_RATE)}"
     )
     print(
-        f"  most beyond the rate: {beyond:.1f} jobs, bound {rated.bound:g}: {_word(beyond <= rated.bound and not twice)}; "
+        f"  most beyond the rate: {beyond:.1f} jobs, bound {rated.bound:g}: {verdict(beyond <= rated.bound and not twice)}; "
         f"leased twice: {twice}",
         flush=True,
     )
     return {"shares": shares, "beyond": beyond, "bound": rated.bound, "twice": twice}
-
-
-def _word(holds: bool) -> str:
-    return "holds" if holds else "FALLS SHORT"

@@ -36,6 +36,12 @@ class Spread:
             len(latencies), percentile(latencies, 0.5), percentile(latencies, 0.99), max(latencies, default=math.nan)
         )
 
+    @classmethod
+    def median(cls, spreads: Sequence[Spread]) -> Spread:
+        """Of several rounds: the median of each figure, and the worst of all."""
+        p50, p99 = (statistics.median(getattr(each, name) for each in spreads) for name in ("p50", "p99"))
+        return cls(sum(each.count for each in spreads), p50, p99, max(each.worst for each in spreads))
+
 
 def windows(samples: Sequence[Sample], width: float) -> list[tuple[float, Spread]]:
     """Samples by the time they were meant for: the middle of each window, and its spread. The last one, where it is not
@@ -48,10 +54,41 @@ def windows(samples: Sequence[Sample], width: float) -> list[tuple[float, Spread
     return [((number + 0.5) * width, Spread.of(found[number])) for number in full or sorted(found)]
 
 
-def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Theil and Sen's slope: the median over all pairs, which single outliers do not move. 0 for fewer than two points."""
-    pairs = itertools.combinations(points, 2)
-    return statistics.median([(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in pairs if x1 != x2] or [0.0])
+@dataclass(frozen=True)
+class Trend:
+    """How points move: Theil and Sen's slope, which single outliers do not move, and where it lies in 95 of 100 cases by
+    Kendall's distribution (P. K. Sen, 1968)."""
+
+    slope: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, points: Sequence[tuple[float, float]]) -> Trend:
+        """0, and anything, for fewer than two points."""
+        pairs = itertools.combinations(points, 2)
+        slopes = sorted((y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in pairs if x1 != x2)
+        if not slopes:
+            return cls(0.0, -math.inf, math.inf)
+        n, count = len(points), len(slopes)
+        beside = 1.96 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+        low, high = math.floor((count - beside) / 2), math.ceil((count + beside) / 2)
+        least = slopes[low] if low >= 0 else -math.inf
+        return cls(statistics.median(slopes), least, slopes[high] if high < count else math.inf)
+
+    def times(self, factor: float) -> Trend:
+        """In other units."""
+        return Trend(self.slope * factor, self.least * factor, self.most * factor)
+
+    @property
+    def upward(self) -> bool:
+        """Whether it cannot well be chance that it goes up."""
+        return self.least > 0
+
+
+def verdict(holds: bool) -> str:
+    """In a word."""
+    return "holds" if holds else "FALLS SHORT"
 
 
 def ratio(value: float, base: float) -> float:

@@ -28,8 +28,9 @@ class OpenLoad:
     tenant: UUID
     terms: Terms
     rate: float
-    # Called as each is sent, and as each begins, with its number.
+    # Called with its number when each is sent, and when it is acknowledged.
     on_sent: Callable[[int], None] = field(default=lambda number: None)
+    on_stored: Callable[[int], None] = field(default=lambda number: None)
     began_at: float = 0.0
     sent: int = 0
     waits: dict[int, float] = field(default_factory=dict)
@@ -43,8 +44,7 @@ class OpenLoad:
             for number in range(count):
                 await asyncio.sleep(max(0.0, self._meant_for(number) - time.perf_counter()))
                 self.sent += 1
-                self.on_sent(number)
-                sending.create_task(self.penguin.jobs.enqueue(self.tenant, self.terms, {"number": number}))
+                sending.create_task(self._send(number))
         self._look()
 
     @contextlib.asynccontextmanager
@@ -88,6 +88,11 @@ class OpenLoad:
             (number / self.rate, self.waits.get(number, (now - self._meant_for(number)) * 1000))
             for number in range(self.sent)
         ]
+
+    async def _send(self, number: int) -> None:
+        self.on_sent(number)
+        await self.penguin.jobs.enqueue(self.tenant, self.terms, {"number": number})
+        self.on_stored(number)
 
     def _meant_for(self, number: int) -> float:
         return self.began_at + number / self.rate

@@ -171,12 +171,14 @@ def start(email: Email, *, at: datetime, suppressed: bool, policy: str, cancelle
 def conclude(email: Email, outcome: Outcome) -> Email:
     """The email after an attempt's outcome; raises FailedPrecondition for an attempt that never began.
 
-    A late word on an attempt that was given up as unknown settles it; one on an attempt that another has followed
-    changes the attempt only.
+    A late word on an attempt that was given up as unknown settles it. One on an attempt that another has followed changes
+    the attempt only, but for the proof that it was sent: it is not to be sent once more.
     """
     if outcome.attempt > email.attempt:
         raise FailedPrecondition("No such attempt was started.", reason="ATTEMPT_CONFLICT", field="attempt")
-    if outcome.attempt < email.attempt or email.status not in {SENDING, OUTCOME_UNKNOWN}:
+    followed = outcome.attempt < email.attempt
+    proven = followed and outcome.outcome == "sent" and email.status not in FINAL
+    if not proven and (followed or email.status not in {SENDING, OUTCOME_UNKNOWN}):
         return email
     version = email.version + 1
     if outcome.outcome == "sent":

@@ -6,13 +6,18 @@ found by the next survey, and one that is known may turn out to be empty. The da
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import itertools
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
+
+from penguin_queue.domain.line import Line
+from penguin_queue.domain.loads import Loads
 
 # A priority of which a lane's next job has been due this long counts as the next higher one, and so on: whatever is offered above
 # them, low lanes share evenly with the high ones after twice this. All lanes of the priority do, so that who has let a backlog
@@ -25,18 +30,14 @@ ELDEST_EVERY = 8
 LONG = 2 * AGEING
 # Lanes of one tenant that are kept in mind: kinds name handlers, and who has this many more is not to crowd others out.
 TENANT_LANES_MAX = 500
-# Lanes that one lease looks into; the others come with the next.
+# Lanes that one lease looks into at most; the others come with the next.
 REACH = 64
-# Lanes that are kept in mind (a few hundred bytes each). Beyond them new ones are found when others are empty.
+# A small lease looks into this many for each of its jobs, and some more, should the first have been emptied by others.
+SPARE, MORE = 2, 6
+# Lanes that are kept in mind (below a kilobyte each). Beyond them new ones are found when others are empty.
 LANES_MAX = 50_000
-# What a tenant has that is given no other weight.
-ORDINARY_WEIGHT = 100
 # More than any lease.
 UNCAPPED = 1_000_000
-# After so long half of what a tenant's jobs have taken is forgotten (seconds).
-HALF_LIFE_S = 5.0
-# Below this many jobs in flight a tenant is taken to have none.
-NONE_IN_FLIGHT = 0.01
 
 
 class Lane(NamedTuple):
@@ -92,7 +93,7 @@ class Taken(NamedTuple):
     keyed: Sequence[Keyed] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class _Known:
     # No job before it is ready, as far as is known.
     floor: Place
@@ -104,52 +105,27 @@ class _Known:
     rests_until: datetime | None = None
 
 
-class Loads:
-    """How much of the workers each tenant has: jobs in flight, now and lately, by its weight."""
+class _Lines(NamedTuple):
+    """The lanes of one kind and priority that can be leased from: by whose turn it is, and by how long they have waited."""
 
-    def __init__(self) -> None:
-        self._lately: dict[UUID, float] = {}
-        self._in_flight: Mapping[UUID, int] = {}
-        self._granted: Counter[UUID] = Counter()
-        self._weights: Mapping[UUID, int] = {}
-        self._at: datetime | None = None
-
-    def sampled(self, in_flight: Mapping[UUID, int], weights: Mapping[UUID, int], at: datetime) -> None:
-        """All tenants' jobs in flight as counted at `at`, and the weights of those that have one of their own."""
-        passed = 0.0 if self._at is None else max(0.0, (at - self._at).total_seconds())
-        kept = 0.5 ** (passed / HALF_LIFE_S)
-        tenants = self._lately.keys() | in_flight.keys()
-        lately = {t: kept * self._lately.get(t, 0.0) + (1 - kept) * in_flight.get(t, 0) for t in tenants}
-        self._lately = {t: load for t, load in lately.items() if load >= NONE_IN_FLIGHT}
-        self._in_flight, self._weights, self._at = in_flight, weights, at
-        self._granted.clear()
-
-    def granted(self, tenant_id: UUID, count: int) -> None:
-        """So many were leased since the last sample."""
-        self._granted[tenant_id] += count
-
-    def weight(self, tenant_id: UUID) -> float:
-        """A tenant's weight, 1 where it is an ordinary one."""
-        return self._weights.get(tenant_id, ORDINARY_WEIGHT) / ORDINARY_WEIGHT
-
-    def of(self, tenant_id: UUID) -> float:
-        """Jobs in flight by weight: the more it has, the later is its turn."""
-        held = max(self._lately.get(tenant_id, 0.0), self._in_flight.get(tenant_id, 0)) + self._granted[tenant_id]
-        return held / self.weight(tenant_id)
+    turns: Line[Lane]
+    ages: Line[Lane]
 
 
 class Lanes:
     """The lanes that are believed to have ready jobs."""
 
     def __init__(self) -> None:
-        self.loads = Loads()
+        self.loads = Loads(self._lowered)
         # Kinds of which only so many jobs may be in flight: a lane of theirs may have jobs though none is to be had.
         self.limited: frozenset[str] = frozenset()
         self._known: dict[Lane, _Known] = {}
-        self._by_kind: dict[str, dict[Lane, _Known]] = defaultdict(dict)
-        self._of_tenant: Counter[UUID] = Counter()
+        self._lines: dict[str, dict[int, _Lines]] = {}
+        self._of_tenant: dict[UUID, set[Lane]] = defaultdict(set)
+        self._of_kind: Counter[str] = Counter()
         self._leases = 0
-        self._blocked: set[Lane] = set()
+        self._blocked: dict[str, set[Lane]] = defaultdict(set)
+        self._resting: list[tuple[datetime, Lane]] = []
         self._events = 0
 
     def __len__(self) -> int:
@@ -167,8 +143,8 @@ class Lanes:
         if known is None:
             self._learn(lane, _Known(place, self._events))
             return
-        known.floor = min(known.floor, place)
         known.told = self._events
+        self._lower(lane, known, place)
         self._unblock(lane, known)
 
     def surveyed(self, mark: int, heads: Sequence[Head], *, whole: bool) -> list[Lane]:
@@ -182,7 +158,9 @@ class Lanes:
         for head in heads:
             known = self._known.get(head.lane)
             if known is not None:
-                known.floor = head.place if known.told <= mark else min(known.floor, head.place)
+                if known.told <= mark:
+                    known.floor = max(known.floor, head.place)
+                self._lower(head.lane, known, head.place)
                 self._unblock(head.lane, known)
             elif self._learn(head.lane, _Known(head.place, mark)):
                 new.append(head.lane)
@@ -190,27 +168,23 @@ class Lanes:
 
     def choose(self, kinds: Collection[str], wanted: int, at: datetime) -> list[Turn]:
         """Whose turn it is where a worker of these kinds (none: all) can take so many: least loaded tenants first."""
-        wanted_for = [
-            (lane, known)
-            for lane, known in self._of(kinds)
-            if not known.blocked and (known.rests_until is None or known.rests_until <= at)
-        ]
-        bands_of = _bands(wanted_for, at)
-        waiting = [
-            (bands_of[lane.priority], self.loads.of(lane.tenant_id), known.served, lane) for lane, known in wanted_for
-        ]
-        chosen = heapq.nsmallest(REACH, waiting) if len(waiting) > REACH else sorted(waiting)
-        bands: dict[int, list[Lane]] = defaultdict(list)
-        turns: list[Turn] = []
+        self._wake(at)
+        lines = self._lines_of(kinds)
+        bands_of = _bands(lines, at)
         self._leases += 1
-        if wanted_for and self._leases % ELDEST_EVERY == 0:
-            eldest, known = min(wanted_for, key=lambda each: (each[1].floor.run_at, each[0]))
-            if at - known.floor.run_at >= LONG:
-                chosen = [each for each in chosen if each[3] != eldest]
-                turns.append(Turn(eldest, 1, 1, known.floor))
-        for band, _, _, lane in chosen:
-            bands[band].append(lane)
+        turns: list[Turn] = []
+        eldest = self._eldest(lines) if self._leases % ELDEST_EVERY == 0 else None
+        if eldest is not None and at - self._known[eldest].floor.run_at >= LONG:
+            turns.append(Turn(eldest, 1, 1, self._known[eldest].floor))
+        most = reach(wanted)
+        bands: dict[int, list[Lane]] = {}
+        for band in sorted(set(bands_of.values())):
+            found = _first([each.turns for priority, each in lines if bands_of[priority] == band], most)
+            most -= len(found)
+            bands[band] = [lane for lane in found if not turns or lane != eldest]
         for band, lanes in bands.items():
+            if not lanes:
+                continue
             shares = self._shares(lanes, wanted - sum(turn.share for turn in turns if turn.band == band))
             turns += [Turn(lane, band, shares[lane], self._known[lane].floor) for lane in lanes]
         return turns
@@ -245,18 +219,38 @@ class Lanes:
         """Pass a lane over until then: its rate lets nothing go."""
         if (known := self._known.get(lane)) is not None:
             known.rests_until = until
+            heapq.heappush(self._resting, (until, lane))
 
     def freed(self) -> set[str]:
         """Jobs have ended: limited lanes may give again. Returns their kinds."""
-        for lane in self._blocked:
+        blocked, self._blocked = self._blocked, defaultdict(set)
+        for lane in itertools.chain.from_iterable(blocked.values()):
             self._known[lane].blocked = False
-        kinds = {lane.kind for lane in self._blocked}
-        self._blocked.clear()
-        return kinds
+            self._line_up(lane)
+        return set(blocked)
 
     def open_kind(self, kinds: Collection[str]) -> str | None:
         """A kind among these (none: any) of which there may be more."""
-        return next((lane.kind for lane, known in self._of(kinds) if not known.blocked), None)
+        among = kinds or self._of_kind
+        return next((kind for kind in among if self._of_kind[kind] > len(self._blocked.get(kind, ()))), None)
+
+    def _lines_of(self, kinds: Collection[str]) -> list[tuple[int, _Lines]]:
+        """What there is of these kinds (none: all), by priority."""
+        among = dict.fromkeys(kinds or self._lines)
+        return [pair for kind in among for pair in self._lines.get(kind, {}).items()]
+
+    def _eldest(self, lines: Sequence[tuple[int, _Lines]]) -> Lane | None:
+        firsts = [first for _, each in lines if (first := each.ages.first()) is not None]
+        return min(firsts)[1] if firsts else None
+
+    def _wake(self, at: datetime) -> None:
+        """Those whose rest is over are in line again."""
+        while self._resting and self._resting[0][0] <= at:
+            _, lane = heapq.heappop(self._resting)
+            known = self._known.get(lane)
+            if known is not None and known.rests_until is not None and known.rests_until <= at:
+                known.rests_until = None
+                self._line_up(lane)
 
     def _shares(self, lanes: Sequence[Lane], wanted: int) -> Counter[Lane]:
         """Give `wanted` jobs away, always to the tenant with the least by its weight."""
@@ -281,44 +275,91 @@ class Lanes:
     def _came_short(self, lane: Lane, known: _Known) -> None:
         if lane.kind in self.limited:
             known.blocked = True
-            self._blocked.add(lane)
+            self._blocked[lane.kind].add(lane)
         else:
             self._forget(lane)
 
     def _unblock(self, lane: Lane, known: _Known) -> None:
-        known.blocked = False
-        self._blocked.discard(lane)
+        if known.blocked:
+            known.blocked = False
+            self._freed(lane)
+            self._line_up(lane)
 
-    def _of(self, kinds: Collection[str]) -> Iterator[tuple[Lane, _Known]]:
-        """The lanes of these kinds (none: all)."""
-        if not kinds:
-            yield from self._known.items()
-        for kind in kinds:
-            yield from self._by_kind.get(kind, {}).items()
+    def _freed(self, lane: Lane) -> None:
+        if lane.kind in self._blocked:
+            self._blocked[lane.kind].discard(lane)
+            if not self._blocked[lane.kind]:
+                del self._blocked[lane.kind]
+
+    def _lower(self, lane: Lane, known: _Known, place: Place) -> None:
+        """There may be a job before what was known to be the first."""
+        if place < known.floor:
+            known.floor = place
+            self._lines[lane.kind][lane.priority].ages.put(lane)
+
+    def _lowered(self, tenants: Collection[UUID]) -> None:
+        for lane in itertools.chain.from_iterable(self._of_tenant.get(tenant, ()) for tenant in tenants):
+            self._lines[lane.kind][lane.priority].turns.put(lane)
+
+    def _turn(self, lane: Lane) -> tuple[float, int] | None:
+        """What its turn goes by; nothing where it cannot be leased from."""
+        known = self._known.get(lane)
+        if known is None or known.blocked or known.rests_until is not None:
+            return None
+        return self.loads.of(lane.tenant_id), known.served
+
+    def _age(self, lane: Lane) -> datetime | None:
+        known = self._known.get(lane)
+        return None if known is None or known.blocked or known.rests_until is not None else known.floor.run_at
+
+    def _line_up(self, lane: Lane) -> None:
+        """It can be leased from, and could not before."""
+        lines = self._lines[lane.kind][lane.priority]
+        lines.turns.put(lane)
+        lines.ages.put(lane)
 
     def _learn(self, lane: Lane, known: _Known) -> bool:
         """Keep a lane in mind, if there is room for it and for its tenant's."""
-        if len(self._known) >= LANES_MAX or self._of_tenant[lane.tenant_id] >= TENANT_LANES_MAX:
+        if len(self._known) >= LANES_MAX or len(self._of_tenant.get(lane.tenant_id, ())) >= TENANT_LANES_MAX:
             return False
-        self._known[lane] = self._by_kind[lane.kind][lane] = known
-        self._of_tenant[lane.tenant_id] += 1
+        self._known[lane] = known
+        self._of_tenant[lane.tenant_id].add(lane)
+        self._of_kind[lane.kind] += 1
+        by_priority = self._lines.setdefault(lane.kind, {})
+        if lane.priority not in by_priority:
+            by_priority[lane.priority] = _Lines(Line(self._turn), Line(self._age))
+        self._line_up(lane)
         return True
 
     def _forget(self, lane: Lane) -> None:
-        del self._known[lane], self._by_kind[lane.kind][lane]
-        if not self._by_kind[lane.kind]:
-            del self._by_kind[lane.kind]
-        self._of_tenant[lane.tenant_id] -= 1
+        del self._known[lane]
+        self._freed(lane)
+        self._of_kind[lane.kind] -= 1
+        if not self._of_kind[lane.kind]:
+            del self._of_kind[lane.kind], self._lines[lane.kind]
+        self._of_tenant[lane.tenant_id].discard(lane)
         if not self._of_tenant[lane.tenant_id]:
             del self._of_tenant[lane.tenant_id]
-        self._blocked.discard(lane)
 
 
-def _bands(waiting: Sequence[tuple[Lane, _Known]], at: datetime) -> dict[int, int]:
+def reach(wanted: int) -> int:
+    """How many lanes are looked into for so many jobs."""
+    return min(REACH, SPARE * wanted + MORE)
+
+
+def _first(lines: Sequence[Line[Lane]], most: int) -> list[Lane]:
+    """The first so many of all of them together."""
+    with contextlib.ExitStack() as stack:
+        ordered = [stack.enter_context(contextlib.closing(line.ordered())) for line in lines]
+        return [lane for _, lane in itertools.islice(heapq.merge(*ordered), max(0, most))]
+
+
+def _bands(lines: Sequence[tuple[int, _Lines]], at: datetime) -> dict[int, int]:
     """When each priority has its turn: its own number, less by the age of its oldest lane, and never after a lower one."""
     oldest: dict[int, datetime] = {}
-    for lane, known in waiting:
-        oldest[lane.priority] = min(known.floor.run_at, oldest.get(lane.priority, known.floor.run_at))
+    for priority, each in lines:
+        if (first := each.ages.first()) is not None:
+            oldest[priority] = min(first[0], oldest.get(priority, first[0]))
     bands: dict[int, int] = {}
     lower = LOWEST
     for priority in range(LOWEST, 0, -1):

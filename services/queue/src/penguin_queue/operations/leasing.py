@@ -14,7 +14,7 @@ from penguin_chassis.defects import places
 from penguin_chassis.faults import Fault
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Job, LeaseRef, Lot
-from penguin_queue.domain.lanes import REACH, Keyed, Lane, Lanes, Place, Taken, Turn
+from penguin_queue.domain.lanes import Keyed, Lane, Lanes, Place, Taken, Turn, reach
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.desk import Desk
 from penguin_queue.operations.rating import Rating, Wait
@@ -30,7 +30,7 @@ SHARE = 20.0
 # A look that somebody waits for is as good as the last one for so long (seconds), and for so many times as long as that one took.
 FRESH_S = 0.02
 FEW = 5.0
-# Rounds of REACH lanes that one lease looks at before it gives up for now.
+# Rounds of lanes that one lease looks at before it gives up for now.
 ROUNDS_MAX = 50
 # While the database is away the monitor watches it; this only looks whether it is back (seconds).
 AWAY_S = 1.0
@@ -115,7 +115,7 @@ class Leasing:
             alone = not self._lanes.limited.isdisjoint(kinds) if kinds else bool(self._lanes.limited)
             async with self._limited if alone else contextlib.nullcontext():
                 taken, looked_at = await self._round(kinds, wanted, lease)
-            if taken or looked_at < REACH:
+            if taken or looked_at < reach(wanted):
                 return await self._rating.waits(taken)
             # All that were looked at have nothing to give, and are out of the way now.
         return {}

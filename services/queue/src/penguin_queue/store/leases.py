@@ -3,8 +3,8 @@ another lease has replaced moves nothing."""
 
 from __future__ import annotations
 
-import itertools
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -109,9 +109,13 @@ class LeaseStore:
             token = new_token()
             rows = await self._take(connection, sql.lease_lots, [asked], turns, [token], [])
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+        # They come in the order of their places on disk, so lanes alternate.
+        lanes: dict[tuple[UUID, int, int], list[Any]] = defaultdict(list)
+        for row in rows:
+            lanes[_GROUPED(row)].append(row)
         found = [
-            _lot(Lane(priority, kinds[kind_id], tenant_id), list(group), token, asked.until)
-            for (tenant_id, kind_id, priority), group in itertools.groupby(rows, key=_GROUPED)
+            _lot(Lane(priority, kinds[kind_id], tenant_id), own, token, asked.until)
+            for (tenant_id, kind_id, priority), own in lanes.items()
         ]
         return [lot for lot, _ in found], [taken for _, taken in found]
 

@@ -930,7 +930,9 @@ class RecordOutcomeResult(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     status: Global___EmailStatus.ValueType
-    """The email's status after it."""
+    """The email's status after it. Still SENDING where a claim has followed that of this attempt: whoever has its job keeps
+    it, for that claim may have been a dead worker's that came late. Proof that it was sent ends it nevertheless.
+    """
     @_builtins.property
     def error(self) -> _errors_pb2.ItemError: ...
     def __init__(
