@@ -1,4 +1,5 @@
-"""The tier while its Valkey is flushed, killed, frozen or absent: slower perhaps, but no job is lost and leases go on."""
+"""The tier while its Valkey is flushed, killed, frozen or absent: no job is lost and leases go on. One service without rates asks little
+of it: two that share a rate are in tests/failure/test_queue_faults.py."""
 
 from __future__ import annotations
 
