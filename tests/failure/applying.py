@@ -1,8 +1,8 @@
 """A worker as a process of its own, whose effects go to a store that applies each once: `python -m tests.failure.applying <name>
 <store>`.
 
-It works on one kind by a stream and on another by small leases, and ends when its input does. CLOCK_OFF_S sets its wall
-clock wrong by so many seconds; WORKER_LEASE_S is its lease.
+It works on two kinds by a stream, one of them rated, and on another by small leases, and ends when its input does. CLOCK_OFF_S sets
+its wall clock wrong by so many seconds; WORKER_LEASE_S is its lease.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from penguin_worker.jobs import Job
 from penguin_worker.kinds import Kind
 from penguin_worker.leasing import Worker
 
-STREAMED, POLLED = "faults.streamed", "faults.polled"
+STREAMED, POLLED, RATED = "faults.streamed", "faults.polled", "faults.rated"
 # Before an effect, and from there to the word on it: a fault finds handlers in both (seconds).
 BEFORE_S, AFTER_S = 0.1, 0.5
 POLLERS, PER_LEASE = 2, 10
 # An effect is there once; whoever comes again is counted, and changes nothing else.
-APPLY = """INSERT INTO effects (job_id, tenant_id, worker, clock, lost_leases, polled) VALUES ($1, $2, $3, $4, $5, $6)
+APPLY = """INSERT INTO effects (job_id, tenant_id, worker, clock, lost_leases, kind) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (job_id) DO UPDATE SET refused = effects.refused + 1"""
 
 
@@ -52,7 +52,7 @@ class Applying:
     async def streamed(self, job: Job) -> None:
         """A job that came by the stream."""
         await asyncio.sleep(BEFORE_S)
-        await self._store.execute(APPLY, job.id, job.tenant_id, self._name, time.time(), job.lost_leases, False)
+        await self._store.execute(APPLY, job.id, job.tenant_id, self._name, time.time(), job.lost_leases, job.kind)
         await asyncio.sleep(AFTER_S)
 
     async def poll(self, queue: Tier, lease_s: float) -> None:
@@ -67,7 +67,7 @@ class Applying:
                 for each in leased:
                     job = each.job
                     await self._store.execute(
-                        APPLY, job.id, job.tenant_id, self._name, time.time(), job.lost_leases, True
+                        APPLY, job.id, job.tenant_id, self._name, time.time(), job.lost_leases, POLLED
                     )
                 if leased:
                     refs = [pb.LeaseRef(job_id=each.job.id, lease_token=each.lease_token) for each in leased]
@@ -85,7 +85,7 @@ async def main(name: str, dsn: str) -> None:
         queue, applying = penguin.tiers["queue"], Applying(name, store)
         polling = [asyncio.create_task(applying.poll(queue, config.lease_s)) for _ in range(POLLERS)]
         try:
-            await Worker(queue, config).run({STREAMED: Kind(applying.streamed)}, stopped)
+            await Worker(queue, config).run(dict.fromkeys((STREAMED, RATED), Kind(applying.streamed)), stopped)
         finally:
             for task in polling:
                 task.cancel()

@@ -7,27 +7,29 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
-from libs.worker.tests.waiting import until
+from tests.failure.applying import POLLED, RATED, STREAMED
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
-from penguin_devstack.probes import serves_grpc
 from penguin_orchestrator.jobs import Terms
 from penguin_orchestrator.platform import Penguin
 
 ROOT = Path(__file__).parents[2]
-TERMS = (Terms("faults.streamed"), Terms("faults.polled"))
+TERMS, RATED_TERMS = (Terms(STREAMED), Terms(POLLED)), Terms(RATED)
 # Jobs a second, in runs of one kind so that those beside one another travel together.
 RATE, RUN = 150, 15
+# The queue of the rated kind lets go so many a second, and so many at once; a little more is sent, and so many to begin with: there
+# are always some that wait for the rate alone.
+RATED_PER_S, RATED_BURST, RATED_SENT, RATED_AHEAD = 20, 10, 25, 60
 LEASE_S = 2
 TABLE = """CREATE TABLE effects (job_id bigint PRIMARY KEY, tenant_id uuid NOT NULL, worker text NOT NULL,
-    clock double precision NOT NULL, lost_leases integer NOT NULL, polled boolean NOT NULL,
+    clock double precision NOT NULL, lost_leases integer NOT NULL, kind text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp(), refused integer NOT NULL DEFAULT 0)"""
 
 
@@ -43,10 +45,19 @@ class Effects:
         rows = await self.store.fetch("SELECT job_id FROM effects WHERE tenant_id = $1", self.tenant)
         return {row[0] for row in rows}
 
-    async def count(self, *, polled: bool | None = None) -> int:
-        """How many effects are there; by one way of leasing, or by both."""
-        sql = "SELECT count(*) FROM effects WHERE tenant_id = $1 AND polled IS NOT DISTINCT FROM coalesce($2, polled)"
-        return int(await self.store.fetchval(sql, self.tenant, polled))
+    async def count(self) -> int:
+        """How many effects are there."""
+        return int(await self.store.fetchval("SELECT count(*) FROM effects WHERE tenant_id = $1", self.tenant))
+
+    async def times(self, kind: str) -> list[float]:
+        """When those of a kind were applied, in order (seconds since 1970, by the store's clock)."""
+        sql = """SELECT extract(epoch FROM applied_at)::float8 FROM effects WHERE tenant_id = $1 AND kind = $2
+                 ORDER BY applied_at"""
+        return [row[0] for row in await self.store.fetch(sql, self.tenant, kind)]
+
+    async def now(self) -> float:
+        """The store's time, as above."""
+        return float(await self.store.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8"))
 
     async def refused(self) -> int:
         """How often an effect was to be brought about again."""
@@ -60,9 +71,9 @@ class Effects:
 
     async def in_the_act(self, worker: str) -> bool:
         """Whether it has brought an effect about that it cannot have told the queue of."""
-        sql = """SELECT EXISTS (SELECT FROM effects WHERE tenant_id = $1 AND worker = $2 AND NOT polled
+        sql = """SELECT EXISTS (SELECT FROM effects WHERE tenant_id = $1 AND worker = $2 AND kind = $3
                  AND applied_at > clock_timestamp() - interval '0.1 s')"""
-        return bool(await self.store.fetchval(sql, self.tenant, worker))
+        return bool(await self.store.fetchval(sql, self.tenant, worker, STREAMED))
 
     async def clocks_off(self) -> dict[str, float]:
         """By worker, how far its clock is from the store's (seconds)."""
@@ -123,26 +134,6 @@ async def at_work(*workers: WorkerProcess) -> AsyncIterator[None]:
             await worker.kill()
 
 
-@contextlib.asynccontextmanager
-async def queue_with_a_wrong_clock(
-    environment: Mapping[str, str], port: int, clock_off_s: float
-) -> AsyncIterator[None]:
-    """One more service of the queue, its wall clock wrong by so much. `environment` is the right one's."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.failure.serving", cwd=ROOT,
-        env={**os.environ, **environment, "QUEUE_LISTEN": f"127.0.0.1:{port}", "CLOCK_OFF_S": str(clock_off_s)},
-    )  # fmt: skip
-    try:
-        await until(lambda: serves_grpc(port))
-        yield
-        process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0, "the service did not end in order"
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
 async def leases_off(queue_dsn: str) -> list[float]:
     """How far the ends of the leases that stand are from the time of the queue's database (seconds)."""
     connection = await asyncpg.connect(queue_dsn)
@@ -169,18 +160,24 @@ class Load:
     async def run(self, most_s: float) -> None:
         """Send until it is enough, and wait for every answer. Raises what an enqueue raises, for the client is to sit a fault
         out; and TimeoutError when it is not enough in time."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
         async with asyncio.TaskGroup() as sending:
-            while not self.enough.is_set():
-                if clock() - began > most_s:
-                    raise TimeoutError
-                await asyncio.sleep(max(0.0, began + self.sent / RATE - clock()))
-                sending.create_task(self._send(self.sent))
-                self.sent += 1
+            sending.create_task(self._keep_sending(sending, RATE, TERMS, most_s))
+            sending.create_task(self._keep_sending(sending, RATED_SENT, [RATED_TERMS], most_s, RATED_AHEAD))
 
-    async def _send(self, number: int) -> None:
-        terms = TERMS[number // RUN % len(TERMS)]
+    async def _keep_sending(
+        self, sending: asyncio.TaskGroup, per_s: float, kinds: Sequence[Terms], most_s: float, ahead: int = 0
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        began, number = clock(), 0
+        while not self.enough.is_set():
+            if clock() - began > most_s:
+                raise TimeoutError
+            await asyncio.sleep(max(0.0, began + (number - ahead) / per_s - clock()))
+            sending.create_task(self._send(kinds[number // RUN % len(kinds)], number))
+            self.sent += 1
+            number += 1
+
+    async def _send(self, terms: Terms, number: int) -> None:
         self.acknowledged.append(await self.penguin.jobs.enqueue(self.tenant, terms, {"number": number}))
 
     async def counts(self) -> dict[int, int]:

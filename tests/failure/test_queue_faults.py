@@ -1,10 +1,15 @@
 """The queue is under load, and something dies: every acknowledged job brings its effect about exactly once in a store that
-refuses a second time, and nothing is left behind. What a fault of a worker leaves half done is made sure of first."""
+refuses a second time, and nothing is left behind. What a fault of a worker leaves half done is made sure of first.
+
+Two services stand on one database and one Redis, which carries their news and counts their rates; one kind has a rate, the others
+have none. Jobs are sent to the first service, and workers are at both.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from uuid import uuid4
@@ -13,17 +18,20 @@ import asyncpg
 import pytest
 from libs.worker.tests.waiting import until
 from redis.asyncio import Redis
+from tests.failure.applying import POLLED, RATED, STREAMED
 from tests.failure.loads import (
     LEASE_S,
     RATE,
+    RATED_BURST,
+    RATED_PER_S,
     Effects,
     Load,
     WorkerProcess,
     at_work,
     effects_store,
     leases_off,
-    queue_with_a_wrong_clock,
 )
+from tests.queues import another_queue, beyond_rate, put_rated_queue
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_devstack.ports import free_port
@@ -38,6 +46,17 @@ BEFORE, AFTER_S, LOAD_MAX_S = RATE, 1.5, 60.0
 # Longer than a lease.
 OUTAGE_S = LEASE_S + 0.5
 SETTLES_S = 40.0
+# Redis is away so long: services that gave the whole rate each would be far beyond it by then. After so much of that they know, and
+# do without (seconds).
+AWAY_S, NOTICED_S = 4.0, 1.0
+# Of what is sent, or what the rate gives, at least so much is done while Redis is away: who waited for it would do next to nothing.
+PACE = 1 / 2
+# An effect comes so much later than its lease, at times (seconds): by as much the rate can seem to be exceeded. Of what Redis has
+# lost each emptying gives one job; and who hears that Redis is back may be a second before the other, who still gives its part.
+LATER_S, FLUSHES = 1.0, 5
+RATED_MOST = RATED_BURST + RATED_PER_S * LATER_S + FLUSHES + RATED_PER_S / 2
+RATED_QUEUE = "faults-rated"
+BUCKET = f"{{penguin-queue}}:rate:queue:{RATED_QUEUE}"
 HOUR_S = 3600.0
 OPEN = (pb.JOB_STATE_READY, pb.JOB_STATE_LEASED)
 
@@ -50,6 +69,13 @@ class Ground:
     penguin: Penguin
     store: asyncpg.Pool
     dsn: str
+    # Where the second service listens.
+    second: str
+
+    @property
+    def redis_url(self) -> str:
+        """The Redis that both services share."""
+        return self.stack.tier_environment("queue")["QUEUE_REDIS_URL"]
 
     def worker(self, name: str, clock_off_s: float = 0.0, queue: str = "") -> WorkerProcess:
         """One that works on the stack's queue, or on the service at another address."""
@@ -59,9 +85,11 @@ class Ground:
 
 @pytest.fixture(scope="module")
 async def ground(stack: LocalStack, penguin: Penguin, cluster: PostgresCluster) -> AsyncIterator[Ground]:
-    dsn = await cluster.create_database(f"effects_{uuid4().hex}")
-    async with effects_store(dsn) as store:
-        yield Ground(stack, penguin, store, dsn)
+    dsn, port = await cluster.create_database(f"effects_{uuid4().hex}"), free_port()
+    await put_rated_queue(stack, RATED_QUEUE, RATED, RATED_PER_S, RATED_BURST)
+    # Only now: a service knows of a rate before its first lease, but of a new one some seconds later.
+    async with effects_store(dsn) as store, another_queue(stack.tier_environment("queue"), port):
+        yield Ground(stack, penguin, store, dsn, f"127.0.0.1:{port}")
 
 
 @dataclass(frozen=True)
@@ -116,17 +144,43 @@ class Play:
         assert set(sent) - applied == set(), "an acknowledged job was lost"
         # Every enqueue was answered in the end, so a job that was not acknowledged would be one that nobody sent.
         assert applied - set(sent) == set()
+        beyond = beyond_rate(await self.effects.times(RATED), RATED_PER_S)
+        assert beyond <= RATED_MOST, "the rate was exceeded"
         # What is over is counted for many at once: the count may be older than the last end.
         await until(self.all_completed, SETTLES_S)
         # Shown by `pytest -rP`: at least once is the queue's word, and this is how often it was more than once.
         print(f"{len(sent)} acknowledged and applied, {await self.effects.refused()} repetitions refused, ", end="")
-        print(f"{await self.effects.after_loss()} applied after a lost lease")
+        print(f"{await self.effects.after_loss()} applied after a lost lease, ", end="")
+        print(f"at most {beyond:.1f} beyond the rate")
+
+    async def without_redis(self) -> None:
+        """Stand an outage of Redis: nobody waits for it for long, and who is rated is given the parts of both services."""
+        await asyncio.sleep(NOTICED_S)
+        since = await self.effects.now()
+        await asyncio.sleep(AWAY_S - NOTICED_S)
+        passed = await self.effects.now() - since
+        done = {kind: await self.done_since(kind, since) for kind in (STREAMED, POLLED, RATED)}
+        # Half of what has no rate is streamed, and half is polled for.
+        usual = {STREAMED: RATE / 2, POLLED: RATE / 2, RATED: RATED_PER_S}
+        pace = {kind: done[kind] / passed / usual[kind] for kind in usual}
+        print("pace without Redis: " + ", ".join(f"{kind} {share:.2f}" for kind, share in pace.items()))
+        assert min(pace.values()) > PACE, "somebody waited for Redis"
+
+    async def done_since(self, kind: str, since: float) -> int:
+        return sum(at > since for at in await self.effects.times(kind))
+
+    async def counted_in_redis(self) -> bool:
+        """Whether Redis counts the rate once more, and both work by it: the bucket is touched after now."""
+        async with Redis.from_url(self.ground.redis_url) as client:
+            seconds, micros = await client.time()
+            touched = await client.hget(BUCKET, "at")
+            return touched is not None and float(touched) > seconds + micros / 1e6 - 0.5
 
 
 @pytest.fixture
 def play(ground: Ground) -> Play:
-    """Two workers with nothing wrong about them."""
-    return Play.of(ground, ground.worker("first"), ground.worker("second"))
+    """Two workers with nothing wrong about them, one at each service."""
+    return Play.of(ground, ground.worker("first"), ground.worker("second", queue=ground.second))
 
 
 async def test_a_killed_worker(play: Play) -> None:
@@ -157,38 +211,43 @@ async def test_a_restarted_database(play: Play) -> None:
     await play.run(fault)
 
 
-async def test_an_emptied_buffer(play: Play) -> None:
+async def test_an_emptied_redis(play: Play) -> None:
+    """No rate begins anew by it, however often it happens."""
+
     async def fault() -> None:
-        url = play.ground.stack.tier_environment("queue")["QUEUE_REDIS_URL"]
-        async with Redis.from_url(url) as client:
-            for _ in range(5):
+        async with Redis.from_url(play.ground.redis_url) as client:
+            for _ in range(FLUSHES):
                 await client.flushall()
                 await asyncio.sleep(0.2)
+        await until(play.counted_in_redis, 5)
 
     await play.run(fault)
 
 
-async def test_a_killed_buffer(play: Play) -> None:
+async def test_a_killed_redis(play: Play) -> None:
+    """It is gone for a while, and has forgotten everything when it is back."""
+
     async def fault() -> None:
-        await play.ground.stack.kill("valkey")
-        await play.ground.stack.wait_ready("valkey")
+        await play.ground.stack.stop("valkey", signal.SIGKILL)
+        try:
+            await play.without_redis()
+        finally:
+            await play.ground.stack.start("valkey")
+        await until(play.counted_in_redis, 5)
 
     await play.run(fault)
 
 
 async def test_a_frozen_redis(play: Play) -> None:
-    """Small leases go on while it does not answer."""
+    """Its connections stay open, and nothing answers."""
 
     async def fault() -> None:
         play.ground.stack.freeze("valkey")
         try:
-            polled = await play.effects.count(polled=True)
-            await asyncio.sleep(OUTAGE_S)
-            during = await play.effects.count(polled=True) - polled
+            await play.without_redis()
         finally:
             play.ground.stack.thaw("valkey")
-        # Half of the load is polled for; a queue that waited for its buffer would have done a few dozen.
-        assert during > RATE / 2 * OUTAGE_S / 3, "small leases waited for Redis"
+        await until(play.counted_in_redis, 5)
 
     await play.run(fault)
 
@@ -220,7 +279,7 @@ async def test_a_service_with_a_wrong_clock(ground: Ground, clock_off_s: float) 
 
         async def fault() -> None:
             # Its first sweep, which looks at all there is, finds jobs in the other's hands.
-            await services.enter_async_context(queue_with_a_wrong_clock(environment, port, clock_off_s))
+            await services.enter_async_context(another_queue(environment, port, clock_off_s))
             await until(lambda: play.effects.in_the_act(wrong.name), SETTLES_S)
             off = await leases_off(ground.stack.database("queue").maintenance_url)
             assert off

@@ -281,18 +281,35 @@ async def test_a_kind_that_is_held_up_is_not_leased_and_hinders_no_other(
 
 
 def test_what_is_away_is_waited_for_as_long_as_it_said_within_bounds() -> None:
-    assert [away_for(9, said_s, 0.0) for said_s in (0.0, 1.5, 3600.0)] == [0.1, 1.5, 60.0]
+    day = 24 * 3600.0
+    assert [away_for(9, said_s, 0.0) for said_s in (0.0, 1.5, 3600.0, day, 30 * day)] == [0.1, 1.5, 3600.0, day, day]
     assert away_for(0, 2.0, 0.999) == pytest.approx(2.5, abs=0.01)
+    assert away_for(0, 3600.0, 0.999) == pytest.approx(3660.0, abs=0.1)
     assert [away_for(snoozes, None, 0.0) for snoozes in (0, 1, 20)] == [0.25, 0.5, 2.5]
     assert away_for(0, None, 0.999) == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize(("said_s", "least", "most"), [(7.0, 7.0, 8.75), (None, 0.25, 0.5)])
-async def test_a_job_is_put_off_for_as_long_as_the_tier_said_that_it_is_away(
-    peers: Peers, tiers: dict[str, Tier], configure: Configure, said_s: float | None, least: float, most: float
+UNAVAILABLE, EXHAUSTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    ("code", "said_s", "least", "most"),
+    [
+        (UNAVAILABLE, 7.0, 7.0, 8.75), (UNAVAILABLE, 7200.0, 7200.0, 7260.0), (UNAVAILABLE, None, 0.25, 0.5),
+        (EXHAUSTED, 0.1, 0.5, 5.0), (EXHAUSTED, 7200.0, 7200.0, 7260.0), (EXHAUSTED, None, 0.5, 5.0),
+    ],
+)  # fmt: skip
+async def test_a_job_is_put_off_for_as_long_as_the_tier_said_that_it_is_away_or_too_busy(
+    peers: Peers,
+    tiers: dict[str, Tier],
+    configure: Configure,
+    code: grpc.StatusCode,
+    said_s: float | None,
+    least: float,
+    most: float,
 ) -> None:
     async def away(_: Job) -> None:
-        raise TierError("oltp", grpc.StatusCode.UNAVAILABLE, "TIER_DB_DOWN", "away", retry_after_s=said_s)
+        raise TierError("oltp", code, "TIER_DB_DOWN", "away", retry_after_s=said_s)
 
     (job_id,) = put(peers, "noop", 1)
     async with at_work(tiers["queue"], configure(), noop=Kind(away)):

@@ -1,4 +1,4 @@
-"""The Queue tier under test: its real server on its real database and a real buffer, entered as production enters it."""
+"""The Queue tier under test: its real server on its real database and a real Redis, entered as production enters it."""
 
 from __future__ import annotations
 

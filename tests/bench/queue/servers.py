@@ -81,12 +81,13 @@ async def servers() -> AsyncIterator[Servers]:
 
 
 @contextlib.asynccontextmanager
-async def our_stack() -> AsyncIterator[LocalStack]:
-    """Our queue tier alone, with PostgreSQL and Valkey of its own; gone in the end."""
+async def our_stack(**environment: str) -> AsyncIterator[LocalStack]:
+    """Our queue tier alone, with PostgreSQL and Valkey of its own; gone in the end. The service is told `environment`, too."""
     with tempfile.TemporaryDirectory(prefix="pq-") as folder:
         stack = LocalStack(
-            Path(folder), tiers=("queue",), with_workers=False, database_settings=SETTINGS, tied_to_caller=True
-        )
+            Path(folder), tiers=("queue",), with_workers=False, environment={"queue": environment},
+            database_settings=SETTINGS, tied_to_caller=True,
+        )  # fmt: skip
         try:
             await stack.up()
             yield stack

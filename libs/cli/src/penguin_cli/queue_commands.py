@@ -294,7 +294,8 @@ def redrive(
     most: Annotated[int, typer.Option("--max", min=1, max=1000, help="By a filter: how many at most.")] = 1000,
     dry_run: DryRun = False,
 ) -> None:
-    """Make dead letters ready again, with fresh attempts: the named ones, or those that died as the options say."""
+    """Make dead letters ready again, with fresh attempts: the named ones, or those that died as the options say. Where another job
+    has got its unique key meanwhile, a dead letter runs beside that one."""
     filtered = bool(kind or error or before or after or every)
     request = pb.RedriveJobsRequest(request_id=str(keys.new_id()), job_ids=job_ids, dry_run=dry_run)
     if filtered:

@@ -1,4 +1,5 @@
-"""A Valkey server on the loopback interface that keeps nothing on disk. It is a buffer: losing it loses no truth."""
+"""A Valkey server on the loopback interface that keeps nothing on disk. It carries news and counts rates:
+losing it loses no truth."""
 
 from __future__ import annotations
 
@@ -84,7 +85,7 @@ class ValkeyServer:
             "daemonize": "no",
             "pidfile": str(self.data_dir / "server.pid"),
             "maxmemory": f"{self._max_memory_mb}mb",
-            # A full buffer refuses; evicting would forget rate limits and ready jobs without a word.
+            # A full one refuses; evicting would forget rates without a word.
             "maxmemory-policy": "noeviction",
         }
         return [str(server_path()), *(word for name, value in options.items() for word in (f"--{name}", value))]

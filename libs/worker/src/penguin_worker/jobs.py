@@ -57,7 +57,8 @@ class Snooze(NotDone):
 class Away(NotDone):
     """What its kind needs is away: put off without counting an attempt, and the kind is left alone for a while.
 
-    `after_s`: what is away has said how long that will be (seconds); None leaves it to the worker.
+    `after_s`: what is away has said how long that will be (seconds): the job comes no sooner, but after a day at the latest; None
+    leaves it to the worker.
     """
 
     def __init__(self, error: str, after_s: float | None = None) -> None:

@@ -34,9 +34,12 @@ log = logging.getLogger(__name__)
 GRACE_S = 5.0
 SNOOZE_MIN_S = 0.5
 SNOOZE_MAX_S = 5.0
-# The same where a tier has said for how long: it is believed within these.
+# The same where a tier has said for how long: it is believed within these. What says more than a day is looked at once a day, for
+# nobody can tell it from a slip, and a job of which nothing is heard for weeks is as good as lost.
 SAID_MIN_S = 0.1
-SAID_MAX_S = 60.0
+SAID_MAX_S = 24 * 3600.0
+# Not all who were told the same come back at once; but nobody comes back much later than told (seconds).
+SPREAD_MAX_S = 60.0
 # Answers that say nothing of the job: not there, too busy, too slow.
 NOT_NOW = frozenset(
     {
@@ -222,11 +225,12 @@ class Worker:
 
 def away_for(snoozes: int, said_s: float | None, chance: float) -> float:
     """For how long (seconds) a job is put off that was so often put off before, by `chance` in [0, 1): never sooner than the
-    tier said, and up to a quarter later; where it said nothing, longer each time."""
+    tier said, up to SAID_MAX_S, and up to a quarter later (SPREAD_MAX_S at most); where it said nothing, longer each time."""
     if said_s is None:
         longest: float = min(SNOOZE_MIN_S * 2 ** min(snoozes, 10), SNOOZE_MAX_S)
         return longest * (0.5 + chance / 2)
-    return min(max(said_s, SAID_MIN_S), SAID_MAX_S) * (1 + chance / 4)
+    said_s = min(max(said_s, SAID_MIN_S), SAID_MAX_S)
+    return said_s + min(said_s / 4, SPREAD_MAX_S) * chance
 
 
 def _said_of(error: Exception) -> NotDone:
@@ -238,7 +242,8 @@ def _said_of(error: Exception) -> NotDone:
         if error.code in NOT_NOW:
             return Away(name, error.retry_after_s)
         if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return Snooze(name, max(error.retry_after_s or 0.0, random.uniform(SNOOZE_MIN_S, SNOOZE_MAX_S)))
+            soonest = random.uniform(SNOOZE_MIN_S, SNOOZE_MAX_S)
+            return Snooze(name, max(away_for(0, error.retry_after_s, random.random()), soonest))
         return Retry(name)
     return Retry(f"defect.{type(error).__name__}")
 

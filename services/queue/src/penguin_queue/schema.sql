@@ -92,14 +92,6 @@ BEGIN
     RETURN made;
 END $$;
 
-CREATE FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) RETURNS TABLE(fresh boolean, handed boolean, rated smallint, tries smallint, digest bytea, reply bytea, compensated boolean)
-    LANGUAGE sql
-    SET search_path TO 'public', 'pg_temp'
-    AS $$
-    SELECT * FROM hot_enqueue(tenant, request_key, request_digest, answer, at, first_id, due, kind, priority, rank, max_attempts,
-                              traceparents, payloads, token, until, worker, NULL)
-$$;
-
 CREATE FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) RETURNS TABLE(fresh boolean, handed boolean, rated smallint, tries smallint, digest bytea, reply bytea, compensated boolean)
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
@@ -276,138 +268,6 @@ BEGIN
             IF remaining = 0 THEN
                 RETURN;
             END IF;
-        END LOOP;
-    END LOOP;
-END $$;
-
-CREATE FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) RETURNS SETOF public.jobs
-    LANGUAGE plpgsql
-    SET enable_seqscan TO 'off'
-    SET enable_bitmapscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET jit TO 'off'
-    SET plan_cache_mode TO 'force_generic_plan'
-    AS $$
-DECLARE
-    -- More tenants than this wait for the next call, which goes on from where this one ends.
-    reach integer := least(wanted, 64);
-    remaining integer := wanted;
-    turn record;
-    taken integer;
-    turns integer;
-    most integer;
-    -- Queues with a limit, and how many jobs may still be taken of each.
-    limited integer[];
-    locked integer[];
-    rooms integer[];
-    place integer;
-BEGIN
-    limited := ARRAY(SELECT q.id FROM queues q WHERE q.max_in_flight IS NOT NULL);
-    IF cardinality(limited) > 0 THEN
-        locked := ARRAY(
-            SELECT q.id FROM queues q
-            WHERE q.max_in_flight IS NOT NULL AND NOT q.paused AND (cardinality(kinds) = 0 OR EXISTS (
-                SELECT FROM kinds k WHERE k.queue_id = q.id AND k.id = ANY (lease_ready.kinds)))
-            FOR NO KEY UPDATE SKIP LOCKED);
-        -- Only now, in a snapshot that has what the last holder of the lock leased.
-        rooms := ARRAY(
-            SELECT CASE WHEN l.id = ANY (locked) THEN q.max_in_flight - (
-                       SELECT count(*)::integer FROM jobs j JOIN kinds k ON k.id = j.kind_id
-                       WHERE j.state = 2 AND k.queue_id = l.id)
-                   ELSE 0 END
-            FROM unnest(limited) WITH ORDINALITY AS l (id, n) JOIN queues q ON q.id = l.id ORDER BY l.n);
-    END IF;
-    FOR level IN 1..3 LOOP
-        CONTINUE WHEN NOT EXISTS (SELECT FROM jobs j WHERE j.state = 1 AND j.priority = level);
-        FOR pass IN 1..2 LOOP
-            turns := NULL;
-            FOR turn IN
-                WITH RECURSIVE there AS (
-                    (SELECT j.kind_id AS kind FROM jobs j WHERE j.state = 1 AND j.priority = level ORDER BY j.kind_id LIMIT 1)
-                    UNION ALL
-                    SELECT (SELECT j.kind_id FROM jobs j
-                            WHERE j.state = 1 AND j.priority = level AND j.kind_id > there.kind
-                            ORDER BY j.kind_id LIMIT 1)
-                    FROM there WHERE there.kind IS NOT NULL
-                ), walk AS (
-                    SELECT there.kind, k.queue_id, first.tenant_id, first.lap, a.awake, a.awake::integer AS n
-                    FROM there
-                    JOIN kinds k ON k.id = there.kind
-                    JOIN queues q ON q.id = k.queue_id,
-                    LATERAL (
-                        (SELECT j.tenant_id, 0 AS lap FROM jobs j
-                         WHERE j.state = 1 AND j.priority = level AND j.kind_id = there.kind
-                           AND j.tenant_id > after_tenant
-                         ORDER BY j.tenant_id LIMIT 1)
-                        UNION ALL
-                        (SELECT j.tenant_id, 1 FROM jobs j
-                         WHERE j.state = 1 AND j.priority = level AND j.kind_id = there.kind
-                           AND j.tenant_id <= after_tenant
-                         ORDER BY j.tenant_id LIMIT 1)
-                        LIMIT 1
-                    ) AS first,
-                    LATERAL (SELECT NOT EXISTS (SELECT FROM pauses p
-                        WHERE p.tenant_id = first.tenant_id AND p.kind_id IN (0, there.kind)) AS awake) AS a
-                    WHERE there.kind IS NOT NULL AND NOT (k.paused OR q.paused)
-                      AND (cardinality(kinds) = 0 OR there.kind = ANY (kinds))
-                      AND coalesce(rooms[array_position(limited, k.queue_id)] > 0, true)
-                    UNION ALL
-                    SELECT walk.kind, walk.queue_id, next.tenant_id, next.lap, a.awake, walk.n + a.awake::integer
-                    FROM walk,
-                    LATERAL (
-                        (SELECT j.tenant_id, walk.lap AS lap FROM jobs j
-                         WHERE j.state = 1 AND j.priority = level AND j.kind_id = walk.kind
-                           AND j.tenant_id > walk.tenant_id AND (walk.lap = 0 OR j.tenant_id <= after_tenant)
-                         ORDER BY j.tenant_id LIMIT 1)
-                        UNION ALL
-                        (SELECT j.tenant_id, 1 FROM jobs j
-                         WHERE walk.lap = 0
-                           AND j.state = 1 AND j.priority = level AND j.kind_id = walk.kind
-                           AND j.tenant_id <= after_tenant
-                         ORDER BY j.tenant_id LIMIT 1)
-                        LIMIT 1
-                    ) AS next,
-                    LATERAL (SELECT NOT EXISTS (SELECT FROM pauses p
-                        WHERE p.tenant_id = next.tenant_id AND p.kind_id IN (0, walk.kind)) AS awake) AS a
-                    WHERE walk.n < reach
-                )
-                -- By chance among kinds, so that small leases pass none over for ever.
-                SELECT walk.kind, walk.queue_id, walk.tenant_id, count(*) OVER () AS turns
-                FROM walk WHERE walk.awake ORDER BY walk.n, random()
-            LOOP
-                turns := coalesce(turns, turn.turns::integer);
-                most := CASE pass WHEN 1 THEN ceil(remaining::numeric / turns)::integer ELSE remaining END;
-                place := array_position(limited, turn.queue_id);
-                IF place IS NOT NULL THEN
-                    most := least(most, rooms[place]);
-                END IF;
-                taken := 0;
-                IF most > 0 THEN
-                    RETURN QUERY
-                        UPDATE jobs AS j
-                        SET state = 2, lease_token = token, leased_until = until, worker_id = worker
-                        -- An array: as a sub-select on the inner side of a join it would be run, and lock, again.
-                        WHERE j.id = ANY (ARRAY(
-                            SELECT r.id FROM jobs r
-                            WHERE r.state = 1 AND r.priority = level AND r.kind_id = turn.kind
-                              AND r.tenant_id = turn.tenant_id
-                            ORDER BY r.rank, r.run_at, r.id
-                            LIMIT most
-                            FOR UPDATE SKIP LOCKED))
-                        RETURNING j.*;
-                    GET DIAGNOSTICS taken = ROW_COUNT;
-                END IF;
-                IF place IS NOT NULL THEN
-                    rooms[place] := rooms[place] - taken;
-                END IF;
-                remaining := remaining - taken;
-                turns := greatest(turns - 1, 1);
-                IF remaining = 0 THEN
-                    RETURN;
-                END IF;
-            END LOOP;
-            EXIT WHEN turns IS NULL;
         END LOOP;
     END LOOP;
 END $$;
@@ -1168,11 +1028,6 @@ GRANT ALL ON FUNCTION public.drop_partitions(parent regclass, before date) TO qu
 REVOKE ALL ON FUNCTION public.ensure_partitions(parent regclass, step text, first date, last date) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.ensure_partitions(parent regclass, step text, first date, last date) TO queue_maintenance;
 
-REVOKE ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
-GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_app;
-GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text) TO queue_readonly;
-
 REVOKE ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) TO queue_maintenance;
 GRANT ALL ON FUNCTION public.hot_enqueue(tenant uuid, request_key text, request_digest bytea, answer bytea, at timestamp with time zone, first_id bigint, due timestamp with time zone, kind integer, priority smallint, rank smallint, max_attempts smallint, traceparents text[], payloads bytea[], token bigint, until timestamp with time zone, worker text, rate_key text) TO queue_app;
@@ -1184,9 +1039,6 @@ GRANT SELECT ON TABLE public.jobs TO queue_readonly;
 
 REVOKE ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[]) TO queue_maintenance;
-
-REVOKE ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.lease_ready(after_tenant uuid, wanted integer, kinds integer[], token bigint, until timestamp with time zone, worker text) TO queue_maintenance;
 
 REVOKE ALL ON FUNCTION public.leave_wake() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.leave_wake() TO queue_maintenance;

@@ -128,7 +128,7 @@ async def test_what_rests_is_not_leased_until_it_is_resumed(admin: Admin, tenant
     await admin.enqueue(other, 1)
     await admin.pause(resting)
     of_others = {str(other)} if target.startswith("tenant") else set()
-    # Small leases look into the buffer first, large ones do not.
+    # One by one and many at once.
     found = [*await admin.lease(1), *await admin.lease(1), *await admin.lease(100)]
     assert {job.job.tenant_id for job in found} == of_others
     await admin.resume(resting)

@@ -1,4 +1,5 @@
-"""The tier while its Valkey is flushed, killed, frozen or absent: slower perhaps, but no job is lost and leases go on."""
+"""The tier while its Valkey is flushed, killed, frozen or absent: no job is lost and leases go on. One service without rates asks little
+of it: two that share a rate are in tests/failure/test_queue_faults.py."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from penguin_testkit.calling import TierClient
 from penguin_testkit.databases import Databases
 
 JOBS = 12
-# Ten calls and more, of which at most one in a second waits for the buffer's time-out.
+# Ten calls and more, of which at most one in a second waits for Redis's time-out.
 BOUND_S = 8.0
 
 
@@ -47,7 +48,7 @@ async def run_through(client: TierClient, tenant: UUID, kind: str, trouble: Call
 
 
 @pytest.mark.parametrize("trouble", ["flush", "kill", "freeze"])
-async def test_no_trouble_of_the_buffer_loses_a_job(
+async def test_no_trouble_of_redis_loses_a_job(
     serve: Serve, databases: Databases, tenant: UUID, kind: str, trouble: str
 ) -> None:
     urls = await databases.clone("queue")
@@ -62,6 +63,6 @@ async def test_no_trouble_of_the_buffer_loses_a_job(
             await run_through(client, tenant, kind, lambda: None)
 
 
-async def test_no_buffer_at_all_is_no_trouble(serve: Serve, databases: Databases, tenant: UUID, kind: str) -> None:
+async def test_no_redis_at_all_is_no_trouble(serve: Serve, databases: Databases, tenant: UUID, kind: str) -> None:
     async with serve(await databases.clone("queue"), "") as client:
         await run_through(client, tenant, kind, lambda: None)

@@ -121,6 +121,37 @@ async def test_a_key_holds_where_its_job_says(tied: Tied, holds_while: tuple[Any
     assert found == held
 
 
+async def test_who_is_redriven_has_its_key_again_where_nobody_has_got_it_meanwhile(tied: Tied) -> None:
+    (first,) = await tied.enqueue(unique())
+    (lease,) = await tied.lease()
+    await tied.fail(lease)
+    await tied.redrive(first)
+    (told,) = await tied.results(new_job(kind=tied.kind, **unique()))
+    assert (told.job_id, told.duplicate) == (first, True)
+    assert await tied.next() == first
+    (later,) = await tied.enqueue(unique())
+    assert later != first
+
+
+async def test_who_is_redriven_runs_beside_who_has_got_its_key_meanwhile_and_takes_it_from_nobody(tied: Tied) -> None:
+    (first,) = await tied.enqueue(unique())
+    (lease,) = await tied.lease()
+    await tied.fail(lease)
+    (second,) = await tied.enqueue(unique())
+    await tied.redrive(first)
+    (told,) = await tied.results(new_job(kind=tied.kind, **unique()))
+    assert (told.job_id, told.duplicate) == (second, True)
+    both = {ref.job_id: ref for ref in await tied.lease(2)}
+    assert set(both) == {first, second}
+    # The end of the one that had it before is no matter to who has it now.
+    await tied.complete(both[first])
+    (told,) = await tied.results(new_job(kind=tied.kind, **unique()))
+    assert (told.job_id, told.duplicate) == (second, True)
+    await tied.complete(both[second])
+    (third,) = await tied.enqueue(unique())
+    assert third not in {first, second}
+
+
 async def test_replacing_gives_a_waiting_job_the_new_payload(tied: Tied) -> None:
     (first,) = await tied.enqueue(unique())
     fields = unique(on_conflict=pb.ON_CONFLICT_REPLACE) | {"payload": b'{"n":2}'}

@@ -31,8 +31,10 @@ class Options:
     quiet: int = 50
     # ageing: after so long a job counts as one priority higher; from low to high these are two steps.
     ageing: float = AGEING.total_seconds()
-    # frozen-redis: for how long it does not answer.
+    # frozen-redis: for how long it does not answer, and how many rated jobs may go each second, and at once.
     frozen: float = 20
+    rated: int = 100
+    burst: int = 20
 
 
 def parsed(words: Sequence[str]) -> tuple[list[str], Options]:

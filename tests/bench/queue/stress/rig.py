@@ -13,6 +13,7 @@ import asyncpg
 import psutil
 from redis.asyncio import Redis
 from tests.bench.queue.servers import empty_ours, our_dsn, our_stack, settle
+from tests.queues import REPLICAS
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
@@ -137,7 +138,8 @@ def revision() -> str:
 @contextlib.asynccontextmanager
 async def rig() -> AsyncIterator[Rig]:
     """Start all; stop and remove it in the end, however it comes."""
-    async with our_stack() as stack:
+    # One scenario has a second service: without Redis each gives its part of a rate.
+    async with our_stack(QUEUE_REPLICAS=str(REPLICAS)) as stack:
         config = PlatformConfig(**stack.environment("orchestrator"))  # type: ignore[arg-type]
         async with Penguin.connect(config) as penguin:
             memory.settle()  # as every process of the platform does

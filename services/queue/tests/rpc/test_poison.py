@@ -1,0 +1,137 @@
+"""A job that kills its workers becomes a dead letter; workers that are away as a whole make none. Each service of its own: what
+is spared depends on what the service has heard of all workers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+from libs.worker.tests.waiting import until
+from services.queue.tests.conftest import Serve
+from services.queue.tests.rows import lease_request, ref_of
+from services.queue.tests.rpc.test_queues import Admin
+
+from penguin.queue.v1 import queue_admin_service_pb2 as admin_pb
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin_queue.domain.fleet import MANY, SPARED
+from penguin_testkit.databases import Databases
+
+# As many leases a job may lose here.
+LIMIT = 1
+# The shortest that the contract allows.
+LEASE_S = 1.0
+
+
+@pytest.fixture
+async def admin(serve: Serve, databases: Databases, kind: str) -> AsyncIterator[Admin]:
+    async with serve(await databases.clone("queue"), "") as client:
+        admin = Admin(client, kind)
+        await admin.put(lost_lease_limit=LIMIT)
+        yield admin
+
+
+async def lost(admin: Admin, count: int) -> list[pb.LeasedJob]:
+    """Leases of so many jobs, to workers that never speak again."""
+    leased: list[pb.LeasedJob] = []
+    while len(leased) < count:
+        request = lease_request(admin.kind, max_jobs=count - len(leased), lease_s=LEASE_S, wait_s=10)
+        reply = await admin.client.call(admin.jobs.LeaseJobs, request)
+        assert reply.jobs, "a job that lost its lease did not come back"
+        leased += reply.jobs
+    return leased
+
+
+async def put_off(admin: Admin, leased: pb.LeasedJob) -> None:
+    """Back in a moment."""
+    snooze = pb.JobSnooze(lease=ref_of(leased), reason="test.away")
+    snooze.delay.FromMilliseconds(1)
+    await admin.client.call(admin.jobs.SnoozeJobs, pb.SnoozeJobsRequest(snoozes=[snooze]))
+
+
+async def attempts(admin: Admin, tenant: UUID, job_id: int) -> list[pb.JobAttempt]:
+    request = pb.ListJobAttemptsRequest(tenant_id=str(tenant), job_id=job_id)
+    return list((await admin.client.call(admin.jobs.ListJobAttempts, request)).attempts)
+
+
+async def dies(admin: Admin, tenant: UUID, job_id: int) -> pb.Job:
+    """The job once it is a dead letter."""
+
+    async def dead() -> bool:
+        return (await admin.get(tenant, job_id)).state == pb.JOB_STATE_DEAD
+
+    await until(dead, 10)
+    return await admin.get(tenant, job_id)
+
+
+async def test_one_lease_more_than_the_limit_makes_a_dead_letter_and_says_why(admin: Admin, tenant: UUID) -> None:
+    (poison,) = await admin.enqueue(tenant)
+    for n in range(LIMIT + 1):
+        (last,) = await lost(admin, 1)
+        assert (last.job.id, last.job.lost_leases) == (poison, n)
+    dead = await dies(admin, tenant, poison)
+    assert (dead.last_error, dead.lost_leases, dead.attempts) == ("lease_lost", LIMIT + 1, 0)
+    assert dead.HasField("finished_at")
+    told = await attempts(admin, tenant, poison)
+    assert {(each.outcome, each.error, each.worker_id) for each in told} == {
+        (pb.ATTEMPT_OUTCOME_LOST, "lease_lost", "test")
+    }
+    assert len(told) == LIMIT + 1
+    # It is nobody's any more, and is found where dead letters are.
+    assert await admin.lease() == []
+    reply = await admin.client.call(admin.jobs.CompleteJobs, pb.CompleteJobsRequest(leases=[ref_of(last)]))
+    assert list(reply.lost_job_ids) == [poison]
+    listing = pb.ListJobsRequest(tenant_id=str(tenant), state=pb.JOB_STATE_DEAD)
+    assert [job.id for job in (await admin.client.call(admin.jobs.ListJobs, listing)).jobs] == [poison]
+
+
+async def test_failures_and_snoozes_are_no_lost_leases(admin: Admin, tenant: UUID) -> None:
+    await admin.put(lost_lease_limit=LIMIT, retry=_at_once())
+    (job_id,) = await admin.enqueue(tenant)
+    for _ in range(LIMIT + 2):
+        (leased,) = await admin.lease(wait_s=10)
+        failure = pb.JobFailure(lease=ref_of(leased), error="test.again", retryable=True)
+        await admin.client.call(admin.jobs.FailJobs, pb.FailJobsRequest(failures=[failure]))
+        (leased,) = await admin.lease(wait_s=10)
+        await put_off(admin, leased)
+    job = await admin.get(tenant, job_id)
+    assert (job.state, job.attempts, job.snoozes, job.lost_leases) == (pb.JOB_STATE_READY, LIMIT + 2, LIMIT + 2, 0)
+
+
+def _at_once() -> admin_pb.RetryPolicy:
+    retry = admin_pb.RetryPolicy()
+    retry.base.FromMilliseconds(1)
+    retry.cap.FromMilliseconds(1)
+    return retry
+
+
+async def test_while_all_workers_stall_no_job_is_taken_for_poison_and_afterwards_one_is(
+    admin: Admin, tenant: UUID
+) -> None:
+    ids = set(await admin.enqueue(tenant, MANY + 2))
+    rounds = LIMIT + 2
+    assert rounds <= LIMIT + SPARED
+    for n in range(rounds):
+        leased = await lost(admin, len(ids))
+        assert {each.job.id for each in leased} == ids
+        assert {each.job.lost_leases for each in leased} == {n}
+    # They are back: each has lost more than the limit, and none is dead.
+    held: list[pb.LeasedJob] = []
+    while len(held) < len(ids):
+        held += await admin.lease(len(ids) - len(held), wait_s=10)
+    assert {each.job.lost_leases for each in held} == {rounds}
+    poison, *others = held
+    await admin.complete(*others)
+    # Soon more is spoken of than is lost: what runs out then is that job's own doing.
+    plain = 2 * rounds * len(ids)
+    await admin.enqueue(tenant, plain)
+    while plain:
+        leased = await admin.lease(plain, wait_s=10)
+        await admin.complete(*leased)
+        plain -= len(leased)
+    await put_off(admin, poison)
+    (poison,) = await lost(admin, 1)
+    dead = await dies(admin, tenant, poison.job.id)
+    assert (dead.last_error, dead.lost_leases) == ("lease_lost", rounds + 1)
+    states = {each: (await admin.get(tenant, each)).state for each in ids - {poison.job.id}}
+    assert set(states.values()) == {pb.JOB_STATE_COMPLETED}
