@@ -43,10 +43,8 @@ class Acknowledger:
         self._standing = standing
         self._gone = gone
         self._batch: MicroBatch[Said] = MicroBatch(self._flush, size=SIZE, delay_s=DELAY_S, parallel=PARALLEL)
-
-    def say(self, job: Job, verdict: Verdict) -> None:
-        """What became of a job. Words on a lost lease do nothing but free the place that the queue keeps for it."""
-        self._batch.add((job, verdict))
+        # Says what became of a job. Words on a lost lease do nothing but free the place that the queue keeps for it.
+        self.say: Callable[[Said], None] = self._batch.add
 
     async def drain(self, within_s: float) -> None:
         """Wait until everything is said, or give it up after so many seconds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -203,16 +203,12 @@ def _producer(traceparent: str) -> Context:
 
 
 class _Leased(Job):
-    """A job as it came: what not every handler looks at is read when it is looked at."""
+    """A job as it came: when it was enqueued, which few handlers ask for, is read when it is asked for."""
 
-    raw: bytes
     created_at_micros: int
 
     def __getattr__(self, name: str) -> Any:
         # Asked for what is not there yet, and for nothing else.
-        if name == "payload":
-            self.payload = payload = _object(self.raw)
-            return payload
         if name == "created_at":
             self.created_at = created_at = _EPOCH + timedelta(microseconds=self.created_at_micros)
             return created_at
@@ -232,7 +228,7 @@ def unpacked(
     zeros = [0] * count
     columns = zip(
         lot.job_ids,
-        lot.payloads,
+        _objects(lot.payloads),
         lot.created_at_micros or zeros,
         lot.attempts or zeros,
         lot.lost_leases or zeros,
@@ -249,7 +245,7 @@ def unpacked(
         job.id = job_id
         job.tenant_id = tenant_id
         job.kind = kind
-        job.raw = payload
+        job.payload = payload
         job.lease_token = lease_token
         job.lease_until = lease_until
         job.created_at_micros = created_at
@@ -262,9 +258,16 @@ def unpacked(
     return jobs
 
 
-def _object(payload: bytes) -> Mapping[str, Any]:
+def _objects(payloads: Iterable[bytes]) -> list[Mapping[str, Any]]:
     try:
-        read = orjson.loads(payload or b"{}")
+        read = list(map(orjson.loads, payloads))
     except orjson.JSONDecodeError:
-        return {}
-    return read if isinstance(read, dict) else {}
+        read = [_read(payload) for payload in payloads]
+    return [each if type(each) is dict else {} for each in read]
+
+
+def _read(payload: bytes) -> Any:
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None

@@ -149,12 +149,10 @@ class Worker:
             job.settle(error)
 
     def _settled(self, line: Line, job: Job, verdict: Verdict) -> None:
-        if verdict is None and not job.lost:
-            if self._kind_standing.troubled:
-                self._kind_standing.answered(job.kind)
-            line.say(job, None)
-            return
         if verdict is None:
+            if not (job.lost or self._kind_standing.troubled):
+                line.say_done((job, None))
+                return
             self._kind_standing.answered(job.kind)
         elif isinstance(verdict, Away):
             self._kind_standing.failed(job.kind, verdict.error)

@@ -89,6 +89,8 @@ class Line:
         self._taking = False
         self._settle_down()
         self._acknowledger = Acknowledger(self._open_stream, queue_standing, self._gone)
+        # For jobs that are done, which is most of them: no step more than is needed.
+        self.say_done: Callable[[tuple[Job, None]], None] = self._acknowledger.say
 
     def jobs(self) -> tuple[Job, ...]:
         """Jobs in hand: leased, and no word on them answered. May be asked in any thread."""
@@ -97,9 +99,8 @@ class Line:
 
     def say(self, job: Job, verdict: Verdict) -> None:
         """What became of a job."""
-        if verdict is not None:
-            self._changed.set()
-        self._acknowledger.say(job, verdict)
+        self._changed.set()
+        self._acknowledger.say((job, verdict))
 
     def halt(self) -> None:
         """Take no more jobs; what is in hand may still be spoken of."""
