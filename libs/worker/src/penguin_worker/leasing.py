@@ -66,7 +66,8 @@ class Worker:
         self._middleware = middleware
         self._stuck = stuck
         self._kinds: Mapping[str, Kind] = {}
-        self._runner: Runner | None = None
+        # By kind; those that share their places share one.
+        self._runners: dict[str, Runner] = {}
         self._lines: list[Line] = []
         # Of handlers of many.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,7 +89,6 @@ class Worker:
         """Work until `stopped`, then finish what is in hand within the drain time and hand back the rest."""
         config = self._config
         self._kinds = kinds
-        self._runner = Runner({name: self._single(kind.one, kind) for name, kind in kinds.items() if kind.one}, said_of)
         # A kind with a limit has a stream of its own: what waits for its places keeps nobody else from theirs.
         limited = {name: kind.limit for name, kind in kinds.items() if kind.limit is not None}
         shared = [name for name in kinds if name not in limited]
@@ -108,6 +108,9 @@ class Worker:
                 await asyncio.gather(*(_cancelled(task) for task in (*leasing, waiting)))
 
     def _line(self, kinds: Sequence[str], places: int) -> Line:
+        singles = {name: self._single(one, kind) for name in kinds if (one := (kind := self._kinds[name]).one)}
+        # And the event loop's time goes round between them.
+        self._runners |= dict.fromkeys(singles, Runner(singles, said_of))
         return Line(
             self._queue, self._config, kinds, places, self._kind_standing, self._queue_standing,
             self._take, self._settled, self._lose,
@@ -132,8 +135,8 @@ class Worker:
             task = asyncio.create_task(self._together(kind.many, kind.timeout_s, jobs))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif self._runner is not None:
-            self._runner.add(jobs)
+        else:
+            self._runners[jobs[0].kind].add(jobs)
 
     async def _together(self, many: Many, timeout_s: float | None, jobs: Sequence[Job]) -> None:
         limit = asyncio.timeout(timeout_s)
@@ -201,12 +204,11 @@ class Worker:
         await self._finished(self._config.drain_s / 2)
         self._stopping = True
         await self._finished(max(0.0, ends - time.monotonic()))
-        for task in self._tasks:
+        tasks = self._tasks.union(*(runner.tasks for runner in self._runners.values()))
+        for runner in self._runners.values():
+            runner.forget()
+        for task in tasks:
             task.cancel()
-        tasks = set(self._tasks)
-        if self._runner is not None:
-            self._runner.cancel()
-            tasks |= self._runner.tasks
         if tasks:
             await asyncio.wait(tasks, timeout=GRACE_S)
         for job in self._jobs():

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # For how long jobs that do not wait may keep everything else from the event loop (seconds), and after how many of them
 # that is looked at.
 SLICE_S = 0.01
-LOOK = 16
+LOOK = 4
 # How many tasks go on where a handler waits: with two, as many are at work after a few rounds of the loop as have to wait.
 HEIRS = 2
 
@@ -93,11 +93,9 @@ class Runner:
         if not self._fresh:
             self._pass_on(1)
 
-    def cancel(self) -> None:
-        """Stop handlers, and begin no more of them."""
+    def forget(self) -> None:
+        """Begin none of those that have not been begun."""
         self._todo.clear()
-        for task in self._tasks:
-            task.cancel()
 
     def _pass_on(self, heirs: int) -> None:
         for _ in range(min(heirs, len(self._todo) - len(self._fresh))):
