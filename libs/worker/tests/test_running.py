@@ -331,6 +331,21 @@ async def test_so_many_batches_are_on_their_way_at_once_and_no_more(parallel: in
         await eventually(lambda: batches[-1] == [45], 1)
 
 
+async def test_what_is_added_as_a_batch_comes_back_is_not_left_behind() -> None:
+    batches: list[list[int]] = []
+
+    async def flush(items: list[int]) -> None:
+        batches.append(items)
+        if len(batches) == 1:
+            # Heard after this task's end, and before anybody is told of it.
+            asyncio.get_running_loop().call_soon(batch.add, 2)
+
+    batch = MicroBatch(flush, delay_s=0.001)
+    batch.add(1)
+    await eventually(lambda: batches == [[1], [2]], 1)
+    await eventually(lambda: batch.idle, 1)
+
+
 async def test_a_single_item_leaves_after_a_moment_beside_a_batch_that_is_slow() -> None:
     async with batching(2) as (batch, batches, let_go):
         batch.add(1)

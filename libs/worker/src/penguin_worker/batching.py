@@ -60,6 +60,7 @@ class MicroBatch(Generic[T]):
     def cancel(self) -> None:
         """Give up what is waiting and what is on its way."""
         self._items.clear()
+        self._gathering = False
         for task in self._running:
             task.cancel()
 
@@ -71,6 +72,13 @@ class MicroBatch(Generic[T]):
             task.add_done_callback(self._running.discard)
 
     async def _run(self) -> None:
+        try:
+            await self._gathered()
+        finally:
+            # Here, and not only when its end is told: what is added in between is to find a place.
+            self._running.difference_update([asyncio.current_task()])
+
+    async def _gathered(self) -> None:
         while self._items:
             try:
                 with contextlib.suppress(TimeoutError):
