@@ -100,7 +100,8 @@ class Runner:
     def _pass_on(self, heirs: int) -> None:
         for _ in range(min(heirs, len(self._todo) - len(self._fresh))):
             context = self._clean.copy()
-            task = asyncio.create_task(self._turn(context), context=context)
+            # Not by the loop's factory of tasks: an eager one would begin it here.
+            task = asyncio.Task(self._turn(context), loop=asyncio.get_running_loop(), context=context)
             self._fresh.add(task)
             self._tasks.add(task)
             task.add_done_callback(self._over)
