@@ -20,7 +20,7 @@ import uvloop
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from tests.bench.queue.ours import TERMS, Left
+from tests.bench.queue.ours import PLACES, STREAMS, TERMS, Left
 from tests.bench.queue.peers.measuring import PER_CALL, at_once, payloads
 
 from penguin_chassis import memory
@@ -29,7 +29,7 @@ from penguin_orchestrator.config import PlatformConfig
 from penguin_orchestrator.platform import Penguin
 from penguin_worker.config import WorkerConfig
 from penguin_worker.jobs import Job
-from penguin_worker.kinds import PLACES_MAX, Kind
+from penguin_worker.kinds import Kind
 from penguin_worker.leasing import Worker
 from penguin_worker.middleware import tracing
 
@@ -68,13 +68,15 @@ async def drain(queue: Tier, count: int, traced: bool) -> dict[str, float]:
         left.less(1)
 
     config = WorkerConfig.model_validate({"worker_id": "bench", "lease_s": 60.0, "drain_s": 5.0})
-    worker = Worker(queue, config, middleware=(tracing,) if traced else ())
+    # As many streams and places as the bare row has: each worker has one stream for a kind.
+    workers = [Worker(queue, config, middleware=(tracing,) if traced else ()) for _ in range(STREAMS)]
     started = time.perf_counter()
-    working = asyncio.create_task(worker.run({TERMS.kind: Kind(noop, limit=PLACES_MAX)}, stopped))
+    kinds = {TERMS.kind: Kind(noop, limit=PLACES)}
+    working = asyncio.gather(*(worker.run(kinds, stopped) for worker in workers))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(float(os.environ.get("BENCH_LIMIT_S", "20"))):
             await left.none.wait()
-            while worker.in_hand:  # noqa: ASYNC110 - the library tells nobody of its last answer
+            while any(worker.in_hand for worker in workers):  # noqa: ASYNC110 - the library tells nobody of its last answer
                 await asyncio.sleep(0.001)
     seconds = time.perf_counter() - started
     stopped.set()

@@ -58,7 +58,7 @@ PEERS = (
 )
 US = Contestant(OURS, "PostgreSQL", "ours.py")
 LIBRARIES = {
-    Contestant(LIBRARY, "PostgreSQL", "library.py", ("drain",)): "ours, the library's worker without middleware",
+    Contestant(LIBRARY, "PostgreSQL", "library.py", ("drain",)): "ours, two of the library's workers, no middleware",
     Contestant(TRACED, "PostgreSQL", "library.py", ("drain",)): "ours, the same with a sampled span for each job",
 }
 
