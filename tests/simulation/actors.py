@@ -28,7 +28,7 @@ from penguin_orchestrator.sagas.recovery import Recovery
 from penguin_worker.bodies import Bodies
 from penguin_worker.campaigns import CampaignCompletion
 from penguin_worker.jobs import Away, Job, NotDone, Reject, Release, Retry, Snooze, Verdict
-from penguin_worker.leasing import _said_of, away_for
+from penguin_worker.leasing import away_for, said_of
 from penguin_worker.ledger import Ledger
 from penguin_worker.sending import EmailSending
 from penguin_worker.smtp import Handover, Outcome
@@ -125,7 +125,7 @@ class Worker:
                 jobs[0].settle()
                 error = Release("one at a time")
         except Exception as raised:
-            error = _said_of(raised)
+            error = said_of(raised)
             if error.error.startswith("defect."):
                 raise
         for job in jobs:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import pytest
 from tests.bench.queue.figures import Failed, answer_of, best, medians, ratio, rows, table, verdict
-from tests.bench.queue.roster import NPM_PINS, OURS, PEERS, PYTHON_PINS, SCENARIOS, WANTED, Wanted, versions
+from tests.bench.queue.roster import (
+    LIBRARIES,
+    LIBRARY,
+    NPM_PINS,
+    OURS,
+    PEERS,
+    PYTHON_PINS,
+    SCENARIOS,
+    TRACED,
+    US,
+    WANTED,
+    Wanted,
+    versions,
+)
 
-BULK, _, SINGLE, IDLE = SCENARIOS
+BULK, DRAIN, SINGLE, IDLE = SCENARIOS
 RATES = {OURS: {"rate": [10.0, 30.0, 20.0]}, "pg-boss": {"rate": [8.0, 12.0]}, "bullmq": {"rate": [40.0]}}
 WAITS = {OURS: {"p50": [2.0], "p99": [4.0]}, "saq": {"p50": [1.0], "p99": [9.0]}}
 
@@ -32,6 +45,24 @@ def test_rows_stand_best_first_and_the_best_peer_is_the_bar() -> None:
     assert [(row.name, row.ratio) for row in rows(RATES, BULK)] == [("bullmq", 1.0), (OURS, 0.5), ("pg-boss", 0.25)]
     assert [(row.name, row.ratio) for row in rows(WAITS, IDLE)] == [("saq", 1.0), (OURS, 0.5)]
     assert [row.ratio for row in rows({OURS: RATES[OURS]}, BULK)] == [None]
+
+
+def test_our_own_workers_are_nobodys_bar() -> None:
+    measured = {OURS: {"rate": [20.0]}, LIBRARY: {"rate": [18.0]}, "pg-boss": {"rate": [10.0]}, TRACED: {}}
+    assert [(row.name, row.ratio) for row in rows(measured, DRAIN)] == [(OURS, 2.0), (LIBRARY, 1.8), ("pg-boss", 1.0)]
+    library, traced = [wanted for wanted in WANTED if wanted.name != OURS]
+    assert verdict(measured, DRAIN, library) == (
+        "drain, worker library: 0.90x the bare stream (penguin queue), wanted 0.85x: holds"
+    )
+    assert verdict(measured, DRAIN, traced) == "drain, library, tracing: not measured"
+
+
+def test_our_workers_are_measured_where_they_differ_from_the_bare_stream() -> None:
+    assert {worker.name for worker in LIBRARIES} == {LIBRARY, TRACED}
+    assert all(worker.ours for worker in (US, *LIBRARIES))
+    assert not any(peer.ours for peer in PEERS)
+    assert [[s.name for s in SCENARIOS if worker.takes_part(s.name)] for worker in LIBRARIES] == [["drain"]] * 2
+    assert all(US.takes_part(s.name) for s in SCENARIOS)
 
 
 def test_the_table_has_absolute_figures_ratios_and_notes() -> None:

@@ -78,6 +78,21 @@ def test_columns_become_jobs_and_those_left_out_are_zeros() -> None:
     assert unpacked(lot, 9.0)[0].traceparent == ""
 
 
+def test_one_payload_that_says_nothing_takes_nothing_from_the_others() -> None:
+    payloads = [b'{"n": 1}', b"", b"not json", b"7", b'{"n": 2}']
+    lot = pb.LeasedJobs(tenant_id=str(uuid4()), kind="x", lease_token=3, job_ids=range(1, 6), payloads=payloads)
+    said: list[int] = []
+    jobs = unpacked(lot, 0.0, lambda each, _: said.append(each.id))
+    assert [each.payload for each in jobs] == [{"n": 1}, {}, {}, {}, {"n": 2}]
+    jobs[4].settle()
+    assert said == [5]
+    # As its class has it, and like any other that was made by its fields.
+    assert (jobs[0].cancel, jobs[0].lost, jobs[0].result, jobs[0].untold(0.0)) == (None, False, "", None)
+    assert replace(jobs[1], id=9).created_at == datetime(1970, 1, 1, tzinfo=UTC)
+    with pytest.raises(AttributeError):
+        _ = jobs[0].nowhere  # type: ignore[attr-defined]
+
+
 def test_what_is_settled_is_no_longer_held() -> None:
     one = job()
     one.settle()

@@ -11,6 +11,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from libs.worker.tests.waiting import eventually
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -21,7 +23,9 @@ from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_worker.acknowledging import words_of
 from penguin_worker.jobs import Done, Job, NotDone, Progress, Reject, Retry, Snooze
 from penguin_worker.kinds import Kind, Kinds, One, keeping, typed
+from penguin_worker.leasing import said_of
 from penguin_worker.middleware import around, tracing
+from penguin_worker.running import Runner, Single
 from penguin_worker.threads import ThreadEnded, in_thread
 
 PRODUCER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -201,6 +205,43 @@ async def test_an_attempt_is_a_span_of_its_producers_trace(
     assert [f"{link.context.trace_id:032x}" for link in later.links] == [PRODUCER[3:35]]
     assert (first.status.status_code, later.status.status_code) == (status, status)
     assert "ada@example.com" not in first.to_json()
+
+
+async def test_each_handler_is_within_its_own_span_wherever_it_waits(spans: InMemorySpanExporter) -> None:
+    current: dict[int, list[int]] = {}
+
+    async def handle(each: Job) -> None:
+        current[each.id] = [trace.get_current_span().get_span_context().span_id]
+        if each.id % 2:
+            await asyncio.sleep(0.01)
+        current[each.id].append(trace.get_current_span().get_span_context().span_id)
+
+    settled: list[int] = []
+    runner = Runner({"report.build": Single(around(handle, [tracing]))}, said_of)
+    runner.add([job(id=n, traceparent=PRODUCER, on_settled=lambda each, _: settled.append(each.id)) for n in range(6)])
+    await eventually(lambda: len(settled) == 6)
+    of_jobs = {span.attributes["penguin.job_id"]: span for span in spans.get_finished_spans() if span.attributes}
+    assert {n: [span.context.span_id] * 2 for n, span in of_jobs.items() if span.context} == current
+    assert len({ids[0] for ids in current.values()}) == 6
+    # Siblings: none became another one's child.
+    assert {span.parent and span.parent.span_id for span in of_jobs.values()} == {int(PRODUCER[36:52], 16)}
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+@pytest.mark.parametrize("exports", [False, True])
+async def test_what_is_not_sampled_is_not_recorded_and_its_trace_goes_on_all_the_same(
+    request: pytest.FixtureRequest, exports: bool
+) -> None:
+    finished = request.getfixturevalue("spans").get_finished_spans if exports else tuple
+    seen: list[trace.SpanContext] = []
+
+    async def handle(_: Job) -> None:
+        seen.append(trace.get_current_span().get_span_context())
+
+    await around(handle, [tracing])(job(traceparent=f"{PRODUCER[:-2]}00"))
+    assert [f"{context.trace_id:032x}" for context in seen] == [PRODUCER[3:35]]
+    assert not seen[0].trace_flags.sampled
+    assert not finished()
 
 
 async def test_a_function_in_a_thread_blocks_nobody_and_tells_what_it_raised() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -373,3 +374,44 @@ async def test_a_time_out_of_a_handlers_own_is_its_defect(
     async with at_work(tiers["queue"], configure(), noop=Kind(impatient, timeout_s=5.0)):
         await eventually(lambda: peers.queue.state(job_id) == "dead")
     assert peers.queue.jobs[job_id].job.last_error == "defect.TimeoutError"
+
+
+async def test_a_kind_that_hogs_the_loop_leaves_time_to_one_with_places_of_its_own(
+    peers: Peers, tiers: dict[str, Tier], configure: Configure
+) -> None:
+    begun: list[str] = []
+
+    async def handle(job: Job) -> None:
+        begun.append(job.kind)
+        time.sleep(0.002)  # noqa: ASYNC251 - what is tried
+
+    kinds = {"heavy": Kind(handle, limit=200), "light": Kind(handle)}
+    async with at_work(tiers["queue"], configure(), **kinds):
+        await eventually(lambda: len(peers.queue.started) == 2)
+        ids = put(peers, "heavy", 200) + put(peers, "light", 1)
+        await eventually(lambda: all_are(peers, ids, "completed"))
+    assert begun.index("light") < 150
+    assert begun.count("heavy") == 200
+
+
+@pytest.mark.parametrize("ending", ["_lose", "_cancel"])
+async def test_what_ends_before_it_is_begun_never_is(
+    peers: Peers, tiers: dict[str, Tier], configure: Configure, ending: str
+) -> None:
+    begun: list[tuple[int, int]] = []
+    ended: list[tuple[int, int]] = []
+
+    async def handle(job: Job) -> None:
+        begun.append((job.id, job.lease_token))
+        if not ended:
+            behind = [each for each in worker._jobs() if not each.begun]
+            getattr(worker, ending)(behind)
+            ended.extend((each.id, each.lease_token) for each in behind)
+
+    ids = put(peers, "noop", 5)
+    async with at_work(tiers["queue"], configure(), noop=Kind(handle)) as worker:
+        await eventually(lambda: all_are(peers, ids, "completed"))
+    # They came again, under other leases.
+    assert len(ended) == 4
+    assert len(begun) == 5
+    assert not set(ended).intersection(begun)

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import uvloop
@@ -16,7 +16,7 @@ from tests.bench import spending
 from tests.bench.queue import figures
 from tests.bench.queue.figures import Failed, answer_of
 from tests.bench.queue.installing import Installed, install
-from tests.bench.queue.roster import OURS, PEERS, SCENARIOS, US, WANTED, Contestant, Scenario, versions
+from tests.bench.queue.roster import LIBRARIES, PEERS, SCENARIOS, TRACED, US, WANTED, Contestant, Scenario, versions
 from tests.bench.queue.servers import SETTINGS, Servers, servers
 
 RESULTS = Path(".local") / "bench" / "queue.json"
@@ -40,7 +40,9 @@ class Bench:
         self._contestants = contestants
         self.callers: dict[str, int] = {}
         # Of our own queue alone: CPU by process (microseconds a job), and the parts of an idle job's path (ms).
-        self.costs: dict[str, dict[str, list[float]]] = {scenario.name: defaultdict(list) for scenario in SCENARIOS}
+        self.costs: dict[str, dict[str, list[float]]] = {
+            label: defaultdict(list) for label in (*(scenario.name for scenario in SCENARIOS), *_names(LIBRARIES))
+        }
         self.parts: dict[str, list[float]] = defaultdict(list)
         self.measured: dict[str, dict[str, dict[str, list[float]]]] = {
             scenario.name: {c.name: defaultdict(list) for c in contestants} for scenario in SCENARIOS
@@ -49,6 +51,8 @@ class Bench:
     async def choose_callers(self) -> None:
         """How many bulk callers each is fastest with; it is also everybody's warm-up."""
         for contestant in self._contestants:
+            if contestant.only:
+                continue
             rates: dict[int, float] = {}
             for callers in TRIED_CALLERS * TRIES:
                 self.callers[contestant.name] = callers
@@ -69,11 +73,30 @@ class Bench:
         order = [*self._contestants[first:], *self._contestants[:first]]
         for scenario in SCENARIOS:
             for contestant in order:
-                # A drain works off what the bulk enqueue left.
-                await (self._servers.settle if scenario.name == "drain" else self._servers.empty)(contestant)
-                await self._measure(contestant, scenario, number)
+                if contestant.takes_part(scenario.name):
+                    await self._measure(contestant, scenario, number)
         if US in self._contestants:
             await self._measure_parts(number)
+
+    async def _prepare(self, contestant: Contestant, scenario: Scenario) -> None:
+        """The state that a measurement starts from. A peer's drain works off what its bulk enqueue left; our queue is
+        filled anew for each of its workers."""
+        if scenario.name != "drain" or contestant.ours:
+            await self._servers.empty(contestant)
+        if scenario.name == "drain":
+            if contestant.ours:
+                await self._run(
+                    (
+                        sys.executable,
+                        "-m",
+                        "tests.bench.queue.library",
+                        "fill",
+                        str(scenario.count),
+                        *_options(contestant),
+                    ),
+                    contestant,
+                )
+            await self._servers.settle(contestant)
 
     async def _measure_parts(self, number: int) -> None:
         await self._servers.empty(US)
@@ -86,23 +109,25 @@ class Bench:
             self.parts[part].append(milliseconds)
 
     async def _measure(self, contestant: Contestant, scenario: Scenario, number: int) -> None:
-        before = self._servers.spent() if contestant is US else {}
         try:
+            await self._prepare(contestant, scenario)
+            before = self._servers.spent() if contestant.ours else {}
             answer = await self._driver(contestant, scenario.name, scenario.count)
         except Failed as failure:
             print(f"round {number + 1}  {scenario.name:<8}{contestant.name:<18}failed: {failure}", flush=True)
             return
-        if contestant is US:
+        if contestant.ours:
             after = self._servers.spent() | {"client": answer["client_s"]}
+            label = scenario.name if contestant is US else contestant.name
             for part, us in spending.each(before, after, scenario.count).items():
-                self.costs[scenario.name][part].append(us)
+                self.costs[label][part].append(us)
         for figure in scenario.figures:
             self.measured[scenario.name][contestant.name][figure].append(answer[figure])
         said = "  ".join(f"{figure} {answer[figure]:,.2f}" for figure in scenario.figures)
         print(f"round {number + 1}  {scenario.name:<8}{contestant.name:<18}{said} {scenario.unit}", flush=True)
 
     async def _driver(self, contestant: Contestant, scenario: str, count: int) -> dict[str, float]:
-        return await self._run((*self._words(contestant), scenario, str(count)), contestant)
+        return await self._run((*self._words(contestant), scenario, str(count), *_options(contestant)), contestant)
 
     async def _run(self, words: Sequence[str], contestant: Contestant) -> dict[str, float]:
         environment = {
@@ -127,15 +152,23 @@ class Bench:
         return answer_of(said.decode(), complaint.decode())
 
     def _words(self, contestant: Contestant) -> list[str]:
-        if contestant is US:
-            return [sys.executable, "-m", "tests.bench.queue.ours"]
+        if contestant.ours:
+            return [sys.executable, "-m", f"tests.bench.queue.{Path(contestant.driver).stem}"]
         if contestant.in_node:
             return [str(self._installed.node), str(self._installed.drivers / contestant.driver)]
         return [str(self._installed.python), "-m", f"tests.bench.queue.peers.{Path(contestant.driver).stem}"]
 
 
+def _names(contestants: Iterable[Contestant]) -> list[str]:
+    return [contestant.name for contestant in contestants]
+
+
+def _options(contestant: Contestant) -> tuple[str, ...]:
+    return ("traced",) if contestant.name == TRACED else ()
+
+
 def _chosen(installed: Installed, names: Sequence[str]) -> list[Contestant]:
-    found = [peer for peer in (US, *PEERS) if not names or peer.name in names]
+    found = [peer for peer in (US, *LIBRARIES, *PEERS) if not names or peer.name in names]
     if installed.node is None:
         print("no Node.js that is new enough: Python peers only", flush=True)
         found = [peer for peer in found if not peer.in_node]
@@ -144,7 +177,8 @@ def _chosen(installed: Installed, names: Sequence[str]) -> list[Contestant]:
 
 def _show(bench: Bench, rounds: int, contestants: Sequence[Contestant]) -> None:
     pins = versions()
-    notes = {peer.name: f"{pins[peer.name]}, {peer.store}" for peer in contestants if peer is not US}
+    notes = {peer.name: f"{pins[peer.name]}, {peer.store}" for peer in contestants if not peer.ours}
+    notes |= {worker.name: note for worker, note in LIBRARIES.items()}
     print(f"\nmedians of {rounds} rounds; the ratio says how many times as good as the best peer")
     for scenario in SCENARIOS:
         in_bulk = {name: f"callers: {bench.callers[name]}" for name in bench.callers} if scenario.name == "bulk" else {}
@@ -186,9 +220,9 @@ async def _main(names: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     chosen = sys.argv[1:]
-    unknown = set(chosen) - {peer.name for peer in PEERS} - {OURS}
-    if unknown:
-        sys.exit(f"no such queue: {', '.join(unknown)}; there are {OURS}, {', '.join(p.name for p in PEERS)}")
+    known = _names((US, *LIBRARIES, *PEERS))
+    if unknown := set(chosen).difference(known):
+        sys.exit(f"no such queue: {', '.join(unknown)}; there are {', '.join(known)}")
     try:
         sys.exit(uvloop.run(_main(chosen)))
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.bench.queue.roster import OURS, Scenario, Wanted
+from tests.bench.queue.roster import LIBRARY, OURS, TRACED, Scenario, Wanted
 
 # By contestant, then figure: one value per round that ended well.
 Rounds = Mapping[str, Mapping[str, Sequence[float]]]
@@ -59,7 +59,7 @@ def rows(rounds: Rounds, scenario: Scenario) -> list[Row]:
     """Everybody measured, best first."""
     middle = medians(rounds)
     compared = {name: figures[scenario.figures[0]] for name, figures in middle.items()}
-    bar = best(compared, (name for name in compared if name != OURS), scenario)
+    bar = best(compared, (name for name in compared if name not in (OURS, LIBRARY, TRACED)), scenario)
     found = [
         Row(name, middle[name], None if bar is None else ratio(value, compared[bar], scenario))
         for name, value in compared.items()
@@ -79,31 +79,32 @@ def table(rounds: Rounds, scenario: Scenario, notes: Mapping[str, str]) -> list[
 
 
 def spending(costs: Mapping[str, Mapping[str, Sequence[float]]], parts: Mapping[str, Sequence[float]]) -> list[str]:
-    """Where our own time goes: CPU of each process by scenario, and what the parts of an idle job's path take alone."""
+    """Where our own time goes: CPU of each process by scenario (and worker), and what the parts of an idle job's path take alone."""
     lines: list[str] = []
     for scenario, by_part in costs.items():
         middle = {part: statistics.median(values) for part, values in by_part.items() if values}
         each = ", ".join(f"{part} {us:,.1f}" for part, us in sorted(middle.items(), key=lambda pair: -pair[1]))
         if each:
-            lines.append(f"  {scenario:<8}{sum(middle.values()):>9,.1f} µs of CPU a job: {each}")
+            lines.append(f"  {scenario:<18}{sum(middle.values()):>7,.1f} µs of CPU a job: {each}")
     alone = sorted((statistics.median(values), part) for part, values in parts.items() if values)
-    lines += [f"  {'idle':<8}{milliseconds:>9,.2f} ms  {part}, alone" for milliseconds, part in alone]
+    lines += [f"  {'idle':<18}{milliseconds:>7,.2f} ms  {part}, alone" for milliseconds, part in alone]
     return ["", "where our own time goes", *lines] if lines else []
 
 
 def verdict(rounds: Rounds, scenario: Scenario, wanted: Wanted) -> str:
     """What is wanted beside what is, as a line."""
     values = {name: figures[scenario.figures[0]] for name, figures in medians(rounds).items()}
-    ours = values.get(OURS)
+    ours = values.get(wanted.name)
+    what = scenario.name if wanted.name == OURS else f"{scenario.name}, {wanted.name}"
     if ours is None:
-        return f"{scenario.name}: not measured"
+        return f"{what}: not measured"
     if wanted.limit is not None:
         word = "holds" if ours <= wanted.limit else "FALLS SHORT"
-        return f"{scenario.name}: {ours:.2f} {scenario.unit}, wanted at most {wanted.limit:g}: {word}"
+        return f"{what}: {ours:.2f} {scenario.unit}, wanted at most {wanted.limit:g}: {word}"
     bar = best(values, wanted.against, scenario)
     if bar is None or wanted.ratio is None:
-        return f"{scenario.name}: nothing of {wanted.label} to compare with"
+        return f"{what}: nothing of {wanted.label} to compare with"
     times = ratio(ours, values[bar], scenario)
     word = "holds" if times >= wanted.ratio else "FALLS SHORT"
     label = wanted.label if bar.lower() == wanted.label.lower() else f"{wanted.label} ({bar})"
-    return f"{scenario.name}: {times:.2f}x {label}, wanted {wanted.ratio:.2f}x: {word}"
+    return f"{what}: {times:.2f}x {label}, wanted {wanted.ratio:.2f}x: {word}"

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 OURS = "penguin queue"
+# The same queue, drained by workers written with our library instead of a bare stream.
+LIBRARY = "worker library"
+TRACED = "library, tracing"
 Store = Literal["PostgreSQL", "Valkey"]
 
 # Two peers ask for at least this Node; it comes as a wheel, so that its version is a pin like any other.
@@ -27,6 +30,17 @@ class Contestant:
     name: str
     store: Store
     driver: str
+    # Of the scenarios only these; none means all.
+    only: tuple[str, ...] = ()
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is our queue."""
+        return self.name in (OURS, LIBRARY, TRACED)
+
+    def takes_part(self, scenario: str) -> bool:
+        """Whether it is measured in it."""
+        return not self.only or scenario in self.only
 
     @property
     def in_node(self) -> bool:
@@ -43,6 +57,10 @@ PEERS = (
     Contestant("saq", "Valkey", "saq.py"),
 )
 US = Contestant(OURS, "PostgreSQL", "ours.py")
+LIBRARIES = {
+    Contestant(LIBRARY, "PostgreSQL", "library.py", ("drain",)): "ours, two of the library's workers, no middleware",
+    Contestant(TRACED, "PostgreSQL", "library.py", ("drain",)): "ours, the same with a sampled span for each job",
+}
 
 
 @dataclass(frozen=True)
@@ -67,13 +85,14 @@ SCENARIOS = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What our figure should be: at least `ratio` times the best of `against`, or at most `limit`."""
+    """What our figure, or that of `name`, should be: at least `ratio` times the best of `against`, or at most `limit`."""
 
     scenario: str
     ratio: float | None = None
     against: tuple[str, ...] = ()
     label: str = ""
     limit: float | None = None
+    name: str = OURS
 
 
 _ALL = tuple(peer.name for peer in PEERS)
@@ -81,6 +100,8 @@ _POSTGRES = tuple(peer.name for peer in PEERS if peer.store == "PostgreSQL")
 WANTED = (
     Wanted("bulk", 2.5, _ALL, "the best peer"),
     Wanted("drain", 1.5, _ALL, "the best peer"),
+    Wanted("drain", 0.85, (OURS,), "the bare stream", name=LIBRARY),
+    Wanted("drain", 0.5, (OURS,), "the bare stream", name=TRACED),
     Wanted("single", 5.0, _POSTGRES, "the best PostgreSQL peer"),
     Wanted("single", 0.8, ("bullmq",), "BullMQ"),
     Wanted("idle", limit=1.43),

@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 from redis.asyncio import Redis
 from tests.bench import spending
-from tests.bench.queue.roster import PEERS, US, Contestant
+from tests.bench.queue.roster import PEERS, Contestant
 
 from penguin_devstack.postgres import PostgresCluster, temporary_cluster
 from penguin_devstack.stack import LocalStack
@@ -40,7 +40,7 @@ class Servers:
 
     def environment(self, contestant: Contestant) -> dict[str, str]:
         """What its driver is told."""
-        if contestant is US:
+        if contestant.ours:
             return {**self._stack.environment("orchestrator"), "BENCH_DSN": our_dsn(self._stack)}
         number = PEERS.index(contestant)
         return {
@@ -54,7 +54,7 @@ class Servers:
 
     async def empty(self, contestant: Contestant) -> None:
         """Nothing queued, nothing left of earlier runs."""
-        if contestant is US:
+        if contestant.ours:
             await empty_ours(self._stack)
         elif contestant.store == "Valkey":
             await _flush(self.environment(contestant)["VALKEY_URL"])
@@ -69,7 +69,7 @@ class Servers:
             await settle(self._dsn(contestant))
 
     def _dsn(self, contestant: Contestant) -> str:
-        return our_dsn(self._stack) if contestant is US else self._cluster.superuser_dsn(_database(contestant))
+        return our_dsn(self._stack) if contestant.ours else self._cluster.superuser_dsn(_database(contestant))
 
 
 @contextlib.asynccontextmanager

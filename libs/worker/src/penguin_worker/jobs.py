@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -88,6 +89,12 @@ class Done:
 Outcome = Done | str | None
 
 
+def result_of(outcome: Outcome) -> str:
+    """Where to find what came of a job, by what its handler returned; empty: nowhere."""
+    said = outcome.result if isinstance(outcome, Done) else outcome
+    return said if isinstance(said, str) else ""
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a job has come: `done` of `total` (0: unknown), in units of its own, and a note for people."""
@@ -95,6 +102,10 @@ class Progress:
     done: int
     total: int
     note: str
+
+
+def _unheard(job: Job, verdict: Verdict) -> None:
+    """A verdict that nobody waits for."""
 
 
 @dataclass(eq=False)
@@ -114,7 +125,7 @@ class Job:
     lost_leases: int = 0
     traceparent: str = ""
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    on_settled: Callable[[Job, Verdict], None] = field(default=lambda job, verdict: None, repr=False)
+    on_settled: Callable[[Job, Verdict], None] = field(default=_unheard, repr=False)
     # What stops its handler when the lease is lost.
     cancel: Callable[[], object] | None = field(default=None, repr=False)
     # Begun beyond recall: at a stop it is left to its lease rather than handed back.
@@ -180,24 +191,45 @@ class Job:
         """The first try continues its producer's trace; a later one begins its own, linked to it."""
         if not self.traceparent:
             return None, []
-        context = _propagator.extract({"traceparent": self.traceparent})
+        context = _producer(self.traceparent)
         if self.attempts == self.lost_leases == self.snoozes == 0:
             return context, []
         return Context(), [Link(trace.get_current_span(context).get_span_context())]
 
 
-def unpacked(lot: pb.LeasedJobs, lease_until: float) -> list[Job]:
+@lru_cache(maxsize=1024)
+def _producer(traceparent: str) -> Context:
+    """The producer's trace as a context; jobs that were enqueued together share theirs."""
+    return _propagator.extract({"traceparent": traceparent})
+
+
+class _Leased(Job):
+    """A job as it came: when it was enqueued, which few handlers ask for, is read when it is asked for."""
+
+    created_at_micros: int
+
+    def __getattr__(self, name: str) -> Any:
+        # Asked for what is not there yet, and for nothing else.
+        if name == "created_at":
+            self.created_at = created_at = _EPOCH + timedelta(microseconds=self.created_at_micros)
+            return created_at
+        raise AttributeError(name)
+
+
+def unpacked(
+    lot: pb.LeasedJobs, lease_until: float, on_settled: Callable[[Job, Verdict], None] | None = None
+) -> list[Job]:
     """The jobs of a lot, in its order; `lease_until` in monotonic seconds. A payload that is no JSON object reads as an
     empty one."""
     count = len(lot.job_ids)
-    tenant_id = UUID(lot.tenant_id)
+    tenant_id, kind, lease_token = UUID(lot.tenant_id), lot.kind, lot.lease_token
     shared = list(lot.traceparents) or [""]
     traceparents = shared * count if len(shared) == 1 else shared
     # A column of numbers that is left out is all zeros.
     zeros = [0] * count
     columns = zip(
         lot.job_ids,
-        lot.payloads,
+        _objects(lot.payloads),
         lot.created_at_micros or zeros,
         lot.attempts or zeros,
         lot.lost_leases or zeros,
@@ -206,28 +238,37 @@ def unpacked(lot: pb.LeasedJobs, lease_until: float) -> list[Job]:
         traceparents,
         strict=True,
     )
-    return [
-        Job(
-            id=job_id,
-            tenant_id=tenant_id,
-            kind=lot.kind,
-            payload=_object(payload),
-            lease_token=lot.lease_token,
-            lease_until=lease_until,
-            attempts=attempts,
-            max_attempts=max_attempts or 10,
-            snoozes=snoozes,
-            lost_leases=lost_leases,
-            traceparent=traceparent,
-            created_at=_EPOCH + timedelta(microseconds=created_at),
-        )
-        for job_id, payload, created_at, attempts, lost_leases, snoozes, max_attempts, traceparent in columns
-    ]
+    on_settled = on_settled or _unheard
+    jobs: list[Job] = []
+    for job_id, payload, created_at, attempts, lost_leases, snoozes, max_attempts, traceparent in columns:
+        # Not by its constructor: what stays as the class has it need not be set, and that is most of it.
+        job = _Leased.__new__(_Leased)
+        job.id = job_id
+        job.tenant_id = tenant_id
+        job.kind = kind
+        job.payload = payload
+        job.lease_token = lease_token
+        job.lease_until = lease_until
+        job.created_at_micros = created_at
+        job.traceparent = traceparent
+        job.max_attempts = max_attempts or 10
+        if attempts or lost_leases or snoozes:
+            job.attempts, job.lost_leases, job.snoozes = attempts, lost_leases, snoozes
+        job.on_settled = on_settled
+        jobs.append(job)
+    return jobs
 
 
-def _object(payload: bytes) -> Mapping[str, Any]:
+def _objects(payloads: Iterable[bytes]) -> list[Mapping[str, Any]]:
     try:
-        read = orjson.loads(payload or b"{}")
+        read = list(map(orjson.loads, payloads))
     except orjson.JSONDecodeError:
-        return {}
-    return read if isinstance(read, dict) else {}
+        read = [_read(payload) for payload in payloads]
+    return [each if type(each) is dict else {} for each in read]
+
+
+def _read(payload: bytes) -> Any:
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from penguin_worker.jobs import Done, Job, Outcome, Reject
+from penguin_worker.jobs import Job, Outcome, Reject, result_of
 
 P = TypeVar("P")
 
@@ -25,7 +25,7 @@ Many = Callable[[Sequence[Job]], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Kind:
-    """A handler of single jobs, each in a task of its own, or one of `many` in groups of one tenant.
+    """A handler of single jobs, or one of `many` in groups of one tenant, each in a task of its own from its first wait on.
 
     A kind with a `limit` has so many places of its own, beside those that the others share. After `timeout_s` seconds the
     handler is cancelled, and the attempt fails as "timeout".
@@ -67,12 +67,13 @@ def typed(payload: type[P], handle: Typed[P]) -> One:
     """A handler whose payload is checked first, by pydantic; a job with another one is a dead letter."""
     adapter: TypeAdapter[P] = TypeAdapter(payload)
 
-    async def one(job: Job) -> Outcome:
+    # No coroutine of its own: it gives back the handler's.
+    def one(job: Job) -> Awaitable[Outcome]:
         try:
             read = adapter.validate_python(job.payload)
         except ValidationError:
             raise Reject("payload_invalid") from None
-        return await handle(job, read)
+        return handle(job, read)
 
     return one
 
@@ -81,8 +82,6 @@ def keeping(one: One) -> One:
     """A handler whose result stays with its job, whatever stands around it."""
 
     async def kept(job: Job) -> None:
-        outcome = await one(job)
-        said = outcome.result if isinstance(outcome, Done) else outcome
-        job.result = said if isinstance(said, str) else ""
+        job.result = result_of(await one(job))
 
     return kept

@@ -11,21 +11,20 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Any
-from weakref import WeakValueDictionary
 
 import grpc
 
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
 from penguin_worker.config import WorkerConfig
+from penguin_worker.deadlines import Deadlines
 from penguin_worker.heartbeats import Heartbeats
 from penguin_worker.jobs import Away, Job, NotDone, Reject, Release, Retry, Snooze, Verdict
-from penguin_worker.kinds import Kind, keeping
+from penguin_worker.kinds import Kind, Many, One, keeping
 from penguin_worker.lines import Line
 from penguin_worker.middleware import Middleware, around, tracing
+from penguin_worker.running import Runner, Single
 from penguin_worker.standing import Standing
 
 log = logging.getLogger(__name__)
@@ -70,9 +69,10 @@ class Worker:
         self._middleware = middleware
         self._stuck = stuck
         self._kinds: Mapping[str, Kind] = {}
+        # By kind; those that share their places share one.
+        self._runners: dict[str, Runner] = {}
         self._lines: list[Line] = []
-        # A job that is leased to us again is surely lost under the lease before.
-        self._latest: WeakValueDictionary[int, Job] = WeakValueDictionary()
+        # Of handlers of many.
         self._tasks: set[asyncio.Task[None]] = set()
         self._queue_standing = Standing("queue")
         self._kind_standing = Standing("kind")
@@ -91,10 +91,7 @@ class Worker:
     async def run(self, kinds: Mapping[str, Kind], stopped: asyncio.Event) -> None:
         """Work until `stopped`, then finish what is in hand within the drain time and hand back the rest."""
         config = self._config
-        self._kinds = {
-            name: replace(kind, one=around(keeping(kind.one), self._middleware)) if kind.one else kind
-            for name, kind in kinds.items()
-        }
+        self._kinds = kinds
         # A kind with a limit has a stream of its own: what waits for its places keeps nobody else from theirs.
         limited = {name: kind.limit for name, kind in kinds.items() if kind.limit is not None}
         shared = [name for name in kinds if name not in limited]
@@ -114,46 +111,44 @@ class Worker:
                 await asyncio.gather(*(_cancelled(task) for task in (*leasing, waiting)))
 
     def _line(self, kinds: Sequence[str], places: int) -> Line:
-        return Line(self._queue, self._config, kinds, places, self._kind_standing, self._queue_standing, self._take)
+        singles = {name: self._single(one, kind) for name in kinds if (one := (kind := self._kinds[name]).one)}
+        # And the event loop's time goes round between them.
+        self._runners |= dict.fromkeys(singles, Runner(singles, said_of))
+        return Line(
+            self._queue, self._config, kinds, places, self._kind_standing, self._queue_standing,
+            self._take, self._settled, self._lose,
+        )  # fmt: skip
+
+    def _single(self, one: One, kind: Kind) -> Single:
+        deadlines = None if kind.timeout_s is None else Deadlines(kind.timeout_s)
+        return Single(around(keeping(one), self._middleware) if self._middleware else one, deadlines)
 
     def _jobs(self) -> list[Job]:
         """Every job in hand; asked for by the thread of the heartbeats, too."""
         return [job for line in self._lines for job in line.jobs()]
 
-    def _take(self, line: Line, jobs: Sequence[Job]) -> None:
+    def _take(self, jobs: list[Job]) -> None:
         """Begin a lot: jobs of one tenant and kind."""
-        for job in jobs:
-            if (earlier := self._latest.get(job.id)) is not None:
-                self._lose([earlier])
-                # Settled or not: the queue names lost jobs by their ids, and this one's is to mean the later lease.
-                earlier.lost = True
-            self._latest[job.id] = job
-            job.on_settled = partial(self._settled, line)
         if self._halted:
             for job in jobs:
                 job.settle(Release("worker_stopping"))
             return
         kind = self._kinds[jobs[0].kind]
-        for part in [jobs] if kind.many else [[job] for job in jobs]:
-            task = asyncio.create_task(self._run(kind, part))
+        if kind.many is not None:
+            task = asyncio.create_task(self._together(kind.many, kind.timeout_s, jobs))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            if kind.one:
-                part[0].cancel = task.cancel
+        else:
+            self._runners[jobs[0].kind].add(jobs)
 
-    async def _run(self, kind: Kind, jobs: Sequence[Job]) -> None:
-        limit = asyncio.timeout(kind.timeout_s)
+    async def _together(self, many: Many, timeout_s: float | None, jobs: Sequence[Job]) -> None:
+        limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
-                if kind.many:
-                    await kind.many(jobs)
-                elif kind.one:
-                    jobs[0].begun = True
-                    await kind.one(jobs[0])
-                    jobs[0].settle()
+                await many(jobs)
             error: NotDone = Retry("defect.unsettled")
         except Exception as raised:
-            error = Retry("timeout") if limit.expired() and isinstance(raised, TimeoutError) else _said_of(raised)
+            error = Retry("timeout") if limit.expired() and isinstance(raised, TimeoutError) else said_of(raised)
             if error.error.startswith("defect."):
                 log.exception("a handler of %s failed", jobs[0].kind)
         for job in jobs:
@@ -161,6 +156,9 @@ class Worker:
 
     def _settled(self, line: Line, job: Job, verdict: Verdict) -> None:
         if verdict is None:
+            if not (job.lost or self._kind_standing.troubled):
+                line.say_done((job, None))
+                return
             self._kind_standing.answered(job.kind)
         elif isinstance(verdict, Away):
             self._kind_standing.failed(job.kind, verdict.error)
@@ -182,19 +180,23 @@ class Worker:
                 continue
             job.lost = True
             log.warning("the lease of a job of %s is lost", job.kind, extra={"detail": str(job.id)})
-            if job.cancel is not None:
-                job.cancel()
-                job.settle(Release("lease_lost"))
+            if self._kinds[job.kind].one is not None:
+                self._end(job, Release("lease_lost"))
 
     def _cancel(self, jobs: Sequence[Job]) -> None:
         """Stop handlers of jobs that are to end. One beyond recall, or of a group, goes on: it is done, or ends at its
         next word."""
         for job in jobs:
-            if job.settled or job.committed or job.cancel is None:
+            if job.settled or job.committed or self._kinds[job.kind].one is None:
                 continue
             log.info("a job of %s is cancelled", job.kind, extra={"detail": str(job.id)})
+            self._end(job, Release("cancelled"))
+
+    def _end(self, job: Job, verdict: NotDone) -> None:
+        """End a job of a handler of single ones: one that waits is cancelled, and one that was not begun will not be."""
+        if job.cancel is not None:
             job.cancel()
-            job.settle(Release("cancelled"))
+        job.settle(verdict)
 
     async def _drain(self) -> None:
         ends = time.monotonic() + self._config.drain_s
@@ -205,10 +207,13 @@ class Worker:
         await self._finished(self._config.drain_s / 2)
         self._stopping = True
         await self._finished(max(0.0, ends - time.monotonic()))
-        for task in self._tasks:
+        tasks = self._tasks.union(*(runner.tasks for runner in self._runners.values()))
+        for runner in self._runners.values():
+            runner.forget()
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=GRACE_S)
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE_S)
         for job in self._jobs():
             # One that is committed keeps its lease: nobody is to try it before it is certain that we are gone.
             if not job.committed:
@@ -233,7 +238,7 @@ def away_for(snoozes: int, said_s: float | None, chance: float) -> float:
     return said_s + min(said_s / 4, SPREAD_MAX_S) * chance
 
 
-def _said_of(error: Exception) -> NotDone:
+def said_of(error: Exception) -> NotDone:
     """What an exception says of its jobs: what is away burns no attempt, a defect does."""
     if isinstance(error, NotDone):
         return error

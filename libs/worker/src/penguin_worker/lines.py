@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_orchestrator.clients import Tier
@@ -44,7 +45,10 @@ class _Asked:
 
 
 class Line:
-    """Fills its places with jobs of its kinds and hands them to `take`; says what becomes of them."""
+    """Fills its places with jobs of its kinds and hands them to `take`; says what becomes of them.
+
+    `settled` is called with every verdict, and `lose` with jobs in hand that are leased to us again: they are surely lost.
+    """
 
     def __init__(
         self,
@@ -54,7 +58,9 @@ class Line:
         places: int,
         kind_standing: Standing,
         queue_standing: Standing,
-        take: Callable[[Line, list[Job]], None],
+        take: Callable[[list[Job]], None],
+        settled: Callable[[Line, Job, Verdict], None],
+        lose: Callable[[Sequence[Job]], None],
     ) -> None:
         if len(kinds) > KINDS_MAX:
             raise ValueError(
@@ -67,8 +73,12 @@ class Line:
         self._kind_standing = kind_standing
         self._queue_standing = queue_standing
         self._take = take
-        # By job and lease: a job that was lost may be leased to us again before its first handler has ended.
-        self._in_hand: dict[tuple[int, int], Job] = {}
+        self._settled = partial(settled, self)
+        self._lose = lose
+        # A job that was lost may be leased to us again before its first handler has ended, or its word is answered: then
+        # the lease before is an earlier one.
+        self._in_hand: dict[int, Job] = {}
+        self._earlier: set[Job] = set()
         self._stream: WorkStream | None = None
         self._opened = asyncio.Event()
         # Rung by whatever may ask for another stream.
@@ -79,16 +89,18 @@ class Line:
         self._taking = False
         self._settle_down()
         self._acknowledger = Acknowledger(self._open_stream, queue_standing, self._gone)
+        # For jobs that are done, which is most of them: no step more than is needed.
+        self.say_done: Callable[[tuple[Job, None]], None] = self._acknowledger.say
 
     def jobs(self) -> tuple[Job, ...]:
         """Jobs in hand: leased, and no word on them answered. May be asked in any thread."""
-        # Made in one step, as far as other threads can see.
-        return tuple(self._in_hand.values())
+        # Made in one step each, as far as other threads can see.
+        return (*self._in_hand.values(), *self._earlier)
 
     def say(self, job: Job, verdict: Verdict) -> None:
         """What became of a job."""
         self._changed.set()
-        self._acknowledger.say(job, verdict)
+        self._acknowledger.say((job, verdict))
 
     def halt(self) -> None:
         """Take no more jobs; what is in hand may still be spoken of."""
@@ -104,7 +116,7 @@ class Line:
         while True:
             asked = self._wanted()
             self._settle_down()
-            if not (asked.kinds and asked.places) and not self._in_hand:
+            if not (asked.kinds and asked.places) and not self._in_hand and not self._earlier:
                 await self._change(LOOK_S if not self._halted else None)
                 continue
             opened: float | None = None
@@ -126,7 +138,7 @@ class Line:
     def _wanted(self) -> _Asked:
         """What a stream that is opened now is to be asked for."""
         kinds = [] if self._halted else self._kind_standing.present(self._kinds)
-        return _Asked(tuple(kinds), max(0, self._places - len(self._in_hand)))
+        return _Asked(tuple(kinds), max(0, self._places - len(self._in_hand) - len(self._earlier)))
 
     def _start(self, asked: _Asked) -> pb.WorkStart:
         for_jobs = asked.kinds and asked.places
@@ -192,19 +204,34 @@ class Line:
     async def _read(self, stream: WorkStream) -> None:
         async for lot in stream.lots():
             self._queue_standing.answered("leases")
-            jobs = unpacked(lot, time.monotonic() + self._config.lease_s)
-            # Taken before the heartbeats see them: by then an earlier lease of the same job is known to be lost.
-            self._take(self, jobs)
-            self._in_hand.update({(job.id, job.lease_token): job for job in jobs})
+            jobs = unpacked(lot, time.monotonic() + self._config.lease_s, self._settled)
+            ids = [job.id for job in jobs]
+            if not self._in_hand.keys().isdisjoint(ids):
+                self._leased_again(ids)
+            self._in_hand.update(zip(ids, jobs, strict=True))
             self._settle_down()
+            self._take(jobs)
 
-    def _gone(self, job: Job) -> None:
-        self._in_hand.pop((job.id, job.lease_token), None)
+    def _leased_again(self, ids: Sequence[int]) -> None:
+        """Before the heartbeats see the later leases it is known that the earlier ones are lost."""
+        earlier = [job for job_id in ids if (job := self._in_hand.get(job_id)) is not None]
+        self._lose(earlier)
+        for job in earlier:
+            # Settled or not: the queue names lost jobs by their ids, and these are to mean the later leases.
+            job.lost = True
+        self._earlier.update(earlier)
+
+    def _gone(self, jobs: Sequence[Job]) -> None:
+        in_hand = self._in_hand
+        for job in jobs:
+            if in_hand.get(job.id) is job:
+                del in_hand[job.id]
+        self._earlier.difference_update(jobs)
         self._settle_down()
         self._changed.set()
 
     def _settle_down(self) -> None:
-        if self._in_hand or self._taking:
+        if self._in_hand or self._earlier or self._taking:
             self.quiet.clear()
         else:
             self.quiet.set()

@@ -21,6 +21,11 @@ class Standing:
         self._until: dict[str, float] = {}
         self._delay: dict[str, float] = {}
 
+    @property
+    def troubled(self) -> bool:
+        """Whether anybody has not answered of late."""
+        return bool(self._delay)
+
     def failed(self, name: str, why: str) -> float:
         """It did not answer; returns for how long it is to be left alone (seconds)."""
         now = time.monotonic()
