@@ -59,7 +59,7 @@ class Callers:
             grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in tenants
         ]
         self._stubs = [
-            (email_grpc.EmailServiceStub(channel).GetEmail, lead_grpc.LeadServiceStub(channel).UpdateLead)  # type: ignore[no-untyped-call]
+            (email_grpc.EmailServiceStub(channel).GetEmail, lead_grpc.LeadServiceStub(channel).UpdateLead)
             for channel in self._channels
         ]
         self._tenants = tenants

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -51,7 +52,7 @@ class _Lately:
 
     def by(self, now: float) -> float:
         """What is left of it."""
-        return self._count * 0.5 ** ((now - self._at) / HALF_LIFE_S)
+        return self._count * math.exp2((self._at - now) / HALF_LIFE_S)
 
 
 @dataclass

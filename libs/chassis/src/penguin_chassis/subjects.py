@@ -123,6 +123,7 @@ async def erase(db: Database, duties: SubjectDuties, step: Step, order: Order, c
     async with db.tenant(order.tenant_id) as connection:
         if (done := await barrier.claim(connection, step, Told)) is not None:
             return done.reply
+        await connection.execute(sql.no_new_holds)
         await check(connection, order.tenant_id, order.subject, order.storage_keys)
         while number < len(phases) and time.monotonic() < ends and len(page.mentions) < MENTIONS:
             done_now = await phases[number].run(connection, order, after)
@@ -147,7 +148,18 @@ async def check(connection: Connection, tenant_id: UUID, subject: str, keys: Seq
     """Raise FailedPrecondition (LEGAL_HOLD) where a hold stands on the subject or one of the keys."""
     hold = await connection.fetchval(sql.held, tenant_id, subject, list(keys))
     if hold is not None:
-        raise FailedPrecondition("A legal hold keeps it.", reason="LEGAL_HOLD", metadata={"hold": str(hold)})
+        raise kept_by(hold)
+
+
+def kept_by(hold: UUID) -> FailedPrecondition:
+    """The refusal of whatever a hold forbids."""
+    return FailedPrecondition("A legal hold keeps it.", reason="LEGAL_HOLD", metadata={"hold": str(hold)})
+
+
+async def held_among(connection: Connection, tenant_id: UUID, keys: Sequence[str]) -> set[str]:
+    """Those of the keys that a hold keeps; until the transaction ends there are no others. Before any row is locked."""
+    await connection.execute(sql.no_new_holds)
+    return {row["storage_key"] for row in await connection.fetch(sql.held_keys, tenant_id, list(keys))}
 
 
 def mentions(table: str, query: str, limit: int = SCANNED) -> Callable[[Connection, Order, str], Awaitable[Page]]:
