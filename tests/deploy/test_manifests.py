@@ -258,7 +258,8 @@ def test_the_relay_keeps_the_ledger_of_erasures_and_its_copy_on_two_volumes(wher
     def volume_of(variable: str, *, written: bool) -> dict[str, Any]:
         mount = mounts[str(PurePosixPath(relay.environment[variable]).parent)]
         assert mount.get("readOnly", False) is not written
-        return volumes[mount["name"]]
+        volume: dict[str, Any] = volumes[mount["name"]]
+        return volume
 
     claims = [
         volume_of(variable, written=True)["persistentVolumeClaim"]["claimName"]

@@ -59,6 +59,8 @@ class Order:
     at: datetime
     storage_keys: tuple[str, ...] = ()
     email_ids: tuple[UUID, ...] = ()
+    # Lists of people, which are theirs where they stand in them.
+    list_keys: tuple[str, ...] = ()
 
     @property
     def pattern(self) -> str:
@@ -115,7 +117,7 @@ class SubjectDuties(Protocol):
 async def erase(db: Database, duties: SubjectDuties, step: Step, order: Order, cursor: str) -> Told:
     """Carry the erasure on from `cursor` for a while. Raises FailedPrecondition (LEGAL_HOLD), InvalidArgument (cursor)."""
     phases = [*duties.phases(order)]
-    if not order.storage_keys and not order.email_ids:
+    if not order.storage_keys and not order.email_ids and not order.list_keys:
         phases += [Phase("answers", _forget_answers), Phase("owed", mentions("outbox", sql.scan_outbox))]
     number, after = _place(cursor, len(phases))
     page = Page()

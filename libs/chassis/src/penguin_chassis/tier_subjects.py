@@ -46,7 +46,7 @@ class SubjectMethods:
         at = now()
         order = Order(
             UUID(request.tenant_id), UUID(request.erasure_id), request.subject, request.address.lower(), at,
-            tuple(request.storage_keys), tuple(map(UUID, request.email_ids)),
+            tuple(request.storage_keys), tuple(map(UUID, request.email_ids)), tuple(request.list_keys),
         )  # fmt: skip
         told = await subjects.erase(self._db, self._subjects, step_of(request, at=at), order, request.cursor)
         receipt = pb.ErasureReceipt(

@@ -85,7 +85,8 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
     counts = {receipt.tier: dict(receipt.counts) for receipt in erasure.receipts}
     assert counts["oltp"]["emails"] == EMAILS
     assert counts["oltp"]["leads"] == 2
-    assert counts["content"]["content_objects"] == EMAILS + 1
+    # Their emails, their letter, and the report of an import that names them.
+    assert counts["content"]["content_objects"] == EMAILS + 2
     assert counts["queue"]["jobs"] > 0
     assert counts["notifications"]["notifications"] == 1
     assert await town.penguin.subjects.verify(life.tenant) == []

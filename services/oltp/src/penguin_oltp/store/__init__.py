@@ -25,7 +25,8 @@ async def _event_partitions(db: Database, at: datetime) -> None:
     async with locking_shortly(db) as connection:
         await connection.execute(subject_sql.no_new_holds)
         held = await connection.fetchval(sql.oldest_held_id)
-        await connection.execute(sql.drop_ids, today - EVENT_ID_RETENTION, held)
+        drop = "SELECT drop_partitions('email_event_ids', least($1::date, $2::date))"
+        await connection.execute(drop, today - EVENT_ID_RETENTION, held)
 
 
 DUTIES = (

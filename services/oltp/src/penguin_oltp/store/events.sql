@@ -3,9 +3,6 @@
 SELECT min(occurred_on) FROM email_event_ids
 WHERE tenant_id IN (SELECT tenant_id FROM legal_holds WHERE subject <> '');
 
--- name: drop_ids
-SELECT drop_partitions('email_event_ids', least($1::date, $2::date));
-
 -- name: known
 SELECT id FROM emails WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
 

@@ -125,6 +125,7 @@ class EraseSubjectRequest(_message.Message):
     STORAGE_KEYS_FIELD_NUMBER: _builtins.int
     EMAIL_IDS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    LIST_KEYS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     request_id: _builtins.str
     """Idempotency key (UUID) of this call: each page has its own."""
@@ -144,6 +145,12 @@ class EraseSubjectRequest(_message.Message):
     def email_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Emails taken back, whose jobs are to be cancelled (Queue)."""
 
+    @_builtins.property
+    def list_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Storage keys of lists of people (Content): such a call erases those with an attachment in which the address stands, and
+        looks for nothing else.
+        """
+
     def __init__(
         self,
         *,
@@ -156,10 +163,11 @@ class EraseSubjectRequest(_message.Message):
         storage_keys: _abc.Iterable[_builtins.str] | None = ...,
         email_ids: _abc.Iterable[_builtins.str] | None = ...,
         cursor: _builtins.str = ...,
+        list_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "chain_head", b"chain_head", "cursor", b"cursor", "email_ids", b"email_ids", "erasure_id", b"erasure_id", "request_id", b"request_id", "storage_keys", b"storage_keys", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "chain_head", b"chain_head", "cursor", b"cursor", "email_ids", b"email_ids", "erasure_id", b"erasure_id", "list_keys", b"list_keys", "request_id", b"request_id", "storage_keys", b"storage_keys", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
