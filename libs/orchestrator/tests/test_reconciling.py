@@ -21,8 +21,6 @@ from penguin.notifications.v1 import admin_event_service_pb2 as event_pb
 from penguin.notifications.v1.admin_event_service_pb2_grpc import AdminEventServiceStub
 from penguin.oltp.v1 import reconcile_service_pb2 as pb
 from penguin.oltp.v1.reconcile_service_pb2_grpc import ReconcileServiceStub
-from penguin.tier.v1 import erasure_pb2 as tier_pb
-from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_chassis.pool import Database
 from penguin_devstack.roles import TierDatabase
 from penguin_orchestrator import keys
@@ -242,19 +240,6 @@ async def test_no_more_than_the_cap_is_put_aside_or_deleted(reconcile: Any, worl
     assert (run.counts["found.orphans"], run.counts["quarantined"], run.counts["over_cap"]) == (7, 4, 3)
     assert run.counts["deleted"] == 4
     assert sorted((await world.states()).values()) == [("claimed", False)] * 3 + [("quarantined", True)] * 9
-
-
-async def test_what_a_legal_hold_keeps_is_not_deleted(reconcile: Any, world: World, all_tiers: dict[str, Tier]) -> None:
-    kept, other = await world.keep(minted(2), state="quarantined", quarantined_s=8 * 86400)
-    content = all_tiers["content"]
-    request = tier_pb.PutLegalHoldRequest(
-        tenant_id=str(world.tenant), request_id=str(uuid4()), id=str(uuid4()), reason="Case 7", storage_key=kept
-    )
-    await content.call(content.stub(TierServiceStub).PutLegalHold, request)
-    run = await reconcile()
-    assert (run.counts["deleted"], run.counts["held"]) == (1, 1)
-    assert await findings(all_tiers, run) == {("deletable", kept, "held"), ("deletable", other, "deleted")}
-    assert set(await world.states()) == {kept}
 
 
 class KilledError(BaseException):

@@ -72,15 +72,16 @@ class _Tenant:
 class Admission:
     """The calls of a process. `clock` tells seconds, `later` has something done after some."""
 
-    def __init__(self, places: int, clock: Callable[[], float] = time.monotonic, later: Later | None = None) -> None:
+    def __init__(self, places: int, clock: Callable[[], float] | None = None, later: Later | None = None) -> None:
         self._places = places
-        self._clock = clock
+        # Looked up now: a simulation puts its own clock there.
+        self._clock = clock or time.monotonic
         self._later = later
         # Those that are active, by when they called last.
         self._tenants: OrderedDict[UUID, _Tenant] = OrderedDict()
         # Those that have a line.
         self._lines: dict[UUID, _Tenant] = {}
-        self._lately = _Lately(clock())
+        self._lately = _Lately(self._clock())
         self._turns = itertools.count(1)
         # When the next turn of those over their share is due.
         self._due: float | None = None
