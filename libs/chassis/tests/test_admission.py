@@ -187,7 +187,7 @@ async def test_refused_callers_are_asked_to_come_back_one_after_another() -> Non
             hall.call(NOISY)
         assert refused.value.retry_after_s is not None
         asked.append(refused.value.retry_after_s)
-    assert asked[:3] == pytest.approx([0.1, 0.12, 0.14])
+    assert asked[:3] == pytest.approx([0.1, 0.2, 0.3])
     assert max(asked) == asked[-1] == pytest.approx(admission.LATEST_S)
 
 

@@ -43,7 +43,7 @@ QUIET, RATE = 4, 60.0
 CALLS = int(os.environ.get("CALLS", str(20 * ServerSettings.places // (QUIET + 1))))
 LEADS = 200
 WANTED = 2.0
-NICE = 10
+NICE = 19
 
 
 @dataclass

@@ -35,7 +35,7 @@ TURN_S, REST = 0.002, 1.0
 # How long a call may wait in its tenant's line before it is shed (seconds).
 LINE_S = 2.0
 # Callers that are refused are asked to come back one after another: a tenant's so far apart, and at most so late (seconds).
-SOONEST_S, APART_S, LATEST_S = 0.1, 0.02, 5.0
+SOONEST_S, APART_S, LATEST_S = 0.1, 0.1, 5.0
 
 Later = Callable[[float, Callable[[], None]], object]
 
