@@ -14,7 +14,7 @@ export UV_NO_PROGRESS := 1
 # The checkout's own environment, whatever the caller has activated.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help setup demo drill test simulate chaos bench bench-import bench-queue bench-queue-stress bench-reconcile generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
+.PHONY: help setup demo drill test simulate chaos bench bench-admission bench-import bench-queue bench-queue-stress bench-reconcile generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ chaos: setup ## load on the real stack while its parts are killed and frozen; SE
 
 bench: setup ## measure: ratios side by side in one run
 	$(BIN)/python -m tests.bench
+
+bench-admission: setup ## what quiet tenants feel of a noisy one; TURNS=9 CALLS=160
+	$(if $(TURNS),TURNS=$(TURNS)) $(if $(CALLS),CALLS=$(CALLS)) $(BIN)/python -m tests.bench.admission
 
 bench-import: setup ## import 100,000 leads, killed twice mid-way; ROWS=100000
 	$(BIN)/python -m tests.bench.imports $(if $(ROWS),ROWS=$(ROWS))

@@ -143,8 +143,9 @@ def _reader(tier: str, kind: str, db: Any, tenant: UUID) -> Read:
     return lambda each: emails.get(tenant, each)
 
 
-async def _fill_oltp(root: asyncpg.Pool[asyncpg.Record]) -> tuple[UUID, list[UUID]]:
-    tenant, ids, at = keys.new_id(), [keys.new_id() for _ in range(ROWS)], datetime.now(UTC)
+async def fill_oltp(root: asyncpg.Pool[asyncpg.Record], rows: int = ROWS) -> tuple[UUID, list[UUID]]:
+    """A tenant with as many emails and leads; its id, and theirs, which are the same."""
+    tenant, ids, at = keys.new_id(), [keys.new_id() for _ in range(rows)], datetime.now(UTC)
     await root.execute(
         "INSERT INTO tenants (tenant_id, name, status, unknown_outcome_policy, created_at, updated_at)"
         " VALUES ($1, 'Bench', 'active', 'hold', $2, $2)", tenant, at,
@@ -181,4 +182,4 @@ async def _fill_content(root: asyncpg.Pool[asyncpg.Record]) -> tuple[UUID, list[
     return tenant, ids
 
 
-FILL = {"oltp": _fill_oltp, "content": _fill_content}
+FILL = {"oltp": fill_oltp, "content": _fill_content}

@@ -74,5 +74,5 @@ def line(figure: Figure) -> str:
         if figure.wanted_extra is not None:
             text += f" (at most +{figure.wanted_extra:g})"
     if figure.limit is not None:
-        text += f" (at most {figure.limit:g})"
+        text += f" (at most {figure.limit:.4g})"
     return f"{text} {figure.verdict}".rstrip()

@@ -57,6 +57,8 @@ NO_STORAGE_KEYS = {
     "admin_system_events.dedupe_key",
     # It bars an erasure, and is no reference: what it names may be gone.
     "legal_holds.storage_key",
+    "legal_holds.subject_key",
+    "legal_hold_keys.storage_key",
     *(f"{jobs}.{name}" for jobs in ("jobs", "dead_jobs", "completed_jobs") for name in ("ordering_key", "rate_key")),
 }  # fmt: skip
 # A part of the content whose key it bears, and gone with it.

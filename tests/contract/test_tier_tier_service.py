@@ -187,8 +187,9 @@ async def may_be_erased(world: World) -> Any:
 
 async def hold(world: World) -> Any:
     return erasure_pb2.PutLegalHoldRequest(
-        tenant_id=str(world.tenant), request_id=str(uuid4()), id=str(uuid4()), subject=SUBJECT, reason="Case 7"
-    )
+        tenant_id=str(world.tenant), request_id=str(uuid4()), id=str(uuid4()), subject=SUBJECT, reason="Case 7",
+        storage_keys=["k/1", "k/2"], subject_key=bytes(32),
+    )  # fmt: skip
 
 
 async def held(world: World, request: Any) -> Any:
@@ -198,7 +199,7 @@ async def held(world: World, request: Any) -> Any:
 
 def check_hold(request: Any, reply: Any) -> None:
     assert (reply.hold.subject, reply.hold.storage_key) == (request.subject, request.storage_key)
-    assert (reply.hold.reason, reply.hold.actor) == (request.reason, "test")
+    assert (reply.hold.reason, reply.hold.actor, reply.hold.kept_keys) == (request.reason, "test", 2)
 
 
 async def holds(world: World) -> Any:
@@ -336,7 +337,7 @@ class TestTierService(ServiceContract):
             ("reason", lambda r: r.ClearField("reason")),
             "a hold may be put on whom the tier does not know",
             stranger=lambda reply: equal(reply.hold.subject, SUBJECT),
-            mutation=Mutation(held, vary=lambda r: setattr(r, "storage_key", "k")),
+            mutation=Mutation(held, vary=lambda r: setattr(r, "reason", "Case 8")),
         ),
         Case(
             "ListLegalHolds",

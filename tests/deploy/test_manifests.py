@@ -250,6 +250,33 @@ def test_who_writes_files_has_a_place_for_them(where: str, image: str) -> None:
     assert mounts == ({"/tmp"} if writes else set())
 
 
+def test_the_relay_keeps_the_ledger_of_erasures_and_its_copy_on_two_volumes(where: str) -> None:
+    relay = workload(where, "Deployment", "relay")
+    mounts = {mount["mountPath"]: mount for mount in relay.container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in relay.pod["volumes"]}
+
+    def volume_of(variable: str, *, written: bool) -> dict[str, Any]:
+        mount = mounts[str(PurePosixPath(relay.environment[variable]).parent)]
+        assert mount.get("readOnly", False) is not written
+        volume: dict[str, Any] = volumes[mount["name"]]
+        return volume
+
+    claims = [
+        volume_of(variable, written=True)["persistentVolumeClaim"]["claimName"]
+        for variable in ("ERASURE_LEDGER_PATH", "ERASURE_LEDGER_COPY_PATH")
+    ]
+    assert len(set(claims)) == 2
+    assert "secret" in volume_of("ERASURE_LEDGER_KEY_PATH", written=False)
+    for claim in claims:
+        modes = objects(where)["PersistentVolumeClaim", claim]["spec"]["accessModes"]
+        assert modes == ["ReadWriteMany"] or relay.manifest["spec"]["replicas"] == 1
+    # A file that root alone may write to is none for a pod that is not root.
+    assert relay.pod["securityContext"]["fsGroup"] == relay.pod["securityContext"]["runAsUser"]
+    for each in workloads(where):
+        if each.manifest["metadata"]["name"] != "relay":
+            assert not any("persistentVolumeClaim" in volume for volume in each.pod.get("volumes", []))
+
+
 def test_every_pod_has_a_policy_of_its_own_and_the_deny_behind_it(where: str) -> None:
     policies = {m["metadata"]["name"]: m["spec"]["podSelector"] for m in of_kind(where, "NetworkPolicy")}
     for each in workloads(where):

@@ -95,7 +95,7 @@ class Probe:
     @property
     def in_flight(self) -> int:
         """Calls that the admission counts now."""
-        return sum(self.gate._in_flight.values())
+        return self.gate._admission.under_way + sum(self.gate._streams.values())
 
 
 @contextlib.asynccontextmanager

@@ -179,6 +179,33 @@ async def test_another_process_goes_on_where_the_journal_ends(
     assert len(again) == len(set(again))
 
 
+async def test_an_import_whose_file_was_erased_ends_with_what_it_has_made(
+    penguin: Penguin, tenant: UUID, oltp_db: Database, content_db: Database, faults: dict[str, Faults],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    impatient(monkeypatch)
+    monkeypatch.setattr(steps, "PARALLEL", 1)
+    begun: list[UUID] = []
+
+    def stop_at_40(line: int, _: int) -> None:
+        if line >= 40:
+            faults["oltp"].breaks(CREATE, *[AWAY] * 8)
+
+    with pytest.raises(SagaUnfinishedError):
+        await penguin.leads.import_file(tenant, lines(95), "all", begun=begun.append, progress=stop_at_40)
+    before = await stored(oltp_db, tenant)
+    assert 30 <= len(before) < 95
+    # As the erasure of somebody in it does.
+    async with content_db.tenant(tenant) as connection:
+        await connection.execute("DELETE FROM content_objects WHERE tenant_id = $1", tenant)
+    faults["oltp"].heal()
+    monkeypatch.undo()
+    done = await penguin.leads.resume(tenant, begun[0])
+    assert (done.rows, done.left_out, done.reasons) == (done.created + 1, 1, {"FILE_GONE": 1})
+    assert len(before) == done.created == len(await stored(oltp_db, tenant))
+    assert await report(penguin, tenant, done) == [(0, "", "FILE_GONE")]
+
+
 async def test_one_that_is_interrupted_is_anybodys_at_once(
     penguin: Penguin, tiers: dict[str, Tier], tenant: UUID, oltp_db: Database
 ) -> None:

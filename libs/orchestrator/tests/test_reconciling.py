@@ -217,7 +217,7 @@ async def test_a_key_claimed_between_its_look_up_and_its_deletion_survives(
     key, other = await world.keep(minted(2), state="quarantined", quarantined_s=30 * 86400)
     delete = mending.Mender.delete
 
-    async def claimed_before(self: Any, doomed: list[str], before: Any) -> int:
+    async def claimed_before(self: Any, doomed: list[str], before: Any) -> tuple[int, set[str]]:
         assert key in doomed
         await world.refer([key])
         await world.execute(

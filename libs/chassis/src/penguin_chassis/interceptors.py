@@ -12,19 +12,21 @@ import inspect
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from typing import Any
 from uuid import UUID
 
 import grpc
 
 from penguin_chassis import calls, errors, telemetry
+from penguin_chassis.admission import TENANT_IN_FLIGHT, Admission
 from penguin_chassis.auth import Verifier
 from penguin_chassis.calls import Call, Caller
 from penguin_chassis.clock import Now
 from penguin_chassis.faults import DeadlineExceeded, FailedPrecondition, PermissionDenied, ResourceExhausted
 from penguin_chassis.methods import MethodInfo
 from penguin_chassis.restoring import Incarnation
+from penguin_chassis.settings import ServerSettings
 from penguin_chassis.validation import refuse_unstorable, validate
 
 log = logging.getLogger(__name__)
@@ -32,9 +34,6 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
-# Calls of one tenant that may be under way in this process ("100 connections per tenant" of the source documents). Streams
-# are counted apart: a hundred that wait for something to happen must not shut the tenant's other calls out.
-TENANT_IN_FLIGHT = 100
 # Who calls an open method, whatever token there may be.
 NOBODY = Caller(actor="nobody", tenant_id=None, scopes=frozenset(), platform=False, methods=frozenset())
 
@@ -113,6 +112,7 @@ class Gate(grpc.aio.ServerInterceptor):
         now: Now | None = None,
         closed: Container[object] = (),
         incarnation: Incarnation | None = None,
+        places: int = ServerSettings.places,
     ) -> None:
         self._domain = domain
         self._methods = methods
@@ -122,7 +122,9 @@ class Gate(grpc.aio.ServerInterceptor):
         self._closed = closed
         self._incarnation = incarnation or Incarnation()
         self._wrapped: dict[str, Handler] = {}
-        self._in_flight: Counter[tuple[UUID, bool]] = Counter()
+        self._admission = Admission(places)
+        # Streams are counted apart: a hundred that wait for something to happen must not shut the tenant's other calls out.
+        self._streams: Counter[UUID] = Counter()
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Wrap the method's handler, once."""
@@ -140,31 +142,29 @@ class Gate(grpc.aio.ServerInterceptor):
         behavior = _behavior(handler)
 
         async def unary(request: Any, context: Context) -> Any:
-            async with self._answering(info, context):
-                with self._admitted(info, context) as call:
-                    await self._look(info, call)
-                    if info.client_streaming:
-                        request = self._checked_stream(request, info, call)
-                    else:
-                        self._check(request, info, call)
-                    try:
-                        async with asyncio.timeout(call.remaining()):
-                            return await behavior(request, context)
-                    except errors.UNSTORABLE:
-                        if not info.client_streaming:
-                            refuse_unstorable(request)
-                        raise
+            async with self._answering(info, context), self._admitted(info, context) as call:
+                await self._look(info, call)
+                if info.client_streaming:
+                    request = self._checked_stream(request, info, call)
+                else:
+                    self._check(request, info, call)
+                try:
+                    async with asyncio.timeout(call.remaining()):
+                        return await behavior(request, context)
+                except errors.UNSTORABLE:
+                    if not info.client_streaming:
+                        refuse_unstorable(request)
+                    raise
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._answering(info, context):
-                with self._admitted(info, context) as call:
-                    await self._look(info, call)
-                    if info.client_streaming:
-                        request = self._checked_stream(request, info, call)
-                    else:
-                        self._check(request, info, call)
-                    async for reply in _until(behavior(request, context), call):
-                        yield reply
+            async with self._answering(info, context), self._admitted(info, context) as call:
+                await self._look(info, call)
+                if info.client_streaming:
+                    request = self._checked_stream(request, info, call)
+                else:
+                    self._check(request, info, call)
+                async for reply in _until(behavior(request, context), call):
+                    yield reply
 
         return _rewrap(handler, unary, stream)
 
@@ -187,8 +187,8 @@ class Gate(grpc.aio.ServerInterceptor):
         finally:
             telemetry.record_call(info.path, outcome, time.perf_counter() - started)
 
-    @contextlib.contextmanager
-    def _admitted(self, info: MethodInfo, context: Context) -> Iterator[Call]:
+    @contextlib.asynccontextmanager
+    async def _admitted(self, info: MethodInfo, context: Context) -> AsyncIterator[Call]:
         cap = float(info.max_lifetime_s) or calls.UNARY_CAP_S
         asked = context.time_remaining()
         seconds = cap if asked is None else min(asked, cap)
@@ -200,22 +200,37 @@ class Gate(grpc.aio.ServerInterceptor):
             caller = self._verifier.caller(_authorization(context))
             self._authorise(info, caller)
         call = Call(info.path, caller, time.monotonic() + seconds, now=self._now, life=self._incarnation)
-        tenant = caller.tenant_id
-        place = None if tenant is None else (tenant, info.max_lifetime_s > 0)
-        if place is not None:
-            if self._in_flight[place] >= TENANT_IN_FLIGHT:
-                raise ResourceExhausted(f"The tenant has {TENANT_IN_FLIGHT} calls under way here.", retry_after_s=0.1)
-            self._in_flight[place] += 1
-        token = calls.enter(call)
+        tenant, streams = caller.tenant_id, info.max_lifetime_s > 0
+        if tenant is not None:
+            await self._enter(tenant, call, streams=streams)
         try:
-            yield call
+            token = calls.enter(call)
+            try:
+                yield call
+            finally:
+                with contextlib.suppress(ValueError):  # a stream's generator may be closed in another context
+                    calls.leave(token)
         finally:
-            with contextlib.suppress(ValueError):  # a stream's generator may be closed in another context
-                calls.leave(token)
+            if tenant is not None:
+                self._leave(tenant, streams=streams)
+
+    async def _enter(self, tenant: UUID, call: Call, *, streams: bool) -> None:
+        if not streams:
+            place = self._admission.enter(tenant)
             if place is not None:
-                self._in_flight[place] -= 1
-                if not self._in_flight[place]:
-                    del self._in_flight[place]
+                await self._admission.wait(tenant, place, call.remaining())
+        elif self._streams[tenant] >= TENANT_IN_FLIGHT:
+            raise ResourceExhausted(f"The tenant has {TENANT_IN_FLIGHT} streams under way here.", retry_after_s=1.0)
+        else:
+            self._streams[tenant] += 1
+
+    def _leave(self, tenant: UUID, *, streams: bool) -> None:
+        if not streams:
+            self._admission.leave(tenant)
+            return
+        self._streams[tenant] -= 1
+        if not self._streams[tenant]:
+            del self._streams[tenant]
 
     @staticmethod
     def _authorise(info: MethodInfo, caller: Caller) -> None:

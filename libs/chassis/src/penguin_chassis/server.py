@@ -92,7 +92,7 @@ async def serve(
     names = tuple(r.service for r in registrations)
     state = state or State()
     verifier = Verifier(settings.jwks_path, settings.tier, settings.issuers)
-    gate = Gate(settings.tier, declared(names), verifier, now, state.closed, state.incarnation)
+    gate = Gate(settings.tier, declared(names), verifier, now, state.closed, state.incarnation, settings.places)
     tracing = aio_server_interceptor(filter_=_is_traced)  # type: ignore[no-untyped-call]
     server = grpc.aio.server(interceptors=[Sanitiser(settings.tier), tracing, gate], options=_options(settings))
     for registration in registrations:

@@ -28,6 +28,9 @@ class ServerSettings:
     issuers: tuple[str, ...] = ()
     max_connection_age_s: int = 1800
     drain_s: float = 10.0
+    # Calls that are worked on at once while several tenants are active: as many as keep one core busy beside a database that takes
+    # its time, and no more than the database has connections.
+    places: int = 32
 
 
 @dataclass(frozen=True)

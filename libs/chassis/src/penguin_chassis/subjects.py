@@ -59,6 +59,8 @@ class Order:
     at: datetime
     storage_keys: tuple[str, ...] = ()
     email_ids: tuple[UUID, ...] = ()
+    # Lists of people, which are theirs where they stand in them.
+    list_keys: tuple[str, ...] = ()
 
     @property
     def pattern(self) -> str:
@@ -115,7 +117,7 @@ class SubjectDuties(Protocol):
 async def erase(db: Database, duties: SubjectDuties, step: Step, order: Order, cursor: str) -> Told:
     """Carry the erasure on from `cursor` for a while. Raises FailedPrecondition (LEGAL_HOLD), InvalidArgument (cursor)."""
     phases = [*duties.phases(order)]
-    if not order.storage_keys and not order.email_ids:
+    if not order.storage_keys and not order.email_ids and not order.list_keys:
         phases += [Phase("answers", _forget_answers), Phase("owed", mentions("outbox", sql.scan_outbox))]
     number, after = _place(cursor, len(phases))
     page = Page()
@@ -123,6 +125,7 @@ async def erase(db: Database, duties: SubjectDuties, step: Step, order: Order, c
     async with db.tenant(order.tenant_id) as connection:
         if (done := await barrier.claim(connection, step, Told)) is not None:
             return done.reply
+        await connection.execute(sql.no_new_holds)
         await check(connection, order.tenant_id, order.subject, order.storage_keys)
         while number < len(phases) and time.monotonic() < ends and len(page.mentions) < MENTIONS:
             done_now = await phases[number].run(connection, order, after)
@@ -147,7 +150,18 @@ async def check(connection: Connection, tenant_id: UUID, subject: str, keys: Seq
     """Raise FailedPrecondition (LEGAL_HOLD) where a hold stands on the subject or one of the keys."""
     hold = await connection.fetchval(sql.held, tenant_id, subject, list(keys))
     if hold is not None:
-        raise FailedPrecondition("A legal hold keeps it.", reason="LEGAL_HOLD", metadata={"hold": str(hold)})
+        raise kept_by(hold)
+
+
+def kept_by(hold: UUID) -> FailedPrecondition:
+    """The refusal of whatever a hold forbids."""
+    return FailedPrecondition("A legal hold keeps it.", reason="LEGAL_HOLD", metadata={"hold": str(hold)})
+
+
+async def held_among(connection: Connection, tenant_id: UUID, keys: Sequence[str]) -> set[str]:
+    """Those of the keys that a hold keeps; until the transaction ends there are no others. Before any row is locked."""
+    await connection.execute(sql.no_new_holds)
+    return {row["storage_key"] for row in await connection.fetch(sql.held_keys, tenant_id, list(keys))}
 
 
 def mentions(table: str, query: str, limit: int = SCANNED) -> Callable[[Connection, Order, str], Awaitable[Page]]:

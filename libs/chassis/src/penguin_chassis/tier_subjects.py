@@ -8,7 +8,7 @@ from uuid import UUID
 
 from penguin.tier.v1 import erasure_pb2 as pb
 from penguin_chassis import barrier, calls, restoring, subjects
-from penguin_chassis.faults import AlreadyExists, NotFound
+from penguin_chassis.faults import AlreadyExists, InvalidArgument, NotFound
 from penguin_chassis.mutations import now, step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.pool import Database
@@ -46,7 +46,7 @@ class SubjectMethods:
         at = now()
         order = Order(
             UUID(request.tenant_id), UUID(request.erasure_id), request.subject, request.address.lower(), at,
-            tuple(request.storage_keys), tuple(map(UUID, request.email_ids)),
+            tuple(request.storage_keys), tuple(map(UUID, request.email_ids)), tuple(request.list_keys),
         )  # fmt: skip
         told = await subjects.erase(self._db, self._subjects, step_of(request, at=at), order, request.cursor)
         receipt = pb.ErasureReceipt(
@@ -73,18 +73,25 @@ class SubjectMethods:
         """Keep a subject or a key."""
         step = step_of(request)
         call = calls.current_call()
+        if request.storage_keys and not request.subject:
+            raise InvalidArgument("Keys are kept besides a person.", field="storage_keys")
         row = {
             "tenant_id": step.tenant_id, "id": UUID(request.id), "subject": request.subject,
             "storage_key": request.storage_key, "reason": request.reason,
-            "actor": call.caller.actor if call else "", "created_at": step.at,
+            "actor": call.caller.actor if call else "", "created_at": step.at, "subject_key": request.subject_key,
         }  # fmt: skip
         async with self._db.tenant(step.tenant_id) as connection:
-            if (done := await barrier.claim(connection, step, dict[str, str])) is None:
+            done = await barrier.claim(connection, step, dict[str, str])
+            if done is None:
+                await connection.execute(subjects.sql.no_removals)
                 if await connection.execute(subjects.sql.put_hold, *row.values()) != "INSERT 0 1":
                     raise AlreadyExists("A hold with this id exists.", field="id")
+                if request.storage_keys:
+                    put_keys = subjects.sql.put_hold_keys
+                    await connection.execute(put_keys, step.tenant_id, row["id"], list(request.storage_keys))
                 await barrier.record(connection, step, {"id": request.id}, dict[str, str])
-            else:
-                row = await self._hold(connection, step.tenant_id, UUID(done.reply["id"])) or row
+            hold_id = UUID(request.id if done is None else done.reply["id"])
+            row = await self._hold(connection, step.tenant_id, hold_id) or row | {"kept_keys": 0}
         return pb.PutLegalHoldResponse(hold=_hold(row))
 
     async def _hold(self, connection: Any, tenant_id: UUID, hold_id: UUID) -> Any:
@@ -137,5 +144,5 @@ def mention(found: subjects.Mention) -> pb.Mention:
 def _hold(row: Any) -> pb.LegalHold:
     return pb.LegalHold(
         id=str(row["id"]), tenant_id=str(row["tenant_id"]), subject=row["subject"], storage_key=row["storage_key"],
-        reason=row["reason"], actor=row["actor"], created_at=stamp(row["created_at"]),
+        reason=row["reason"], actor=row["actor"], created_at=stamp(row["created_at"]), kept_keys=row["kept_keys"],
     )  # fmt: skip

@@ -25,7 +25,7 @@ MENTIONS_SHOWN = 50
 
 
 class Holder(StrEnum):
-    """Tiers that a hold can be put in."""
+    """Tiers that keep what a hold names."""
 
     OLTP = "oltp"
     CONTENT = "content"
@@ -97,16 +97,18 @@ def hold(
     reason: Annotated[str, typer.Option(help="Why; names no person.", show_default=False)],
     address: Annotated[str, typer.Option(help="Keep this person.", metavar="ADDRESS")] = "",
     key: Annotated[str, typer.Option(help="Keep what stands under this storage key.", metavar="KEY")] = "",
-    tier: InTier = Holder.OLTP,
 ) -> None:
-    """Keep a person, or a content, from being erased, until the hold is released."""
+    """Keep a person, or a content, from being erased, deleted or let go by age, in every tier, until the hold is released.
+
+    Of a person, contents that are there by now are kept; what comes later needs a hold of its own.
+    """
     if bool(address) == bool(key):
         raise typer.BadParameter("name a person (--address) or a storage key (--key)")
 
     async def work() -> None:
         async with connected(root_of(context)) as penguin:
-            made = await penguin.subjects.hold(tier, await tenant_of(penguin, tenant), reason, address=address, key=key)
-        screen().print(made)
+            made = await penguin.subjects.hold(await tenant_of(penguin, tenant), reason, address=address, key=key)
+        screen().print(str(made))
 
     act(work())
 
@@ -126,13 +128,12 @@ def release(
     context: typer.Context,
     hold_id: Annotated[str, typer.Argument(help="The hold's id.", metavar="ID")],
     tenant: TenantName,
-    tier: InTier = Holder.OLTP,
 ) -> None:
-    """End a hold."""
+    """End a hold, in every tier."""
 
     async def work() -> None:
         async with connected(root_of(context)) as penguin:
-            await penguin.subjects.release(tier, await tenant_of(penguin, tenant), id_of(hold_id, "hold"))
+            await penguin.subjects.release(await tenant_of(penguin, tenant), id_of(hold_id, "hold"))
         screen().print(f"released {hold_id}")
 
     act(work())

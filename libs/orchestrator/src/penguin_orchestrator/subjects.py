@@ -4,6 +4,7 @@ restore."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,9 @@ from penguin_orchestrator.sagas.carrying import Progress, Sagas
 from penguin_orchestrator.sagas.subjects import KIND, PAGE, TIERS
 
 EXPORT_S = 300.0
+# Tiers that keep what stands under keys, and how many keys one part of a hold names.
+KEY_TIERS = ("oltp", "content")
+KEPT = 10_000
 
 
 @dataclass
@@ -163,26 +167,52 @@ class Subjects:
         async for told in here.stream(here.stub(TierServiceStub).ExportSubject, request, timeout=EXPORT_S):
             yield Exported(tier, told.table, told.key, told.record)
 
-    async def hold(self, tier: str, tenant_id: UUID, reason: str, *, address: str = "", key: str = "") -> str:
-        """Keep a person, or what stands under a key, from being erased; returns the hold's id."""
-        request = tier_pb.PutLegalHoldRequest(
-            tenant_id=str(tenant_id), request_id=str(keys.new_id()), id=str(keys.new_id()), reason=reason
-        )
-        if address:
-            request.subject = self.ledger.subject(tenant_id, address)
-        else:
-            request.storage_key = key
-        here = self._tiers[tier]
-        reply = await here.insist(here.stub(TierServiceStub).PutLegalHold, request, deadline_s=DEADLINE_S)
-        return str(reply.hold.id)
+    async def hold(self, tenant_id: UUID, reason: str, *, address: str = "", key: str = "") -> UUID:
+        """Keep a person, or what stands under a key, in every tier; returns the hold's id once each has it.
 
-    async def release(self, tier: str, tenant_id: UUID, hold_id: UUID) -> None:
-        """End a hold; raises TierError (NOT_FOUND)."""
-        request = tier_pb.ReleaseLegalHoldRequest(
-            tenant_id=str(tenant_id), request_id=str(keys.new_id()), hold_id=str(hold_id)
-        )
+        The keys that OLTP knows to be the person's by now are kept by name. Raises TierError: then nothing is promised, and
+        what was told already stays until it is released.
+        """
+        hold_id = keys.new_id()
+        if key:
+            for tier in KEY_TIERS:
+                await self._put(tier, _held(tenant_id, hold_id, reason, storage_key=key))
+            return hold_id
+        subject, subject_key = self.ledger.subject(tenant_id, address), self.ledger.subject_key(tenant_id)
+        theirs = sorted({item.storage_key async for item in self._items(tenant_id, address) if item.storage_key})
+        parts = [theirs[n : n + KEPT] for n in range(0, len(theirs), KEPT)] or [[]]
+        for tier in TIERS:
+            known = {"subject_key": subject_key} if tier == "oltp" else {}
+            for number, part in enumerate(parts if tier in KEY_TIERS else [[]]):
+                part_id = _part(hold_id, number)
+                await self._put(tier, _held(tenant_id, part_id, reason, subject=subject, storage_keys=part, **known))
+        return hold_id
+
+    async def release(self, tenant_id: UUID, hold_id: UUID) -> None:
+        """End a hold in every tier that has it; raises TierError (NOT_FOUND: none has)."""
+        ended = [await self._released(tier, tenant_id, hold_id) for tier in TIERS]
+        missing = [error for error in ended if error is not None]
+        if len(missing) == len(TIERS):
+            raise missing[0]
+
+    async def _put(self, tier: str, request: tier_pb.PutLegalHoldRequest) -> None:
         here = self._tiers[tier]
-        await here.insist(here.stub(TierServiceStub).ReleaseLegalHold, request, deadline_s=DEADLINE_S)
+        await here.insist(here.stub(TierServiceStub).PutLegalHold, request, deadline_s=DEADLINE_S)
+
+    async def _released(self, tier: str, tenant_id: UUID, hold_id: UUID) -> TierError | None:
+        """End the tier's parts of a hold; why there was none to end."""
+        here = self._tiers[tier]
+        for number in itertools.count():
+            request = tier_pb.ReleaseLegalHoldRequest(
+                tenant_id=str(tenant_id), request_id=str(keys.new_id()), hold_id=str(_part(hold_id, number))
+            )
+            try:
+                await here.insist(here.stub(TierServiceStub).ReleaseLegalHold, request, deadline_s=DEADLINE_S)
+            except TierError as error:
+                if error.reason != "NOT_FOUND":
+                    raise
+                return None if number else error
+        raise AssertionError
 
     async def holds(self, tier: str, tenant_id: UUID) -> AsyncIterator[tier_pb.LegalHold]:
         """A tier's holds."""
@@ -237,3 +267,14 @@ class Subjects:
             await here.insist(here.stub(TierServiceStub).MarkReplayed, request, deadline_s=DEADLINE_S)
             done.ready.append(tier)
         return done
+
+
+def _held(tenant_id: UUID, hold_id: UUID, reason: str, **on: Any) -> tier_pb.PutLegalHoldRequest:
+    return tier_pb.PutLegalHoldRequest(
+        tenant_id=str(tenant_id), request_id=str(keys.new_id()), id=str(hold_id), reason=reason, **on
+    )
+
+
+def _part(hold_id: UUID, number: int) -> UUID:
+    """The id of a part of a hold: those of one hold follow each other."""
+    return UUID(int=hold_id.int + number)

@@ -98,6 +98,10 @@ async def led(town: Town, emails: int) -> Life:
     request = suppression_pb.CreateSuppressionRequest(tenant_id=str(tenant), suppression=item)
     await oltp.call(oltp.stub(SuppressionServiceStub).CreateSuppression, request)
     await _told(town, tenant)
+    # A report of what was left out names her, in a row that is no lead.
+    rows = f"email,first_name\nnobody {ADDRESS},Ada\n{OTHER},Bob\n"
+    imported = await penguin.leads.import_file(tenant, rows.encode(), "imported")
+    assert ADDRESS in (await penguin.leads.report(tenant, imported.saga_id)).decode()
     await etl.refresh(town.tiers, tenant)
     return Life(tenant, ids[:emails], last.storage_key)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from uuid import uuid4
 
 import pytest
 from libs.orchestrator.tests.subjects import lives
@@ -10,9 +10,15 @@ from libs.orchestrator.tests.subjects.conftest import Town
 from libs.orchestrator.tests.subjects.lives import ADDRESS, OTHER, Life
 from tests.contract.tiers import TIERS
 
+from penguin.content.v1 import content_service_pb2 as content_pb
+from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin.oltp.v1 import email_service_pb2 as email_pb
+from penguin.oltp.v1 import inbox_service_pb2 as inbox_pb
+from penguin.oltp.v1 import lead_service_pb2 as lead_pb
 from penguin.oltp.v1 import subject_service_pb2 as pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
+from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
+from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin_devstack.valkey import ValkeyServer
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
@@ -79,7 +85,8 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
     counts = {receipt.tier: dict(receipt.counts) for receipt in erasure.receipts}
     assert counts["oltp"]["emails"] == EMAILS
     assert counts["oltp"]["leads"] == 2
-    assert counts["content"]["content_objects"] == EMAILS + 1
+    # Their emails, their letter, and the report of an import that names them.
+    assert counts["content"]["content_objects"] == EMAILS + 2
     assert counts["queue"]["jobs"] > 0
     assert counts["notifications"]["notifications"] == 1
     assert await town.penguin.subjects.verify(life.tenant) == []
@@ -115,17 +122,65 @@ async def assert_not_written_to(town: Town, life: Life) -> None:
 
 
 @pytest.mark.timeout(120)
+async def test_a_legal_hold_keeps_what_is_a_persons_whatever_way_it_would_go(town: Town) -> None:
+    life = await lives.led(town, 8)
+    subjects, content, oltp = town.penguin.subjects, town.tiers["content"], town.tiers["oltp"]
+    await subjects.hold(life.tenant, "Case 7", address=ADDRESS)
+    records = [record async for record in subjects.export(life.tenant, ADDRESS)]
+    contents, leads, letters = (
+        [record.key for record in records if record.table == table]
+        for table in ("content_objects", "leads", "inbox_message_refs")
+    )
+    assert contents
+    assert letters
+    request = content_pb.DeleteContentsRequest(
+        tenant_id=str(life.tenant), request_id=str(uuid4()), storage_keys=[*contents, life.mentioned]
+    )
+    reply = await content.call(content.stub(ContentServiceStub).DeleteContents, request)
+    assert (reply.deleted, sorted(reply.held_keys)) == (1, sorted(contents))
+    for method, removal in (
+        (oltp.stub(LeadServiceStub).DeleteLead, lead_pb.DeleteLeadRequest(lead_id=leads[0])),
+        (oltp.stub(InboxServiceStub).DeleteInboxMessages, inbox_pb.DeleteInboxMessagesRequest(inbox_message_ids=letters)),
+    ):  # fmt: skip
+        removal.tenant_id, removal.request_id = str(life.tenant), str(uuid4())
+        with pytest.raises(TierError) as error:
+            await oltp.call(method, removal)
+        assert error.value.reason == "LEGAL_HOLD"
+    for tier in TIERS:
+        held = [hold.subject async for hold in subjects.holds(tier, life.tenant)]
+        assert held == [subjects.ledger.subject(life.tenant, ADDRESS)], tier
+
+
+@pytest.mark.timeout(120)
+async def test_a_hold_of_more_keys_than_one_call_takes_is_put_in_parts(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penguin_orchestrator.subjects.KEPT", 4)
+    life = await lives.led(town, 8)
+    subjects = town.penguin.subjects
+    hold = await subjects.hold(life.tenant, "Case 7", address=ADDRESS)
+    # Eight emails, and the letter.
+    assert [each.kept_keys async for each in subjects.holds("content", life.tenant)] == [4, 4, 1]
+    await subjects.release(life.tenant, hold)
+    for tier in TIERS:
+        assert [each async for each in subjects.holds(tier, life.tenant)] == []
+    with pytest.raises(TierError) as none:
+        await subjects.release(life.tenant, hold)
+    assert none.value.reason == "NOT_FOUND"
+
+
+@pytest.mark.timeout(120)
 async def test_a_legal_hold_refuses_before_anything_is_erased(town: Town) -> None:
     life = await lives.led(town, 8)
     before = {tier: await lives.found(town, tier) for tier in TIERS}
     subjects = town.penguin.subjects
-    by_person = await subjects.hold("oltp", life.tenant, "Case 7", address=ADDRESS)
+    by_person = await subjects.hold(life.tenant, "Case 7", address=ADDRESS)
     with pytest.raises(TierError) as refused:
         await subjects.erase(life.tenant, ADDRESS)
     assert refused.value.reason == "LEGAL_HOLD"
-    await subjects.release("oltp", life.tenant, UUID(by_person))
+    await subjects.release(life.tenant, by_person)
     keys = [r.key async for r in subjects.export(life.tenant, ADDRESS) if r.table == "content_objects"]
-    by_key = await subjects.hold("content", life.tenant, "Case 8", key=keys[-1])
+    by_key = await subjects.hold(life.tenant, "Case 8", key=keys[-1])
     assert [hold.storage_key async for hold in subjects.holds("content", life.tenant)] == [keys[-1]]
     with pytest.raises(TierError) as refused:
         await subjects.erase(life.tenant, ADDRESS)
@@ -134,6 +189,6 @@ async def test_a_legal_hold_refuses_before_anything_is_erased(town: Town) -> Non
         assert columns(await lives.found(town, tier)) == columns(before[tier]), tier
     # What was refused is not carried out by a replay either.
     assert town.penguin.subjects.ledger.orders() == []
-    await subjects.release("content", life.tenant, UUID(by_key))
+    await subjects.release(life.tenant, by_key)
     await subjects.erase(life.tenant, ADDRESS)
     assert await left(town, "content") == set()

@@ -26,7 +26,9 @@ class ContentConfig(BaseSettings):
 
     def server(self) -> ServerSettings:
         """Where it listens and whom it believes."""
-        return ServerSettings(TIER, self.listen, self.jwks_path, drain_s=self.drain_s)
+        return ServerSettings(
+            TIER, self.listen, self.jwks_path, drain_s=self.drain_s, places=min(self.pool_max, ServerSettings.places)
+        )
 
     def pool(self) -> PoolSettings:
         """Where its database is."""

@@ -207,6 +207,15 @@ CREATE TABLE public.incarnation (
     CONSTRAINT incarnation_one_check CHECK (one)
 );
 
+CREATE TABLE public.legal_hold_keys (
+    tenant_id uuid NOT NULL,
+    hold_id uuid NOT NULL,
+    storage_key text NOT NULL,
+    CONSTRAINT legal_hold_keys_storage_key_check CHECK (((length(storage_key) >= 1) AND (length(storage_key) <= 500)))
+);
+
+ALTER TABLE ONLY public.legal_hold_keys FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.legal_holds (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -215,10 +224,12 @@ CREATE TABLE public.legal_holds (
     reason text NOT NULL,
     actor text NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    subject_key bytea DEFAULT '\x'::bytea NOT NULL,
     CONSTRAINT legal_holds_check CHECK (((subject = ''::text) <> (storage_key = ''::text))),
     CONSTRAINT legal_holds_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
     CONSTRAINT legal_holds_storage_key_check CHECK ((length(storage_key) <= 500)),
-    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text))
+    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text)),
+    CONSTRAINT legal_holds_subject_key_check CHECK ((octet_length(subject_key) = ANY (ARRAY[0, 32])))
 );
 
 ALTER TABLE ONLY public.legal_holds FORCE ROW LEVEL SECURITY;
@@ -303,6 +314,9 @@ ALTER TABLE ONLY public.content_objects
 ALTER TABLE ONLY public.incarnation
     ADD CONSTRAINT incarnation_pkey PRIMARY KEY (one);
 
+ALTER TABLE ONLY public.legal_hold_keys
+    ADD CONSTRAINT legal_hold_keys_pkey PRIMARY KEY (tenant_id, hold_id, storage_key);
+
 ALTER TABLE ONLY public.legal_holds
     ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (tenant_id, id);
 
@@ -330,6 +344,8 @@ CREATE INDEX content_objects_overdue ON public.content_objects USING btree (tena
 
 CREATE INDEX content_objects_quarantine ON public.content_objects USING btree (tenant_id, quarantined_at, storage_key) WHERE (quarantined_at IS NOT NULL);
 
+CREATE INDEX legal_hold_keys_key ON public.legal_hold_keys USING btree (tenant_id, storage_key);
+
 CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
 
 CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
@@ -349,6 +365,9 @@ ALTER TABLE ONLY public.attachments
 ALTER TABLE ONLY public.blob_pieces
     ADD CONSTRAINT blob_pieces_tenant_id_sha256_fkey FOREIGN KEY (tenant_id, sha256) REFERENCES public.blobs(tenant_id, sha256) ON DELETE CASCADE;
 
+ALTER TABLE ONLY public.legal_hold_keys
+    ADD CONSTRAINT legal_hold_keys_tenant_id_hold_id_fkey FOREIGN KEY (tenant_id, hold_id) REFERENCES public.legal_holds(tenant_id, id) ON DELETE CASCADE;
+
 ALTER TABLE public.attachments ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.blob_pieces ENABLE ROW LEVEL SECURITY;
@@ -356,6 +375,8 @@ ALTER TABLE public.blob_pieces ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.blobs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.content_objects ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.legal_hold_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
 
@@ -366,6 +387,8 @@ CREATE POLICY maintenance_duties ON public.blob_pieces TO content_maintenance US
 CREATE POLICY maintenance_duties ON public.blobs TO content_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.content_objects TO content_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.legal_hold_keys TO content_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.legal_holds TO content_maintenance USING (true) WITH CHECK (true);
 
@@ -386,6 +409,8 @@ CREATE POLICY tenant_isolation ON public.blob_pieces TO content_app, content_rea
 CREATE POLICY tenant_isolation ON public.blobs TO content_app, content_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.content_objects TO content_app, content_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.legal_hold_keys TO content_app, content_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.legal_holds TO content_app, content_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -447,6 +472,10 @@ GRANT SELECT ON TABLE public.content_objects TO content_readonly;
 GRANT SELECT ON TABLE public.incarnation TO content_app;
 GRANT SELECT ON TABLE public.incarnation TO content_readonly;
 GRANT SELECT,UPDATE ON TABLE public.incarnation TO content_maintenance;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO content_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO content_maintenance;
+GRANT SELECT ON TABLE public.legal_hold_keys TO content_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO content_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO content_maintenance;

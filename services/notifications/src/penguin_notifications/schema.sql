@@ -126,6 +126,15 @@ CREATE TABLE public.incarnation (
     CONSTRAINT incarnation_one_check CHECK (one)
 );
 
+CREATE TABLE public.legal_hold_keys (
+    tenant_id uuid NOT NULL,
+    hold_id uuid NOT NULL,
+    storage_key text NOT NULL,
+    CONSTRAINT legal_hold_keys_storage_key_check CHECK (((length(storage_key) >= 1) AND (length(storage_key) <= 500)))
+);
+
+ALTER TABLE ONLY public.legal_hold_keys FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.legal_holds (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -134,10 +143,12 @@ CREATE TABLE public.legal_holds (
     reason text NOT NULL,
     actor text NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    subject_key bytea DEFAULT '\x'::bytea NOT NULL,
     CONSTRAINT legal_holds_check CHECK (((subject = ''::text) <> (storage_key = ''::text))),
     CONSTRAINT legal_holds_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
     CONSTRAINT legal_holds_storage_key_check CHECK ((length(storage_key) <= 500)),
-    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text))
+    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text)),
+    CONSTRAINT legal_holds_subject_key_check CHECK ((octet_length(subject_key) = ANY (ARRAY[0, 32])))
 );
 
 ALTER TABLE ONLY public.legal_holds FORCE ROW LEVEL SECURITY;
@@ -223,6 +234,9 @@ ALTER TABLE ONLY public.admin_system_events
 ALTER TABLE ONLY public.incarnation
     ADD CONSTRAINT incarnation_pkey PRIMARY KEY (one);
 
+ALTER TABLE ONLY public.legal_hold_keys
+    ADD CONSTRAINT legal_hold_keys_pkey PRIMARY KEY (tenant_id, hold_id, storage_key);
+
 ALTER TABLE ONLY public.legal_holds
     ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (tenant_id, id);
 
@@ -251,6 +265,8 @@ CREATE UNIQUE INDEX admin_system_events_open ON public.admin_system_events USING
 
 CREATE INDEX admin_system_events_unresolved ON public.admin_system_events USING btree (created_at DESC, id DESC) WHERE (NOT is_resolved);
 
+CREATE INDEX legal_hold_keys_key ON public.legal_hold_keys USING btree (tenant_id, storage_key);
+
 CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
 
 CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
@@ -273,11 +289,18 @@ CREATE INDEX step_barrier_created ON public.step_barrier USING btree (tenant_id,
 
 CREATE INDEX tier_tenants_closed ON public.tier_tenants USING btree (tenant_id) WHERE (state = 'closed'::text);
 
+ALTER TABLE ONLY public.legal_hold_keys
+    ADD CONSTRAINT legal_hold_keys_tenant_id_hold_id_fkey FOREIGN KEY (tenant_id, hold_id) REFERENCES public.legal_holds(tenant_id, id) ON DELETE CASCADE;
+
 ALTER TABLE public.admin_system_events ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.legal_hold_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY maintenance_duties ON public.admin_system_events TO notifications_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.legal_hold_keys TO notifications_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.legal_holds TO notifications_maintenance USING (true) WITH CHECK (true);
 
@@ -296,6 +319,8 @@ ALTER TABLE public.outbox ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.step_barrier ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant_isolation ON public.admin_system_events TO notifications_app, notifications_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.legal_hold_keys TO notifications_app, notifications_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.legal_holds TO notifications_app, notifications_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -342,6 +367,10 @@ GRANT SELECT ON TABLE public.admin_system_events TO notifications_readonly;
 GRANT SELECT ON TABLE public.incarnation TO notifications_app;
 GRANT SELECT ON TABLE public.incarnation TO notifications_readonly;
 GRANT SELECT,UPDATE ON TABLE public.incarnation TO notifications_maintenance;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO notifications_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO notifications_maintenance;
+GRANT SELECT ON TABLE public.legal_hold_keys TO notifications_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO notifications_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO notifications_maintenance;

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from penguin_chassis import subjects
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
 from penguin_notifications.domain.admin_events import PLATFORM, EventFilter, NewAdminEvent
@@ -45,6 +46,20 @@ async def test_expired_and_long_deleted_ones_go(db: Database, tenant: UUID, monk
     await store.delete(step(tenant, NOW - timedelta(days=31)), ancient)
     await retention.remove_notifications(db, NOW)
     assert await left(db, tenant) == {lasting, endless, recent}
+
+
+async def test_nothing_goes_while_a_person_is_held(db: Database, tenant: UUID) -> None:
+    expired, deleted = await create(db, tenant, NOW - timedelta(seconds=1)), await create(db, tenant, None)
+    await NotificationStore(db).delete(step(tenant, NOW - timedelta(days=31)), deleted)
+    hold = (tenant, uuid4(), "a" * 64, "", "Case 7", "test", NOW, b"")
+    async with db.tenant(tenant) as connection:
+        await connection.execute(subjects.sql.put_hold, *hold)
+    await retention.remove_notifications(db, NOW)
+    assert await left(db, tenant) == {expired, deleted}
+    async with db.tenant(tenant) as connection:
+        await connection.execute(subjects.sql.release_hold, tenant, hold[1])
+    await retention.remove_notifications(db, NOW)
+    assert await left(db, tenant) == set()
 
 
 async def raised(db: Database, tenant: UUID, severity: str, days: int, *, resolved: bool) -> UUID:

@@ -234,6 +234,15 @@ CREATE TABLE public.incarnation (
     CONSTRAINT incarnation_one_check CHECK (one)
 );
 
+CREATE TABLE public.legal_hold_keys (
+    tenant_id uuid NOT NULL,
+    hold_id uuid NOT NULL,
+    storage_key text NOT NULL,
+    CONSTRAINT legal_hold_keys_storage_key_check CHECK (((length(storage_key) >= 1) AND (length(storage_key) <= 500)))
+);
+
+ALTER TABLE ONLY public.legal_hold_keys FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.legal_holds (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -242,10 +251,12 @@ CREATE TABLE public.legal_holds (
     reason text NOT NULL,
     actor text NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    subject_key bytea DEFAULT '\x'::bytea NOT NULL,
     CONSTRAINT legal_holds_check CHECK (((subject = ''::text) <> (storage_key = ''::text))),
     CONSTRAINT legal_holds_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
     CONSTRAINT legal_holds_storage_key_check CHECK ((length(storage_key) <= 500)),
-    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text))
+    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text)),
+    CONSTRAINT legal_holds_subject_key_check CHECK ((octet_length(subject_key) = ANY (ARRAY[0, 32])))
 );
 
 ALTER TABLE ONLY public.legal_holds FORCE ROW LEVEL SECURITY;
@@ -467,6 +478,9 @@ ALTER TABLE ONLY public.day_loads
 ALTER TABLE ONLY public.incarnation
     ADD CONSTRAINT incarnation_pkey PRIMARY KEY (one);
 
+ALTER TABLE ONLY public.legal_hold_keys
+    ADD CONSTRAINT legal_hold_keys_pkey PRIMARY KEY (tenant_id, hold_id, storage_key);
+
 ALTER TABLE ONLY public.legal_holds
     ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (tenant_id, id);
 
@@ -501,6 +515,8 @@ CREATE INDEX campaign_analytics_subject ON ONLY public.campaign_analytics USING 
 
 CREATE INDEX campaign_analytics_default_tenant_id_campaign_id_day_idx ON public.campaign_analytics_default USING btree (tenant_id, campaign_id, day);
 
+CREATE INDEX legal_hold_keys_key ON public.legal_hold_keys USING btree (tenant_id, storage_key);
+
 CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
 
 CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
@@ -533,6 +549,9 @@ ALTER INDEX public.sequence_step_analytics_subject ATTACH PARTITION public.seque
 
 ALTER INDEX public.sequence_step_analytics_pkey ATTACH PARTITION public.sequence_step_analytics_default_pkey;
 
+ALTER TABLE ONLY public.legal_hold_keys
+    ADD CONSTRAINT legal_hold_keys_tenant_id_hold_id_fkey FOREIGN KEY (tenant_id, hold_id) REFERENCES public.legal_holds(tenant_id, id) ON DELETE CASCADE;
+
 ALTER TABLE public.billing_analytics ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.billing_analytics_default ENABLE ROW LEVEL SECURITY;
@@ -542,6 +561,8 @@ ALTER TABLE public.campaign_analytics ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.campaign_analytics_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.day_loads ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.legal_hold_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
 
@@ -558,6 +579,8 @@ CREATE POLICY maintenance_duties ON public.campaign_analytics TO olap_maintenanc
 CREATE POLICY maintenance_duties ON public.campaign_analytics_default TO olap_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.day_loads TO olap_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.legal_hold_keys TO olap_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.legal_holds TO olap_maintenance USING (true) WITH CHECK (true);
 
@@ -594,6 +617,8 @@ CREATE POLICY tenant_isolation ON public.campaign_analytics TO olap_app, olap_re
 CREATE POLICY tenant_isolation ON public.campaign_analytics_default TO olap_app, olap_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.day_loads TO olap_app, olap_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.legal_hold_keys TO olap_app, olap_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.legal_holds TO olap_app, olap_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -661,6 +686,10 @@ GRANT SELECT ON TABLE public.day_loads TO olap_readonly;
 GRANT SELECT ON TABLE public.incarnation TO olap_app;
 GRANT SELECT ON TABLE public.incarnation TO olap_readonly;
 GRANT SELECT,UPDATE ON TABLE public.incarnation TO olap_maintenance;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO olap_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO olap_maintenance;
+GRANT SELECT ON TABLE public.legal_hold_keys TO olap_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO olap_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO olap_maintenance;

@@ -69,6 +69,20 @@ BEGIN
     RETURN made;
 END $$;
 
+CREATE FUNCTION public.hmac_of(key bytea, address text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+DECLARE
+    inner_pad bytea := decode(repeat('36', 64), 'hex');
+    outer_pad bytea := decode(repeat('5c', 64), 'hex');
+BEGIN
+    FOR n IN 0 .. octet_length(key) - 1 LOOP
+        inner_pad := set_byte(inner_pad, n, get_byte(inner_pad, n) # get_byte(key, n));
+        outer_pad := set_byte(outer_pad, n, get_byte(outer_pad, n) # get_byte(key, n));
+    END LOOP;
+    RETURN encode(subject_of(inner_pad, outer_pad, address), 'hex');
+END $$;
+
 CREATE TABLE public.emails (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -385,6 +399,15 @@ CREATE TABLE public.leads (
 
 ALTER TABLE ONLY public.leads FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.legal_hold_keys (
+    tenant_id uuid NOT NULL,
+    hold_id uuid NOT NULL,
+    storage_key text NOT NULL,
+    CONSTRAINT legal_hold_keys_storage_key_check CHECK (((length(storage_key) >= 1) AND (length(storage_key) <= 500)))
+);
+
+ALTER TABLE ONLY public.legal_hold_keys FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.legal_holds (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -393,10 +416,12 @@ CREATE TABLE public.legal_holds (
     reason text NOT NULL,
     actor text NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    subject_key bytea DEFAULT '\x'::bytea NOT NULL,
     CONSTRAINT legal_holds_check CHECK (((subject = ''::text) <> (storage_key = ''::text))),
     CONSTRAINT legal_holds_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
     CONSTRAINT legal_holds_storage_key_check CHECK ((length(storage_key) <= 500)),
-    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text))
+    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text)),
+    CONSTRAINT legal_holds_subject_key_check CHECK ((octet_length(subject_key) = ANY (ARRAY[0, 32])))
 );
 
 ALTER TABLE ONLY public.legal_holds FORCE ROW LEVEL SECURITY;
@@ -693,6 +718,9 @@ ALTER TABLE ONLY public.incarnation
 ALTER TABLE ONLY public.leads
     ADD CONSTRAINT leads_pkey PRIMARY KEY (tenant_id, id);
 
+ALTER TABLE ONLY public.legal_hold_keys
+    ADD CONSTRAINT legal_hold_keys_pkey PRIMARY KEY (tenant_id, hold_id, storage_key);
+
 ALTER TABLE ONLY public.legal_holds
     ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (tenant_id, id);
 
@@ -778,6 +806,8 @@ CREATE INDEX leads_email ON public.leads USING btree (tenant_id, email_key, id);
 CREATE INDEX leads_list ON public.leads USING btree (tenant_id, list, id);
 
 CREATE UNIQUE INDEX leads_list_email ON public.leads USING btree (tenant_id, list, email_key);
+
+CREATE INDEX legal_hold_keys_key ON public.legal_hold_keys USING btree (tenant_id, storage_key);
 
 CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
 
@@ -866,6 +896,9 @@ ALTER TABLE ONLY public.inbox_message_refs
 ALTER TABLE ONLY public.leads
     ADD CONSTRAINT leads_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES public.tenants(tenant_id);
 
+ALTER TABLE ONLY public.legal_hold_keys
+    ADD CONSTRAINT legal_hold_keys_tenant_id_hold_id_fkey FOREIGN KEY (tenant_id, hold_id) REFERENCES public.legal_holds(tenant_id, id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.saga_steps
     ADD CONSTRAINT saga_steps_tenant_id_saga_id_fkey FOREIGN KEY (tenant_id, saga_id) REFERENCES public.sagas(tenant_id, id) ON DELETE CASCADE;
 
@@ -911,6 +944,8 @@ ALTER TABLE public.inbox_message_refs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.leads ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.legal_hold_keys ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY maintenance_duties ON public.campaign_sequence_steps TO oltp_maintenance USING (true) WITH CHECK (true);
@@ -942,6 +977,8 @@ CREATE POLICY maintenance_duties ON public.erasures TO oltp_maintenance USING (t
 CREATE POLICY maintenance_duties ON public.inbox_message_refs TO oltp_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.leads TO oltp_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.legal_hold_keys TO oltp_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.legal_holds TO oltp_maintenance USING (true) WITH CHECK (true);
 
@@ -1023,6 +1060,8 @@ CREATE POLICY tenant_isolation ON public.inbox_message_refs TO oltp_app, oltp_re
 
 CREATE POLICY tenant_isolation ON public.leads TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant_isolation ON public.legal_hold_keys TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant_isolation ON public.legal_holds TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.outbox TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -1076,6 +1115,11 @@ GRANT ALL ON FUNCTION public.drop_partitions(parent regclass, before date) TO ol
 
 REVOKE ALL ON FUNCTION public.ensure_partitions(parent regclass, step text, first date, last date) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.ensure_partitions(parent regclass, step text, first date, last date) TO oltp_maintenance;
+
+REVOKE ALL ON FUNCTION public.hmac_of(key bytea, address text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.hmac_of(key bytea, address text) TO oltp_maintenance;
+GRANT ALL ON FUNCTION public.hmac_of(key bytea, address text) TO oltp_app;
+GRANT ALL ON FUNCTION public.hmac_of(key bytea, address text) TO oltp_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.emails TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.emails TO oltp_maintenance;
@@ -1156,6 +1200,10 @@ GRANT SELECT,UPDATE ON TABLE public.incarnation TO oltp_maintenance;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.leads TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.leads TO oltp_maintenance;
 GRANT SELECT ON TABLE public.leads TO oltp_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO oltp_maintenance;
+GRANT SELECT ON TABLE public.legal_hold_keys TO oltp_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO oltp_maintenance;

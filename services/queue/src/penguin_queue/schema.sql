@@ -555,6 +555,15 @@ ALTER TABLE public.kinds ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.legal_hold_keys (
+    tenant_id uuid NOT NULL,
+    hold_id uuid NOT NULL,
+    storage_key text NOT NULL,
+    CONSTRAINT legal_hold_keys_storage_key_check CHECK (((length(storage_key) >= 1) AND (length(storage_key) <= 500)))
+);
+
+ALTER TABLE ONLY public.legal_hold_keys FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE public.legal_holds (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -563,10 +572,12 @@ CREATE TABLE public.legal_holds (
     reason text NOT NULL,
     actor text NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    subject_key bytea DEFAULT '\x'::bytea NOT NULL,
     CONSTRAINT legal_holds_check CHECK (((subject = ''::text) <> (storage_key = ''::text))),
     CONSTRAINT legal_holds_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
     CONSTRAINT legal_holds_storage_key_check CHECK ((length(storage_key) <= 500)),
-    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text))
+    CONSTRAINT legal_holds_subject_check CHECK ((subject ~ '^([0-9a-f]{64})?$'::text)),
+    CONSTRAINT legal_holds_subject_key_check CHECK ((octet_length(subject_key) = ANY (ARRAY[0, 32])))
 );
 
 ALTER TABLE ONLY public.legal_holds FORCE ROW LEVEL SECURITY;
@@ -789,6 +800,9 @@ ALTER TABLE ONLY public.kinds
 ALTER TABLE ONLY public.kinds
     ADD CONSTRAINT kinds_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.legal_hold_keys
+    ADD CONSTRAINT legal_hold_keys_pkey PRIMARY KEY (tenant_id, hold_id, storage_key);
+
 ALTER TABLE ONLY public.legal_holds
     ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (tenant_id, id);
 
@@ -863,6 +877,8 @@ CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id) WHERE (state
 
 CREATE INDEX kinds_queue ON public.kinds USING btree (queue_id);
 
+CREATE INDEX legal_hold_keys_key ON public.legal_hold_keys USING btree (tenant_id, storage_key);
+
 CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
 
 CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
@@ -898,6 +914,9 @@ CREATE TRIGGER jobs_take_position BEFORE INSERT ON public.jobs FOR EACH ROW WHEN
 ALTER TABLE ONLY public.kinds
     ADD CONSTRAINT kinds_queue_id_fkey FOREIGN KEY (queue_id) REFERENCES public.queues(id);
 
+ALTER TABLE ONLY public.legal_hold_keys
+    ADD CONSTRAINT legal_hold_keys_tenant_id_hold_id_fkey FOREIGN KEY (tenant_id, hold_id) REFERENCES public.legal_holds(tenant_id, id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.schedules
     ADD CONSTRAINT schedules_kind_id_fkey FOREIGN KEY (kind_id) REFERENCES public.kinds(id);
 
@@ -919,6 +938,8 @@ ALTER TABLE public.job_attempts_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.jobs ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.legal_hold_keys ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY maintenance_duties ON public.batches TO queue_maintenance USING (true) WITH CHECK (true);
@@ -938,6 +959,8 @@ CREATE POLICY maintenance_duties ON public.job_attempts TO queue_maintenance USI
 CREATE POLICY maintenance_duties ON public.job_attempts_default TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.jobs TO queue_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.legal_hold_keys TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.legal_holds TO queue_maintenance USING (true) WITH CHECK (true);
 
@@ -982,6 +1005,8 @@ CREATE POLICY tenant_isolation ON public.job_attempts TO queue_app, queue_readon
 CREATE POLICY tenant_isolation ON public.job_attempts_default TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.jobs TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.legal_hold_keys TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.legal_holds TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -1114,6 +1139,10 @@ GRANT SELECT ON TABLE public.kinds TO queue_readonly;
 
 GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_maintenance;
 GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO queue_maintenance;
+GRANT SELECT ON TABLE public.legal_hold_keys TO queue_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_holds TO queue_maintenance;

@@ -20,7 +20,7 @@ HOT = {
 }
 # Changed by people, or only ever added to.
 QUIET = {
-    "kinds", "queues", "pauses", "tenant_weights", "schema_migrations", "tier_tenants", "legal_holds", "incarnation",
+    "kinds", "queues", "pauses", "tenant_weights", "schema_migrations", "tier_tenants", "legal_holds", "legal_hold_keys", "incarnation",
 }  # fmt: skip
 OPTIONS = """
 SELECT c.relname, coalesce(c.reloptions, '{}') AS options FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace

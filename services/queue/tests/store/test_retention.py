@@ -11,6 +11,7 @@ from services.queue.tests.leases import Leases
 from services.queue.tests.store.test_attempts import put
 from services.queue.tests.store.test_store import AT, asked, enqueue, ref
 
+from penguin_chassis import subjects
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
 from penguin_queue.store import leases, retention
@@ -141,10 +142,32 @@ async def test_what_is_being_removed_just_now_is_left_to_whom_it_is(own_db: Data
 
 
 async def test_a_page_is_found_by_its_place(own_db: Database) -> None:
+    tenant = uuid4()
     async with own_db.maintenance() as connection:
         await connection.execute(retention.sql.by_place)
         for query in (retention.sql.comb_completed, retention.sql.comb_dead):
-            span = TODAY, TODAY + DAY, [1], (0, 0), (retention.PAGES, 0)
+            span = TODAY, TODAY + DAY, [1], (0, 0), (retention.PAGES, 0), [tenant]
             plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN (COSTS OFF) {query}", *span))
             assert "Tid Range Scan" in plan
             assert "Seq Scan" not in plan
+
+
+async def test_nothing_of_a_tenant_goes_while_a_person_is_held(own_db: Database) -> None:
+    tenant, other = uuid4(), uuid4()
+    await put(own_db, "brief", "brief", completed_retention=3600)
+    # Its days have no partitions: they are in the default one.
+    held = [*await over(own_db, tenant, "brief", 2, TODAY), *await over(own_db, tenant, "usual", 2, TODAY)]
+    held.append(await buried(own_db, tenant, "usual", TODAY))
+    await over(own_db, other, "brief", 2, TODAY)
+    await over(own_db, other, "usual", 2, TODAY)
+    hold = (tenant, uuid4(), "a" * 64, "", "Case 7", "test", TODAY, b"")
+    async with own_db.tenant(tenant) as connection:
+        await connection.execute(subjects.sql.put_hold, *hold)
+    late = TODAY + 4000 * DAY
+    await comb(own_db, late)
+    await keep_partitions(own_db, late)
+    assert (await left(own_db, tenant), await left(own_db, other)) == (set(held), set())
+    async with own_db.tenant(tenant) as connection:
+        await connection.execute(subjects.sql.release_hold, tenant, hold[1])
+    await keep_partitions(own_db, late)
+    assert await left(own_db, tenant) == set()

@@ -1,15 +1,39 @@
+-- name: no_new_holds
+-- Until the transaction ends: what it finds not to be held may go. Removals go side by side.
+SELECT pg_advisory_xact_lock_shared(hashtext('penguin.legal_holds'));
+
+-- name: no_removals
+-- Those under way have ended, or will see the hold.
+SELECT pg_advisory_xact_lock(hashtext('penguin.legal_holds'));
+
 -- name: held
-SELECT id FROM legal_holds
-WHERE tenant_id = $1 AND (subject = $2 AND subject <> '' OR storage_key <> '' AND storage_key = ANY ($3::text[]))
+SELECT id FROM (
+    SELECT id FROM legal_holds
+    WHERE tenant_id = $1 AND (subject = $2 AND subject <> '' OR storage_key <> '' AND storage_key = ANY ($3::text[]))
+    UNION ALL
+    SELECT hold_id FROM legal_hold_keys WHERE tenant_id = $1 AND storage_key = ANY ($3::text[])
+) AS found
 ORDER BY id LIMIT 1;
 
+-- name: held_keys
+SELECT storage_key FROM legal_holds WHERE tenant_id = $1 AND storage_key <> '' AND storage_key = ANY ($2::text[])
+UNION
+SELECT storage_key FROM legal_hold_keys WHERE tenant_id = $1 AND storage_key = ANY ($2::text[])
+ORDER BY storage_key;
+
 -- name: put_hold
-INSERT INTO legal_holds (tenant_id, id, subject, storage_key, reason, actor, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO legal_holds (tenant_id, id, subject, storage_key, reason, actor, created_at, subject_key)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT DO NOTHING;
 
+-- name: put_hold_keys
+INSERT INTO legal_hold_keys (tenant_id, hold_id, storage_key)
+SELECT DISTINCT $1::uuid, $2::uuid, storage_key FROM unnest($3::text[]) AS storage_key ORDER BY storage_key;
+
 -- name: list_holds
-SELECT tenant_id, id, subject, storage_key, reason, actor, created_at FROM legal_holds
+SELECT tenant_id, id, subject, storage_key, reason, actor, created_at,
+    (SELECT count(*) FROM legal_hold_keys AS k WHERE k.tenant_id = $1 AND k.hold_id = h.id)::integer AS kept_keys
+FROM legal_holds AS h
 WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3;
 
 -- name: release_hold

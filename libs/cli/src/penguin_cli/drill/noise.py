@@ -17,8 +17,8 @@ from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.platform import Penguin
 
-# Of the drill's twenty connections a tenant's share is two where ten are at work; this one's calls are twenty times as many.
-CALLS = 40
+# Of a process's 32 places a tenant's share is eight where four are active; this one's calls are twenty times as many.
+CALLS = 160
 # Each call's own deadline: they are not to end all at once (seconds).
 SHORTEST_S, LONGEST_S = 2.0, 5.0
 

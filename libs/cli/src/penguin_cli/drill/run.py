@@ -39,7 +39,6 @@ KNOWN_S = 6.0
 # Before and after a fault, so that its history shows what was usual (seconds).
 QUIET_S = 2.5
 WORKER_LEASE_S = 5
-POOL_MAX = 20
 # What an outage may do to a drill itself: a finding, and no defect.
 _FAILURES = (
     TierError,
@@ -67,7 +66,7 @@ async def drill(plan: Plan, findings: Findings, say: Say) -> None:
     began = time.monotonic()
     findings.settings = {
         "seconds a fault": plan.seconds, "acts a second": RATE, "worker's lease (s)": WORKER_LEASE_S,
-        "recovery within (s)": RECOVERY_S, "OLTP's connections": POOL_MAX,
+        "recovery within (s)": RECOVERY_S,
     }  # fmt: skip
     try:
         with (
@@ -85,8 +84,6 @@ async def drill(plan: Plan, findings: Findings, say: Say) -> None:
 async def _stand(root: Path, plan: Plan, say: Say) -> AsyncIterator[Stand]:
     environment = {
         "worker": {"ETL_INTERVAL_S": "2", "WORKER_LEASE_S": str(WORKER_LEASE_S)},
-        # As many as the smaller tiers have: a hundred would take more callers than a drill's machine has strength for.
-        "oltp": {"OLTP_POOL_MAX": str(POOL_MAX)},
     }
     small = sorted({row.tier for row in plan.rows if row.fault == "fill_disk"} if not plan.no_disks else ())
     moved: list[str] = []

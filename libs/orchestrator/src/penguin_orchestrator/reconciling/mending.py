@@ -96,16 +96,19 @@ class Mender:
             count += (await self._call("ClaimContents", request)).claimed
         return count
 
-    async def delete(self, keys: Sequence[str], before: datetime) -> int:
-        """Delete contents that have been in quarantine since before a moment; any other is left alone."""
-        count = 0
+    async def delete(self, keys: Sequence[str], before: datetime) -> tuple[int, set[str]]:
+        """Delete contents that have been in quarantine since before a moment; any other is left alone. How many there were,
+        and the keys that a legal hold keeps."""
+        count, held = 0, set[str]()
         for portion in in_portions(keys, A_CALL):
             request = pb.DeleteContentsRequest(
                 tenant_id=str(self._tenant_id), request_id=str(minted.new_id()), storage_keys=portion
             )
             request.quarantined_before.FromDatetime(before)
-            count += (await self._call("DeleteContents", request)).deleted
-        return count
+            reply = await self._call("DeleteContents", request)
+            count += reply.deleted
+            held.update(reply.held_keys)
+        return count, held
 
     async def quarantined(self, before: datetime, token: str) -> tuple[list[str], str]:
         """A page of the keys in quarantine since before a moment, and the token of the next."""

@@ -4,7 +4,7 @@ point: what it had not told is looked at again, and finds the world as it is."""
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -126,23 +126,28 @@ class Reconciler:
             wanted = [key for key in waiting if key in referred]
             room = max(0, work.terms.cap - work.receipt.total("deleted") - work.receipt.total("deletable"))
             doomed = [key for key in waiting if key not in referred][:room]
-            await self._dispose(work, part, mender, doomed, wanted, before)
+            held = await self._dispose(work, part, mender, doomed, wanted, before)
             part.counts["bytes"] += work.reader.bytes_moved - moved
             part.done = not token or len(doomed) == room
-            await work.receipt.record(part, _disposed(work.terms, work.places, doomed, wanted))
+            await work.receipt.record(part, _disposed(work.terms, work.places, doomed, wanted, held))
 
     @staticmethod
     async def _dispose(
         work: _Work, part: Part, mender: Mender, doomed: Sequence[str], wanted: Sequence[str], before: datetime
-    ) -> None:
+    ) -> set[str]:
+        """Returns the keys that a legal hold keeps."""
+        held = set[str]()
         if not work.terms.apply:
             part.counts["deletable"] += len(doomed)
-            return  # what is wanted is counted where the keys are compared
+            return held  # what is wanted is counted where the keys are compared
         if doomed or wanted:
             await work.receipt.record(part)
             part.counts[f"{FOUND}wanted"] += len(wanted)
             part.counts["revived"] += await mender.revive(wanted)
-            part.counts["deleted"] += await mender.delete(doomed, before)
+            deleted, held = await mender.delete(doomed, before)
+            part.counts["deleted"] += deleted
+            part.counts["held"] += len(held)
+        return held
 
     async def _compare_jobs(self, work: _Work, tenant_id: UUID) -> None:
         """Compare the emails that wait with their jobs; those that lack theirs get it through OLTP's outbox."""
@@ -185,11 +190,13 @@ class Reconciler:
         await work.receipt.record(part, [Found("differing_day", day, "olap.facts", done) for day in differing])
 
 
-def _disposed(terms: Terms, places: Places, doomed: Sequence[str], wanted: Sequence[str]) -> list[Found]:
+def _disposed(
+    terms: Terms, places: Places, doomed: Sequence[str], wanted: Sequence[str], held: Container[str]
+) -> list[Found]:
     source = places.quarantine.name
     deleted, revived = ("deleted", "revived") if terms.apply else ("", "")
     return [
-        *(Found("deletable", key, source, deleted) for key in doomed),
+        *(Found("deletable", key, source, "held" if key in held else deleted) for key in doomed),
         *(Found("wanted", key, source, revived) for key in wanted),
     ]
 

@@ -19,7 +19,7 @@ from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin.oltp.v1 import lead_service_pb2 as lead_pb
 from penguin_orchestrator import blobs, keys, leadfiles
 from penguin_orchestrator.clients import Tier
-from penguin_orchestrator.errors import first_failure, item_failure
+from penguin_orchestrator.errors import TierError, first_failure, item_failure
 from penguin_orchestrator.leadbatches import BATCH_BYTES, LEADS_PER_CALL, create_leads
 from penguin_orchestrator.leadfiles import LeadReader, Report, Row
 from penguin_orchestrator.leadrecords import Format, LeadFileError, Problem, Survey
@@ -94,9 +94,16 @@ async def _rows(deed: Deed) -> AsyncGenerator[list[Row], None]:
     form = Format(**deed.results["check"])
     reader = LeadReader(form, deed.input["columns"], deed.input["list"], deed.saga_id)
     async with _gate(), aclosing(_chunks(deed)) as chunks:
-        async for chunk in chunks:
-            yield await asyncio.to_thread(reader.feed, chunk)
-        yield await asyncio.to_thread(lambda: reader.feed(b"", last=True))
+        try:
+            async for chunk in chunks:
+                yield await asyncio.to_thread(reader.feed, chunk)
+        except TierError as error:
+            if error.reason != "NOT_FOUND":
+                raise
+            # Somebody in it was erased, and the file with them: what was made stays, the rest is left out.
+            yield [Row(0, None, Problem(0, "", "FILE_GONE", "the file was removed meanwhile: import the rest anew"))]
+        else:
+            yield await asyncio.to_thread(lambda: reader.feed(b"", last=True))
 
 
 class _Creation:
@@ -170,6 +177,8 @@ async def _create(deed: Deed) -> Mapping[str, Any]:
         await creation.send()
         await creation.settle(all_=True)
     reasons.update(reason for _, _, reason in creation.told["odd"])
+    # Rows of a file that is gone are not read again: those that were made count all the same.
+    rows = max(rows, creation.told["created"] + creation.told["existed"] + reasons.total())
     return creation.told | {"rows": rows, "reasons": dict(reasons)}
 
 

@@ -8,13 +8,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+import orjson
+
+from penguin.oltp.v1 import saga_service_pb2 as saga_pb
 from penguin.oltp.v1 import subject_service_pb2 as pb
+from penguin.oltp.v1.saga_service_pb2_grpc import SagaServiceStub
 from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin.tier.v1 import erasure_pb2 as tier_pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator.erasure_ledger import WITHDRAWN, Entry, ErasureLedger, LedgerError, numbered
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
 from penguin_orchestrator.sagas.definition import Act, Definition, Step
+from penguin_orchestrator.sagas.leads import IMPORT
 
 KIND = "subject.erase"
 TIERS = ("oltp", "content", "olap", "queue", "notifications")
@@ -133,6 +138,9 @@ class Erasing:
             if tier == "content":
                 for n in range(0, len(keys), PAGE):
                     await self._erase(deed, tier, order, told, storage_keys=keys[n : n + PAGE])
+                lists = [key async for key in _imports(deed)]
+                for n in range(0, len(lists), PAGE):
+                    await self._erase(deed, tier, order, told, list_keys=lists[n : n + PAGE])
             if tier == "queue":
                 ids = [i.email_id async for i in self._items(deed, order) if i.cancelled and i.email_id]
                 for n in range(0, len(ids), PAGE):
@@ -149,8 +157,9 @@ class Erasing:
                 tenant_id=str(deed.tenant_id), erasure_id=str(order.erasure_id), subject=order.subject,
                 address=order.address, chain_head=order.digest, cursor=cursor,
                 storage_keys=known.get("storage_keys", ()), email_ids=known.get("email_ids", ()),
+                list_keys=known.get("list_keys", ()),
             )  # fmt: skip
-            parts = [cursor, *known.get("storage_keys", ()), *known.get("email_ids", ())]
+            parts = [cursor, *(each for name in known for each in known[name]), *known.keys() & {"list_keys"}]
             reply = await deed.call(tier, TierServiceStub, "EraseSubject", request, tier, *parts)
             told.add(reply)
             cursor = reply.cursor
@@ -174,6 +183,23 @@ class Erasing:
             request.mentions.add(tier=tier, mentions=mentions, total=told["mentioned"])
         await deed.call("oltp", SubjectServiceStub, "RecordErasure", request)
         return {"recorded": True}
+
+
+async def _imports(deed: Deed) -> AsyncIterator[str]:
+    """Keys under which imported files of leads may lie, and reports of what was left out of them: lists of people."""
+    request = saga_pb.ListSagasRequest(tenant_id=str(deed.tenant_id), kind=IMPORT.kind, page_size=PAGE)
+    while True:
+        page = await deed.call("oltp", SagaServiceStub, "ListSagas", request)
+        for saga in page.sagas:
+            yield orjson.loads(saga.input)["key"]
+            asked = saga_pb.GetSagaRequest(tenant_id=saga.tenant_id, saga_id=saga.id)
+            found = await deed.call("oltp", SagaServiceStub, "GetSaga", asked)
+            for step in found.saga.steps:
+                for key in orjson.loads(step.keys or b"{}").values():
+                    yield key
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 class _Told:

@@ -45,7 +45,9 @@ class ContentServicer(content_service_pb2_grpc.ContentServiceServicer):
         keys = list(filter(storable, request.storage_keys))
         sparing = Sparing(request.unclaimed_only, when(request, "quarantined_before"))
         done = await self._contents.delete(step_of(request), keys, sparing)
-        return pb.DeleteContentsResponse(deleted=done.deleted, claimed_keys=done.claimed, spared_keys=done.spared)
+        return pb.DeleteContentsResponse(
+            deleted=done.deleted, claimed_keys=done.claimed, spared_keys=done.spared, held_keys=done.held
+        )
 
     async def QuarantineContents(
         self, request: pb.QuarantineContentsRequest, context: Any

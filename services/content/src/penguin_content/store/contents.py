@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from penguin_chassis import barrier
+from penguin_chassis import barrier, subjects
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import AlreadyExists, FailedPrecondition, Fault
 from penguin_chassis.pool import Connection, Database
@@ -41,11 +41,13 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Deleted:
-    """How many contents went, and the keys left alone: those that are claimed, and those not long enough in quarantine."""
+    """How many contents went, and the keys left alone: those that are claimed, those not long enough in quarantine, and those
+    that a legal hold keeps."""
 
     deleted: int
     claimed: list[str]
     spared: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -123,16 +125,18 @@ class ContentStore:
         async with self._db.tenant(tenant_id) as connection:
             if (done := await barrier.claim(connection, step, Deleted)) is not None:
                 return done.reply
+            kept = await subjects.held_among(connection, tenant_id, keys)
             rows = await connection.fetch(sql.lock, tenant_id, list(keys))
+            held = [row["storage_key"] for row in rows if row["storage_key"] in kept]
             claimed = [row["storage_key"] for row in rows if sparing.claimed and row["state"] == CLAIMED]
             early = [row["storage_key"] for row in rows if _too_early(row, sparing)]
-            doomed = sorted({row["storage_key"] for row in rows}.difference(claimed, early))
+            doomed = sorted({row["storage_key"] for row in rows}.difference(claimed, early, held))
             if doomed:
                 referred = await connection.fetch(sql.blobs_of, tenant_id, doomed)
                 await connection.execute(sql.delete, tenant_id, doomed)
                 hashes = [row["blob_sha256"] for row in referred if row["blob_sha256"] is not None]
                 await blob_store.remove_unreferenced(connection, tenant_id, hashes, step.at)
-            return await barrier.record(connection, step, Deleted(len(doomed), claimed, early), Deleted)
+            return await barrier.record(connection, step, Deleted(len(doomed), claimed, early, held), Deleted)
 
 
 def _too_early(row: Any, sparing: Sparing) -> bool:

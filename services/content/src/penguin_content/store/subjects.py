@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from penguin_chassis.jsonbytes import json_bytes
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_chassis.subjects import Mention, Order, Page, Phase, SubjectRecord
+from penguin_chassis.subjects import Mention, Order, Page, Phase, SubjectRecord, held_among
 from penguin_content.domain.codec import Packed, unpack
 from penguin_content.domain.composed import from_canonical
 from penguin_content.domain.mail import parse
@@ -37,9 +38,11 @@ class SubjectStore:
         self._db = db
 
     def phases(self, order: Order) -> Sequence[Phase]:
-        """With keys: these contents. Without: everything there is, looked through."""
+        """With keys: these contents, or those of them that name the subject. Without: everything there is, looked through."""
         if order.storage_keys:
             return (Phase("contents", _erase),)
+        if order.list_keys:
+            return (Phase("lists", _erase_lists),)
         return (Phase("contents", _look), Phase("blobs", _look_at_blobs), Phase("pieces", _look_at_pieces))
 
     async def export(self, tenant_id: Any, address: str, storage_keys: Sequence[str]) -> AsyncIterator[SubjectRecord]:
@@ -52,8 +55,42 @@ class SubjectStore:
 
 
 async def _erase(connection: Connection, order: Order, _: str) -> Page:
+    return await _erase_contents(connection, order, order.storage_keys)
+
+
+async def _erase_lists(connection: Connection, order: Order, after: str) -> Page:
+    """One list a page: it may have 64 MiB. What is held stays."""
+    number = int(after or 0)
+    more = str(number + 1) if number + 1 < len(order.list_keys) else None
+    (key,) = order.list_keys[number : number + 1] or ("",)
+    blobs = await connection.fetch(content_sql.blobs_of, order.tenant_id, [key])
+    if not any(
+        [await _named(connection, order, row["blob_sha256"]) for row in blobs if row["blob_sha256"] is not None]
+    ):
+        return Page(next=more)
+    if key in await held_among(connection, order.tenant_id, [key]):
+        return Page(mentions=[Mention("content_objects", key, "attachments")], next=more)
+    page = await _erase_contents(connection, order, [key])
+    return Page(page.counts, next=more)
+
+
+async def _named(connection: Connection, order: Order, sha256: bytes) -> bool:
+    """Whether the address stands in a blob, looked through piece by piece."""
+    tail = b""
+    for number in itertools.count():
+        row = await connection.fetchrow(blob_store.sql.read_piece, order.tenant_id, sha256, number)
+        if row is None:
+            return False
+        data = tail + await asyncio.to_thread(unpack, Packed(row["codec"], row["data"]))
+        if await asyncio.to_thread(holds, data, order.address):
+            return True
+        tail = data[-TAIL:]
+    return False
+
+
+async def _erase_contents(connection: Connection, order: Order, keys: Sequence[str]) -> Page:
     tenant_id = order.tenant_id
-    rows = await connection.fetch(content_sql.lock, tenant_id, list(order.storage_keys))
+    rows = await connection.fetch(content_sql.lock, tenant_id, list(keys))
     doomed = [row["storage_key"] for row in rows]
     if not doomed:
         return Page()
@@ -82,12 +119,23 @@ async def _look(connection: Connection, order: Order, after: str) -> Page:
 async def _look_at_blobs(connection: Connection, order: Order, after: str) -> Page:
     rows = await connection.fetch(sql.blobs, order.tenant_id, bytes.fromhex(after), BLOBS_A_PAGE)
 
-    def search() -> list[Mention]:
-        packed = [(row["sha256"].hex(), Packed(row["codec"], row["data"])) for row in rows]
-        return [Mention("blobs", key, "data") for key, data in packed if holds(unpack(data), order.address)]
+    def search() -> list[bytes]:
+        packed = [(row["sha256"], Packed(row["codec"], row["data"])) for row in rows]
+        return [sha256 for sha256, data in packed if holds(unpack(data), order.address)]
 
     more = rows[-1]["sha256"].hex() if len(rows) == BLOBS_A_PAGE else None
-    return Page(mentions=await asyncio.to_thread(search), next=more)
+    return await _told(connection, order, await asyncio.to_thread(search), more)
+
+
+async def _told(connection: Connection, order: Order, found: Sequence[bytes], more: str | None) -> Page:
+    """Blobs that name the subject, for decision; those that nothing refers to (any more) are removed."""
+    if not found:
+        return Page(next=more)
+    await blob_store.remove_unreferenced(connection, order.tenant_id, found, NEVER)
+    rows = await connection.fetch(sql.standing, order.tenant_id, list(found))
+    standing = [Mention("blobs", row["sha256"].hex(), "data") for row in rows]
+    removed = len(found) - len(standing)
+    return Page({"blobs": removed} if removed else {}, standing, more)
 
 
 async def _look_at_pieces(connection: Connection, order: Order, after: str) -> Page:
@@ -96,21 +144,19 @@ async def _look_at_pieces(connection: Connection, order: Order, after: str) -> P
     place = (bytes.fromhex(digest), int(number or -1))
     rows = await connection.fetch(sql.pieces, order.tenant_id, *place, PIECES_A_PAGE)
 
-    def search() -> list[Mention]:
-        found: set[str] = set()
+    def search() -> list[bytes]:
+        found: set[bytes] = set()
         blob, tail = b"", b""
         for row in rows:
             data = unpack(Packed(row["codec"], row["data"]))
             carried = tail if row["sha256"] == blob else b""
             if holds(carried + data, order.address):
-                found.add(row["sha256"].hex())
+                found.add(row["sha256"])
             blob, tail = row["sha256"], data[-TAIL:]
-        return [Mention("blobs", key, "data") for key in sorted(found)]
+        return sorted(found)
 
-    mentions = await asyncio.to_thread(search)
-    if len(rows) < PIECES_A_PAGE:
-        return Page(mentions=mentions)
-    return Page(mentions=mentions, next=f"{rows[-2]['sha256'].hex()}/{rows[-2]['piece']}")
+    more = f"{rows[-2]['sha256'].hex()}/{rows[-2]['piece']}" if len(rows) == PIECES_A_PAGE else None
+    return await _told(connection, order, await asyncio.to_thread(search), more)
 
 
 def _record(row: Any) -> bytes:

@@ -11,6 +11,9 @@ ORDER BY c.storage_key LIMIT $3;
 SELECT sha256, codec, data FROM blobs
 WHERE tenant_id = $1 AND sha256 > $2 AND data IS NOT NULL ORDER BY sha256 LIMIT $3;
 
+-- name: standing
+SELECT sha256 FROM blobs WHERE tenant_id = $1 AND sha256 = ANY ($2::bytea[]) ORDER BY sha256;
+
 -- name: pieces
 -- Pieces of large blobs in their order: what stands across the end of one is found in the tail that is carried on.
 SELECT sha256, piece, codec, data FROM blob_pieces

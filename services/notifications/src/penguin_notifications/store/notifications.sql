@@ -76,8 +76,10 @@ RETURNING id;
 
 -- name: remove_expired
 DELETE FROM notifications WHERE (tenant_id, id) IN (
-    SELECT tenant_id, id FROM notifications WHERE expires_at < $1 LIMIT $2);
+    SELECT tenant_id, id FROM notifications
+    WHERE expires_at < $1 AND tenant_id NOT IN (SELECT tenant_id FROM legal_holds WHERE subject <> '') LIMIT $2);
 
 -- name: remove_deleted
 DELETE FROM notifications WHERE (tenant_id, id) IN (
-    SELECT tenant_id, id FROM notifications WHERE deleted_at < $1 LIMIT $2);
+    SELECT tenant_id, id FROM notifications
+    WHERE deleted_at < $1 AND tenant_id NOT IN (SELECT tenant_id FROM legal_holds WHERE subject <> '') LIMIT $2);

@@ -1,9 +1,14 @@
-"""What is removed for good, and when. The only place that deletes rows; bounded each time, across tenants."""
+"""What is removed for good, and when. The only place that deletes rows; bounded each time, across tenants.
+
+While a legal hold on a person stands, nothing of its tenant's is removed: a text does not tell whose it is to who has only the
+person's HMAC.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from penguin_chassis import subjects
 from penguin_chassis.pool import Database, affected
 from penguin_notifications.domain.admin_events import LONGEST_RETENTION, RETENTION
 from penguin_notifications.store.admin_events import sql as admin_sql
@@ -32,6 +37,7 @@ async def remove_admin_events(db: Database, at: datetime) -> None:
 async def _remove(db: Database, query: str, *args: object) -> None:
     for _ in range(ROUNDS):
         async with db.maintenance() as connection:
+            await connection.execute(subjects.sql.no_new_holds)
             removed = await connection.execute(query, *args, LIMIT)
         if affected(removed) < LIMIT:
             return

@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 
 from penguin_chassis.housekeeping import Duty, locking_shortly
 from penguin_chassis.pool import Database
+from penguin_chassis.subjects import sql as subject_sql
 from penguin_oltp.store import sagas
+from penguin_oltp.store.events import sql
 from penguin_oltp.store.reconcile import remove_old
 
 # Repeats of an event are refused for this long.
@@ -21,7 +23,10 @@ async def _event_partitions(db: Database, at: datetime) -> None:
             "SELECT ensure_partitions('email_event_ids', 'day', $1, $2)", today, today + PARTITIONS_AHEAD
         )
     async with locking_shortly(db) as connection:
-        await connection.execute("SELECT drop_partitions('email_event_ids', $1)", today - EVENT_ID_RETENTION)
+        await connection.execute(subject_sql.no_new_holds)
+        held = await connection.fetchval(sql.oldest_held_id)
+        drop = "SELECT drop_partitions('email_event_ids', least($1::date, $2::date))"
+        await connection.execute(drop, today - EVENT_ID_RETENTION, held)
 
 
 DUTIES = (

@@ -1,3 +1,8 @@
+-- name: oldest_held_id
+-- What is kept by a legal hold: the oldest day of a tenant that has one on a person, and all since.
+SELECT min(occurred_on) FROM email_event_ids
+WHERE tenant_id IN (SELECT tenant_id FROM legal_holds WHERE subject <> '');
+
 -- name: known
 SELECT id FROM emails WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from penguin_chassis import barrier, outbox
+from penguin_chassis import barrier, outbox, subjects
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import Fault
 from penguin_chassis.pool import Connection, Database
@@ -83,9 +83,17 @@ class InboxStore:
         return [record["fingerprint"] for record in found]
 
     async def delete(self, step: Step, ids: Sequence[UUID]) -> int:
-        """Remove references, and owe the deletion of their contents; returns how many there were."""
+        """Remove references, and owe the deletion of their contents; returns how many there were.
+
+        Raises FailedPrecondition (LEGAL_HOLD), and removes none, where a hold keeps one of them.
+        """
 
         async def remove(connection: Connection) -> int:
+            await connection.execute(subjects.sql.no_new_holds)
+            if (hold := await connection.fetchval(sql.kept, step.tenant_id, list(ids))) is not None:
+                raise subjects.kept_by(hold)
+            keys = await connection.fetch(sql.keys_of, step.tenant_id, list(ids))
+            await subjects.check(connection, step.tenant_id, "", [row["content_storage_key"] for row in keys])
             gone = await connection.fetch(sql.delete, step.tenant_id, list(ids))
             await outbox.append(
                 connection, step.tenant_id, _owed("delete_contents", [r["content_storage_key"] for r in gone]), step.at

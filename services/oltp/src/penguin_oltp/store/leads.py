@@ -8,7 +8,7 @@ from uuid import UUID
 
 import orjson
 
-from penguin_chassis import barrier
+from penguin_chassis import barrier, subjects
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import Fault
 from penguin_chassis.pool import Connection, Database
@@ -80,9 +80,12 @@ class LeadStore:
         return await rows.once(self._db.tenant(step.tenant_id), step, Lead, write)
 
     async def delete(self, step: Step, lead_id: UUID, etag: str) -> None:
-        """Remove one; raises NotFound, Aborted (ETAG_MISMATCH), FailedPrecondition (STILL_REFERENCED)."""
+        """Remove one; raises NotFound, Aborted (ETAG_MISMATCH), FailedPrecondition (STILL_REFERENCED, LEGAL_HOLD)."""
 
         async def remove(connection: Connection) -> bool:
+            await connection.execute(subjects.sql.no_new_holds)
+            if (hold := await connection.fetchval(sql.kept, step.tenant_id, lead_id)) is not None:
+                raise subjects.kept_by(hold)
             await rows.remove(connection, step, "lead", lead_id, etag, hold=sql.hold, delete=sql.delete)
             return True
 

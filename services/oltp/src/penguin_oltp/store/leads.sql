@@ -35,5 +35,11 @@ SET email = $3, first_name = $4, last_name = $5, company = $6, list = $7, custom
     version = $10, created_at = $11, updated_at = $12
 WHERE tenant_id = $1 AND id = $2;
 
+-- name: kept
+-- A hold on the person whom the lead is.
+SELECT h.id FROM legal_holds AS h JOIN leads AS l ON l.tenant_id = h.tenant_id
+WHERE h.tenant_id = $1 AND l.id = $2 AND h.subject_key <> '' AND h.subject = hmac_of(h.subject_key, l.email)
+ORDER BY h.id LIMIT 1;
+
 -- name: delete
 DELETE FROM leads WHERE tenant_id = $1 AND id = $2;

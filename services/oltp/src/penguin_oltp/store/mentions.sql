@@ -136,3 +136,22 @@ WHERE tenant_id = $1 AND (saga_id, step, operation) > (
     coalesce(nullif(split_part($2, '/', 1), ''), '00000000-0000-0000-0000-000000000000')::uuid,
     split_part($2, '/', 2), split_part($2, '/', 3))
 ORDER BY saga_id, step, operation LIMIT $3;
+
+-- name: reconcile_runs
+SELECT id::text AS key, array_remove(ARRAY[
+    CASE WHEN position($4 IN lower(refused_reason)) > 0 THEN 'refused_reason' END,
+    CASE WHEN position($4 IN lower(counts::text)) > 0 THEN 'counts' END], NULL) AS places
+FROM reconcile_runs
+WHERE tenant_id = $1 AND id > coalesce(nullif($2, ''), '00000000-0000-0000-0000-000000000000')::uuid
+ORDER BY id LIMIT $3;
+
+-- name: reconcile_findings
+SELECT run_id || '/' || kind || '/' || subject AS key, array_remove(ARRAY[
+    CASE WHEN position($4 IN lower(subject)) > 0 THEN 'subject' END,
+    CASE WHEN position($4 IN lower(source)) > 0 THEN 'source' END,
+    CASE WHEN position($4 IN lower(action)) > 0 THEN 'action' END], NULL) AS places
+FROM reconcile_findings
+WHERE tenant_id = $1 AND (run_id, kind, subject) > (
+    coalesce(nullif(split_part($2, '/', 1), ''), '00000000-0000-0000-0000-000000000000')::uuid,
+    split_part($2, '/', 2), substr($2, length(split_part($2, '/', 1) || split_part($2, '/', 2)) + 3))
+ORDER BY run_id, kind, subject LIMIT $3;

@@ -5,6 +5,8 @@ Combing moves in whole days (UTC): a day is combed for a queue once, when all of
 queue remembers how far that has come. Each transaction reads some pages of one partition and no page is read twice, so
 neither locks nor work grow with what is kept. A partition of dead letters is a month: it is read once a day while the edge
 is in it.
+
+While a legal hold on a person stands, nothing of its tenant's goes; what combing passed over goes with its partition later.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from penguin_chassis import subjects
 from penguin_chassis.housekeeping import locking_shortly
 from penguin_chassis.pool import Database
 from penguin_chassis.queries import load
@@ -64,8 +67,11 @@ async def keep_partitions(db: Database, at: datetime) -> None:
     attempts = max(completed, ATTEMPTS_RETENTION)
     for table, retention in (("completed_jobs", completed), ("dead_jobs", dead), ("job_attempts", attempts)):
         async with locking_shortly(db) as connection:
-            await connection.execute(sql.drop_partitions, table, today - retention)
+            await connection.execute(subjects.sql.no_new_holds)
+            held = await connection.fetchrow(sql.oldest_held)
+            await connection.execute(sql.drop_partitions, table, today - retention, held and held[table])
     async with db.maintenance() as connection:
+        await connection.execute(subjects.sql.no_new_holds)
         # What is this old now can only be in a default partition, or in a month that is not over yet.
         await connection.execute(sql.expire_completed, at - completed)
         await connection.execute(sql.expire_dead, at - dead)
@@ -109,6 +115,8 @@ async def _comb_span(db: Database, kept: Kept, row: Any, first: datetime, last: 
             if page >= pages:
                 await connection.execute(kept.combed, row["queues"], last)
                 return True
+            await connection.execute(subjects.sql.no_new_holds)
+            held = [each["tenant_id"] for each in await connection.fetch(sql.held)]
             await connection.execute(sql.by_place)
-            await connection.execute(kept.comb, first, last, row["kinds"], (page, 0), (page + PAGES, 0))
+            await connection.execute(kept.comb, first, last, row["kinds"], (page, 0), (page + PAGES, 0), held)
         page += PAGES

@@ -1,20 +1,34 @@
 -- name: ensure_partitions
 SELECT ensure_partitions($1::text::regclass, $2, $3, $4);
 
+-- name: oldest_held
+-- What is kept by a legal hold: the oldest day of a tenant that has one on a person, and all since.
+WITH held AS (SELECT DISTINCT tenant_id FROM legal_holds WHERE subject <> '')
+SELECT
+    (SELECT min(finished_at)::date FROM completed_jobs WHERE tenant_id IN (SELECT tenant_id FROM held)) AS completed_jobs,
+    (SELECT min(finished_at)::date FROM dead_jobs WHERE tenant_id IN (SELECT tenant_id FROM held)) AS dead_jobs,
+    (SELECT min(finished_at)::date FROM job_attempts WHERE tenant_id IN (SELECT tenant_id FROM held)) AS job_attempts;
+
+-- name: held
+SELECT DISTINCT tenant_id FROM legal_holds WHERE subject <> '';
+
 -- name: drop_partitions
-SELECT drop_partitions($1::text::regclass, $2);
+SELECT drop_partitions($1::text::regclass, least($2::date, $3::date));
 
 -- name: longest
 SELECT make_interval(secs => max(completed_retention)), make_interval(secs => max(dead_retention)) FROM queues;
 
 -- name: expire_completed
-DELETE FROM completed_jobs WHERE finished_at < $1;
+DELETE FROM completed_jobs
+WHERE finished_at < $1 AND tenant_id NOT IN (SELECT tenant_id FROM legal_holds WHERE subject <> '');
 
 -- name: expire_dead
-DELETE FROM dead_jobs WHERE finished_at < $1;
+DELETE FROM dead_jobs
+WHERE finished_at < $1 AND tenant_id NOT IN (SELECT tenant_id FROM legal_holds WHERE subject <> '');
 
 -- name: expire_attempts
-DELETE FROM job_attempts WHERE finished_at < $1;
+DELETE FROM job_attempts
+WHERE finished_at < $1 AND tenant_id NOT IN (SELECT tenant_id FROM legal_holds WHERE subject <> '');
 
 -- name: completed_behind
 -- Queues that keep less than others and have come equally far: since when there is to be combed, and up to which day.
@@ -63,6 +77,7 @@ WHERE finished_at >= $1 AND finished_at < $2 AND kind_id = ANY ($3::integer[]) A
     SELECT c.ctid FROM completed_jobs AS c
     WHERE c.finished_at >= $1 AND c.finished_at < $2 AND c.kind_id = ANY ($3::integer[])
       AND c.ctid >= $4::tid AND c.ctid < $5::tid
+      AND c.tenant_id <> ALL ($6::uuid[])
     FOR UPDATE SKIP LOCKED));
 
 -- name: comb_dead
@@ -71,6 +86,7 @@ WHERE finished_at >= $1 AND finished_at < $2 AND kind_id = ANY ($3::integer[]) A
     SELECT d.ctid FROM dead_jobs AS d
     WHERE d.finished_at >= $1 AND d.finished_at < $2 AND d.kind_id = ANY ($3::integer[])
       AND d.ctid >= $4::tid AND d.ctid < $5::tid
+      AND d.tenant_id <> ALL ($6::uuid[])
     FOR UPDATE SKIP LOCKED));
 
 -- name: completed_combed

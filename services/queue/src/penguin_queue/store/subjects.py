@@ -14,7 +14,7 @@ from penguin_queue.store.control import sql as control_sql
 
 sql = load("penguin_queue.store", "subjects.sql")
 
-LOOKED_THROUGH = ("jobs", "completed_jobs", "dead_jobs", "schedules", "unique_keys")
+LOOKED_THROUGH = ("jobs", "completed_jobs", "dead_jobs", "schedules", "unique_keys", "job_attempts")
 # Jobs looked at in one page, for those of some emails.
 JOBS_A_PAGE = 5_000
 

@@ -38,3 +38,15 @@ FROM unique_keys
 WHERE tenant_id = $1
   AND (kind_id, key) > (coalesce(nullif(split_part($2, '/', 1), ''), '-1')::integer, substr($2, strpos($2, '/') + 1))
 ORDER BY kind_id, unique_keys.key LIMIT $3;
+
+-- name: job_attempts
+-- In the order of their index; the time is written whole, so that it reads as it was.
+SELECT job_id || '/' || to_char(finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') AS key, array_remove(ARRAY[
+    CASE WHEN position($4 IN lower(error)) > 0 THEN 'error' END,
+    CASE WHEN position($4 IN lower(message)) > 0 THEN 'message' END,
+    CASE WHEN position($4 IN lower(worker_id)) > 0 THEN 'worker_id' END], NULL) AS places
+FROM job_attempts
+WHERE tenant_id = $1 AND (job_id, finished_at) > (
+    coalesce(nullif(split_part($2, '/', 1), ''), '-1')::bigint,
+    coalesce(nullif(split_part($2, '/', 2), '') || '+00', '-infinity')::timestamptz)
+ORDER BY job_id, finished_at LIMIT $3;

@@ -590,6 +590,7 @@ class DeleteContentsResponse(_message.Message):
     DELETED_FIELD_NUMBER: _builtins.int
     CLAIMED_KEYS_FIELD_NUMBER: _builtins.int
     SPARED_KEYS_FIELD_NUMBER: _builtins.int
+    HELD_KEYS_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
     @_builtins.property
     def claimed_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -599,16 +600,21 @@ class DeleteContentsResponse(_message.Message):
     def spared_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keys left alone because they are not in quarantine, or not for long enough."""
 
+    @_builtins.property
+    def held_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys left alone because a legal hold keeps them."""
+
     def __init__(
         self,
         *,
         deleted: _builtins.int = ...,
         claimed_keys: _abc.Iterable[_builtins.str] | None = ...,
         spared_keys: _abc.Iterable[_builtins.str] | None = ...,
+        held_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed_keys", b"claimed_keys", "deleted", b"deleted", "spared_keys", b"spared_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed_keys", b"claimed_keys", "deleted", b"deleted", "held_keys", b"held_keys", "spared_keys", b"spared_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

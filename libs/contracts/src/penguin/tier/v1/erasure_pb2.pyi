@@ -125,6 +125,7 @@ class EraseSubjectRequest(_message.Message):
     STORAGE_KEYS_FIELD_NUMBER: _builtins.int
     EMAIL_IDS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    LIST_KEYS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     request_id: _builtins.str
     """Idempotency key (UUID) of this call: each page has its own."""
@@ -144,6 +145,12 @@ class EraseSubjectRequest(_message.Message):
     def email_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Emails taken back, whose jobs are to be cancelled (Queue)."""
 
+    @_builtins.property
+    def list_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Storage keys of lists of people (Content): such a call erases those with an attachment in which the address stands, and
+        looks for nothing else.
+        """
+
     def __init__(
         self,
         *,
@@ -156,10 +163,11 @@ class EraseSubjectRequest(_message.Message):
         storage_keys: _abc.Iterable[_builtins.str] | None = ...,
         email_ids: _abc.Iterable[_builtins.str] | None = ...,
         cursor: _builtins.str = ...,
+        list_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "chain_head", b"chain_head", "cursor", b"cursor", "email_ids", b"email_ids", "erasure_id", b"erasure_id", "request_id", b"request_id", "storage_keys", b"storage_keys", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "chain_head", b"chain_head", "cursor", b"cursor", "email_ids", b"email_ids", "erasure_id", b"erasure_id", "list_keys", b"list_keys", "request_id", b"request_id", "storage_keys", b"storage_keys", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -292,7 +300,9 @@ Global___CheckErasureResponse: _TypeAlias = CheckErasureResponse  # noqa: Y015
 
 @_typing.final
 class LegalHold(_message.Message):
-    """LegalHold keeps a subject, or what stands under one storage key, from being erased."""
+    """LegalHold keeps a person, or what stands under one storage key, from being erased or removed otherwise, as far as a tier can
+    tell what that is: by the person's HMAC, and by keys.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -303,6 +313,7 @@ class LegalHold(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    KEPT_KEYS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     tenant_id: _builtins.str
     subject: _builtins.str
@@ -310,6 +321,8 @@ class LegalHold(_message.Message):
     reason: _builtins.str
     actor: _builtins.str
     """Who put it."""
+    kept_keys: _builtins.int
+    """How many keys it keeps besides."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -322,10 +335,11 @@ class LegalHold(_message.Message):
         reason: _builtins.str = ...,
         actor: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        kept_keys: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "created_at", b"created_at", "id", b"id", "reason", b"reason", "storage_key", b"storage_key", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "created_at", b"created_at", "id", b"id", "kept_keys", b"kept_keys", "reason", b"reason", "storage_key", b"storage_key", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -341,6 +355,8 @@ class PutLegalHoldRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     STORAGE_KEY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    STORAGE_KEYS_FIELD_NUMBER: _builtins.int
+    SUBJECT_KEY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     request_id: _builtins.str
     id: _builtins.str
@@ -350,6 +366,12 @@ class PutLegalHoldRequest(_message.Message):
     storage_key: _builtins.str
     reason: _builtins.str
     """For people; names no person."""
+    subject_key: _builtins.bytes
+    """The tenant's own key, under which subject is the HMAC: where the tier has rows by address that are to be kept."""
+    @_builtins.property
+    def storage_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is known to be the person's: kept as well. Only with a subject."""
+
     def __init__(
         self,
         *,
@@ -359,10 +381,12 @@ class PutLegalHoldRequest(_message.Message):
         subject: _builtins.str = ...,
         storage_key: _builtins.str = ...,
         reason: _builtins.str = ...,
+        storage_keys: _abc.Iterable[_builtins.str] | None = ...,
+        subject_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["on", b"on", "storage_key", b"storage_key", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "on", b"on", "reason", b"reason", "request_id", b"request_id", "storage_key", b"storage_key", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "on", b"on", "reason", b"reason", "request_id", b"request_id", "storage_key", b"storage_key", "storage_keys", b"storage_keys", "subject", b"subject", "subject_key", b"subject_key", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_on: _TypeAlias = _typing.Literal["subject", "storage_key"]  # noqa: Y015
     _WhichOneofArgType_on: _TypeAlias = _typing.Literal["on", b"on"]  # noqa: Y015

@@ -194,7 +194,7 @@ class TierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutLegalHold(self, request, context):
-        """PutLegalHold keeps a subject or a key from being erased.
+        """PutLegalHold keeps a person or a key: nothing of theirs is erased, deleted or let go by age from then on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -66,7 +66,7 @@ class TierServiceStub:
     CheckErasure: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.CheckErasureRequest, _erasure_pb2.CheckErasureResponse]
     """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys."""
     PutLegalHold: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.PutLegalHoldRequest, _erasure_pb2.PutLegalHoldResponse]
-    """PutLegalHold keeps a subject or a key from being erased."""
+    """PutLegalHold keeps a person or a key: nothing of theirs is erased, deleted or let go by age from then on."""
     ListLegalHolds: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ListLegalHoldsRequest, _erasure_pb2.ListLegalHoldsResponse]
     """ListLegalHolds pages through the holds in the order of their ids (creation)."""
     ReleaseLegalHold: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ReleaseLegalHoldRequest, _erasure_pb2.ReleaseLegalHoldResponse]
@@ -115,7 +115,7 @@ class TierServiceAsyncStub(TierServiceStub):
     CheckErasure: _aio.UnaryUnaryMultiCallable[_erasure_pb2.CheckErasureRequest, _erasure_pb2.CheckErasureResponse]  # type: ignore[assignment]
     """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys."""
     PutLegalHold: _aio.UnaryUnaryMultiCallable[_erasure_pb2.PutLegalHoldRequest, _erasure_pb2.PutLegalHoldResponse]  # type: ignore[assignment]
-    """PutLegalHold keeps a subject or a key from being erased."""
+    """PutLegalHold keeps a person or a key: nothing of theirs is erased, deleted or let go by age from then on."""
     ListLegalHolds: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ListLegalHoldsRequest, _erasure_pb2.ListLegalHoldsResponse]  # type: ignore[assignment]
     """ListLegalHolds pages through the holds in the order of their ids (creation)."""
     ReleaseLegalHold: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ReleaseLegalHoldRequest, _erasure_pb2.ReleaseLegalHoldResponse]  # type: ignore[assignment]
@@ -227,7 +227,7 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _erasure_pb2.PutLegalHoldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_erasure_pb2.PutLegalHoldResponse, _abc.Awaitable[_erasure_pb2.PutLegalHoldResponse]]:
-        """PutLegalHold keeps a subject or a key from being erased."""
+        """PutLegalHold keeps a person or a key: nothing of theirs is erased, deleted or let go by age from then on."""
 
     @_abc_1.abstractmethod
     def ListLegalHolds(

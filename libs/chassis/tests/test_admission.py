@@ -1,0 +1,226 @@
+"""Whose calls are begun, and when: by a clock and turns that the test moves by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+
+from penguin_chassis import admission
+from penguin_chassis.admission import ACTIVE_S, LEAST_SHARE, REST, TENANT_IN_FLIGHT, TURN_S, Admission
+from penguin_chassis.faults import ResourceExhausted
+
+NOISY, QUIET, THIRD, FOURTH = (UUID(int=number) for number in range(1, 5))
+
+
+class Hall:
+    """An admission whose clock stands still between the turns; `calls` are the calls that wait, by name, as they were made."""
+
+    def __init__(self, places: int = 8) -> None:
+        self.time = 100.0
+        self.turns: list[tuple[float, Callable[[], None]]] = []
+        self.admission = Admission(places, lambda: self.time, lambda after, act: self.turns.append((after, act)))
+        self.waiting: list[tuple[str, asyncio.Future[None]]] = []
+
+    def call(self, tenant: UUID, name: str = "") -> bool:
+        """One call; whether it was begun."""
+        place = self.admission.enter(tenant)
+        if place is not None:
+            self.waiting.append((name, place))
+        return place is None
+
+    def begun(self) -> list[str]:
+        """Who of those that waited has been begun since the last look."""
+        found = [name for name, place in self.waiting if place.done()]
+        self.waiting = [each for each in self.waiting if not each[1].done()]
+        return found
+
+    def turn(self, late_s: float = 0.0) -> float:
+        """Take the next turn; after how many seconds it came."""
+        ((after, act),) = self.turns
+        self.turns.clear()
+        self.time += after + late_s
+        act()
+        return after
+
+
+def made_noisy(hall: Hall, *noisy: UUID) -> None:
+    """They have begun far more than others of late; QUIET and FOURTH are active; nothing is under way."""
+    for tenant in (QUIET, FOURTH):
+        hall.call(tenant)
+        hall.admission.leave(tenant)
+    for tenant in noisy * 40:
+        if not hall.call(tenant):
+            hall.turn()
+            assert hall.begun()
+        hall.admission.leave(tenant)
+    assert hall.admission.under_way == 0
+
+
+async def test_a_tenant_alone_never_waits() -> None:
+    hall = Hall(places=4)
+    assert all(hall.call(NOISY) for _ in range(TENANT_IN_FLIGHT))
+    assert not hall.turns
+
+
+async def test_calls_under_way_are_counted_with_those_that_wait() -> None:
+    hall = Hall(places=8)
+    hall.call(QUIET)
+    assert [hall.call(NOISY) for _ in range(TENANT_IN_FLIGHT)].count(True) == 4
+    assert (hall.admission.waiting, hall.admission.under_way) == (TENANT_IN_FLIGHT - 4, TENANT_IN_FLIGHT + 1)
+    with pytest.raises(ResourceExhausted):
+        hall.call(NOISY)
+    assert hall.call(QUIET)
+
+
+async def test_a_share_is_an_even_part_among_the_active_and_never_less_than_the_least() -> None:
+    hall = Hall(places=12)
+    for number, share in ((1, TENANT_IN_FLIGHT), (2, 6), (3, 4), (4, 3), (5, LEAST_SHARE), (50, LEAST_SHARE)):
+        while hall.admission.under_way < number:
+            hall.call(UUID(int=100 + hall.admission.under_way))
+        assert hall.admission.share == share
+
+
+async def test_who_has_not_called_for_long_takes_no_share_and_who_is_under_way_does() -> None:
+    hall = Hall(places=8)
+    hall.call(QUIET)
+    hall.call(THIRD)
+    hall.admission.leave(THIRD)
+    hall.time += ACTIVE_S + 1
+    hall.call(NOISY)
+    assert hall.admission.share == 4  # NOISY, and QUIET whose call is still under way
+    hall.admission.leave(QUIET)
+    hall.time += ACTIVE_S + 1
+    hall.call(NOISY)
+    assert hall.admission.share == TENANT_IN_FLIGHT
+
+
+async def test_a_call_beyond_the_share_is_begun_when_one_of_its_tenant_ends() -> None:
+    hall = Hall(places=4)
+    hall.call(QUIET)
+    assert [hall.call(NOISY, str(number)) for number in range(4)] == [True, True, False, False]
+    assert [hall.call(QUIET), hall.call(QUIET)] == [True, False]
+    hall.admission.leave(NOISY)
+    assert hall.begun() == ["2"]
+    hall.admission.leave(NOISY)
+    hall.admission.leave(NOISY)
+    assert hall.begun() == ["3"]
+
+
+async def test_who_is_over_its_share_waits_for_a_turn_and_others_do_not() -> None:
+    hall = Hall(places=8)
+    made_noisy(hall, NOISY)
+    assert not hall.call(NOISY, "noisy")
+    for _ in range(20):
+        assert hall.call(QUIET)
+        hall.admission.leave(QUIET)
+    assert hall.begun() == []
+    hall.turn()
+    assert hall.begun() == ["noisy"]
+
+
+async def test_a_turn_begins_one_call_and_rests_as_long_as_it_was_late() -> None:
+    hall = Hall(places=40)
+    made_noisy(hall, NOISY)
+    for number in range(4):
+        assert not hall.call(NOISY, str(number))
+    came = []
+    for late_s in (0.0, 0.03, 0.0, 0.0):
+        came.append(hall.turn(late_s))
+        assert len(hall.begun()) == 1
+    assert came == pytest.approx([TURN_S, TURN_S, TURN_S + REST * 0.03, TURN_S])
+    assert not hall.turns
+
+
+async def test_no_turn_comes_while_every_line_has_its_share() -> None:
+    hall = Hall(places=6)
+    made_noisy(hall, NOISY)
+    for number in range(3):
+        assert not hall.call(NOISY, str(number))
+    hall.turn()
+    hall.turn()
+    assert (hall.begun(), hall.admission.share, hall.turns) == (["0", "1"], 2, [])
+    hall.admission.leave(NOISY)
+    hall.turn()
+    assert hall.begun() == ["2"]
+
+
+async def test_lines_are_served_by_the_fewest_begun_and_then_in_turn() -> None:
+    hall = Hall(places=16)
+    made_noisy(hall, NOISY, THIRD)
+    for tenant, name in ((NOISY, "n"), (NOISY, "n"), (NOISY, "n"), (THIRD, "t"), (THIRD, "t"), (THIRD, "t")):
+        assert not hall.call(tenant, name)
+    served: list[str] = []
+    while hall.turns:
+        hall.turn()
+        served += hall.begun()
+    assert "".join(served) in ("ntntnt", "tntntn")
+    assert not hall.admission.waiting
+
+
+async def test_equals_are_never_over_their_share() -> None:
+    hall = Hall(places=8)
+    for _ in range(50):
+        for tenant in (NOISY, QUIET, THIRD):
+            assert hall.call(tenant)
+            hall.admission.leave(tenant)
+
+
+async def test_who_was_over_its_share_is_forgiven_with_time() -> None:
+    hall = Hall(places=8)
+    made_noisy(hall, NOISY)
+    assert not hall.call(NOISY)
+    hall.turn()
+    hall.time += 3
+    assert hall.call(NOISY)
+
+
+async def test_refused_callers_are_asked_to_come_back_one_after_another() -> None:
+    hall = Hall()
+    for _ in range(TENANT_IN_FLIGHT):
+        hall.call(NOISY)
+    asked: list[float] = []
+    for _ in range(300):
+        with pytest.raises(ResourceExhausted) as refused:
+            hall.call(NOISY)
+        assert refused.value.retry_after_s is not None
+        asked.append(refused.value.retry_after_s)
+    assert asked[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert max(asked) == asked[-1] == pytest.approx(admission.LATEST_S)
+
+
+async def test_who_waits_too_long_is_refused_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "LINE_S", 0.01)
+    hall = Hall(places=2)
+    hall.call(QUIET)
+    hall.call(NOISY)
+    hall.call(NOISY)
+    place = hall.admission.enter(NOISY)
+    assert place is not None
+    with pytest.raises(ResourceExhausted) as refused:
+        await hall.admission.wait(NOISY, place, 5.0)
+    assert refused.value.retry_after_s
+    place = hall.admission.enter(NOISY)
+    assert place is not None
+    with pytest.raises(TimeoutError):
+        await hall.admission.wait(NOISY, place, 0.005)
+    assert (hall.admission.waiting, hall.admission.under_way) == (0, 3)
+
+
+async def test_a_place_that_comes_as_its_caller_goes_is_given_back() -> None:
+    hall = Hall(places=2)
+    hall.call(QUIET)
+    hall.call(NOISY)
+    hall.call(NOISY)
+    place = hall.admission.enter(NOISY)
+    assert place is not None
+    late = asyncio.create_task(hall.admission.wait(NOISY, place, 5.0))
+    await asyncio.sleep(0)
+    hall.admission.leave(NOISY)
+    assert place.done()
+    late.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    assert hall.admission.under_way == 2

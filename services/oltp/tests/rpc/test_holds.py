@@ -1,0 +1,87 @@
+"""What a legal hold on a person keeps in OLTP: their lead, what they wrote, and the tenant's record of repeated events."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from services.oltp.tests.rows import new_lead, new_message
+from services.oltp.tests.rpc import test_inbox, test_leads
+
+from penguin.oltp.v1 import inbox_service_pb2 as inbox_pb
+from penguin.oltp.v1 import lead_service_pb2 as lead_pb
+from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
+from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
+from penguin_chassis.pool import Database
+from penguin_oltp.store import EVENT_ID_RETENTION, _event_partitions
+from penguin_testkit.calling import Refused, TierClient
+from penguin_testkit.holds import SUBJECT_KEY, put_hold, release_hold, subject
+
+ADA = "Ada.Lovelace@example.com"
+
+
+async def delete_lead(oltp: TierClient, tenant: UUID, lead: str) -> None:
+    request = lead_pb.DeleteLeadRequest(tenant_id=str(tenant), request_id=str(uuid4()), lead_id=lead)
+    await oltp.call(LeadServiceStub(oltp.channel).DeleteLead, request)
+
+
+async def delete_messages(oltp: TierClient, tenant: UUID, *messages: inbox_pb.NewInboxMessage) -> int:
+    request = inbox_pb.DeleteInboxMessagesRequest(
+        tenant_id=str(tenant), request_id=str(uuid4()), inbox_message_ids=[each.id for each in messages]
+    )
+    return int((await oltp.call(InboxServiceStub(oltp.channel).DeleteInboxMessages, request)).deleted)
+
+
+async def test_the_lead_of_a_held_person_is_not_deleted(oltp: TierClient, tenant: UUID) -> None:
+    ada, bob = new_lead(email=ADA), new_lead()
+    await test_leads.create(oltp, tenant, ada, bob)
+    hold = await put_hold(oltp, tenant, subject=subject(ADA), subject_key=SUBJECT_KEY)
+    with pytest.raises(Refused) as refused:
+        await delete_lead(oltp, tenant, ada.id)
+    assert (refused.value.answer.reason, refused.value.answer.metadata) == ("LEGAL_HOLD", {"hold": hold.id})
+    await delete_lead(oltp, tenant, bob.id)
+    await release_hold(oltp, tenant, hold)
+    await delete_lead(oltp, tenant, ada.id)
+
+
+@pytest.mark.parametrize("sender", [ADA.lower(), f"Ada Lovelace <{ADA}>", f'"A <x@y.example>" <{ADA}>'])
+async def test_what_a_held_person_wrote_is_not_deleted(oltp: TierClient, tenant: UUID, sender: str) -> None:
+    theirs, other = new_message(sender=sender), new_message(sender="bob@example.com")
+    await test_inbox.create(oltp, InboxServiceStub(oltp.channel), tenant, theirs, other)
+    hold = await put_hold(oltp, tenant, subject=subject(ADA), subject_key=SUBJECT_KEY)
+    with pytest.raises(Refused) as refused:
+        await delete_messages(oltp, tenant, theirs, other)
+    assert refused.value.answer.reason == "LEGAL_HOLD"
+    assert await delete_messages(oltp, tenant, other) == 1
+    await release_hold(oltp, tenant, hold)
+    assert await delete_messages(oltp, tenant, theirs) == 1
+
+
+async def test_what_stands_under_a_held_key_is_not_deleted(oltp: TierClient, tenant: UUID) -> None:
+    theirs = new_message()
+    await test_inbox.create(oltp, InboxServiceStub(oltp.channel), tenant, theirs)
+    await put_hold(oltp, tenant, subject=subject(ADA), storage_keys=[theirs.content_storage_key])
+    with pytest.raises(Refused) as refused:
+        await delete_messages(oltp, tenant, theirs)
+    assert refused.value.answer.reason == "LEGAL_HOLD"
+
+
+async def test_ids_of_events_stay_while_a_hold_of_their_tenant_does(
+    oltp: TierClient, db: Database, tenant: UUID
+) -> None:
+    day = datetime.now(UTC).date() + timedelta(days=1)
+    later = datetime.now(UTC) + EVENT_ID_RETENTION + timedelta(days=30)
+
+    async def days() -> int:
+        async with db.tenant(tenant) as connection:
+            return int(await connection.fetchval("SELECT count(*) FROM email_event_ids WHERE tenant_id = $1", tenant))
+
+    async with db.tenant(tenant) as connection:
+        await connection.execute("INSERT INTO email_event_ids VALUES ($1, $2, 'open', 'x', $3)", tenant, uuid4(), day)
+    hold = await put_hold(oltp, tenant, subject=subject(ADA))
+    await _event_partitions(db, later)
+    assert await days() == 1
+    await release_hold(oltp, tenant, hold)
+    await _event_partitions(db, later)
+    assert await days() == 0
