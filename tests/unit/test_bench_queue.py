@@ -50,7 +50,10 @@ def test_rows_stand_best_first_and_the_best_peer_is_the_bar() -> None:
 def test_our_own_workers_are_nobodys_bar() -> None:
     measured = {OURS: {"rate": [20.0]}, LIBRARY: {"rate": [18.0]}, "pg-boss": {"rate": [10.0]}, TRACED: {}}
     assert [(row.name, row.ratio) for row in rows(measured, DRAIN)] == [(OURS, 2.0), (LIBRARY, 1.8), ("pg-boss", 1.0)]
-    library, traced = [wanted for wanted in WANTED if wanted.name != OURS]
+    peers, library, traced, _ = [wanted for wanted in WANTED if wanted.name != OURS]
+    assert (
+        verdict(measured, DRAIN, peers) == "drain, worker library: 1.80x the best peer (pg-boss), wanted 1.50x: holds"
+    )
     assert verdict(measured, DRAIN, library) == (
         "drain, worker library: 0.90x the bare stream (penguin queue), wanted 0.85x: holds"
     )
@@ -61,7 +64,10 @@ def test_our_workers_are_measured_where_they_differ_from_the_bare_stream() -> No
     assert {worker.name for worker in LIBRARIES} == {LIBRARY, TRACED}
     assert all(worker.ours for worker in (US, *LIBRARIES))
     assert not any(peer.ours for peer in PEERS)
-    assert [[s.name for s in SCENARIOS if worker.takes_part(s.name)] for worker in LIBRARIES] == [["drain"]] * 2
+    assert [[s.name for s in SCENARIOS if worker.takes_part(s.name)] for worker in LIBRARIES] == [
+        ["drain", "idle"],
+        ["drain"],
+    ]
     assert all(US.takes_part(s.name) for s in SCENARIOS)
 
 

@@ -40,9 +40,7 @@ class Bench:
         self._contestants = contestants
         self.callers: dict[str, int] = {}
         # Of our own queue alone: CPU by process (microseconds a job), and the parts of an idle job's path (ms).
-        self.costs: dict[str, dict[str, list[float]]] = {
-            label: defaultdict(list) for label in (*(scenario.name for scenario in SCENARIOS), *_names(LIBRARIES))
-        }
+        self.costs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.parts: dict[str, list[float]] = defaultdict(list)
         self.measured: dict[str, dict[str, dict[str, list[float]]]] = {
             scenario.name: {c.name: defaultdict(list) for c in contestants} for scenario in SCENARIOS
@@ -118,7 +116,7 @@ class Bench:
             return
         if contestant.ours:
             after = self._servers.spent() | {"client": answer["client_s"]}
-            label = scenario.name if contestant is US else contestant.name
+            label = scenario.name if contestant is US else f"{contestant.name}, {scenario.name}"
             for part, us in spending.each(before, after, scenario.count).items():
                 self.costs[label][part].append(us)
         for figure in scenario.figures:

@@ -85,9 +85,9 @@ def spending(costs: Mapping[str, Mapping[str, Sequence[float]]], parts: Mapping[
         middle = {part: statistics.median(values) for part, values in by_part.items() if values}
         each = ", ".join(f"{part} {us:,.1f}" for part, us in sorted(middle.items(), key=lambda pair: -pair[1]))
         if each:
-            lines.append(f"  {scenario:<18}{sum(middle.values()):>7,.1f} µs of CPU a job: {each}")
+            lines.append(f"  {scenario:<24}{sum(middle.values()):>7,.1f} µs of CPU a job: {each}")
     alone = sorted((statistics.median(values), part) for part, values in parts.items() if values)
-    lines += [f"  {'idle':<18}{milliseconds:>7,.2f} ms  {part}, alone" for milliseconds, part in alone]
+    lines += [f"  {'idle':<24}{milliseconds:>7,.2f} ms  {part}, alone" for milliseconds, part in alone]
     return ["", "where our own time goes", *lines] if lines else []
 
 

@@ -1,6 +1,7 @@
-"""Our worker library's driver: what a worker written with it drains, beside what the bare stream of `ours` does.
+"""Our worker library's driver: what a worker written with it drains and how long its handler waits, beside what the bare stream of
+`ours` does.
 
-`python -m tests.bench.queue.library fill|drain <count> [traced]`; traced: with the library's middleware for tracing, a provider
+`python -m tests.bench.queue.library fill|drain|idle <count> [traced]`; traced: with the library's middleware for tracing, a provider
 whose batches go nowhere, and jobs whose producers' traces are sampled.
 """
 
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -20,8 +22,8 @@ import uvloop
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from tests.bench.queue.ours import PLACES, STREAMS, TERMS, Left
-from tests.bench.queue.peers.measuring import PER_CALL, at_once, payloads
+from tests.bench.queue.ours import PLACES, STREAMS, TERMS, UNMEASURED, Left
+from tests.bench.queue.peers.measuring import PAUSE_S, PER_CALL, at_once, payloads
 
 from penguin_chassis import memory
 from penguin_orchestrator.clients import Tier
@@ -84,6 +86,28 @@ async def drain(queue: Tier, count: int, traced: bool) -> dict[str, float]:
     return {"rate": (count - left.count) / seconds}
 
 
+async def idle(penguin: Penguin, count: int) -> dict[str, float]:
+    """Milliseconds from an enqueue to the first line of its handler."""
+    begun: asyncio.Queue[float] = asyncio.Queue()
+    waits: list[float] = []
+
+    async def handle(job: Job) -> None:
+        begun.put_nowait(time.perf_counter())
+
+    config = WorkerConfig.model_validate({"worker_id": "bench", "concurrency": 10, "lease_s": 60.0, "drain_s": 5.0})
+    worker, stopped, tenant = Worker(penguin.tiers["queue"], config, middleware=()), asyncio.Event(), uuid4()
+    working = asyncio.create_task(worker.run({TERMS.kind: Kind(handle)}, stopped))
+    for job in payloads(count + UNMEASURED):
+        await asyncio.sleep(PAUSE_S)
+        started = time.perf_counter()
+        await penguin.jobs.enqueue(tenant, TERMS, job)
+        waits.append((await begun.get() - started) * 1000)
+    stopped.set()
+    await working
+    measured = waits[UNMEASURED:]
+    return {"p50": statistics.median(measured), "p99": statistics.quantiles(measured, n=100)[98]}
+
+
 async def _run(act: str, count: int, traced: bool) -> None:
     nowhere = Nowhere()
     if traced:
@@ -96,7 +120,10 @@ async def _run(act: str, count: int, traced: bool) -> None:
             return
         memory.settle()  # as every process of the platform does
         before = time.process_time()
-        answer = await drain(penguin.tiers["queue"], count, traced)
+        if act == "idle":
+            answer = await idle(penguin, count)
+        else:
+            answer = await drain(penguin.tiers["queue"], count, traced)
         spent = time.process_time() - before
     print(json.dumps(answer | {"client_s": spent, "spans": nowhere.taken}), flush=True)
 

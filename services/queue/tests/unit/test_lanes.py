@@ -262,3 +262,18 @@ def test_a_small_lease_looks_into_those_whose_turn_is_first(made: list[tuple[int
     )
     assert [turn.lane for turn in lanes.choose(("k", "l"), 2, AT)] == [turn.lane for turn in whole][: reach(2)]
     assert [turn.lane for turn in lanes.choose(("k", "l"), 1000, AT)] == [turn.lane for turn in whole]
+
+
+def test_tenants_with_less_than_a_job_at_a_time_take_turns() -> None:
+    names = [lane(n) for n in range(1, 21)]
+    lanes, line = told(*names), Line(dict.fromkeys(names, 1000))
+    served: Counter[Lane] = Counter()
+    for n in range(20):
+        at = AT + timedelta(seconds=n)
+        # The first of them had its job in hand, each time somebody looked.
+        lanes.loads.sampled({}, {}, at - timedelta(seconds=0.5))
+        lanes.loads.sampled({names[0].tenant_id: 1}, {}, at - timedelta(seconds=0.25))
+        lanes.loads.sampled({}, {}, at)
+        for _ in range(5):
+            served += line.lease(lanes, 2, at)
+    assert set(served.values()) == {10}

@@ -28,6 +28,7 @@ from penguin_worker.leasing import Worker
 
 MEBI = 1 << 20
 LEASE_S = 60.0
+WEIGHED_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,19 @@ class Rig:
         finally:
             await connection.close()
 
+    async def left(self, seconds: float) -> int:
+        """How many jobs are in the queue still; waits so long for there to be none."""
+        connection = await asyncpg.connect(self.dsn)
+        ends = asyncio.get_running_loop().time() + seconds
+        try:
+            while True:
+                count = int(await connection.fetchval("SELECT count(*) FROM jobs"))
+                if not count or asyncio.get_running_loop().time() > ends:
+                    return count
+                await asyncio.sleep(0.1)
+        finally:
+            await connection.close()
+
     async def dead_rows(self) -> int:
         """Dead rows of all its tables, as the statistics have it."""
         connection = await asyncpg.connect(self.dsn)
@@ -113,6 +127,25 @@ class Rig:
         async with Redis.from_url(self.stack.tier_environment("queue")["QUEUE_REDIS_URL"]) as client:
             found["Valkey"] = int((await client.info("memory"))["used_memory"]) / MEBI
         return found
+
+    @contextlib.asynccontextmanager
+    async def weighed(self) -> AsyncIterator[dict[str, float]]:
+        """The most that the service, PostgreSQL and Valkey take of memory within the block (MiB), looked at twice a second; to be
+        read after it."""
+        most: dict[str, float] = {}
+
+        async def weigh() -> None:
+            while True:
+                for name, mebi in (await self.memory_mib()).items():
+                    most[name] = max(mebi, most.get(name, 0.0))
+                await asyncio.sleep(WEIGHED_EVERY_S)
+
+        task = asyncio.create_task(weigh())
+        try:
+            yield most
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def _tree(pid: int) -> list[psutil.Process]:

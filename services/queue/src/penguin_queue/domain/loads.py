@@ -13,6 +13,9 @@ ORDINARY_WEIGHT = 100
 HALF_LIFE_S = 5.0
 # Below this many jobs in flight a tenant is taken to have none.
 NONE_IN_FLIGHT = 0.01
+# Less than one job at a time is no load: who has that takes turns. Were it one, a tenant whose single job was under way when the
+# sample was taken would be behind a thousand others for as long as that is remembered.
+NEGLIGIBLE = 1.0
 
 
 class Loads:
@@ -50,4 +53,5 @@ class Loads:
     def of(self, tenant_id: UUID) -> float:
         """Jobs in flight by weight: the more it has, the later is its turn."""
         held = max(self._lately.get(tenant_id, 0.0), self._in_flight.get(tenant_id, 0)) + self._granted[tenant_id]
-        return held / self.weight(tenant_id)
+        load = held / self.weight(tenant_id)
+        return load if load >= NEGLIGIBLE else 0.0
