@@ -208,6 +208,20 @@ async def cancel(play: Play, penguin: Penguin, act: Act) -> None:
     act.told = DONE
 
 
+async def pause(play: Play, penguin: Penguin, act: Act) -> None:
+    """The campaign stops writing; whoever comes last in a history has it go on."""
+    assert act.tenant.campaign is not None
+    await penguin.campaigns.pause(act.tenant.id, act.tenant.campaign)
+    act.told = DONE
+
+
+async def resume(play: Play, penguin: Penguin, act: Act) -> None:
+    """It goes on, should it be paused."""
+    assert act.tenant.campaign is not None
+    await penguin.campaigns.resume(act.tenant.id, act.tenant.campaign)
+    act.told = DONE
+
+
 async def pry(play: Play, penguin: Penguin, act: Act) -> None:
     """A tenant names what is another's: it learns nothing and changes nothing."""
     others = [each for each in play.acts if each.tenant is not act.tenant and each.sent]
