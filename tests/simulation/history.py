@@ -28,7 +28,7 @@ WEATHERS = (
     Weather(refused=0.0, lost=0.0, late=0.2, deaf=0.2, doubled=0.2),
 )
 UNREST = "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM sagas WHERE due_at IS NOT NULL)"
-SAGAS = frozenset({"onboard", "launch", "cancel", "pause", "resume"})
+SAGAS = frozenset({"onboard", "launch", "cancel", "pause", "resume", "close"})
 PAUSED = "SELECT tenant_id, id FROM campaigns WHERE status = 'paused' AND tenant_id = ANY ($1)"
 JOBS = "SELECT count(*) FROM jobs"
 
@@ -130,6 +130,8 @@ def _acts(play: Play) -> list[tuple[Act, acts.Doing]]:
             for kind, doing in (("pause", acts.pause), ("resume", acts.resume)):
                 if chance.random() < 0.4:
                     chosen.append((Act(kind, tenant), doing))
+        elif tenant is play.tenants[1] and chance.random() < 0.2:
+            chosen.append((Act("close", tenant), acts.close))
     return chosen
 
 
