@@ -271,6 +271,13 @@ class ServiceContract:
         await world.call("penguin.tier.v1.TierService/ReopenTenant", reopen)
         case.check(request, await self.ask(case, world, request))
 
+    async def test_what_was_acknowledged_ends_after_the_close(self, case: Case, world: World) -> None:
+        request = await case.build(world)
+        named: dict[str, Any] = {"tenant_id": str(world.tenant)}
+        close = tier_service_pb2.CloseTenantRequest(**named, request_id=str(uuid4()))
+        await world.call("penguin.tier.v1.TierService/CloseTenant", close)
+        case.check(request, await self.ask(case, world, request))
+
     async def test_one_bad_item_never_sinks_the_rest(self, case: Case, world: World) -> None:
         assert case.batch is not None
         request = await case.build(world)
@@ -349,9 +356,9 @@ def carries_saga_step(contract: ServiceContract, case: Case) -> bool:
 
 
 def changes(contract: ServiceContract, case: Case) -> bool:
-    """Whether the method changes what is a tenant's, by the tenant's own token."""
+    """Whether the method changes what is a tenant's, by the tenant's own token, and not after its close."""
     rule = rule_of(contract.descriptor(case))
-    return rule.scope.endswith(".write") and not rule.platform
+    return rule.scope.endswith(".write") and not rule.platform and not rule.after_close
 
 
 def equal(first: Any, second: Any) -> None:
@@ -374,6 +381,9 @@ APPLIES: dict[str, Callable[[ServiceContract, Case], bool]] = {
         carries_saga_step(contract, case) and case.batch is None
     ),
     "test_a_closed_tenant_changes_nothing": changes,
+    "test_what_was_acknowledged_ends_after_the_close": lambda contract, case: (
+        rule_of(contract.descriptor(case)).after_close
+    ),
     "test_one_bad_item_never_sinks_the_rest": lambda _, case: case.batch is not None,
     "test_pages_run_to_the_end": lambda _, case: case.listing is not None,
     "test_a_page_token_is_bound_to_its_query": lambda _, case: case.listing is not None,

@@ -76,6 +76,10 @@ class Play:
     # Tenants whose onboarding some tier refuses: by the tier.
     unwanted: dict[str, str] = field(default_factory=dict)
 
+    def closes(self, tenant: Tenant) -> bool:
+        """Whether somebody closes it."""
+        return any(act.kind == "close" and act.tenant is tenant for act in self.acts)
+
     def refuses(self, tier: str, method: str, request: Any) -> bool:
         """What a tier says no to, for good."""
         if method != "ProvisionTenant" or not self.unwanted:
@@ -150,7 +154,10 @@ async def send_together(play: Play, penguin: Penguin, act: Act) -> None:
         *(penguin.send_email(act.tenant.id, each) for each in emails), return_exceptions=True
     )
     failures = [result for result in results if isinstance(result, BaseException)]
-    play.broken += [f"an email was refused for no reason: {each}" for each in failures if isinstance(each, SendError)]
+    if not play.closes(act.tenant):
+        play.broken += [
+            f"an email was refused for no reason: {each}" for each in failures if isinstance(each, SendError)
+        ]
     for email, result in zip(emails, results, strict=True):
         if isinstance(result, Sent):
             act.sent[email.recipient] = result
@@ -179,7 +186,9 @@ async def send_twice(play: Play, penguin: Penguin, act: Act) -> None:
 
 def _acknowledge(play: Play, act: Act, results: Sequence[Sent | Refusal]) -> None:
     for address, result in zip(act.addresses, results, strict=True):
-        if isinstance(result, Refusal):
+        if isinstance(result, Refusal) and play.closes(act.tenant):
+            act.error = result.reason
+        elif isinstance(result, Refusal):
             play.broken.append(f"an email was refused for no reason: {result.reason}")
         else:
             act.sent[address] = result
@@ -205,6 +214,26 @@ async def cancel(play: Play, penguin: Penguin, act: Act) -> None:
     """The campaign, launched or not."""
     assert act.tenant.campaign is not None
     await penguin.campaigns.cancel(act.tenant.id, act.tenant.campaign)
+    act.told = DONE
+
+
+async def pause(play: Play, penguin: Penguin, act: Act) -> None:
+    """The campaign stops writing; whoever comes last in a history has it go on."""
+    assert act.tenant.campaign is not None
+    await penguin.campaigns.pause(act.tenant.id, act.tenant.campaign)
+    act.told = DONE
+
+
+async def resume(play: Play, penguin: Penguin, act: Act) -> None:
+    """It goes on, should it be paused."""
+    assert act.tenant.campaign is not None
+    await penguin.campaigns.resume(act.tenant.id, act.tenant.campaign)
+    act.told = DONE
+
+
+async def close(play: Play, penguin: Penguin, act: Act) -> None:
+    """The tenant's changes end, in every tier."""
+    await penguin.tenants.close(act.tenant.id)
     act.told = DONE
 
 

@@ -169,7 +169,9 @@ def _agreeing(end: End) -> list[str]:
     found += [f"{count} jobs for one email" for job, count in asked.items() if count > 1 + lost[job]]
     found += [f"a job is {row['state']}" for row in end.jobs if row["state"] != "done"]
     named = b"".join(asked)
-    found += ["an email that nobody has a job for" for row in end.emails if str(row["id"]).encode() not in named]
+    # Of a tenant that was closed before its jobs were made, emails are taken back instead.
+    open_emails = [row for row in end.emails if row["status"] != "cancelled"]
+    found += ["an email that nobody has a job for" for row in open_emails if str(row["id"]).encode() not in named]
     return found
 
 

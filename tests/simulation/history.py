@@ -15,6 +15,7 @@ from tests.simulation.tiers import World
 from tests.simulation.watching import Watch
 
 from penguin_orchestrator import keys
+from penguin_orchestrator.platform import Penguin
 
 # How long everything may take to come to rest once the weather is calm (virtual seconds): a worker's lease, a relay's, the longest
 # back-off, a saga's rounds.
@@ -27,7 +28,8 @@ WEATHERS = (
     Weather(refused=0.0, lost=0.0, late=0.2, deaf=0.2, doubled=0.2),
 )
 UNREST = "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM sagas WHERE due_at IS NOT NULL)"
-SAGAS = frozenset({"onboard", "launch", "cancel"})
+SAGAS = frozenset({"onboard", "launch", "cancel", "pause", "resume", "close"})
+PAUSED = "SELECT tenant_id, id FROM campaigns WHERE status = 'paused' AND tenant_id = ANY ($1)"
 JOBS = "SELECT count(*) FROM jobs"
 
 
@@ -125,6 +127,11 @@ def _acts(play: Play) -> list[tuple[Act, acts.Doing]]:
                 chosen.append((Act("launch", tenant), acts.launch))
             if chance.random() < 0.25:
                 chosen.append((Act("cancel", tenant), acts.cancel))
+            for kind, doing in (("pause", acts.pause), ("resume", acts.resume)):
+                if chance.random() < 0.4:
+                    chosen.append((Act(kind, tenant), doing))
+        elif tenant is play.tenants[1] and chance.random() < 0.2:
+            chosen.append((Act("close", tenant), acts.close))
     return chosen
 
 
@@ -148,12 +155,17 @@ async def _rest(play: Play, crew: Crew) -> list[str]:
     while True:
         owed, sagas = (await world.rows("oltp", UNREST))[0]
         jobs = (await world.rows("queue", JOBS))[0][0]
-        if not owed and not sagas and not jobs:
-            if not world.network.under_way:
+        if not owed and not sagas:
+            if world.network.under_way:
+                # What is late may bring more about yet.
+                await world.network.quiet()
+                continue
+            paused = await world.rows("oltp", PAUSED, [tenant.id for tenant in play.tenants])
+            for tenant_id, campaign_id in paused:
+                # The job that completes it waits for as long.
+                await Penguin(process.tiers).campaigns.resume(tenant_id, campaign_id)
+            if not paused and not jobs:
                 return []
-            # What is late may bring more about yet.
-            await world.network.quiet()
-            continue
         if world.loop.time() > ends:
             return [f"never comes to rest: {owed} rows owed, {sagas} sagas, {jobs} jobs"]
         # Whoever waits waits for a lease to run out, or for a back-off.

@@ -15,6 +15,8 @@ import pytest
 from libs.orchestrator.tests.conftest import Make
 from libs.orchestrator.tests.stored import contents, jobs, outgoing, owed, until
 
+from penguin.tier.v1 import tier_service_pb2 as tier_pb
+from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_chassis import outbox
 from penguin_chassis.outbox import Owed
 from penguin_chassis.pool import Database
@@ -78,6 +80,24 @@ async def test_what_is_owed_is_delivered_and_settled(
     assert await contents(content_db, tenant) == dict.fromkeys(keys, "claimed")
     assert await jobs(queue_db, tenant) == 3
     assert await relay.turn() == 0
+
+
+async def test_what_a_tenant_was_promised_before_its_close_ends(
+    relay: Relay, tiers: dict[str, Tier], tenant: UUID, oltp_db: Database, content_db: Database, queue_db: Database
+) -> None:
+    """Its letters are kept, and what can be sent no more is taken back."""
+    keys = await send(tiers, tenant)
+    await owe(oltp_db, tenant, ("content", "delete_contents", {"storage_keys": ["a" * 32]}))
+    for tier in (tiers["oltp"], tiers["content"], tiers["queue"]):
+        request = tier_pb.CloseTenantRequest(tenant_id=str(tenant), request_id=str(uuid4()))
+        await tier.call(tier.stub(TierServiceStub).CloseTenant, request)
+    assert await relay.turn() == 3
+    assert await owed(oltp_db, tenant) == []
+    assert await contents(content_db, tenant) == dict.fromkeys(keys, "claimed")
+    assert await jobs(queue_db, tenant) == 0
+    async with oltp_db.tenant(tenant) as connection:
+        statuses = await connection.fetch("SELECT status FROM emails WHERE tenant_id = $1", tenant)
+    assert [row["status"] for row in statuses] == ["cancelled"] * 3
 
 
 async def test_after_a_crash_before_the_settlement_the_same_is_delivered_again(

@@ -38,7 +38,8 @@ class MethodInfo:
     has_tenant: bool
     # Whether anyone may call it, without a token.
     open: bool = False
-    # Whether it changes what is the tenant's. To record what came of an email that was handed over is none of that.
+    # Whether it changes what is the tenant's. To record what came of an email that was handed over is none of that, nor what a
+    # closed tenant's other tiers still owe (`after_close`).
     changes: bool = False
     # Whether a tenant may call it while erasures are still to be replayed into a restored database.
     while_restoring: bool = False
@@ -61,7 +62,7 @@ def _info(service: str, method: MethodDescriptor) -> MethodInfo:
         raise ContractError(f"{path} is open, and names a scope or a tenant")
     return MethodInfo(
         path, authorization.scope, authorization.platform, method.client_streaming, method.server_streaming,
-        lifetime, named, authorization.open, authorization.scope.endswith(".write"),
+        lifetime, named, authorization.open, authorization.scope.endswith(".write") and not authorization.after_close,
         authorization.while_restoring,
     )  # fmt: skip
 

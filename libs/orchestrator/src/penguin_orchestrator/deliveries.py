@@ -17,12 +17,15 @@ from penguin.notifications.v1 import admin_event_service_pb2 as admin_pb
 from penguin.notifications.v1 import notification_service_pb2 as notification_pb
 from penguin.notifications.v1.admin_event_service_pb2_grpc import AdminEventServiceStub
 from penguin.notifications.v1.notification_service_pb2_grpc import NotificationServiceStub
+from penguin.oltp.v1 import email_service_pb2 as email_pb
+from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin.queue.v1 import queue_service_pb2 as queue_pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin.tier.v1 import tier_service_pb2 as tier_pb
 from penguin_chassis.jsonbytes import json_bytes
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.errors import TierError
 
 PER_CALL = 1000
 # Jobs of one row that go as a batch of their own.
@@ -48,6 +51,9 @@ class Row:
         """From the wire."""
         return cls(UUID(row.id), orjson.loads(row.payload), row.traceparent)
 
+
+# What a tier answers to changes of a closed tenant's.
+CLOSED = "TENANT_CLOSED"
 
 Deliver = Callable[[Mapping[str, Tier], UUID, Sequence[Row]], Awaitable[None]]
 
@@ -77,13 +83,37 @@ async def delete_contents(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequ
             request_id=str(keys.request_id("delete", first, *(row.id for row in rows))),
             storage_keys=storage_keys[first : first + PER_CALL],
         )
-        await content.call(content.stub(ContentServiceStub).DeleteContents, request)
+        try:
+            await content.call(content.stub(ContentServiceStub).DeleteContents, request)
+        except TierError as error:
+            # A closed tenant keeps what it has; reconcile finds what nothing refers to.
+            if error.reason != CLOSED:
+                raise
 
 
 async def enqueue_jobs(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequence[Row]) -> None:
     """Put jobs into Queue: a row's many of one rate key as one batch, known by its row and key; the others together, each
-    known by its row and its place in it."""
-    queue = tiers["queue"]
+    known by its row and its place in it. Where the tenant was closed meanwhile, the emails they were to send are taken back."""
+    try:
+        await _enqueue(tiers["queue"], tenant_id, rows)
+    except TierError as error:
+        if error.reason != CLOSED:
+            raise
+        await _take_back(tiers["oltp"], tenant_id, rows)
+
+
+async def _take_back(oltp: Tier, tenant_id: UUID, rows: Sequence[Row]) -> None:
+    ids = [job["email_id"] for row in rows for job in row.payload["jobs"] if "email_id" in job]
+    for first in range(0, len(ids), PER_CALL):
+        request = email_pb.CancelEmailsRequest(
+            tenant_id=str(tenant_id),
+            request_id=str(keys.request_id("take back", first, *(row.id for row in rows))),
+            email_ids=ids[first : first + PER_CALL],
+        )
+        await oltp.call(oltp.stub(EmailServiceStub).CancelEmails, request)
+
+
+async def _enqueue(queue: Tier, tenant_id: UUID, rows: Sequence[Row]) -> None:
     jobs: list[queue_pb.NewJob] = []
     for row in rows:
         for part in _parts(row.payload["jobs"]):

@@ -65,8 +65,14 @@ class Bodies:
         task = self._fetching.get(name)
         if task is None:
             task = self._fetching[name] = asyncio.create_task(self._fetch(tenant_id, storage_key, attachment))
-            task.add_done_callback(lambda _: self._fetching.pop(name, None))
+            task.add_done_callback(lambda ended: self._fetched(name, ended))
         return await asyncio.shield(task)
+
+    def _fetched(self, name: tuple[UUID, str], ended: asyncio.Task[bytes]) -> None:
+        self._fetching.pop(name, None)
+        if not ended.cancelled():
+            # Where all who waited have gone nobody else would ask, and Python complains of that with the whole trace.
+            ended.exception()
 
     async def _fetch(self, tenant_id: UUID, storage_key: str, attachment: pb.Attachment) -> bytes:
         data = await download_attachment(self._content, tenant_id, storage_key, attachment.position)

@@ -24,6 +24,7 @@ from penguin_orchestrator.sagas.definition import Act, Definition, Step
 
 TIERS = ("content", "queue", "olap", "notifications", "oltp")
 PAGE = 1000
+SEND_JOB = "email.send"
 # States that a job can be cancelled in.
 _WAITING = (job_pb.JOB_STATE_READY, job_pb.JOB_STATE_HELD)
 
@@ -118,12 +119,13 @@ async def _cancel_emails(deed: Deed) -> Mapping[str, Any]:
 
 
 async def _cancel_jobs(deed: Deed) -> None:
+    """Those that wait. Emails' are left: each finds its email cancelled, or is the one that settles what its worker began."""
     for state in _WAITING:
         request = job_pb.ListJobsRequest(tenant_id=str(deed.tenant_id), page_size=PAGE, state=state)
         while True:
             page = await deed.call("queue", QueueServiceStub, "ListJobs", request)
-            if page.jobs:
-                await _cancel(deed, [job.id for job in page.jobs])
+            if ids := [job.id for job in page.jobs if job.kind != SEND_JOB]:
+                await _cancel(deed, ids)
             if not page.next_page_token:
                 break
             request.page_token = page.next_page_token
