@@ -758,7 +758,8 @@ CREATE TABLE public.wakes (
     job_id bigint NOT NULL,
     ordering_key text,
     batch_id bigint,
-    awaited boolean
+    awaited boolean,
+    seen bigint
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
@@ -790,6 +791,9 @@ ALTER TABLE ONLY public.incarnation
 
 ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE public.jobs
+    ADD CONSTRAINT jobs_run_at_check CHECK (isfinite(run_at)) NOT VALID;
 
 ALTER TABLE public.jobs
     ADD CONSTRAINT jobs_state_check CHECK ((((state >= 0) AND (state <= 2)) OR (state = 6))) NOT VALID;

@@ -109,14 +109,15 @@ class LeaseStore:
             token = new_token()
             rows = await self._take(connection, sql.lease_lots, [asked], turns, [token], [])
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
-        # They come in the order of their places on disk, so lanes alternate.
-        lanes: dict[tuple[UUID, int, int], list[Any]] = defaultdict(list)
-        for row in rows:
-            lanes[_GROUPED(row)].append(row)
-        found = [
-            _lot(Lane(priority, kinds[kind_id], tenant_id), own, token, asked.until)
-            for (tenant_id, kind_id, priority), own in lanes.items()
-        ]
+            # They come in the order of their places on disk, so lanes alternate.
+            lanes: dict[tuple[UUID, int, int], list[Any]] = defaultdict(list)
+            for row in rows:
+                lanes[_GROUPED(row)].append(row)
+            # While the transaction is open: rows that cannot be read are not leased.
+            found = [
+                _lot(Lane(priority, kinds[kind_id], tenant_id), own, token, asked.until)
+                for (tenant_id, kind_id, priority), own in lanes.items()
+            ]
         return [lot for lot, _ in found], [taken for _, taken in found]
 
     async def _take(
