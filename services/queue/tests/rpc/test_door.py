@@ -18,7 +18,7 @@ from services.queue.tests.rows import batch_request, enqueue_request, lease_requ
 from services.queue.tests.rpc.test_queues import Admin
 
 from penguin.queue.v1 import queue_service_pb2 as pb
-from penguin_queue.domain.jobs import FARTHEST
+from penguin_queue.domain.jobs import LATEST
 from penguin_queue.domain.lanes import Lanes
 from penguin_testkit.calling import Refused
 from penguin_testkit.databases import Databases
@@ -91,13 +91,11 @@ async def test_a_repeat_of_a_past_run_at_is_a_repeat_and_another_one_is_none(adm
     assert refused.value.answer.reason == "REQUEST_ID_REUSED"
 
 
-@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("late", [False, True])
 async def test_what_is_meant_for_another_age_is_refused_and_what_is_right_beside_it_is_stored(
-    admin: Admin, tenant: UUID, ahead: bool
+    admin: Admin, tenant: UUID, late: bool
 ) -> None:
-    far = Timestamp()
-    far.FromDatetime(datetime.now(UTC) + FARTHEST + timedelta(hours=1))
-    run_at = far if ahead else LAST
+    run_at = LAST if late else Timestamp(seconds=int(LATEST.timestamp()))
     request = enqueue_request(
         tenant,
         new_job(kind=admin.kind, run_at=run_at),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -16,8 +16,8 @@ from penguin_chassis.parting import parted
 from penguin_queue.domain.ties import BatchProgress, Ties
 
 LEASE_LOST = "lease_lost"
-# So far ahead a job may be put off by its producer: what is meant for later is no job yet, and times have an end.
-FARTHEST = timedelta(days=36_525)
+# Before this a job is to be due: the calendar has an end, and its last moment is read back from the database as no moment.
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 # Waiting, in the store's words; the contract calls both READY.
 WAITING = ("scheduled", "ready")
 
@@ -305,8 +305,8 @@ def arrived_batch(batch: NewBatch, at: datetime) -> NewBatch:
 def _due(run_at: datetime, at: datetime) -> datetime | None:
     # A moment that is over counts as now: lanes go by how long their jobs have been due, and no producer may say that his
     # have been so for years.
-    if run_at > at + FARTHEST:
-        raise InvalidArgument(f"run_at is more than {FARTHEST.days} days ahead.", field="run_at")
+    if run_at >= LATEST:
+        raise InvalidArgument(f"run_at is not before the year {LATEST.year}.", field="run_at")
     return run_at if run_at > at else None
 
 

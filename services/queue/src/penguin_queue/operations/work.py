@@ -254,9 +254,16 @@ class Work:
 
     async def sweep(self, at: datetime, after: datetime) -> Swept:
         """One round of what time alone has brought between two moments."""
+        # Told before anything else is looked at.
         swept = await self._leases.sweep(at, after, lambda leases: self._fleet.lost(leases, time.monotonic()))
         self._announcer.tell(swept.ready, at)
         return swept
+
+    async def settle(self, at: datetime) -> bool:
+        """One round of what follows from jobs that have left; whether there is more."""
+        freed, more = await self._leases.see_to_left(at)
+        self._announcer.tell(freed, at)
+        return more
 
 
 def _lot(
