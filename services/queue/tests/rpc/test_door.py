@@ -18,6 +18,7 @@ from services.queue.tests.rows import batch_request, enqueue_request, lease_requ
 from services.queue.tests.rpc.test_queues import Admin
 
 from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin_queue.domain import lanes
 from penguin_queue.domain.jobs import LATEST
 from penguin_queue.domain.lanes import Lanes
 from penguin_testkit.calling import Refused
@@ -176,3 +177,20 @@ async def test_a_stream_that_breaks_after_its_lease_leaves_nothing_behind(
         assert found, "they did not come back"
         leased += found
     assert sorted((each.job.id, each.job.lost_leases) for each in leased) == [(n, 0) for n in ids]
+
+
+async def test_a_high_job_is_leased_first_though_more_lanes_are_known_than_there_is_room_for(
+    admin: Admin, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "LANES_MAX", 10)
+    for _ in range(12):
+        await admin.enqueue(uuid4(), 5, priority=pb.JOB_PRIORITY_LOW)
+    (urgent,) = await admin.enqueue(tenant, priority=pb.JOB_PRIORITY_HIGH)
+    assert [each.job.id for each in await admin.lease(1)] == [urgent]
+    # Whoever there was no room for is found when others have had their turns.
+    left = 60
+    while left:
+        leased = await admin.lease(7, wait_s=10)
+        assert leased, f"{left} are not found"
+        left -= len(leased)
+        await admin.complete(*leased)
