@@ -194,3 +194,15 @@ async def test_a_high_job_is_leased_first_though_more_lanes_are_known_than_there
         assert leased, f"{left} are not found"
         left -= len(leased)
         await admin.complete(*leased)
+
+
+async def test_a_kind_is_as_long_as_may_be_and_no_longer(admin: Admin, tenant: UUID) -> None:
+    longest = "k" * 200
+    request = enqueue_request(tenant, new_job(kind=longest), new_job(kind=admin.kind))
+    reply = await admin.client.call(admin.jobs.EnqueueJobs, request)
+    assert all(each.job_id for each in reply.results)
+    request.jobs[0].kind = longest + "k"
+    with pytest.raises(Refused) as refused:
+        await admin.client.call(admin.jobs.EnqueueJobs, request)
+    assert refused.value.answer.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "jobs[0].kind" in refused.value.answer.fields
