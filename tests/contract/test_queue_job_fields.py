@@ -50,6 +50,7 @@ ROWS: list[tuple[str, Change]] = [
     ("jobs[1].unique.holds_for", unique(holds_for=Duration(seconds=-1))),
     ("jobs[1].unique.holds_for", unique(holds_for=Duration(seconds=YEAR_S + 1))),
     ("jobs[1].unique.on_conflict", unique(on_conflict=99)),
+    ("jobs[1].kind", second("kind", LONG)),
     ("jobs[1].ordering_key", second("ordering_key", LONG)),
     ("jobs[1].rate_key", second("rate_key", LONG)),
     ("jobs[1].waits_for[1]", second("waits_for", [7, 0])),

@@ -118,6 +118,7 @@ class World:
         assert self.work is not None
         assert self.leasing is not None
         await self.work.sweep(self.dbs["queue"].now(), EVER)
+        await self.work.settle(self.dbs["queue"].now())
         await self.leasing.look()
 
     def renew(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Job, Lot
 from penguin_queue.domain.lanes import Lane, Lanes, Place, Taken
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import Asked, LeaseStore
+from penguin_queue.store.leases import EVER, Asked, LeaseStore, Spare, Swept
 
 
 class Leases(LeaseStore):
@@ -34,6 +35,12 @@ class Leases(LeaseStore):
         await self._look()
         turns = self.lanes.choose(asked.kinds, asked.max_jobs, asked.until)
         return (await self.lease_lots(asked, turns))[0] if turns else []
+
+    async def sweep(self, at: datetime, after: datetime = EVER, spare: Spare = lambda _: 0) -> Swept:
+        """What time has brought, and then what follows from jobs that have left."""
+        swept = await super().sweep(at, after, spare)
+        freed, more = await self.see_to_left(at)
+        return replace(swept, ready=[*swept.ready, *freed], more=swept.more or more)
 
     async def _look(self) -> int:
         mark = self.lanes.mark

@@ -364,6 +364,24 @@ CREATE FUNCTION public.unhindered(tenant uuid, kind integer) RETURNS boolean
     ) AND NOT EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
 $$;
 
+CREATE FUNCTION public.waking(after_tenant uuid, most integer) RETURNS SETOF uuid
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    SET jit TO 'off'
+    AS $$
+    WITH RECURSIVE found AS (
+        (SELECT w.tenant_id, 1 AS n FROM wakes AS w WHERE w.tenant_id > after_tenant ORDER BY w.tenant_id LIMIT 1)
+        UNION ALL
+        SELECT next.tenant_id, f.n + 1
+        FROM found AS f, LATERAL (
+            SELECT w.tenant_id FROM wakes AS w WHERE w.tenant_id > f.tenant_id ORDER BY w.tenant_id LIMIT 1) AS next
+        WHERE f.n < most
+    )
+    SELECT f.tenant_id FROM found AS f
+$$;
+
 CREATE TABLE public.batches (
     tenant_id uuid NOT NULL,
     callback_id bigint NOT NULL,
@@ -758,7 +776,8 @@ CREATE TABLE public.wakes (
     job_id bigint NOT NULL,
     ordering_key text,
     batch_id bigint,
-    awaited boolean
+    awaited boolean,
+    seen bigint
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
@@ -790,6 +809,9 @@ ALTER TABLE ONLY public.incarnation
 
 ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE public.jobs
+    ADD CONSTRAINT jobs_run_at_check CHECK (isfinite(run_at)) NOT VALID;
 
 ALTER TABLE public.jobs
     ADD CONSTRAINT jobs_state_check CHECK ((((state >= 0) AND (state <= 2)) OR (state = 6))) NOT VALID;
@@ -1102,6 +1124,9 @@ REVOKE ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_maintenance;
 GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_app;
 GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_readonly;
+
+REVOKE ALL ON FUNCTION public.waking(after_tenant uuid, most integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.waking(after_tenant uuid, most integer) TO queue_maintenance;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.batches TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.batches TO queue_maintenance;

@@ -17,7 +17,7 @@ from penguin_queue.store.control import ControlStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked
-from penguin_queue.store.wakes import WAKES_MAX, _see_to, drain, settle_ties, sql
+from penguin_queue.store.wakes import Turns, _see_to, _take, drain, settle_ties
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -48,7 +48,7 @@ async def freed(db: Database, kinds: Kinds) -> list[int]:
 
 async def lost_round(db: Database) -> None:
     async with db.maintenance() as connection:
-        wakes = await connection.fetch(sql.take_wakes, WAKES_MAX)
+        wakes, _ = await _take(connection, Turns())
         assert len((await _see_to(connection, wakes, AT))[0]) == 1
         raise LostRound
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from penguin_chassis import calls
 from penguin_queue.domain.jobs import Job
 from penguin_queue.operations.desk import PARALLEL, Desk
-from penguin_queue.store.leases import Asked, LeaseStore
+from penguin_queue.store.leases import Asked
 
 ASKED = Asked(("k",), 1, datetime(2026, 1, 1, tzinfo=UTC), "w")
 
@@ -24,7 +24,7 @@ async def test_those_who_ask_meanwhile_are_served_together_and_nobodys_deadline_
         await go.wait()
         return [[] for _ in asked]
 
-    desk = Desk(lease, cast("LeaseStore", None), lambda: ASKED.until)
+    desk = Desk(lease, lambda jobs: None)
     call: Any = calls.Call("/x/Y", cast("Any", None), asyncio.get_running_loop().time() + 0.01)
     token = calls.enter(call)
     first = [asyncio.create_task(desk.ask(ASKED)) for _ in range(PARALLEL)]

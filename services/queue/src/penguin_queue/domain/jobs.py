@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -16,6 +16,8 @@ from penguin_chassis.parting import parted
 from penguin_queue.domain.ties import BatchProgress, Ties
 
 LEASE_LOST = "lease_lost"
+# Before this a job is to be due: the calendar has an end, and its last moment is read back from the database as no moment.
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 # Waiting, in the store's words; the contract calls both READY.
 WAITING = ("scheduled", "ready")
 
@@ -283,6 +285,29 @@ def retry_at(failure: Failure, attempts: int, max_attempts: int, at: datetime, b
         return None
     delay = failure.retry_delay
     return at + (backoff.after(attempts, failure.chance) if delay is None else delay)
+
+
+def arrived(job: NewJob, at: datetime) -> NewJob:
+    """A job as it is stored at that moment; raises InvalidArgument naming what is wrong with it."""
+    check_payload(job.payload)
+    return job if job.run_at is None else replace(job, run_at=_due(job.run_at, at))
+
+
+def arrived_batch(batch: NewBatch, at: datetime) -> NewBatch:
+    """The same of a batch and its callback, naming the first payload that is no JSON object."""
+    for i, payload in enumerate(batch.payloads):
+        check_payload(payload, f"payloads[{i}]")
+    if batch.members and batch.members.callback is not None:
+        check_payload(batch.members.callback.payload, "batch.callback.payload")
+    return batch if batch.run_at is None else replace(batch, run_at=_due(batch.run_at, at))
+
+
+def _due(run_at: datetime, at: datetime) -> datetime | None:
+    # A moment that is over counts as now: lanes go by how long their jobs have been due, and no producer may say that his
+    # have been so for years.
+    if run_at >= LATEST:
+        raise InvalidArgument(f"run_at is not before the year {LATEST.year}.", field="run_at")
+    return run_at if run_at > at else None
 
 
 def check_payload(payload: bytes, field: str = "payload") -> None:

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+from penguin_queue.domain.crowd import Crowd
 from penguin_queue.domain.line import Line
 from penguin_queue.domain.loads import Loads
 
@@ -34,8 +35,10 @@ TENANT_LANES_MAX = 500
 REACH = 64
 # A small lease looks into this many for each of its jobs, and some more, should the first have been emptied by others.
 SPARE, MORE = 2, 6
-# Lanes that are kept in mind (below a kilobyte each). Beyond them new ones are found when others are empty.
+# Lanes that are kept in mind (about a kilobyte each), and one part in so many of them that the other priorities leave to each. A
+# new one beyond them is learnt in the place of another (see Crowd), which a survey finds again.
 LANES_MAX = 50_000
+RESERVED = 10
 # More than any lease.
 UNCAPPED = 1_000_000
 
@@ -121,7 +124,9 @@ class Lanes:
         self.limited: frozenset[str] = frozenset()
         self._known: dict[Lane, _Known] = {}
         self._lines: dict[str, dict[int, _Lines]] = {}
-        self._of_tenant: dict[UUID, set[Lane]] = defaultdict(set)
+        self._crowd: Crowd[Lane] = Crowd()
+        # The last that a survey put in the place of one alike.
+        self._newest: Lane | None = None
         self._of_kind: Counter[str] = Counter()
         self._leases = 0
         self._blocked: dict[str, set[Lane]] = defaultdict(set)
@@ -155,6 +160,9 @@ class Lanes:
             found = {head.lane for head in heads}
             for lane in [lane for lane, known in self._known.items() if lane not in found and known.told <= mark]:
                 self._forget(lane)
+        if (newest := self._newest) is not None:
+            # Those after the last that was let in: where not all can be known they take turns.
+            heads = sorted(heads, key=lambda head: head.lane <= newest)
         for head in heads:
             known = self._known.get(head.lane)
             if known is not None:
@@ -162,7 +170,7 @@ class Lanes:
                     known.floor = max(known.floor, head.place)
                 self._lower(head.lane, known, head.place)
                 self._unblock(head.lane, known)
-            elif self._learn(head.lane, _Known(head.place, mark)):
+            elif self._learn(head.lane, _Known(head.place, mark), alike=True):
                 new.append(head.lane)
         return new
 
@@ -206,6 +214,7 @@ class Lanes:
             if turn.lane in last:
                 self._events += 1
                 known.served = self._events
+                self._crowd.served(turn.lane)
             if known.told > mark:
                 continue
             if turn.lane in last:
@@ -298,7 +307,7 @@ class Lanes:
             self._lines[lane.kind][lane.priority].ages.put(lane)
 
     def _lowered(self, tenants: Collection[UUID]) -> None:
-        for lane in itertools.chain.from_iterable(self._of_tenant.get(tenant, ()) for tenant in tenants):
+        for lane in itertools.chain.from_iterable(map(self._crowd.of, tenants)):
             self._lines[lane.kind][lane.priority].turns.put(lane)
 
     def _turn(self, lane: Lane) -> tuple[float, int] | None:
@@ -318,12 +327,19 @@ class Lanes:
         lines.turns.put(lane)
         lines.ages.put(lane)
 
-    def _learn(self, lane: Lane, known: _Known) -> bool:
-        """Keep a lane in mind, if there is room for it and for its tenant's."""
-        if len(self._known) >= LANES_MAX or len(self._of_tenant.get(lane.tenant_id, ())) >= TENANT_LANES_MAX:
-            return False
+    def _learn(self, lane: Lane, known: _Known, *, alike: bool = False) -> bool:
+        """Keep a lane in mind, if there is room for it and for its tenant's, or another gives way."""
+        full = len(self._crowd.of(lane.tenant_id)) >= TENANT_LANES_MAX
+        if full or len(self._known) >= LANES_MAX:
+            crowd, reserve = self._crowd, LANES_MAX // RESERVED
+            given = crowd.gives_own_way(lane, alike=alike) if full else crowd.gives_way(lane, reserve, alike=alike)
+            if given is None:
+                return False
+            self._forget(given)
+            if alike:
+                self._newest = lane
         self._known[lane] = known
-        self._of_tenant[lane.tenant_id].add(lane)
+        self._crowd.add(lane)
         self._of_kind[lane.kind] += 1
         by_priority = self._lines.setdefault(lane.kind, {})
         if lane.priority not in by_priority:
@@ -333,13 +349,11 @@ class Lanes:
 
     def _forget(self, lane: Lane) -> None:
         del self._known[lane]
+        self._crowd.drop(lane)
         self._freed(lane)
         self._of_kind[lane.kind] -= 1
         if not self._of_kind[lane.kind]:
             del self._of_kind[lane.kind], self._lines[lane.kind]
-        self._of_tenant[lane.tenant_id].discard(lane)
-        if not self._of_tenant[lane.tenant_id]:
-            del self._of_tenant[lane.tenant_id]
 
 
 def reach(wanted: int) -> int:

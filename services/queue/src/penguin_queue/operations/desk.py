@@ -4,17 +4,14 @@ jobs under its own token. PostgreSQL sees one statement for them all."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from penguin_chassis.clock import Now
-from penguin_chassis.faults import Fault
 from penguin_queue.domain.jobs import Job
-from penguin_queue.store.leases import Asked, LeaseStore
+from penguin_queue.store.leases import Asked
 
 # Leases of the same kinds under way at once; who comes meanwhile waits for the next.
 PARALLEL = 2
@@ -34,10 +31,9 @@ class _Line:
 class Desk:
     """Where leases are asked for."""
 
-    def __init__(self, lease: Lease, store: LeaseStore, now: Now) -> None:
+    def __init__(self, lease: Lease, give_back: Callable[[Sequence[Job]], None]) -> None:
         self._lease = lease
-        self._store = store
-        self._now = now
+        self._give_back = give_back
         self._lines: dict[tuple[str, ...], _Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -79,12 +75,7 @@ class Desk:
             if not answer.done():
                 answer.set_result(jobs)
             elif jobs:
-                self._begin(self._give_back(jobs))
-
-    async def _give_back(self, jobs: Sequence[Job]) -> None:
-        # Should that fail, their leases run out.
-        with contextlib.suppress(Fault):
-            await self._store.release([job.id for job in jobs], [job.lease_token or 0 for job in jobs], self._now())
+                self._give_back(jobs)
 
 
 def _next(waiting: deque[Call]) -> list[Call]:

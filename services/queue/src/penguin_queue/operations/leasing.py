@@ -18,6 +18,7 @@ from penguin_queue.domain.lanes import Keyed, Lane, Lanes, Place, Taken, Turn, r
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.desk import Desk
 from penguin_queue.operations.rating import Rating, Wait
+from penguin_queue.operations.returning import Returning, refs_in, refs_of
 from penguin_queue.store.leases import Asked, LeaseStore, Survey
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class Leasing:
         self._rating = rating
         self._lanes = lanes
         self._announcer = announcer
-        self._desk = Desk(self._together, store, now)
+        self._returning = Returning(store, announcer, now)
+        self._desk = Desk(self._together, lambda jobs: self._returning.give_back(refs_of(jobs)))
         self._bounded = False
         self._limited = asyncio.Lock()
         self._looking = asyncio.Lock()
@@ -76,10 +78,12 @@ class Leasing:
             given[:] = await self._store.lease(asked, turns)
             return [_taken(job) for found in given for job in found]
 
-        waits = await self._by_turns(asked[0].kinds, sum(each.max_jobs for each in asked), lease)
-        if waits:
-            jobs = [job for found in given for job in found]
-            await self._put_in_line({_ref(job): waits[job.id] for job in jobs if job.id in waits})
+        with self._returning.unless_done(lambda: refs_of(job for found in given for job in found)):
+            waits = await self._by_turns(asked[0].kinds, sum(each.max_jobs for each in asked), lease)
+            if waits:
+                await self._put_in_line(
+                    {ref: waits[ref.job_id] for found in given for ref in refs_of(found) if ref.job_id in waits}
+                )
         return [[job for job in found if job.id not in waits] for found in given], bool(waits)
 
     async def lots(self, asked: Asked) -> list[Lot]:
@@ -100,10 +104,11 @@ class Leasing:
             found.extend(lots)
             return taken
 
-        waits = await self._by_turns(asked.kinds, asked.max_jobs, lease)
-        if not waits:
-            return found, False
-        await self._put_in_line({LeaseRef(i, lot.token): waits[i] for lot in found for i in lot.ids if i in waits})
+        with self._returning.unless_done(lambda: refs_in(found)):
+            waits = await self._by_turns(asked.kinds, asked.max_jobs, lease)
+            if not waits:
+                return found, False
+            await self._put_in_line({ref: waits[ref.job_id] for ref in refs_in(found) if ref.job_id in waits})
         return [rest for lot in found if (rest := lot.without(waits)).ids], True
 
     async def _by_turns(
@@ -199,10 +204,6 @@ def _taken(job: Job) -> Taken:
     keyed = [] if job.rate_key is None else [Keyed(job.id, job.rate_key, job.lined)]
     lane = Lane(job.priority, job.kind, job.tenant_id)
     return Taken(lane, 1, Place(job.rank, job.run_at, job.id), keyed)
-
-
-def _ref(job: Job) -> LeaseRef:
-    return LeaseRef(job.id, job.lease_token or 0)
 
 
 @contextlib.asynccontextmanager

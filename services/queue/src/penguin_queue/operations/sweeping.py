@@ -65,7 +65,18 @@ async def _keep_sweeping(db: Database, work: Work, announcer: Announcer) -> None
             continue
         if not swept.more:
             reach.swept(at, after, clock(), clock() - started)
+        # After what time has brought, a round to each: however many wait for one job, nobody else's time waits for them.
+        if not await _settle(work, db.now()) and not swept.more:
             await announcer.until_turn(swept.next_at, db.now(), LONGEST_S, SHORTEST_S)
+
+
+async def _settle(work: Work, at: datetime) -> bool:
+    """See to jobs that have left; whether there is more to see to at once."""
+    try:
+        return await work.settle(at)
+    except Exception as error:  # noqa: BLE001 - the next round tries again
+        log.warning("wakes were not seen to: %s", type(error).__name__, extra={"places": places(error)})
+        return False
 
 
 @contextlib.asynccontextmanager

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -23,6 +22,7 @@ from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, New
 from penguin_queue.domain.lanes import Lane, Place
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.leasing import Leasing
+from penguin_queue.operations.returning import Returning, refs_in, refs_of
 from penguin_queue.store.jobs import Enqueued, JobStore, tied
 from penguin_queue.store.leases import Asked, LeaseStore, Swept
 
@@ -66,7 +66,7 @@ class Work:
         self._jobs = jobs
         self._announcer = announcer
         self._draining = draining
-        self._returns: set[asyncio.Task[None]] = set()
+        self._returning = Returning(leases, announcer, now)
         self._abandoned: set[asyncio.Task[list[Lot]]] = set()
 
     @property
@@ -171,7 +171,7 @@ class Work:
         """As many as fit into a message, and always the first; the others are ready again, untouched."""
         fitting = next(parted(jobs, lambda job: len(job.payload) + len(job.traceparent) + ROW_BYTES, LEASED_BYTES), [])
         if back := jobs[len(fitting) :]:
-            self._return([job.id for job in back], [job.lease_token or 0 for job in back])
+            self._returning.give_back(refs_of(back))
         return fitting
 
     async def lease_lots(self, asked: Asked) -> list[Lot]:
@@ -195,21 +195,14 @@ class Work:
         """Whether it ends by itself: the database is away, or there is no connection just now."""
         return isinstance(error, Unavailable | ResourceExhausted | DeadlineExceeded)
 
+    def giving_back(self, leases: Iterable[LeaseRef]) -> contextlib.AbstractContextManager[None]:
+        """Give these back should what is done inside raise."""
+        return self._returning.unless_done(lambda: leases)
+
     def give_back(self, lots: Sequence[Lot]) -> None:
         """Make jobs ready again that were leased to somebody who never got them, some time soon: should that fail, their
         leases run out."""
-        for lot in lots:
-            self._return(lot.ids, [lot.token] * len(lot.ids))
-
-    def _return(self, ids: Sequence[int], tokens: Sequence[int]) -> None:
-        # Not within the deadline of the call or stream that ended.
-        task = asyncio.create_task(self._give_back(ids, tokens), context=contextvars.Context())
-        self._returns.add(task)
-        task.add_done_callback(self._returns.discard)
-
-    async def _give_back(self, ids: Sequence[int], tokens: Sequence[int]) -> None:
-        with contextlib.suppress(Fault):
-            await self.release(ids, tokens)
+        self._returning.give_back(refs_in(lots))
 
     async def release(self, ids: Sequence[int], tokens: Sequence[int]) -> tuple[set[LeaseRef], set[LeaseRef]]:
         """Make jobs ready again untouched; returns those that are, and those that were cancelled."""
@@ -261,9 +254,16 @@ class Work:
 
     async def sweep(self, at: datetime, after: datetime) -> Swept:
         """One round of what time alone has brought between two moments."""
+        # Told before anything else is looked at.
         swept = await self._leases.sweep(at, after, lambda leases: self._fleet.lost(leases, time.monotonic()))
         self._announcer.tell(swept.ready, at)
         return swept
+
+    async def settle(self, at: datetime) -> bool:
+        """One round of what follows from jobs that have left; whether there is more."""
+        freed, more = await self._leases.see_to_left(at)
+        self._announcer.tell(freed, at)
+        return more
 
 
 def _lot(

@@ -16,6 +16,7 @@ from penguin_chassis.mutations import gate_of, item_steps, step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.wire import stamp, word
 from penguin_queue.operations.control import Control
+from penguin_queue.operations.returning import refs_in, refs_of
 from penguin_queue.operations.side_by_side import side_by_side
 from penguin_queue.operations.streams import ACT_S, Start, Stream
 from penguin_queue.operations.tallies import Tallies
@@ -80,7 +81,8 @@ class QueueServicer(ControlMethods):
             request.wait.ToTimedelta(),
             request.worker_id,
         )
-        return pb.LeaseJobsResponse(jobs=map(wire.leased, found))
+        with self._work.giving_back(refs_of(found)):
+            return pb.LeaseJobsResponse(jobs=map(wire.leased, found))
 
     async def WorkJobs(
         self, request_iterator: AsyncIterator[pb.WorkJobsRequest], context: Any
@@ -91,7 +93,9 @@ class QueueServicer(ControlMethods):
         yield pb.WorkJobsResponse()
         async with contextlib.aclosing(self._streams(start).run(wire.words(request_iterator))) as replies:
             async for reply in replies:
-                yield wire.reply(reply)
+                with self._work.giving_back(refs_in(reply) if isinstance(reply, list) else ()):
+                    message = wire.reply(reply)
+                yield message
 
     async def ExtendLeases(self, request: pb.ExtendLeasesRequest, context: Any) -> pb.ExtendLeasesResponse:
         leases = [wire.lease_ref(ref) for ref in request.leases]

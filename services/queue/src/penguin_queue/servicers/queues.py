@@ -25,6 +25,7 @@ from penguin_queue.domain.queues import (
     limit_of,
 )
 from penguin_queue.operations.census import Census
+from penguin_queue.operations.pausing import leases_are_over
 from penguin_queue.store.census import WINDOW, Depth, Flow
 from penguin_queue.store.queues import QueueStore
 
@@ -62,6 +63,7 @@ class QueueAdminServicer(queue_admin_service_pb2_grpc.QueueAdminServiceServicer)
 
     async def PauseJobs(self, request: pb.PauseJobsRequest, context: Any) -> pb.PauseJobsResponse:
         await self._queues.rest(step_of(request), _pause(request.target), paused=True)
+        await leases_are_over(self._queues)
         return pb.PauseJobsResponse()
 
     async def ResumeJobs(self, request: pb.ResumeJobsRequest, context: Any) -> pb.ResumeJobsResponse:

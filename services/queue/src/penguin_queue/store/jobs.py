@@ -22,7 +22,8 @@ from penguin_queue.domain.jobs import (
     Progress,
     QueueCount,
     Ready,
-    check_payload,
+    arrived,
+    arrived_batch,
 )
 from penguin_queue.domain.ties import Ties
 from penguin_queue.store import attempts, ties
@@ -45,6 +46,7 @@ ASKED: dict[str, tuple[int, ...]] = {
     "held": (6,),
 }
 LAST = 2**63 - 1
+Item = tuple[Step, NewJob]
 # Payloads that one answer holds, but for the last of them (bytes): a message has 4 MiB.
 PAYLOADS_MAX = 2 * 1024 * 1024
 
@@ -106,7 +108,7 @@ class JobStore:
     async def enqueue(
         self,
         tenant_id: UUID,
-        items: Sequence[tuple[Step, NewJob]],
+        items: Sequence[Item],
         *,
         gate: Step | None,
         at: datetime,
@@ -118,7 +120,7 @@ class JobStore:
         key; or why not), the jobs that are new with their ids, and
         whether they were leased as they were stored: with a `handover` they are, unless they rest or are limited.
         """
-        faulty = _faulty(items)
+        items, faulty = _arrived(items, at)
         async with self._db.tenant(tenant_id) as connection:
             if gate is not None and gate.operation == COMPENSATION:
                 ids = await self._withdraw(connection, gate)
@@ -200,11 +202,9 @@ class JobStore:
         """Store all of a batch, or nothing. With a `handover` the jobs are leased as they are stored, unless they rest or
         are limited.
 
-        A compensating `step` takes back those that nobody works on instead. Raises InvalidArgument naming the first
-        payload that is no JSON object.
+        A compensating `step` takes back those that nobody works on instead. Raises InvalidArgument as `arrived_batch`.
         """
-        for i, payload in enumerate(batch.payloads):
-            check_payload(payload, f"payloads[{i}]")
+        batch = arrived_batch(batch, step.at)
         if step.operation != REQUEST or tied(batch):
             return await self._enqueue_step(step, batch)
         kind_id, first = await self._prepared(step.tenant_id, batch)
@@ -256,7 +256,6 @@ class JobStore:
         if members and members.callback is None:
             await ties.grow_batch(connection, tenant_id, callback, count, more=members.more)
         elif members and members.callback is not None:
-            check_payload(members.callback.payload, "batch.callback.payload")
             callback = first + count
             await ties.open_batch(connection, tenant_id, callback, count, more=members.more)
             held, numbers = await self._terms(connection, tenant_id, [(callback, members.callback)])
@@ -346,14 +345,15 @@ def tied(batch: NewBatch) -> bool:
     return bool(batch.ordering_key or batch.members)
 
 
-def _faulty(items: Sequence[tuple[Step, NewJob]]) -> dict[int, Fault]:
-    faulty: dict[int, Fault] = {}
-    for i, (_, job) in enumerate(items):
+def _arrived(items: Sequence[Item], at: datetime) -> tuple[list[Item], dict[int, Fault]]:
+    """Jobs as they are stored, and what is wrong with some by their places."""
+    jobs, faulty = list(items), dict[int, Fault]()
+    for i, (step, job) in enumerate(items):
         try:
-            check_payload(job.payload)
+            jobs[i] = step, arrived(job, at)
         except Fault as fault:
             faulty[i] = fault
-    return faulty
+    return jobs, faulty
 
 
 def _on(job: NewJob, terms: Any) -> NewJob:

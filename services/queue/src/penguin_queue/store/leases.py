@@ -32,7 +32,7 @@ from penguin_queue.store import REPEATS_KNOWN, attempts
 from penguin_queue.store.control import end_lost, end_marked
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.wakes import drain
+from penguin_queue.store.wakes import Turns, drain
 
 sql = load("penguin_queue.store", "leases.sql")
 
@@ -72,7 +72,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep made ready, how many it buried, whether there is more, and when the next turn comes."""
+    """What a sweep made ready, how many it buried, whether time has brought more, and when the next turn comes."""
 
     ready: list[Ready]
     buried: int
@@ -87,6 +87,7 @@ class LeaseStore:
         self._tied_left = tied_left
         self._db = db
         self._kinds = kinds
+        self._turns = Turns()
 
     async def lease(self, asked: Sequence[Asked], turns: Sequence[Turn]) -> list[list[Job]]:
         """Lease ready jobs for several callers at once, turn by turn; to each its own."""
@@ -109,14 +110,15 @@ class LeaseStore:
             token = new_token()
             rows = await self._take(connection, sql.lease_lots, [asked], turns, [token], [])
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
-        # They come in the order of their places on disk, so lanes alternate.
-        lanes: dict[tuple[UUID, int, int], list[Any]] = defaultdict(list)
-        for row in rows:
-            lanes[_GROUPED(row)].append(row)
-        found = [
-            _lot(Lane(priority, kinds[kind_id], tenant_id), own, token, asked.until)
-            for (tenant_id, kind_id, priority), own in lanes.items()
-        ]
+            # They come in the order of their places on disk, so lanes alternate.
+            lanes: dict[tuple[UUID, int, int], list[Any]] = defaultdict(list)
+            for row in rows:
+                lanes[_GROUPED(row)].append(row)
+            # While the transaction is open: rows that cannot be read are not leased.
+            found = [
+                _lot(Lane(priority, kinds[kind_id], tenant_id), own, token, asked.until)
+                for (tenant_id, kind_id, priority), own in lanes.items()
+            ]
         return [lot for lot, _ in found], [taken for _, taken in found]
 
     async def _take(
@@ -297,21 +299,25 @@ class LeaseStore:
         return rated, frozenset(row["name"] for row in limited)
 
     async def sweep(self, at: datetime, after: datetime = EVER, spare: Spare = lambda _: 0) -> Swept:
-        """Do what no call does: what time has brought since `after` (scheduled jobs fall due, leases run out, poison is buried),
-        and what waited for jobs that have left comes free. Bounded.
+        """Do what time has brought since `after` and no call does: scheduled jobs fall due, leases run out, poison is buried.
+        Bounded, each in a transaction of its own: what is wrong with one does not undo the other.
 
         `spare` is told how many leases have run out, and says how many more than its queue's limit a job may lose.
         """
-        freed, more_left = await drain(self._db, self._kinds, at)
         async with self._db.maintenance() as connection:
             due = await connection.fetch(sql.promote, at, SWEEP_LIMIT, after)
+        async with self._db.maintenance() as connection:
             cancelled, lost, buried = await self._lost(connection, at, after, spare)
             next_at = await connection.fetchval(sql.next_turn, after)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
         if buried or cancelled:
             self._tied_left()
-        more = more_left or SWEEP_LIMIT in (len(due), len(lost), len(buried), len(cancelled))
-        return Swept([*freed, *(ready_of(row, kinds) for row in (*due, *lost))], len(buried), more, next_at)
+        more = SWEEP_LIMIT in (len(due), len(lost), len(buried), len(cancelled))
+        return Swept([ready_of(row, kinds) for row in (*due, *lost)], len(buried), more, next_at)
+
+    async def see_to_left(self, at: datetime) -> tuple[list[Ready], bool]:
+        """See to what waited for jobs that have left: what came free by it, and whether there is more. Bounded."""
+        return await drain(self._db, self._kinds, at, self._turns)
 
     async def _lost(
         self, connection: Connection, at: datetime, after: datetime, spare: Spare

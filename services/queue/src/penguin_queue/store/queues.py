@@ -95,6 +95,11 @@ class QueueStore:
                 raise NotFound("queue", pause.queue, field="target.queue")
             await barrier.record(connection, step, "", str)
 
+    async def leasing(self) -> set[str]:
+        """The transactions under way that lease jobs, or may store them leased."""
+        async with self._db.maintenance() as connection:
+            return {row["transaction"] for row in await connection.fetch(sql.leasing)}
+
     async def _rest_tenant(
         self, connection: Connection, step: Step, pause: Pause, tenant_id: UUID, *, paused: bool
     ) -> None:

@@ -41,6 +41,16 @@ UPDATE queues SET paused = $2 WHERE name = $1 RETURNING id;
 -- name: rest_kind
 UPDATE kinds SET paused = $2 WHERE name = $1 RETURNING id;
 
+-- name: leasing
+-- Both take the lock of a table before the snapshot in which they see what rests: leases that of jobs, as do others who write
+-- them, and hand-overs that of kinds. Who only reads jobs is none of them.
+SELECT DISTINCT l.virtualtransaction AS transaction
+FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND ((l.relation = 'jobs'::regclass AND l.mode IN ('RowShareLock', 'RowExclusiveLock'))
+       OR (l.relation = 'kinds'::regclass AND a.usename = 'queue_app'));
+
 -- name: kind_id
 SELECT id FROM kinds WHERE name = $1;
 

@@ -73,14 +73,23 @@ UPDATE jobs AS j SET waits = g.waits FROM grown AS g WHERE j.tenant_id = $1 AND 
 -- name: batch
 SELECT total, completed, dead, cancelled, open FROM batches WHERE tenant_id = $1 AND callback_id = $2;
 
+-- name: waking
+SELECT tenant_id FROM waking($1, $2) AS tenant_id;
+
 -- name: take_wakes
-SELECT id, tenant_id, job_id, ordering_key, batch_id, awaited FROM wakes ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED;
+-- As many of each tenant.
+SELECT w.* FROM unnest($1::uuid[]) AS t (id), LATERAL (
+    SELECT id, tenant_id, job_id, ordering_key, batch_id, awaited, seen FROM wakes WHERE wakes.tenant_id = t.id
+    ORDER BY wakes.id LIMIT $2 FOR UPDATE SKIP LOCKED) AS w;
 
 -- name: dependents
-SELECT d.tenant_id, d.awaits, d.job_id, j.ordering_key, coalesce(j.run_if_failed, false) AS run_if_failed
-FROM unnest($1::uuid[], $2::bigint[]) AS w (tenant_id, id)
-JOIN dependencies AS d ON d.tenant_id = w.tenant_id AND d.awaits = w.id
-JOIN jobs AS j ON j.id = d.job_id;
+-- A page of those who wait for each: so many that come after the last that was seen to. Some may be gone.
+SELECT w.wake, d.tenant_id, d.awaits, d.job_id, j.id IS NULL AS gone, j.ordering_key, coalesce(j.run_if_failed, false) AS run_if_failed
+FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::integer[]) AS w (tenant_id, id, wake, seen, most), LATERAL (
+    SELECT e.tenant_id, e.awaits, e.job_id FROM dependencies AS e
+    WHERE e.tenant_id = w.tenant_id AND e.awaits = w.id AND e.job_id > coalesce(w.seen, 0)
+    ORDER BY e.job_id LIMIT w.most) AS d
+LEFT JOIN jobs AS j ON j.id = d.job_id;
 
 -- name: ends
 -- 2: it is there again. Who is nowhere was purged, which is as if he had been cancelled.
@@ -147,6 +156,11 @@ WHERE j.id = ANY ($1::bigint[]) AND j.state = 6 AND coalesce(j.waits, 0) <= 0
       SELECT FROM jobs AS o
       WHERE o.tenant_id = j.tenant_id AND o.ordering_key = j.ordering_key AND o.position < j.position))
 RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;
+
+-- name: keep_wakes
+-- Those with more that wait for them: what else there was to see to is done.
+UPDATE wakes AS w SET seen = k.seen, ordering_key = NULL, batch_id = NULL
+FROM unnest($1::bigint[], $2::bigint[]) AS k (id, seen) WHERE w.id = k.id AND w.id = ANY ($1::bigint[]);
 
 -- name: drop_wakes
 DELETE FROM wakes WHERE id = ANY ($1::bigint[]);

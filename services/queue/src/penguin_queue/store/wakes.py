@@ -1,11 +1,14 @@
 """What follows when tied jobs have left: the next of their ordering key, those that waited for them, and their batches'
-callbacks come free. Each round is one transaction: what is lost with it is done by the next."""
+callbacks come free. Each round is one transaction: what is lost with it is done by the next. It takes as much of each tenant
+as of the others, and of many who wait for the same job a page: a wake stays until its last."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -20,32 +23,55 @@ from penguin_queue.store.ties import take_turns
 
 sql = load("penguin_queue.store", "ties.sql")
 
-# Ends that one round sees to.
+# Ends that one round sees to, and about as many jobs that wait for them as it frees: some tens of microseconds each.
 WAKES_MAX = 500
+DEPENDENTS_MAX = 1000
+# Tenants among whom one round is shared.
+TENANTS_MAX = 50
 # Rows that one step of the hourly round looks at, and its steps.
 SETTLE_LIMIT = 1000
 SETTLE_ROUNDS = 500
 NOBODY = UUID(int=0)
 # As the numbers of states.
-COMPLETED, DEAD, CANCELLED, DISCARDED = 3, 4, 5, 7
+AGAIN, COMPLETED, DEAD, CANCELLED, DISCARDED = 2, 3, 4, 5, 7
 
 
-async def drain(db: Database, kinds: Kinds, at: datetime) -> tuple[list[Ready], bool]:
+@dataclass
+class Turns:
+    """Whose turn it is, from round to round: the tenants after this one."""
+
+    after: UUID = NOBODY
+
+
+async def drain(db: Database, kinds: Kinds, at: datetime, turns: Turns | None = None) -> tuple[list[Ready], bool]:
     """See to the jobs that have left; returns those that came free, and whether there is more to see to at once."""
     async with db.maintenance() as connection:
-        wakes = await connection.fetch(sql.take_wakes, WAKES_MAX)
+        wakes, more = await _take(connection, turns or Turns())
         if not wakes:
-            return [], False
-        rows, cancelled = await _see_to(connection, wakes, at)
-        await connection.execute(sql.drop_wakes, [wake["id"] for wake in wakes])
+            return [], more
+        rows, left = await _see_to(connection, wakes, at)
         names = await kinds.names(connection, {row["kind_id"] for row in rows})
-    return [ready_of(row, names) for row in rows], cancelled or len(wakes) == WAKES_MAX
+    return [ready_of(row, names) for row in rows], more or left
+
+
+async def _take(connection: Connection, turns: Turns) -> tuple[Sequence[Any], bool]:
+    """The wakes of one round, locked, and whether there are more."""
+    tenants = [row["tenant_id"] for row in await connection.fetch(sql.waking, turns.after, TENANTS_MAX)]
+    # Those before are to come, too, and after the last of all the first.
+    more = turns.after != NOBODY or len(tenants) == TENANTS_MAX
+    turns.after = tenants[-1] if len(tenants) == TENANTS_MAX else NOBODY
+    if not tenants:
+        return [], more
+    share = WAKES_MAX // len(tenants)
+    wakes = await connection.fetch(sql.take_wakes, tenants, share)
+    return wakes, more or share in Counter(wake["tenant_id"] for wake in wakes).values()
 
 
 async def _see_to(connection: Connection, wakes: Sequence[Any], at: datetime) -> tuple[Sequence[Any], bool]:
+    """Do what follows from these ends; the rows of jobs that came free, and whether that leaves more to see to."""
     awaited = [wake for wake in wakes if wake["awaited"]]
     members = [wake for wake in wakes if wake["batch_id"] is not None]
-    waiting = await connection.fetch(sql.dependents, *_refs(awaited, "job_id")) if awaited else []
+    waiting, unseen = await _page(connection, awaited)
     keys = {(row["tenant_id"], row["ordering_key"]) for row in (*wakes, *waiting) if row["ordering_key"]}
     # From here on nothing comes to these keys, and what came is seen by each new statement.
     await take_turns(connection, list(keys))
@@ -59,8 +85,39 @@ async def _see_to(connection: Connection, wakes: Sequence[Any], at: datetime) ->
     cancelled = await _free(connection, waiting, ends, at) if waiting else False
     if members:
         await _count(connection, members, batches, ends)
+    # Whoever is there again leaves another wake when it ends.
+    kept = {
+        wake["id"]: unseen[wake["id"]] for wake in awaited if wake["id"] in unseen and ends[wake["job_id"]] != AGAIN
+    }
+    if kept:
+        await connection.execute(sql.keep_wakes, list(kept), list(kept.values()))
+    await connection.execute(sql.drop_wakes, [wake["id"] for wake in wakes if wake["id"] not in kept])
     # In a statement of its own: what became of the others is seen by it. Heads that were cancelled wake their key anew.
-    return await connection.fetch(sql.settle, sorted(concerned), at), cancelled
+    return await connection.fetch(sql.settle, sorted(concerned), at), cancelled or bool(kept)
+
+
+async def _page(connection: Connection, awaited: Sequence[Any]) -> tuple[list[Any], dict[int, int]]:
+    """Some of those who wait for these ends, as many for each tenant; and how far that comes of the wakes that have more."""
+    if not awaited:
+        return [], {}
+    counts = Counter(wake["tenant_id"] for wake in awaited)
+    most = [max(1, DEPENDENTS_MAX // len(counts) // counts[wake["tenant_id"]]) for wake in awaited]
+    # One more than is seen to tells that there are more.
+    rows = await connection.fetch(
+        sql.dependents, *_refs(awaited, "job_id"), [wake["id"] for wake in awaited], [wake["seen"] for wake in awaited],
+        [each + 1 for each in most],
+    )  # fmt: skip
+    pages: dict[int, list[Any]] = defaultdict(list)
+    for row in rows:
+        pages[row["wake"]].append(row)
+    waiting: list[Any] = []
+    unseen: dict[int, int] = {}
+    for wake, each in zip(awaited, most, strict=True):
+        page = sorted(pages[wake["id"]], key=itemgetter("job_id"))
+        if len(page) > each:
+            unseen[wake["id"]] = page[each - 1]["job_id"]
+        waiting += [row for row in page[:each] if not row["gone"]]
+    return waiting, unseen
 
 
 async def _free(connection: Connection, waiting: Sequence[Any], ends: dict[int, int], at: datetime) -> bool:

@@ -122,7 +122,9 @@ class QueueAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseJobs(self, request, context):
-        """PauseJobs lets jobs rest: from its answer on none of them is leased. What is in workers' hands goes on.
+        """PauseJobs lets jobs rest: from its answer on none of them is leased, as it waits for the leases under way. What is in
+        workers' hands goes on. DEADLINE_EXCEEDED where a lease that had begun before does not end: they rest, and a repeat waits
+        again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,10 @@ class QueueAdminServiceStub:
     MoveKinds: _grpc.UnaryUnaryMultiCallable[_queue_admin_service_pb2.MoveKindsRequest, _queue_admin_service_pb2.MoveKindsResponse]
     """MoveKinds puts kinds of jobs into a queue, with all their jobs; a kind that nobody has enqueued yet as well."""
     PauseJobs: _grpc.UnaryUnaryMultiCallable[_queue_admin_service_pb2.PauseJobsRequest, _queue_admin_service_pb2.PauseJobsResponse]
-    """PauseJobs lets jobs rest: from its answer on none of them is leased. What is in workers' hands goes on."""
+    """PauseJobs lets jobs rest: from its answer on none of them is leased, as it waits for the leases under way. What is in
+    workers' hands goes on. DEADLINE_EXCEEDED where a lease that had begun before does not end: they rest, and a repeat waits
+    again.
+    """
     ResumeJobs: _grpc.UnaryUnaryMultiCallable[_queue_admin_service_pb2.ResumeJobsRequest, _queue_admin_service_pb2.ResumeJobsResponse]
     """ResumeJobs ends the rest of exactly what was paused; NOT_FOUND where there is no such queue or kind."""
     ListPauses: _grpc.UnaryUnaryMultiCallable[_queue_admin_service_pb2.ListPausesRequest, _queue_admin_service_pb2.ListPausesResponse]
@@ -76,7 +79,10 @@ class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
     MoveKinds: _aio.UnaryUnaryMultiCallable[_queue_admin_service_pb2.MoveKindsRequest, _queue_admin_service_pb2.MoveKindsResponse]  # type: ignore[assignment]
     """MoveKinds puts kinds of jobs into a queue, with all their jobs; a kind that nobody has enqueued yet as well."""
     PauseJobs: _aio.UnaryUnaryMultiCallable[_queue_admin_service_pb2.PauseJobsRequest, _queue_admin_service_pb2.PauseJobsResponse]  # type: ignore[assignment]
-    """PauseJobs lets jobs rest: from its answer on none of them is leased. What is in workers' hands goes on."""
+    """PauseJobs lets jobs rest: from its answer on none of them is leased, as it waits for the leases under way. What is in
+    workers' hands goes on. DEADLINE_EXCEEDED where a lease that had begun before does not end: they rest, and a repeat waits
+    again.
+    """
     ResumeJobs: _aio.UnaryUnaryMultiCallable[_queue_admin_service_pb2.ResumeJobsRequest, _queue_admin_service_pb2.ResumeJobsResponse]  # type: ignore[assignment]
     """ResumeJobs ends the rest of exactly what was paused; NOT_FOUND where there is no such queue or kind."""
     ListPauses: _aio.UnaryUnaryMultiCallable[_queue_admin_service_pb2.ListPausesRequest, _queue_admin_service_pb2.ListPausesResponse]  # type: ignore[assignment]
@@ -135,7 +141,10 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_admin_service_pb2.PauseJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_admin_service_pb2.PauseJobsResponse, _abc.Awaitable[_queue_admin_service_pb2.PauseJobsResponse]]:
-        """PauseJobs lets jobs rest: from its answer on none of them is leased. What is in workers' hands goes on."""
+        """PauseJobs lets jobs rest: from its answer on none of them is leased, as it waits for the leases under way. What is in
+        workers' hands goes on. DEADLINE_EXCEEDED where a lease that had begun before does not end: they rest, and a repeat waits
+        again.
+        """
 
     @_abc_1.abstractmethod
     def ResumeJobs(

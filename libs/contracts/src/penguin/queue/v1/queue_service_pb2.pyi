@@ -219,7 +219,7 @@ class NewJob(_message.Message):
     """Whose rate it goes by where its queue has a key_rate: for example the sending mailbox's id, or a domain."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp:
-        """Not before this; absent means now."""
+        """Not before this; absent means now, and so does a moment that is over. Before the year 9000."""
 
     @_builtins.property
     def unique(self) -> Global___UniqueKey: ...
@@ -449,7 +449,7 @@ class EnqueueBatchRequest(_message.Message):
 
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp:
-        """Not before this; absent means now."""
+        """Not before this; absent means now, and so does a moment that is over. Before the year 9000."""
 
     @_builtins.property
     def traceparents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
