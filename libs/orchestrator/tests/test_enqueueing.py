@@ -13,10 +13,11 @@ import pytest
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_chassis.pool import Database
 from penguin_orchestrator import enqueueing
+from penguin_orchestrator import jobs as module
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.enqueueing import _Stream
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.jobs import Answer, Jobs, Terms
+from penguin_orchestrator.jobs import Answer, Callback, Jobs, NewJob, Terms
 
 TERMS = Terms("test.streamed")
 
@@ -152,6 +153,27 @@ async def test_the_same_request_is_stored_once_beside_whatever_it_comes(jobs: Jo
         len({await jobs.enqueue(tenant, Terms("k", rate_key="r"), {}, request_id=known) for known in [uuid4()] * 2})
         == 1
     )
+
+
+async def test_a_repeat_may_come_in_another_trace(
+    jobs: Jobs, queue_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a handler does, whose every attempt has its own."""
+    tenant, single, many, batch, each = uuid4(), uuid4(), uuid4(), uuid4(), uuid4()
+    said: list[object] = []
+    for n in range(2):
+        monkeypatch.setattr(module, "traceparent", lambda n=n: f"00-{n + 1:032x}-{n + 1:016x}-01")
+        over = Callback(Terms("test.over"), {})
+        said.append(
+            [
+                await jobs.enqueue(tenant, TERMS, {}, request_id=single),
+                await jobs.enqueue_many(tenant, TERMS, [{}] * 3, request_id=many),
+                await jobs.enqueue_batch(tenant, TERMS, [{}] * 3, over, request_id=batch),
+                await jobs.enqueue_each(tenant, [NewJob(TERMS, {})] * 2, request_id=each),
+            ]
+        )
+    assert said[0] == said[1]
+    assert await count(queue_db, tenant) == 1 + 3 + 4 + 2
 
 
 async def test_another_job_under_a_request_id_in_use_is_refused(jobs: Jobs, queue_db: Database) -> None:
