@@ -201,7 +201,11 @@ def reminted(message: Any) -> None:
     descriptor: Descriptor = message.DESCRIPTOR
     for field in descriptor.fields:
         if field.GetOptions().Extensions[options_pb2.minted]:
-            if field.type == FieldDescriptor.TYPE_STRING:
+            if field.type != FieldDescriptor.TYPE_STRING:
+                continue
+            if field.is_repeated:
+                getattr(message, field.name)[:] = [str(uuid4()) for _ in getattr(message, field.name)]
+            else:
                 setattr(message, field.name, str(uuid4()))
         elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
             for each in getattr(message, field.name) if field.is_repeated else _present(message, field.name):

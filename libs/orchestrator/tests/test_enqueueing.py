@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
+import grpc
 import pytest
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_chassis.pool import Database
 from penguin_orchestrator import enqueueing
+from penguin_orchestrator import jobs as module
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.enqueueing import _Stream
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.jobs import Jobs, Terms
+from penguin_orchestrator.jobs import Answer, Callback, Jobs, NewJob, Terms
 
 TERMS = Terms("test.streamed")
 
@@ -129,6 +131,76 @@ async def test_one_that_is_wrong_is_refused_and_those_beside_it_are_stored(jobs:
     assert [isinstance(each, TierError) and each.reason for each in refused] == ["INVALID_FIELD"] * 2
     assert refused == [answers[5], answers[6]]
     assert await count(queue_db, tenant) == 10
+
+
+async def test_the_same_request_is_stored_once_beside_whatever_it_comes(jobs: Jobs, queue_db: Database) -> None:
+    tenant, known, other = uuid4(), uuid4(), uuid4()
+    first = await jobs.enqueue(tenant, TERMS, {"n": 1}, request_id=known)
+    # By itself, twice in one call, and among others on the same terms, of which some are wrong.
+    assert await jobs.enqueue(tenant, TERMS, {"n": 1}, request_id=known) == first
+    again = [jobs.enqueue(tenant, TERMS, {"n": 1}, request_id=known) for _ in range(2)]
+    beside = [jobs.enqueue(tenant, TERMS, {"n": n}) for n in range(20)]
+    wrong = jobs.enqueue(tenant, Terms("No Kind"), {}, request_id=uuid4())
+    new = [jobs.enqueue(tenant, TERMS, {"n": 2}, request_id=other) for _ in range(2)]
+    answers = await asyncio.gather(*beside[:10], *again, wrong, *new, *beside[10:], return_exceptions=True)
+    assert isinstance(answers[12], TierError)
+    assert answers[10:12] == [first, first]
+    assert answers[13] == answers[14] != first
+    assert len({each for each in answers if isinstance(each, int)}) == 22
+    assert await count(queue_db, tenant) == 22
+    # On keys, too.
+    assert (
+        len({await jobs.enqueue(tenant, Terms("k", rate_key="r"), {}, request_id=known) for known in [uuid4()] * 2})
+        == 1
+    )
+
+
+async def test_a_repeat_may_come_in_another_trace(
+    jobs: Jobs, queue_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a handler does, whose every attempt has its own."""
+    tenant, single, many, batch, each = uuid4(), uuid4(), uuid4(), uuid4(), uuid4()
+    said: list[object] = []
+    for n in range(2):
+        monkeypatch.setattr(module, "traceparent", lambda n=n: f"00-{n + 1:032x}-{n + 1:016x}-01")
+        over = Callback(Terms("test.over"), {})
+        said.append(
+            [
+                await jobs.enqueue(tenant, TERMS, {}, request_id=single),
+                await jobs.enqueue_many(tenant, TERMS, [{}] * 3, request_id=many),
+                await jobs.enqueue_batch(tenant, TERMS, [{}] * 3, over, request_id=batch),
+                await jobs.enqueue_each(tenant, [NewJob(TERMS, {})] * 2, request_id=each),
+            ]
+        )
+    assert said[0] == said[1]
+    assert await count(queue_db, tenant) == 1 + 3 + 4 + 2
+
+
+async def test_another_job_under_a_request_id_in_use_is_refused(jobs: Jobs, queue_db: Database) -> None:
+    tenant, known = uuid4(), uuid4()
+    await jobs.enqueue(tenant, TERMS, {"n": 1}, request_id=known)
+    with pytest.raises(TierError) as refused:
+        await jobs.enqueue(tenant, TERMS, {"n": 2}, request_id=known)
+    assert refused.value.reason == "REQUEST_ID_REUSED"
+    assert await count(queue_db, tenant) == 1
+
+
+async def test_an_answer_that_is_lost_is_had_by_asking_again(
+    jobs: Jobs, queue_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant, known, send = uuid4(), uuid4(), jobs._send_rows
+    numbers: list[Answer] = []
+
+    async def deaf(to: UUID, rows: Sequence[pb.NewJob]) -> list[Answer]:
+        numbers.extend(await send(to, rows))
+        raise TierError("queue", grpc.StatusCode.DEADLINE_EXCEEDED, "", "gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "_send_rows", deaf)
+        with pytest.raises(TierError):
+            await jobs.enqueue(tenant, TERMS, {"n": 1}, request_id=known)
+    assert [await jobs.enqueue(tenant, TERMS, {"n": 1}, request_id=known)] == numbers
+    assert await count(queue_db, tenant) == 1
 
 
 async def test_large_ones_at_once_go_in_as_many_messages_as_they_need(jobs: Jobs, queue_db: Database) -> None:

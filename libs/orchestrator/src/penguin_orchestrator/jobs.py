@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -122,6 +121,8 @@ class _Single(NamedTuple):
     terms: Terms
     payload: bytes
     traceparent: str
+    # Its caller's own, under which it may be asked again: such a one goes as a row, for columns have one for all of them.
+    request_id: UUID | None = None
 
 
 Answer = int | TierError
@@ -136,6 +137,11 @@ def _bodies(payloads: Sequence[Mapping[str, Any]]) -> list[bytes]:
     return bodies
 
 
+def _alike(single: _Single) -> tuple[Terms, bool]:
+    """What singles that go together have in common: their terms, and whether they are known by ids of their own."""
+    return single.terms, single.request_id is not None
+
+
 def _size(single: _Single) -> int:
     return len(single.payload)
 
@@ -148,14 +154,17 @@ class Jobs:
         self._streams = EnqueueStreams(queue)
         self._singles: Coalescer[_Single, Answer] = Coalescer(self._together, batch=PER_CALL, parallel=2, size=_size)
 
-    async def enqueue(self, tenant_id: UUID, terms: Terms, payload: Mapping[str, Any]) -> int:
+    async def enqueue(
+        self, tenant_id: UUID, terms: Terms, payload: Mapping[str, Any], *, request_id: UUID | None = None
+    ) -> int:
         """Enqueue one job, together with those enqueued beside it; its number, or as Duplicate that of the job which has its
         unique key.
 
         Nobody waits for a clock: a call that finds fewer than two batches under way leaves at once. Raises TierError as
-        enqueue_many does, and BacklogFullError while too many of the tenant wait here, or too large ones of all.
+        enqueue_many does, and BacklogFullError while too many of the tenant wait here, or too large ones of all. Where its
+        outcome is unknown, the same call with the same `request_id` tells.
         """
-        answer = await self._singles.put(tenant_id, _Single(terms, json_bytes(payload), traceparent()))
+        answer = await self._singles.put(tenant_id, _Single(terms, json_bytes(payload), traceparent(), request_id))
         if isinstance(answer, TierError):
             raise answer
         return answer
@@ -217,9 +226,9 @@ class Jobs:
         its own number or error."""
         answers: list[Answer] = []
         keyed: list[_Single] = []
-        for terms, group in itertools.groupby(singles, key=attrgetter("terms")):
+        for (terms, named), group in itertools.groupby(singles, key=_alike):
             alike = list(group)
-            if terms.keyed and (terms.single or len(alike) < COLUMNS_MIN):
+            if named or (terms.keyed and (terms.single or len(alike) < COLUMNS_MIN)):
                 keyed += alike
                 continue
             for part in parted(keyed, _size, TOGETHER_MAX):
@@ -247,7 +256,7 @@ class Jobs:
         return list(_numbers(await self._streams.send(tenant_id, request, self._call)))
 
     async def _as_rows(self, tenant_id: UUID, singles: Sequence[_Single]) -> list[Answer]:
-        return await self._send_rows(tenant_id, [_row(each, keys.new_id()) for each in singles])
+        return await self._send_rows(tenant_id, [_row(each, each.request_id or keys.new_id()) for each in singles])
 
     async def _send_rows(self, tenant_id: UUID, rows: Sequence[pb.NewJob]) -> list[Answer]:
         method = self._queue.stub(QueueServiceStub).EnqueueJobs

@@ -21,9 +21,10 @@ async def main(stopped: asyncio.Event) -> None:
 ```
 
 Returning is done; a returned text, or `Done(result=…)`, says where to find what came of it. Raising says what else it is
-(`jobs`): Retry, Snooze, Away, Release or Reject; any other exception is a defect and costs an attempt. A long handler tells
-how far it has come by `job.progress(done, total, note)`. Jobs come at least once: bring effects about under `Job.effect_key`,
-which stays the same from attempt to attempt. A function that blocks goes through `threads.in_thread`; what stands around every
-handler is a layer of `middleware`. Handlers that end without waiting share a task; from its first wait on, one has its task to
-itself. A lease is kept for as long as its handler runs; when it is lost all the same, the handler is cancelled.
+(`jobs`): Retry, Snooze, Away, Release or Reject; any other exception is a defect and costs an attempt. A long handler tells how
+far it has come by `job.progress(done, total, note)`. Jobs come at least once: bring effects about under `Job.effect_key`, which
+stays the same from attempt to attempt, or, in a database of your own, within `effects.once`, a layer that has them applied once
+and keeps late attempts out. A function that blocks goes through `threads.in_thread`; what stands around every handler is a
+layer of `middleware`. Handlers that end without waiting share a task; from its first wait on, one has its task to itself. A
+lease is kept for as long as its handler runs; when it is lost all the same, the handler is cancelled.
 """

@@ -7,18 +7,22 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from unittest.mock import AsyncMock
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 from services.queue.tests.rows import batch_request, enqueue_request, lease_request, new_job, ref_of
+from services.queue.tests.store.test_autovacuum import HOT
 
 from penguin.queue.v1 import queue_admin_service_pb2 as pb
 from penguin.queue.v1 import queue_service_pb2 as jobs_pb
 from penguin.queue.v1.queue_admin_service_pb2_grpc import QueueAdminServiceStub
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_chassis.pool import Database
+from penguin_queue.operations import census as module
 from penguin_queue.operations.census import Census
-from penguin_queue.store.census import CensusStore, Counts
+from penguin_queue.store.census import CensusStore, Counts, TenantDepth
 from penguin_testkit.calling import TierClient
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -98,3 +102,61 @@ async def test_an_open_transaction_is_seen_by_its_age_and_told_of_once(
     ]  # fmt: skip
     # Of a slot the time is known since it was seen first.
     assert ages == [301.0, 301.0, 0.0, 301.0]
+
+
+def depth_of(n: int, waiting: int = 1) -> TenantDepth:
+    return TenantDepth(UUID(int=n), waiting, 0)
+
+
+async def test_the_largest_tenants_are_metrics_and_who_leaves_them_is_told_of_no_more(
+    own_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    module._largest.enter(provider.get_meter("test"))
+    census = Census(CensusStore(own_db), own_db.now)
+    counts = await census.latest()
+
+    async def told(*tenants: TenantDepth) -> dict[tuple[str, str], int]:
+        monkeypatch.setattr(census, "latest", AsyncMock(return_value=replace(counts, tenants=list(tenants))))
+        await census.measure(own_db, AT)
+        data = reader.get_metrics_data()
+        if data is None:
+            return {}
+        (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+        found: dict[tuple[str, str], int] = {}
+        for point in metric.data.data_points:
+            assert isinstance(point, NumberDataPoint)
+            labels = point.attributes or {}
+            found[str(labels["penguin.tenant_id"]), str(labels["state"])] = int(point.value)
+        return found
+
+    try:
+        # More of them than are told of, and a moment later all others.
+        first = await told(*(depth_of(n, 100 - n) for n in range(100)))
+        assert len(first) == 2 * 10
+        assert first[str(UUID(int=9)), "waiting"] == 91
+        second = await told(depth_of(3, 7), *(depth_of(n) for n in range(200, 300)))
+        assert {UUID(tenant).int for tenant, _ in second} == {3, *range(200, 209)}
+        assert second[str(UUID(int=3)), "waiting"] == 7
+        assert await told() == {}
+    finally:
+        module._largest.show(())
+        provider.shutdown()
+
+
+async def test_dead_rows_are_told_of_every_hot_table(own_db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, int] = {}
+    monkeypatch.setattr(
+        module, "_dead_rows", SimpleNamespace(set=lambda rows, labels: told.update({labels["table"]: rows}))
+    )
+    await Census(CensusStore(own_db), own_db.now).measure(own_db, AT)
+    assert told.keys() == HOT.keys()
+
+
+def test_every_gauge_says_how_replicas_are_put_together() -> None:
+    # Before and after there is somewhere to export to.
+    said = [getattr(each, "_description", getattr(each, "description", None)) for each in vars(module).values()]
+    descriptions = [each for each in said if isinstance(each, str)]
+    assert len(descriptions) == 6
+    assert all("by max, never by sum" in each for each in descriptions)

@@ -55,13 +55,14 @@ class Ask:
 @dataclass(frozen=True)
 class Grant:
     """How many may go. Of the others so many are `placed` in line, the first after `first_s` and each `step_s` after the one
-    before; the rest ask again after `later_s`."""
+    before; the rest ask again after `later_s`. `source` says whose buckets these were: no others take tokens back."""
 
     granted: int
     first_s: float = 0.0
     step_s: float = 0.0
     placed: int = 0
     later_s: float = 0.0
+    source: object = None
 
 
 @dataclass

@@ -5,31 +5,75 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from opentelemetry import metrics
 
 from penguin_chassis.clock import Now
 from penguin_chassis.pool import Database
-from penguin_queue.store.census import WINDOW, CensusStore, Counts, Flow
+from penguin_queue.store.census import WINDOW, CensusStore, Counts, Flow, TenantDepth
 
 # A count is good for this long, or for so many times as long as it took, whichever is longer (seconds, times).
 FRESH_S = 1.0
 SHARE = 20.0
 log = logging.getLogger(__name__)
+# Tenants that are told of as metrics: each is a series of its own, in every store of metrics there is.
+TENANTS_SHOWN = 10
 _meter = metrics.get_meter("penguin.queue")
-_jobs = _meter.create_gauge("penguin.queue.jobs", unit="{job}", description="Jobs by queue, kind and state.")
-_age = _meter.create_gauge("penguin.queue.oldest_ready_age", unit="s", description="Wait of the oldest ready job.")
-_dead_rows = _meter.create_gauge("penguin.queue.dead_rows", unit="{row}", description="Rows vacuum has not removed.")
+# Every replica counts the same database and says so by itself.
+_OF_ALL = "Of the whole database, the same from every replica: aggregate by max, never by sum."
+_jobs = _meter.create_gauge("penguin.queue.jobs", unit="{job}", description=f"Jobs by queue, kind and state. {_OF_ALL}")
+_age = _meter.create_gauge(
+    "penguin.queue.oldest_ready_age", unit="s", description=f"Wait of the oldest ready job. {_OF_ALL}"
+)
+_dead_rows = _meter.create_gauge(
+    "penguin.queue.dead_rows", unit="{row}", description=f"Rows vacuum has not removed, by hot table. {_OF_ALL}"
+)
 _xmin_age = _meter.create_gauge(
-    "penguin.queue.oldest_xmin_age", unit="s", description="Since when the oldest transaction holds vacuum back."
+    "penguin.queue.oldest_xmin_age",
+    unit="s",
+    description=f"Since when the oldest transaction holds vacuum back. {_OF_ALL}",
 )
 # From then on it is worth a word in the log (seconds).
 XMIN_OLD_S = 300.0
-_rate = _meter.create_gauge("penguin.queue.rate", unit="{job}/s", description="Jobs a second, by what became of them.")
-_dead_ratio = _meter.create_gauge(
-    "penguin.queue.dead_letter_ratio", unit="1", description="Of the jobs that ended lately, how many were given up."
+_rate = _meter.create_gauge(
+    "penguin.queue.rate", unit="{job}/s", description=f"Jobs a second, by what became of them. {_OF_ALL}"
 )
+_dead_ratio = _meter.create_gauge(
+    "penguin.queue.dead_letter_ratio",
+    unit="1",
+    description=f"Of the jobs that ended lately, how many were given up. {_OF_ALL}",
+)
+
+
+class Largest:
+    """The tenants with the most jobs, as a gauge that is asked: one that is set would go on telling of whoever was in it ever."""
+
+    def __init__(self) -> None:
+        self._shown: Sequence[TenantDepth] = ()
+
+    def show(self, tenants: Sequence[TenantDepth]) -> None:
+        """Tell of these from now on, the largest first, up to TENANTS_SHOWN of them, and of no others."""
+        self._shown = tuple(tenants[:TENANTS_SHOWN])
+
+    def enter(self, meter: metrics.Meter) -> None:
+        """Be asked by this meter."""
+        meter.create_observable_gauge(
+            "penguin.queue.tenant_jobs", [self._observed], unit="{job}",
+            description=f"Jobs of the {TENANTS_SHOWN} tenants with the most, by state. {_OF_ALL}",
+        )  # fmt: skip
+
+    def _observed(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        # Asked in the exporter's thread.
+        for depth in self._shown:
+            for state in ("waiting", "leased"):
+                labels = {"penguin.tenant_id": str(depth.tenant_id), "state": state}
+                yield metrics.Observation(getattr(depth, state), labels)
+
+
+_largest = Largest()
+_largest.enter(_meter)
 FLOWS = ("enqueued", "completed", "dead", "cancelled")
 STATES = ("scheduled", "ready", "leased", "held", "dead")
 
@@ -79,7 +123,9 @@ class Census:
             _age.set(max(0.0, (at - oldest[name]).total_seconds()) if name in oldest else 0.0, labels)
         self._shown |= set(totals)
         self._show_flows(counts)
-        _dead_rows.set(counts.dead_rows)
+        _largest.show(counts.tenants)
+        for table, rows in counts.dead_rows.items():
+            _dead_rows.set(rows, {"table": table})
         self._show_xmin(counts, at)
 
     def _show_flows(self, counts: Counts) -> None:

@@ -134,15 +134,16 @@ class Leasing:
             await self.read_bounds()
         at = self._now()
         mark, chosen = self._lanes.mark, self._lanes.choose(kinds, wanted, at)
-        turns, resting = await self._rating.cap(chosen)
-        for lane, seconds in resting.items():
+        capped = await self._rating.cap(chosen)
+        turns = capped.turns
+        for lane, seconds in capped.resting.items():
             self._lanes.rest(lane, at + timedelta(seconds=seconds))
             self._announcer.later(lane.kind, seconds)
         if not turns:
             return [], len(chosen)
         taken = await lease(turns)
         self._lanes.leased(mark, turns, wanted, taken)
-        await self._rating.give_back(turns, taken)
+        await self._rating.give_back(capped, taken)
         return taken, len(chosen)
 
     async def _put_in_line(self, waits: Mapping[LeaseRef, Wait]) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,7 +19,8 @@ import orjson
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from penguin_queue.domain.lanes import Lane, Place
+from penguin_chassis.defects import places
+from penguin_queue.domain.lanes import LOWEST, Lane, Place
 from penguin_queue.store.redis import OPEN_S, Guard
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,13 @@ WAITING_MAX = 1000
 ALONE_S = 1.0
 # A server that says nothing for so long is asked whether it is there (seconds).
 SILENCE_S = 5.0
+# So often at most something that is no news is told of in the log (seconds): who can publish could fill it.
+SAID_EVERY_S = 60.0
+# What jobs can have; a lane or place beyond it would fail every lease that goes by it.
+_KIND = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
+KIND_MAX = 200
+RANK_MAX = 1000
+ID_MAX = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -46,6 +55,7 @@ class News:
         self._waiting: dict[Lane, Place] = {}
         self._telling: asyncio.Task[None] | None = None
         self._alone_until = 0.0
+        self._said_at = -SAID_EVERY_S
 
     def tell(self, lanes: Mapping[Lane, Place]) -> None:
         """Tell the others that there are jobs in these lanes from these places on, some time soon."""
@@ -71,19 +81,36 @@ class News:
             self._telling = None
 
     async def listen(self, heard: Heard) -> None:
-        """Hear the others' news, for ever; a server that is away is tried again."""
+        """Hear the others' news, for ever; a server that is away is tried again, and so it is whatever else goes wrong."""
         while self._client is not None:
             try:
-                async with self._client.pubsub() as channel:
-                    await channel.subscribe(CHANNEL)
-                    while True:
-                        said = await channel.get_message(ignore_subscribe_messages=True, timeout=SILENCE_S)
-                        if said is None:
-                            await channel.ping()
-                        elif said["type"] == "message" and (lanes := _read(said["data"], self._name)) is not None:
-                            heard(lanes)
+                await self._hear(self._client, heard)
             except (TimeoutError, OSError, RedisError):
-                await asyncio.sleep(OPEN_S * random.uniform(0.5, 1.5))
+                pass
+            except Exception as error:  # noqa: BLE001 - a process that hears no more would go on without anybody's notice
+                log.warning("hearing news failed: %s", type(error).__name__, extra={"places": places(error)})
+            await asyncio.sleep(OPEN_S * random.uniform(0.5, 1.5))
+
+    async def _hear(self, client: Redis, heard: Heard) -> None:
+        async with client.pubsub() as channel:
+            await channel.subscribe(CHANNEL)
+            while True:
+                said = await channel.get_message(ignore_subscribe_messages=True, timeout=SILENCE_S)
+                if said is None:
+                    await channel.ping()
+                elif said["type"] == "message":
+                    self._take_in(said["data"], heard)
+
+    def _take_in(self, data: Any, heard: Heard) -> None:
+        """One message. Never raises: what is wrong with one is not to cost the others."""
+        try:
+            lanes = _read(data, self._name)
+            if lanes:
+                heard(lanes)
+        except Exception as error:  # noqa: BLE001 - anybody on the channel may have written it
+            if time.monotonic() - self._said_at >= SAID_EVERY_S:
+                self._said_at = time.monotonic()
+                log.warning("news that cannot be used: %s", type(error).__name__, extra={"places": places(error)})
 
     async def close(self) -> None:
         """Let go of what is under way."""
@@ -122,16 +149,22 @@ def _written(name: str, lanes: Mapping[Lane, Place]) -> bytes:
     return orjson.dumps([name, rows])
 
 
-def _read(data: Any, own: str) -> dict[Lane, Place] | None:
-    """Another's news; None for our own, and for what is none."""
-    try:
-        name, rows = orjson.loads(data)
-        if name == own:
-            return None
-        return {
-            Lane(priority, kind, UUID(tenant)): Place(rank, _EPOCH + micros * _MICROSECOND, job_id)
-            for priority, kind, tenant, rank, micros, job_id in rows
-        }
-    except (ValueError, TypeError):
-        log.warning("news that cannot be read")
-        return None
+def _read(data: Any, own: str) -> dict[Lane, Place]:
+    """Another's news; nothing for our own. Raises ValueError and others for what is none."""
+    name, rows = orjson.loads(data)
+    if name == own:
+        return {}
+    if len(rows) > WAITING_MAX:
+        raise ValueError("more lanes than are told of at once")
+    return dict(_row(*row) for row in rows)
+
+
+def _row(priority: Any, kind: Any, tenant: Any, rank: Any, micros: Any, job_id: Any) -> tuple[Lane, Place]:
+    """A lane and a place that there can be."""
+    if any(type(each) is not int for each in (priority, rank, micros, job_id)):
+        raise TypeError("no number")
+    if not (1 <= priority <= LOWEST and abs(rank) <= RANK_MAX and micros >= 0 and 1 <= job_id <= ID_MAX):
+        raise ValueError("no place of a job")
+    if len(kind) > KIND_MAX or _KIND.fullmatch(kind) is None:
+        raise ValueError("no kind")
+    return Lane(priority, kind, UUID(tenant)), Place(rank, _EPOCH + micros * _MICROSECOND, job_id)

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import NamedTuple
 
 from penguin_queue.domain.lanes import Lane, Taken, Turn
 from penguin_queue.domain.rates import Ask, Rate, Rated
@@ -18,6 +19,15 @@ REST_MAX_S = 1.0
 
 # How long a job waits, and whether that is its place in line.
 Wait = tuple[timedelta, bool]
+
+
+class Capped(NamedTuple):
+    """The turns as far as their rates let them go, the lanes that may not go at all for so long (seconds), and whose tokens they
+    took."""
+
+    turns: list[Turn]
+    resting: dict[Lane, float]
+    source: object = None
 
 
 class Rating:
@@ -31,14 +41,15 @@ class Rating:
         """These kinds go by these rates from now on."""
         self._rated = rated
 
-    async def cap(self, turns: Sequence[Turn]) -> tuple[list[Turn], dict[Lane, float]]:
-        """The turns as far as their rates let them go, and the lanes that may not go at all for so long (seconds)."""
+    async def cap(self, turns: Sequence[Turn]) -> Capped:
+        """Take tokens for these turns."""
         asks = {
             turn: Ask(buckets, turn.share) for turn in turns if turn.share and (buckets := self._buckets(turn.lane))
         }
         if not asks:
-            return [turn for turn in turns if not self._buckets(turn.lane)], {}
-        grants = dict(zip(asks, await self._rates.take(list(asks.values())), strict=True))
+            return Capped([turn for turn in turns if not self._buckets(turn.lane)], {})
+        taken = await self._rates.take(list(asks.values()))
+        grants = dict(zip(asks, taken, strict=True))
         capped: list[Turn] = []
         resting: dict[Lane, float] = {}
         for turn in turns:
@@ -48,20 +59,20 @@ class Rating:
                 capped.append(replace(turn, share=grant.granted, cap=grant.granted))
             else:
                 resting[turn.lane] = min(grant.first_s, REST_MAX_S)
-        return capped, resting
+        return Capped(capped, resting, taken[0].source)
 
-    async def give_back(self, turns: Sequence[Turn], taken: Sequence[Taken]) -> None:
+    async def give_back(self, capped: Capped, taken: Sequence[Taken]) -> None:
         """Tokens of jobs that were not there."""
         counts: Counter[Lane] = Counter()
         for each in taken:
             counts[each.lane] += each.jobs
         unused: Counter[tuple[str, Rate]] = Counter()
-        for turn in turns:
+        for turn in capped.turns:
             for bucket in self._buckets(turn.lane):
                 unused[bucket] += min(turn.cap, turn.share) - counts[turn.lane]
         for (name, rate), count in unused.items():
             if count > 0:
-                await self._rates.give_back(name, rate, count)
+                await self._rates.give_back(name, rate, count, capped.source)
 
     async def waits(self, taken: Sequence[Taken]) -> dict[int, Wait]:
         """Which of these jobs, by their ids, the rates of their keys do not let go yet."""

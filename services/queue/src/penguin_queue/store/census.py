@@ -64,7 +64,8 @@ class Counts:
 
     depths: list[Depth]
     tenants: list[TenantDepth]
-    dead_rows: int
+    # What vacuum has not removed of each hot table.
+    dead_rows: dict[str, int]
     at: datetime
     # Since when the oldest transaction, as far as can be seen, holds vacuum back (seconds), and what each replication slot
     # that does so holds.
@@ -86,7 +87,7 @@ class CensusStore:
             depths = [Depth(**row) for row in await connection.fetch(sql.depths, since)]
             flows = _flows(depths, await connection.fetch(sql.ends, since))
             tenants = [TenantDepth(**row) for row in await connection.fetch(sql.tenants, TENANTS_MAX)]
-            dead_rows = await connection.fetchval(sql.dead_rows)
+            dead_rows = {row["relname"]: row["n_dead_tup"] for row in await connection.fetch(sql.dead_rows)}
             age = await connection.fetchval(sql.oldest_xmin_age)
             slots = {row["slot_name"]: row["xmin"] for row in await connection.fetch(sql.slot_xmins)}
             return Counts(depths, tenants, dead_rows, at, max(0.0, age), slots, flows)

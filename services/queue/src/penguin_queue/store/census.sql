@@ -40,8 +40,12 @@ JOIN kinds AS k ON k.id = e.kind_id
 JOIN queues AS q ON q.id = k.queue_id;
 
 -- name: dead_rows
--- What vacuum has not removed: it grows while an old transaction is held open somewhere.
-SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE relname = 'jobs';
+-- What vacuum has not removed of tables that turn over fast, which are those with words of their own on being vacuumed: it grows
+-- while an old transaction is held open somewhere.
+SELECT s.relname, s.n_dead_tup FROM pg_stat_user_tables AS s JOIN pg_class AS c ON c.oid = s.relid
+WHERE s.schemaname = 'public' AND NOT c.relispartition
+  AND EXISTS (SELECT FROM pg_options_to_table(c.reloptions) AS o WHERE o.option_name LIKE 'autovacuum%')
+ORDER BY 1;
 
 -- name: oldest_xmin_age
 -- Since when the oldest transaction, of which this role may know, keeps vacuum from removing what is dead (seconds).

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from redis.asyncio import Redis
@@ -92,9 +93,12 @@ for key, bucket in pairs(known) do
   local full = (bucket.burst - bucket.t) / bucket.per_s
   redis.call('PEXPIRE', key, math.ceil(1000 * math.max(full, bucket[3] - now)) + 60000)
 end
+out[#out + 1] = redis.call('GET', KEYS[1])
 return out
 """
+# Buckets that were begun again since are others, which gave nothing.
 _GIVE_BACK = """
+if redis.call('GET', KEYS[2]) ~= ARGV[3] then return end
 local v = redis.call('HGET', KEYS[1], 't')
 if v then
   redis.call('HSET', KEYS[1], 't', string.format('%.6f', math.min(tonumber(ARGV[2]), tonumber(v) + tonumber(ARGV[1]))))
@@ -125,21 +129,23 @@ class Rates:
                 for name, rate in ask.buckets:
                     args += [keys.index(name) + 2, rate.per_s, rate.burst]
             async with self._guard.act():
-                found = await self._take(keys=[_BEGAN, *map(_key, keys)], args=args)
+                *found, began = await self._take(keys=[_BEGAN, *map(_key, keys)], args=args)
                 self._alone = None
-                return [Grant(int(row[0]), float(row[1]), float(row[2]), int(row[3]), float(row[4])) for row in found]
+                return [
+                    Grant(int(row[0]), float(row[1]), float(row[2]), int(row[3]), float(row[4]), began) for row in found
+                ]
         now = time.monotonic()
         alone = self._by_itself(now)
-        return [alone.take(self._part(ask), now) for ask in asks]
+        return [replace(alone.take(self._part(ask), now), source=alone) for ask in asks]
 
-    async def give_back(self, name: str, rate: Rate, count: int) -> None:
-        """Tokens that nobody needed after all. Never raises; what cannot be given back is lost."""
-        if self._give_back is not None and self._guard.usable:
+    async def give_back(self, name: str, rate: Rate, count: int, source: object) -> None:
+        """Tokens that nobody needed after all, to whence they came: Redis may have gone, or come back, since. Never raises; what
+        cannot be given back is lost."""
+        if isinstance(source, Buckets):
+            source.give_back(name, self._own(rate), count, time.monotonic())
+        elif self._give_back is not None and self._guard.usable:
             async with self._guard.act():
-                await self._give_back(keys=[_key(name)], args=[count, rate.burst])
-                return
-        if self._alone is not None:
-            self._alone.give_back(name, self._own(rate), count, time.monotonic())
+                await self._give_back(keys=[_key(name), _BEGAN], args=[count, rate.burst, source])
 
     def _by_itself(self, now: float) -> Buckets:
         """This process's own buckets: empty whenever Redis has just gone, for what it had given is not known here."""
