@@ -336,9 +336,12 @@ CREATE FUNCTION public.take_position() RETURNS trigger
     AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(turn_lock(NEW.tenant_id, NEW.ordering_key));
-    NEW.position := nextval('job_positions');
+    NEW.position := coalesce(NEW.position, nextval('job_positions'));
     -- In a snapshot taken after the lock: it has what the last holder stored, and the earlier rows of this statement.
-    IF EXISTS (SELECT FROM jobs AS j WHERE j.tenant_id = NEW.tenant_id AND j.ordering_key = NEW.ordering_key) THEN
+    IF EXISTS (SELECT FROM jobs AS j
+               WHERE j.tenant_id = NEW.tenant_id AND j.ordering_key = NEW.ordering_key AND j.position < NEW.position)
+       OR EXISTS (SELECT FROM jobs AS j
+                  WHERE j.tenant_id = NEW.tenant_id AND j.ordering_key = NEW.ordering_key AND j.state <> 6) THEN
         NEW.state := 6;
     END IF;
     RETURN NEW;
@@ -448,7 +451,8 @@ CREATE TABLE public.dead_jobs (
     last_error text,
     rate_key text,
     ordering_key text,
-    batch_id bigint
+    batch_id bigint,
+    "position" bigint
 )
 PARTITION BY RANGE (finished_at);
 
@@ -474,7 +478,8 @@ CREATE TABLE public.dead_jobs_default (
     last_error text,
     rate_key text,
     ordering_key text,
-    batch_id bigint
+    batch_id bigint,
+    "position" bigint
 );
 
 ALTER TABLE ONLY public.dead_jobs_default FORCE ROW LEVEL SECURITY;
@@ -864,6 +869,8 @@ CREATE INDEX dependencies_job ON public.dependencies USING btree (tenant_id, job
 CREATE INDEX job_attempts_job ON ONLY public.job_attempts USING btree (tenant_id, job_id, finished_at);
 
 CREATE INDEX job_attempts_default_tenant_id_job_id_finished_at_idx ON public.job_attempts_default USING btree (tenant_id, job_id, finished_at);
+
+CREATE INDEX jobs_in_turn ON public.jobs USING btree (tenant_id, ordering_key) WHERE ((ordering_key IS NOT NULL) AND (state <> 6));
 
 CREATE INDEX jobs_leased ON public.jobs USING btree (leased_until) WHERE (state = 2);
 

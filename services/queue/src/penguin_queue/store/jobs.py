@@ -251,10 +251,14 @@ class JobStore:
         first = await self._ids.take(connection, count + 1)
         order = Ties(ordering_key=batch.ordering_key)
         jobs = [replace(job, ties=order) for job in _singly(batch)]
-        await ties.take_turns(connection, [(tenant_id, batch.ordering_key)])
+        grows = members is not None and members.callback is None
+        growing = (tenant_id,) if grows and batch.ordering_key else ()
+        await ties.take_turns(connection, [(tenant_id, batch.ordering_key)], growing=growing)
         callback = members.callback_id if members else 0
         if members and members.callback is None:
-            await ties.grow_batch(connection, tenant_id, callback, count, more=members.more)
+            await ties.grow_batch(
+                connection, tenant_id, callback, count, more=members.more, ordering_key=batch.ordering_key
+            )
         elif members and members.callback is not None:
             check_payload(members.callback.payload, "batch.callback.payload")
             callback = first + count

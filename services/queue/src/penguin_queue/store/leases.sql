@@ -150,9 +150,9 @@ WITH gone AS (
 )
 INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
                        attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key,
-                       ordering_key, batch_id)
+                       ordering_key, position, batch_id)
 SELECT id, lease_token, run_at, created_at, $3, tenant_id, kind_id, snoozes, priority, rank, attempts + 1, max_attempts,
-       lost_leases, payload, traceparent, worker_id, error, rate_key, ordering_key, batch_id
+       lost_leases, payload, traceparent, worker_id, error, rate_key, ordering_key, position, batch_id
 FROM gone WHERE dead_letters = 1;
 
 -- name: promote
@@ -204,9 +204,9 @@ WITH gone AS (
 ), kept AS (
     INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
                            attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key,
-                           ordering_key, batch_id)
+                           ordering_key, position, batch_id)
     SELECT id, lease_token, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts,
-           lost_leases + 1, payload, traceparent, worker_id, $3, rate_key, ordering_key, batch_id
+           lost_leases + 1, payload, traceparent, worker_id, $3, rate_key, ordering_key, position, batch_id
     FROM gone WHERE dead_letters = 1
 )
 SELECT tenant_id, id, attempt FROM gone;

@@ -1,0 +1,20 @@
+-- A dead letter keeps its place in its key's order, and has it again when it is redriven: at the end, what waits for it could stand
+-- before it, and neither would ever run.
+ALTER TABLE dead_jobs ADD COLUMN position bigint;
+-- Whoever of a key is not held: one at most, and as a rule the first.
+CREATE INDEX jobs_in_turn ON jobs (tenant_id, ordering_key) WHERE ordering_key IS NOT NULL AND state <> 6;
+
+CREATE OR REPLACE FUNCTION take_position() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(turn_lock(NEW.tenant_id, NEW.ordering_key));
+    NEW.position := coalesce(NEW.position, nextval('job_positions'));
+    -- In a snapshot taken after the lock: it has what the last holder stored, and the earlier rows of this statement.
+    IF EXISTS (SELECT FROM jobs AS j
+               WHERE j.tenant_id = NEW.tenant_id AND j.ordering_key = NEW.ordering_key AND j.position < NEW.position)
+       OR EXISTS (SELECT FROM jobs AS j
+                  WHERE j.tenant_id = NEW.tenant_id AND j.ordering_key = NEW.ordering_key AND j.state <> 6) THEN
+        NEW.state := 6;
+    END IF;
+    RETURN NEW;
+END $$;
