@@ -493,6 +493,16 @@ WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000',
 
 ALTER TABLE ONLY public.dependencies FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE public.fleet (
+    one boolean DEFAULT true NOT NULL,
+    heard double precision DEFAULT 0 NOT NULL,
+    lost double precision DEFAULT 0 NOT NULL,
+    at timestamp with time zone,
+    away_since timestamp with time zone,
+    away_until timestamp with time zone,
+    CONSTRAINT fleet_one_check CHECK (one)
+);
+
 CREATE TABLE public.incarnation (
     one boolean DEFAULT true NOT NULL,
     id uuid NOT NULL,
@@ -789,6 +799,9 @@ ALTER TABLE ONLY public.batches
 
 ALTER TABLE ONLY public.dependencies
     ADD CONSTRAINT dependencies_pkey PRIMARY KEY (tenant_id, awaits, job_id);
+
+ALTER TABLE ONLY public.fleet
+    ADD CONSTRAINT fleet_pkey PRIMARY KEY (one);
 
 ALTER TABLE ONLY public.incarnation
     ADD CONSTRAINT incarnation_pkey PRIMARY KEY (one);
@@ -1125,6 +1138,10 @@ GRANT SELECT ON TABLE public.dead_jobs TO queue_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dependencies TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dependencies TO queue_maintenance;
 GRANT SELECT ON TABLE public.dependencies TO queue_readonly;
+
+GRANT SELECT ON TABLE public.fleet TO queue_app;
+GRANT SELECT ON TABLE public.fleet TO queue_readonly;
+GRANT SELECT,UPDATE ON TABLE public.fleet TO queue_maintenance;
 
 GRANT SELECT ON TABLE public.incarnation TO queue_app;
 GRANT SELECT ON TABLE public.incarnation TO queue_readonly;

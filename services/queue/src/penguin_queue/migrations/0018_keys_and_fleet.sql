@@ -18,3 +18,19 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
+
+-- What all processes of the tier have heard of workers and lost to them, and when they last looked: one row, which each of them
+-- adds to once a second.
+CREATE TABLE fleet (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    -- Leases ended by a word of their workers, and run out without one: what is a minute old counts half.
+    heard double precision NOT NULL DEFAULT 0,
+    lost double precision NOT NULL DEFAULT 0,
+    at timestamptz,
+    -- The last time that none of them was there, or the database was not: workers could not speak then.
+    away_since timestamptz,
+    away_until timestamptz
+);
+INSERT INTO fleet DEFAULT VALUES;
+GRANT SELECT ON fleet TO queue_app, queue_readonly;
+GRANT SELECT, UPDATE ON fleet TO queue_maintenance;
