@@ -133,7 +133,7 @@ class World:
         """Let the queue know what kinds there are, as it does from its first job on."""
         numbers = Kinds()
         async with self.dbs["queue"].maintenance() as connection:
-            await numbers.numbers(connection, set(KINDS))
+            await numbers.numbers(connection, set(KINDS), None)
 
 
 async def _pool(url: str, size: int) -> Any:

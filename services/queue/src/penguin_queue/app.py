@@ -34,7 +34,7 @@ from penguin_queue.store.census import CensusStore
 from penguin_queue.store.control import ControlStore
 from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import JobStore
-from penguin_queue.store.kinds import Kinds
+from penguin_queue.store.kinds import KINDS, Kinds
 from penguin_queue.store.leases import LeaseStore
 from penguin_queue.store.queues import QueueStore
 from penguin_queue.store.rates import Rates
@@ -83,6 +83,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
                     state.incarnation.duty(),
                     *DUTIES,
                     TIES,
+                    KINDS,
                     Duty("census", 5.0, census.measure),
                 ),
             ),

@@ -558,6 +558,7 @@ CREATE TABLE public.kinds (
     name text NOT NULL COLLATE pg_catalog."C",
     queue_id integer DEFAULT 1 NOT NULL,
     paused boolean DEFAULT false NOT NULL,
+    unused_since timestamp with time zone,
     CONSTRAINT kinds_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200)))
 );
 
@@ -569,6 +570,13 @@ ALTER TABLE public.kinds ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE TABLE public.kinds_made (
+    tenant_id uuid NOT NULL,
+    kind_id integer NOT NULL
+);
+
+ALTER TABLE ONLY public.kinds_made FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.legal_hold_keys (
     tenant_id uuid NOT NULL,
@@ -812,6 +820,9 @@ ALTER TABLE ONLY public.jobs
 ALTER TABLE public.jobs
     ADD CONSTRAINT jobs_state_check CHECK ((((state >= 0) AND (state <= 2)) OR (state = 6))) NOT VALID;
 
+ALTER TABLE ONLY public.kinds_made
+    ADD CONSTRAINT kinds_made_pkey PRIMARY KEY (tenant_id, kind_id);
+
 ALTER TABLE ONLY public.kinds
     ADD CONSTRAINT kinds_name_key UNIQUE (name);
 
@@ -895,6 +906,8 @@ CREATE INDEX jobs_scheduled ON public.jobs USING btree (run_at) WHERE (state = 0
 
 CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id) WHERE (state <> 2);
 
+CREATE INDEX kinds_made_kind ON public.kinds_made USING btree (kind_id);
+
 CREATE INDEX kinds_queue ON public.kinds USING btree (queue_id);
 
 CREATE INDEX legal_hold_keys_key ON public.legal_hold_keys USING btree (tenant_id, storage_key);
@@ -958,6 +971,8 @@ ALTER TABLE public.job_attempts_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.jobs ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.kinds_made ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.legal_hold_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
@@ -979,6 +994,8 @@ CREATE POLICY maintenance_duties ON public.job_attempts TO queue_maintenance USI
 CREATE POLICY maintenance_duties ON public.job_attempts_default TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.jobs TO queue_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.kinds_made TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.legal_hold_keys TO queue_maintenance USING (true) WITH CHECK (true);
 
@@ -1025,6 +1042,8 @@ CREATE POLICY tenant_isolation ON public.job_attempts TO queue_app, queue_readon
 CREATE POLICY tenant_isolation ON public.job_attempts_default TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.jobs TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.kinds_made TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.legal_hold_keys TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -1158,11 +1177,17 @@ GRANT SELECT,USAGE ON SEQUENCE public.job_positions TO queue_maintenance;
 GRANT SELECT,USAGE ON SEQUENCE public.job_positions TO queue_app;
 
 GRANT SELECT,INSERT ON TABLE public.kinds TO queue_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE public.kinds TO queue_maintenance;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.kinds TO queue_maintenance;
 GRANT SELECT ON TABLE public.kinds TO queue_readonly;
+
+GRANT UPDATE(unused_since) ON TABLE public.kinds TO queue_app;
 
 GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_maintenance;
 GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.kinds_made TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.kinds_made TO queue_maintenance;
+GRANT SELECT ON TABLE public.kinds_made TO queue_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO queue_maintenance;

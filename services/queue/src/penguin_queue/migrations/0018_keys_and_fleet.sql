@@ -34,3 +34,16 @@ CREATE TABLE fleet (
 INSERT INTO fleet DEFAULT VALUES;
 GRANT SELECT ON fleet TO queue_app, queue_readonly;
 GRANT SELECT, UPDATE ON fleet TO queue_maintenance;
+
+-- Since when there is nothing of a kind and nobody has asked for it: it goes when that is long ago.
+ALTER TABLE kinds ADD COLUMN unused_since timestamptz;
+GRANT UPDATE (unused_since) ON kinds TO queue_app;
+GRANT DELETE ON kinds TO queue_maintenance;
+-- Which kinds a tenant was the first to name: so many each, or one could use up all that there may be.
+CREATE TABLE kinds_made (
+    tenant_id uuid NOT NULL,
+    kind_id integer NOT NULL,
+    PRIMARY KEY (tenant_id, kind_id)
+);
+CREATE INDEX kinds_made_kind ON kinds_made (kind_id);
+SELECT adopt_tenant_table('kinds_made');

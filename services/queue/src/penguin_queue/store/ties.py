@@ -234,7 +234,7 @@ async def open_batch(connection: Connection, tenant_id: UUID, callback_id: int, 
 
 
 async def grow_batch(
-    connection: Connection, tenant_id: UUID, callback_id: int, count: int, *, more: bool, ordering_key: str
+    connection: Connection, tenant_id: UUID, callback_id: int, count: int, ordering_key: str, *, more: bool
 ) -> None:
     """Add so many members of one key or none. Raises NotFound, and FailedPrecondition (STATE_CONFLICT) for a batch that takes
     no more, and for members that would stand behind a job that waits for the callback, and so for them."""
