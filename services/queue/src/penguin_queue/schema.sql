@@ -501,7 +501,8 @@ CREATE TABLE public.fleet (
     away_since timestamp with time zone,
     away_until timestamp with time zone,
     CONSTRAINT fleet_one_check CHECK (one)
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 CREATE TABLE public.incarnation (
     one boolean DEFAULT true NOT NULL,

@@ -30,7 +30,7 @@ CREATE TABLE fleet (
     -- The last time that none of them was there, or the database was not: workers could not speak then.
     away_since timestamptz,
     away_until timestamptz
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 INSERT INTO fleet DEFAULT VALUES;
 GRANT SELECT ON fleet TO queue_app, queue_readonly;
 GRANT SELECT, UPDATE ON fleet TO queue_maintenance;
