@@ -134,7 +134,8 @@ async def test_tables_without_a_tenant_are_known(databases: Databases, walled: W
         await root.close()
     # Which life of the database it is concerns nobody alone.
     # Kinds of jobs are named after handlers, and queues by the platform's people, to whom alone they are told.
-    assert names <= {"schema_migrations", "incarnation", "kinds", "queues"}, (
+    # What is known of the workers as a whole is a pair of sums.
+    assert names <= {"schema_migrations", "incarnation", "kinds", "queues", "fleet"}, (
         f"neither tenant_id nor listed here: {names}"
     )
 

@@ -31,6 +31,7 @@ from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.census import Census
 from penguin_queue.operations.control import Control
 from penguin_queue.operations.firing import Schedules
+from penguin_queue.operations.hearing import Hearing
 from penguin_queue.operations.leasing import Leasing
 from penguin_queue.operations.news import News
 from penguin_queue.operations.rating import Rating
@@ -41,6 +42,7 @@ from penguin_queue.servicers.scaler import ScalerServicer
 from penguin_queue.servicers.schedules import ScheduleServicer
 from penguin_queue.store.census import CensusStore
 from penguin_queue.store.control import ControlStore
+from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import EVER, LeaseStore
@@ -132,7 +134,7 @@ class World:
         """Let the queue know what kinds there are, as it does from its first job on."""
         numbers = Kinds()
         async with self.dbs["queue"].maintenance() as connection:
-            await numbers.numbers(connection, set(KINDS))
+            await numbers.numbers(connection, set(KINDS), None)
 
 
 async def _pool(url: str, size: int) -> Any:
@@ -196,7 +198,7 @@ def _queue(here: World) -> list[Registration]:
     announcer = Announcer(told, lanes)
     jobs, leases = JobStore(db, kinds), LeaseStore(db, kinds, announcer.hurry)
     leasing = here.leasing = Leasing(leases, lanes, announcer, Rating(Rates(None, Guard("rates"), 1)), db.now)
-    work = here.work = Work(leases, leasing, jobs, announcer, db.now)
+    work = here.work = Work(leases, leasing, jobs, announcer, Hearing(FleetStore(db)), db.now)
     timetable = ScheduleStore(db, kinds, jobs)
     census = Census(CensusStore(db), db.now)
     return penguin_queue.servicers.registrations(

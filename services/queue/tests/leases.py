@@ -6,10 +6,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from penguin_chassis.pool import Database
+from penguin_queue.domain.fleet import WELL, Fleet
 from penguin_queue.domain.jobs import Job, Lot
 from penguin_queue.domain.lanes import Lane, Lanes, Place, Taken
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import EVER, Asked, LeaseStore, Spare, Swept
+from penguin_queue.store.leases import EVER, Asked, LeaseStore, Swept
 
 
 class Leases(LeaseStore):
@@ -36,9 +37,9 @@ class Leases(LeaseStore):
         turns = self.lanes.choose(asked.kinds, asked.max_jobs, asked.until)
         return (await self.lease_lots(asked, turns))[0] if turns else []
 
-    async def sweep(self, at: datetime, after: datetime = EVER, spare: Spare = lambda _: 0) -> Swept:
+    async def sweep(self, at: datetime, after: datetime = EVER, fleet: Fleet = WELL) -> Swept:
         """What time has brought, and then what follows from jobs that have left."""
-        swept = await super().sweep(at, after, spare)
+        swept = await super().sweep(at, after, fleet)
         freed, more = await self.see_to_left(at)
         return replace(swept, ready=[*swept.ready, *freed], more=swept.more or more)
 

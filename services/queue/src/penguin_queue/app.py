@@ -17,6 +17,7 @@ from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.census import Census
 from penguin_queue.operations.control import Control
 from penguin_queue.operations.firing import Schedules, firing
+from penguin_queue.operations.hearing import Hearing
 from penguin_queue.operations.leasing import Leasing, surveying
 from penguin_queue.operations.news import listening, news
 from penguin_queue.operations.rating import Rating
@@ -31,8 +32,9 @@ from penguin_queue.servicers.schedules import ScheduleServicer
 from penguin_queue.store import DUTIES
 from penguin_queue.store.census import CensusStore
 from penguin_queue.store.control import ControlStore
+from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import JobStore
-from penguin_queue.store.kinds import Kinds
+from penguin_queue.store.kinds import KINDS, Kinds
 from penguin_queue.store.leases import LeaseStore
 from penguin_queue.store.queues import QueueStore
 from penguin_queue.store.rates import Rates
@@ -58,7 +60,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         jobs, leases = JobStore(db, kinds), LeaseStore(db, kinds, announcer.hurry)
         rating = Rating(Rates(redis, Guard("rates"), config.replicas))
         leasing = Leasing(leases, lanes, announcer, rating, db.now)
-        work = Work(leases, leasing, jobs, announcer, db.now, draining=lambda: state.draining)
+        work = Work(leases, leasing, jobs, announcer, Hearing(FleetStore(db)), db.now, draining=lambda: state.draining)
         control = Control(ControlStore(db, kinds), announcer)
         timetable = ScheduleStore(db, kinds, jobs)
         schedules = Schedules(timetable, announcer)
@@ -81,6 +83,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
                     state.incarnation.duty(),
                     *DUTIES,
                     TIES,
+                    KINDS,
                     Duty("census", 5.0, census.measure),
                 ),
             ),

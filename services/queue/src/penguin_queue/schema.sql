@@ -336,9 +336,12 @@ CREATE FUNCTION public.take_position() RETURNS trigger
     AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(turn_lock(NEW.tenant_id, NEW.ordering_key));
-    NEW.position := nextval('job_positions');
+    NEW.position := coalesce(NEW.position, nextval('job_positions'));
     -- In a snapshot taken after the lock: it has what the last holder stored, and the earlier rows of this statement.
-    IF EXISTS (SELECT FROM jobs AS j WHERE j.tenant_id = NEW.tenant_id AND j.ordering_key = NEW.ordering_key) THEN
+    IF EXISTS (SELECT FROM jobs AS j
+               WHERE j.tenant_id = NEW.tenant_id AND j.ordering_key = NEW.ordering_key AND j.position < NEW.position)
+       OR EXISTS (SELECT FROM jobs AS j
+                  WHERE j.tenant_id = NEW.tenant_id AND j.ordering_key = NEW.ordering_key AND j.state <> 6) THEN
         NEW.state := 6;
     END IF;
     RETURN NEW;
@@ -466,7 +469,8 @@ CREATE TABLE public.dead_jobs (
     last_error text,
     rate_key text,
     ordering_key text,
-    batch_id bigint
+    batch_id bigint,
+    "position" bigint
 )
 PARTITION BY RANGE (finished_at);
 
@@ -492,7 +496,8 @@ CREATE TABLE public.dead_jobs_default (
     last_error text,
     rate_key text,
     ordering_key text,
-    batch_id bigint
+    batch_id bigint,
+    "position" bigint
 );
 
 ALTER TABLE ONLY public.dead_jobs_default FORCE ROW LEVEL SECURITY;
@@ -505,6 +510,17 @@ CREATE TABLE public.dependencies (
 WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY public.dependencies FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE public.fleet (
+    one boolean DEFAULT true NOT NULL,
+    heard double precision DEFAULT 0 NOT NULL,
+    lost double precision DEFAULT 0 NOT NULL,
+    at timestamp with time zone,
+    away_since timestamp with time zone,
+    away_until timestamp with time zone,
+    CONSTRAINT fleet_one_check CHECK (one)
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 CREATE TABLE public.incarnation (
     one boolean DEFAULT true NOT NULL,
@@ -561,6 +577,7 @@ CREATE TABLE public.kinds (
     name text NOT NULL COLLATE pg_catalog."C",
     queue_id integer DEFAULT 1 NOT NULL,
     paused boolean DEFAULT false NOT NULL,
+    unused_since timestamp with time zone,
     CONSTRAINT kinds_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200)))
 );
 
@@ -572,6 +589,13 @@ ALTER TABLE public.kinds ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE TABLE public.kinds_made (
+    tenant_id uuid NOT NULL,
+    kind_id integer NOT NULL
+);
+
+ALTER TABLE ONLY public.kinds_made FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.legal_hold_keys (
     tenant_id uuid NOT NULL,
@@ -804,6 +828,9 @@ ALTER TABLE ONLY public.batches
 ALTER TABLE ONLY public.dependencies
     ADD CONSTRAINT dependencies_pkey PRIMARY KEY (tenant_id, awaits, job_id);
 
+ALTER TABLE ONLY public.fleet
+    ADD CONSTRAINT fleet_pkey PRIMARY KEY (one);
+
 ALTER TABLE ONLY public.incarnation
     ADD CONSTRAINT incarnation_pkey PRIMARY KEY (one);
 
@@ -815,6 +842,9 @@ ALTER TABLE public.jobs
 
 ALTER TABLE public.jobs
     ADD CONSTRAINT jobs_state_check CHECK ((((state >= 0) AND (state <= 2)) OR (state = 6))) NOT VALID;
+
+ALTER TABLE ONLY public.kinds_made
+    ADD CONSTRAINT kinds_made_pkey PRIMARY KEY (tenant_id, kind_id);
 
 ALTER TABLE ONLY public.kinds
     ADD CONSTRAINT kinds_name_key UNIQUE (name);
@@ -887,6 +917,8 @@ CREATE INDEX job_attempts_job ON ONLY public.job_attempts USING btree (tenant_id
 
 CREATE INDEX job_attempts_default_tenant_id_job_id_finished_at_idx ON public.job_attempts_default USING btree (tenant_id, job_id, finished_at);
 
+CREATE INDEX jobs_in_turn ON public.jobs USING btree (tenant_id, ordering_key) WHERE ((ordering_key IS NOT NULL) AND (state <> 6));
+
 CREATE INDEX jobs_leased ON public.jobs USING btree (leased_until) WHERE (state = 2);
 
 CREATE INDEX jobs_ordered ON public.jobs USING btree (tenant_id, ordering_key, "position") WHERE (ordering_key IS NOT NULL);
@@ -896,6 +928,8 @@ CREATE INDEX jobs_ready ON public.jobs USING btree (priority, kind_id, tenant_id
 CREATE INDEX jobs_scheduled ON public.jobs USING btree (run_at) WHERE (state = 0);
 
 CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id) WHERE (state <> 2);
+
+CREATE INDEX kinds_made_kind ON public.kinds_made USING btree (kind_id);
 
 CREATE INDEX kinds_queue ON public.kinds USING btree (queue_id);
 
@@ -960,6 +994,8 @@ ALTER TABLE public.job_attempts_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.jobs ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.kinds_made ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.legal_hold_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.legal_holds ENABLE ROW LEVEL SECURITY;
@@ -981,6 +1017,8 @@ CREATE POLICY maintenance_duties ON public.job_attempts TO queue_maintenance USI
 CREATE POLICY maintenance_duties ON public.job_attempts_default TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.jobs TO queue_maintenance USING (true) WITH CHECK (true);
+
+CREATE POLICY maintenance_duties ON public.kinds_made TO queue_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.legal_hold_keys TO queue_maintenance USING (true) WITH CHECK (true);
 
@@ -1027,6 +1065,8 @@ CREATE POLICY tenant_isolation ON public.job_attempts TO queue_app, queue_readon
 CREATE POLICY tenant_isolation ON public.job_attempts_default TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.jobs TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.kinds_made TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.legal_hold_keys TO queue_app, queue_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -1144,6 +1184,10 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dependencies TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.dependencies TO queue_maintenance;
 GRANT SELECT ON TABLE public.dependencies TO queue_readonly;
 
+GRANT SELECT ON TABLE public.fleet TO queue_app;
+GRANT SELECT ON TABLE public.fleet TO queue_readonly;
+GRANT SELECT,UPDATE ON TABLE public.fleet TO queue_maintenance;
+
 GRANT SELECT ON TABLE public.incarnation TO queue_app;
 GRANT SELECT ON TABLE public.incarnation TO queue_readonly;
 GRANT SELECT,UPDATE ON TABLE public.incarnation TO queue_maintenance;
@@ -1159,11 +1203,17 @@ GRANT SELECT,USAGE ON SEQUENCE public.job_positions TO queue_maintenance;
 GRANT SELECT,USAGE ON SEQUENCE public.job_positions TO queue_app;
 
 GRANT SELECT,INSERT ON TABLE public.kinds TO queue_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE public.kinds TO queue_maintenance;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.kinds TO queue_maintenance;
 GRANT SELECT ON TABLE public.kinds TO queue_readonly;
+
+GRANT UPDATE(unused_since) ON TABLE public.kinds TO queue_app;
 
 GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_maintenance;
 GRANT SELECT,USAGE ON SEQUENCE public.kinds_id_seq TO queue_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.kinds_made TO queue_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.kinds_made TO queue_maintenance;
+GRANT SELECT ON TABLE public.kinds_made TO queue_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.legal_hold_keys TO queue_maintenance;

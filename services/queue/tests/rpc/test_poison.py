@@ -1,8 +1,10 @@
 """A job that kills its workers becomes a dead letter; workers that are away as a whole make none. Each service of its own: what
-is spared depends on what the service has heard of all workers."""
+is spared depends on what the services of a database have heard of all workers."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -14,7 +16,8 @@ from services.queue.tests.rpc.test_queues import Admin
 
 from penguin.queue.v1 import queue_admin_service_pb2 as admin_pb
 from penguin.queue.v1 import queue_service_pb2 as pb
-from penguin_queue.domain.fleet import MANY, SPARED
+from penguin_queue.domain.fleet import SPARED
+from penguin_queue.operations.hearing import EVERY
 from penguin_testkit.databases import Databases
 
 # As many leases a job may lose here.
@@ -42,6 +45,15 @@ async def lost(admin: Admin, count: int) -> list[pb.LeasedJob]:
     return leased
 
 
+async def well(admin: Admin, tenant: UUID, count: int = 60) -> None:
+    """Workers do so many jobs."""
+    await admin.enqueue(tenant, count)
+    while count:
+        leased = await admin.lease(count, wait_s=10)
+        await admin.complete(*leased)
+        count -= len(leased)
+
+
 async def put_off(admin: Admin, leased: pb.LeasedJob) -> None:
     """Back in a moment."""
     snooze = pb.JobSnooze(lease=ref_of(leased), reason="test.away")
@@ -65,6 +77,7 @@ async def dies(admin: Admin, tenant: UUID, job_id: int) -> pb.Job:
 
 
 async def test_one_lease_more_than_the_limit_makes_a_dead_letter_and_says_why(admin: Admin, tenant: UUID) -> None:
+    await well(admin, tenant)
     (poison,) = await admin.enqueue(tenant)
     for n in range(LIMIT + 1):
         (last,) = await lost(admin, 1)
@@ -105,10 +118,11 @@ def _at_once() -> admin_pb.RetryPolicy:
     return retry
 
 
+@pytest.mark.parametrize("workers", [1, 4, 12])
 async def test_while_all_workers_stall_no_job_is_taken_for_poison_and_afterwards_one_is(
-    admin: Admin, tenant: UUID
+    admin: Admin, tenant: UUID, workers: int
 ) -> None:
-    ids = set(await admin.enqueue(tenant, MANY + 2))
+    ids = set(await admin.enqueue(tenant, workers))
     rounds = LIMIT + 2
     assert rounds <= LIMIT + SPARED
     for n in range(rounds):
@@ -121,17 +135,32 @@ async def test_while_all_workers_stall_no_job_is_taken_for_poison_and_afterwards
         held += await admin.lease(len(ids) - len(held), wait_s=10)
     assert {each.job.lost_leases for each in held} == {rounds}
     poison, *others = held
-    await admin.complete(*others)
+    if others:
+        await admin.complete(*others)
     # Soon more is spoken of than is lost: what runs out then is that job's own doing.
-    plain = 2 * rounds * len(ids)
-    await admin.enqueue(tenant, plain)
-    while plain:
-        leased = await admin.lease(plain, wait_s=10)
-        await admin.complete(*leased)
-        plain -= len(leased)
+    await well(admin, tenant, 2 * rounds * len(ids))
     await put_off(admin, poison)
     (poison,) = await lost(admin, 1)
     dead = await dies(admin, tenant, poison.job.id)
     assert (dead.last_error, dead.lost_leases) == ("lease_lost", rounds + 1)
     states = {each: (await admin.get(tenant, each)).state for each in ids - {poison.job.id}}
-    assert set(states.values()) == {pb.JOB_STATE_COMPLETED}
+    assert set(states.values()) <= {pb.JOB_STATE_COMPLETED}
+
+
+async def test_a_service_that_hears_no_worker_itself_calls_no_stall(
+    serve: Serve, databases: Databases, kind: str, tenant: UUID
+) -> None:
+    """Two services of one database: workers are all at the first. When that ends, the second finds what is lost."""
+    urls, jobs = await databases.clone("queue"), 8
+    async with contextlib.AsyncExitStack() as stack:
+        idle = Admin(await stack.enter_async_context(serve(urls, "")), kind)
+        await idle.put(lost_lease_limit=LIMIT)
+        async with serve(urls, "") as busy:
+            await well(Admin(busy, kind), tenant, 200)
+            # It tells of its workers once a second.
+            await asyncio.sleep(2 * EVERY.total_seconds())
+        ids = list(await idle.enqueue(tenant, jobs))
+        for _ in range(LIMIT + 1):
+            assert {each.job.id for each in await lost(idle, jobs)} == set(ids)
+        for each in ids:
+            assert (await dies(idle, tenant, each)).lost_leases == LIMIT + 1

@@ -180,7 +180,7 @@ async def test_a_key_is_in_order_through_retry_death_cancellation_and_redrive(ti
     await tied.redrive(first)
     await tied.cancel(third)
     await tied.complete(ref)
-    assert [await tied.next(), await tied.next()] == [fourth, first]
+    assert [await tied.next(), await tied.next()] == [first, fourth]
 
 
 async def test_producers_and_workers_never_meet_within_a_key(tied: Tied) -> None:
@@ -254,6 +254,52 @@ async def test_who_waits_for_a_dead_letter_runs_when_it_is_redriven(tied: Tied) 
     assert (await tied.get(second)).state == HELD
     await tied.redrive(first)
     assert [await tied.next(), await tied.next()] == [first, second]
+
+
+async def test_a_key_goes_on_when_one_that_its_next_job_waits_for_is_redriven(tied: Tied) -> None:
+    key = {"ordering_key": "k"}
+    awaited, waiting, bystander = await tied.enqueue(key, key | {"waits_for_items": [0]}, key)
+    (ref,) = await tied.lease()
+    assert ref.job_id == awaited
+    await tied.fail(ref)
+    assert await tied.lease(10, wait_s=1.2) == []
+    await tied.redrive(awaited)
+    assert [await tied.next() for _ in range(3)] == [awaited, waiting, bystander]
+
+
+async def test_a_key_goes_on_though_the_redriven_one_is_awaited_by_way_of_another_and_one_is_in_hand(
+    tied: Tied,
+) -> None:
+    key = {"ordering_key": "k"}
+    awaited, between, hand, waiting = await tied.enqueue(
+        key, {"waits_for_items": [0]}, key, key | {"waits_for_items": [1]}
+    )
+    (ref,) = await tied.lease()
+    await tied.fail(ref)
+    (held,) = await tied.lease()
+    assert held.job_id == hand
+    await tied.redrive(awaited)
+    # It stands first, and is not let go while another is in hand, whatever else leaves.
+    (gone,) = await tied.enqueue(key)
+    await tied.cancel(gone)
+    assert await tied.lease(10, wait_s=1.2) == []
+    await tied.complete(held)
+    assert [await tied.next() for _ in range(3)] == [awaited, between, waiting]
+
+
+async def test_no_member_stands_behind_a_job_that_waits_for_its_batch(tied: Tied) -> None:
+    first = await tied.batch(1, batch=pb.JobBatch(callback=pb.BatchCallback(kind=tied.kind, payload=b"{}"), more=True))
+    callback = first.callback_job_id
+    (between,) = await tied.enqueue({"waits_for": [callback], "ordering_key": "b"})
+    behind, waiting = await tied.enqueue({"ordering_key": "b"}, {"waits_for_items": [0], "ordering_key": "k"})
+    for key in ("b", "k"):
+        with pytest.raises(Refused) as refused:
+            await tied.batch(1, ordering_key=key, batch=pb.JobBatch(callback_job_id=callback, more=True))
+        assert refused.value.answer.code == grpc.StatusCode.FAILED_PRECONDITION
+        assert refused.value.answer.reason == "STATE_CONFLICT"
+    last = await tied.batch(1, ordering_key="free", batch=pb.JobBatch(callback_job_id=callback))
+    assert {await tied.next(), await tied.next()} == {first.first_job_id, last.first_job_id}
+    assert [await tied.next() for _ in range(4)] == [callback, between, behind, waiting]
 
 
 async def test_an_item_waits_for_earlier_ones_only(tied: Tied) -> None:

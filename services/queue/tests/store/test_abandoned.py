@@ -14,10 +14,12 @@ from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Lot, NewBatch
 from penguin_queue.domain.lanes import Lanes, Taken, Turn
 from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.hearing import Hearing
 from penguin_queue.operations.leasing import Leasing
 from penguin_queue.operations.news import news
 from penguin_queue.operations.rating import Rating
 from penguin_queue.operations.work import Work
+from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
@@ -48,7 +50,7 @@ async def test_what_is_leased_for_a_stream_that_has_ended_is_given_back(own_db: 
         announcer = Announcer(told, lanes)
         by_turns = Leasing(leases, lanes, announcer, Rating(Rates(None, Guard("rates"))), own_db.now)
         await by_turns.look()
-        work = Work(leases, by_turns, jobs, announcer, own_db.now)
+        work = Work(leases, by_turns, jobs, announcer, Hearing(FleetStore(own_db)), own_db.now)
         asked = Asked((), 10, at + timedelta(minutes=1), "gone")
         leasing = asyncio.create_task(work.lease_lots(asked))
         await leases.leased.wait()

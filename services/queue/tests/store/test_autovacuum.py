@@ -13,14 +13,15 @@ HOT = {
     "batches": (1_000_000, 1000),
     "dependencies": (1_000_000, 11_000),
     "unique_keys": (1_000_000, 11_000),
+    "fleet": (1, 1000),
     "schedules": (1_000_000, 11_000),
     "step_barrier": (100_000_000, 2_010_000),
     # Nothing of this tier's is owed to others; the chassis' own settings.
     "outbox": (1_000_000, 21_000),
 }
-# Changed by people, or only ever added to.
+# Changed by people or once a day, or only ever added to.
 QUIET = {
-    "kinds", "queues", "pauses", "tenant_weights", "schema_migrations", "tier_tenants", "legal_holds", "legal_hold_keys", "incarnation",
+    "kinds", "kinds_made", "queues", "pauses", "tenant_weights", "schema_migrations", "tier_tenants", "legal_holds", "legal_hold_keys", "incarnation",
 }  # fmt: skip
 OPTIONS = """
 SELECT c.relname, coalesce(c.reloptions, '{}') AS options FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace

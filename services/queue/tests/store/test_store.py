@@ -16,9 +16,12 @@ from services.queue.tests.leases import Leases
 from penguin_chassis.barrier import ACTION, COMPENSATION, Step
 from penguin_chassis.faults import Aborted, Fault, InvalidArgument
 from penguin_chassis.pool import Database
+from penguin_queue.domain.fleet import SPARED, Fleet
 from penguin_queue.domain.jobs import Job, LeaseRef, NewBatch, NewJob
 from penguin_queue.domain.queues import COMPLETED_RETENTION, DEAD_RETENTION
+from penguin_queue.operations.hearing import Hearing
 from penguin_queue.store import attempts, census, control, jobs, kinds, leases, queues, retention
+from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import LAST, Enqueued, JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore
@@ -142,19 +145,47 @@ async def test_a_job_that_loses_every_worker_is_buried(own_db: Database) -> None
 async def test_a_job_is_spared_while_the_fleet_is_away_and_not_for_ever(own_db: Database) -> None:
     tenant = uuid4()
     (job_id,) = await enqueue(own_db, tenant, 1)
-    store, at, told = Leases(own_db), AT, list[int]()
-
-    def spare(leases: int) -> int:
-        told.append(leases)
-        return 2
-
-    for _ in range(LOST_LEASE_LIMIT + 2):
+    store, at, away = Leases(own_db), AT, Fleet(0.0, 0.0)
+    for _ in range(LOST_LEASE_LIMIT + SPARED):
         await store.lease_ready(asked(1, at=at))
         at += LEASE
-        assert [ready.id for ready in (await store.sweep(at, spare=spare)).ready] == [job_id]
+        assert [ready.id for ready in (await store.sweep(at, fleet=away)).ready] == [job_id]
     await store.lease_ready(asked(1, at=at))
-    assert (await store.sweep(at + LEASE, spare=spare)).buried == 1
-    assert told == [1] * (LOST_LEASE_LIMIT + 3)
+    swept = await store.sweep(at + LEASE, fleet=away)
+    assert (swept.buried, swept.lost) == (1, 1)
+
+
+async def test_leases_that_ran_out_while_the_queue_was_away_are_no_loss(own_db: Database) -> None:
+    tenant, store, told = uuid4(), Leases(own_db), FleetStore(own_db)
+    (job_id,) = await enqueue(own_db, tenant, 1)
+    at = AT
+    for _ in range(LOST_LEASE_LIMIT + SPARED + 2):
+        await told.tell(100, 0, at)
+        await store.lease_ready(asked(1, at=at))
+        at += LEASE
+        # Nobody was there meanwhile: neither to hear a worker, nor to find its lease lost.
+        swept = await store.sweep(at, fleet=await told.tell(0, 0, at))
+        assert ([ready.id for ready in swept.ready], swept.lost) == ([job_id], 0)
+    job = await JobStore(own_db, Kinds()).get(tenant, job_id)
+    assert (job.state, job.lost_leases) == ("ready", 0)
+    assert await JobStore(own_db, Kinds()).list_attempts(tenant, job_id, (at + LEASE, 0), 10) == []
+    # One that runs out while the queue is there is.
+    await store.lease_ready(asked(1, at=at))
+    for second in range(int(LEASE.total_seconds()) + 1):
+        fleet = await told.tell(1, 0, at + timedelta(seconds=second))
+    swept = await store.sweep(at + LEASE, fleet=fleet)
+    assert ([ready.id for ready in swept.ready], swept.lost) == ([job_id], 1)
+
+
+async def test_what_one_process_hears_all_know(own_db: Database) -> None:
+    one, idle = Hearing(FleetStore(own_db)), Hearing(FleetStore(own_db))
+    one.heard(50)
+    await one.fleet(AT)
+    # It hears no worker itself, and calls no stall for that.
+    assert (await idle.fleet(AT + timedelta(milliseconds=1))).spares(8) == 0
+    idle.lost(60)
+    assert (await idle.fleet(AT + timedelta(seconds=1, milliseconds=2))).spares(1) == SPARED
+    assert (await one.fleet(AT + timedelta(seconds=2))).spares(1) == SPARED
 
 
 async def test_the_sweep_finds_what_falls_due_and_says_when_the_next_does(own_db: Database) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,10 +16,10 @@ from penguin_chassis.barrier import REQUEST, Step
 from penguin_chassis.clock import Now
 from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
 from penguin_chassis.parting import parted
-from penguin_queue.domain.fleet import Fleet
 from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Progress, Ready, Snooze
 from penguin_queue.domain.lanes import Lane, Place
 from penguin_queue.operations.announcing import Announcer
+from penguin_queue.operations.hearing import Hearing
 from penguin_queue.operations.leasing import Leasing
 from penguin_queue.operations.returning import Returning, refs_in, refs_of
 from penguin_queue.store.jobs import Enqueued, JobStore, tied
@@ -54,6 +53,7 @@ class Work:
         leasing: Leasing,
         jobs: JobStore,
         announcer: Announcer,
+        hearing: Hearing,
         now: Now,
         *,
         draining: Callable[[], bool] = lambda: False,
@@ -62,7 +62,7 @@ class Work:
         self.now = now
         self._leases = leases
         self._leasing = leasing
-        self._fleet = Fleet()
+        self._hearing = hearing
         self._jobs = jobs
         self._announcer = announcer
         self._draining = draining
@@ -220,7 +220,7 @@ class Work:
         at = self.now()
         progress = {job_id: replace(each, at=at) for job_id, each in (told or {}).items()}
         kept, cancelling = await self._leases.extend(leases, at + duration, progress)
-        self._fleet.heard(len(kept), time.monotonic())
+        self._hearing.heard(len(kept))
         return at + duration, kept, cancelling
 
     async def complete(
@@ -249,13 +249,14 @@ class Work:
 
     def _spoken(self, jobs: int) -> None:
         """So many jobs have left their workers' hands by a word of theirs."""
-        self._fleet.heard(jobs, time.monotonic())
+        self._hearing.heard(jobs)
         self._announcer.freed()
 
     async def sweep(self, at: datetime, after: datetime) -> Swept:
         """One round of what time alone has brought between two moments."""
         # Told before anything else is looked at.
-        swept = await self._leases.sweep(at, after, lambda leases: self._fleet.lost(leases, time.monotonic()))
+        swept = await self._leases.sweep(at, after, await self._hearing.fleet(at))
+        self._hearing.lost(swept.lost)
         self._announcer.tell(swept.ready, at)
         return swept
 

@@ -97,7 +97,7 @@ class ControlStore:
             return await barrier.record(connection, step, reply, Redriven), risen
 
     async def _risen(self, connection: Connection, step: Step, ids: Sequence[int]) -> tuple[list[int], list[Ready]]:
-        """Redrive; the ids of those that were, and those that are ready: the others go to the end of their key."""
+        """Redrive; the ids of those that were, and those that are ready: the others wait in their keys' order."""
         await recount(connection, step.tenant_id, ids)
         rows = await connection.fetch(sql.redrive, step.tenant_id, list(ids), step.at)
         kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})

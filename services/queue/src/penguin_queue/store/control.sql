@@ -60,6 +60,8 @@ WITH gone AS (
 SELECT tenant_id, id, attempt FROM gone;
 
 -- name: redrive
+-- Each in its old place: it waits for nothing but whoever of its key is in hand, and so never for one that waits for it. Those
+-- that died before places were kept stand before all others.
 WITH found AS MATERIALIZED (
     SELECT d.id, d.finished_at FROM dead_jobs AS d
     WHERE d.tenant_id = $1 AND d.id = ANY ($2::bigint[])
@@ -71,13 +73,14 @@ WITH found AS MATERIALIZED (
     RETURNING d.*
 )
 INSERT INTO jobs (id, run_at, created_at, tenant_id, kind_id, priority, rank, max_attempts, state, snoozes, payload,
-                  traceparent, last_error, rate_key, ordering_key, batch_id, awaited)
+                  traceparent, last_error, rate_key, ordering_key, position, batch_id, awaited)
 SELECT id, $3, created_at, tenant_id, kind_id, priority, rank, max_attempts, 1, snoozes, payload, traceparent, last_error,
-       rate_key, ordering_key, batch_id,
+       rate_key, ordering_key, CASE WHEN ordering_key IS NOT NULL THEN coalesce(position, id - (1::bigint << 62)) END,
+       batch_id,
        nullif(EXISTS (SELECT FROM dependencies AS w WHERE w.tenant_id = $1 AND w.awaits = risen.id), false)
 FROM risen
 -- Keys are locked in the order of their locks.
-ORDER BY turn_lock(tenant_id, ordering_key) NULLS FIRST, id
+ORDER BY turn_lock(tenant_id, ordering_key) NULLS FIRST, position NULLS FIRST, id
 RETURNING state, tenant_id, id, kind_id, priority, run_at, rank;
 
 -- name: dead_among

@@ -172,10 +172,9 @@ class JobStore:
         before = [(step, n) for step, (n, _) in items if n not in new]
         known = await barrier.answered(connection, [step for step, _ in before], int) if before else []
         ids = {n: n for n in new} | {n: abs(a) for (_, n), a in zip(before, known, strict=True) if a is not None}
-        full, numbers = await self._terms(connection, tenant_id, [job for _, job in fresh])
-        answers, loose = await ties.write_tied(
-            connection, tenant_id, full, numbers, lambda index: ids.get(first + index), at
-        )
+        numbers = await self._kinds.numbers(connection, {job.kind for _, (_, job) in fresh}, tenant_id)
+        full = await self._terms(connection, tenant_id, [job for _, job in fresh], numbers)
+        answers, loose = await ties.write_tied(connection, tenant_id, full, numbers, lambda i: ids.get(first + i), at)
         stored.extend(loose)
         return answers
 
@@ -189,7 +188,7 @@ class JobStore:
         handover: Handover | None,
     ) -> bool:
         """Store jobs and add them to `stored`, with what their queues say of them; whether they were handed over."""
-        numbers = await self._kinds.numbers(connection, {job.kind for _, job in jobs})
+        numbers = await self._kinds.numbers(connection, {job.kind for _, job in jobs}, tenant_id)
         asked = {numbers[job.kind] for _, job in jobs}
         terms = {row["id"]: row for row in await connection.fetch(sql.terms, tenant_id, list(asked))}
         full = [(n, _on(job, terms[numbers[job.kind]])) for n, job in jobs]
@@ -223,7 +222,7 @@ class JobStore:
         kind_id, first = self._kinds.cached(batch.kind), self._ids.at_hand(len(batch.payloads))
         if kind_id is None or first is None:
             async with self._db.tenant(tenant_id) as connection:
-                kind_id = (await self._kinds.numbers(connection, [batch.kind]))[batch.kind]
+                kind_id = (await self._kinds.numbers(connection, [batch.kind], tenant_id))[batch.kind]
                 first = await self._ids.take(connection, len(batch.payloads))
         return kind_id, first
 
@@ -248,20 +247,21 @@ class JobStore:
 
     async def _enqueue_tied(self, connection: Connection, step: Step, batch: NewBatch) -> Enqueued:
         members, tenant_id, count = batch.members, step.tenant_id, len(batch.payloads)
+        named = {batch.kind, *([members.callback.kind] if members and members.callback else [])}
+        numbers = await self._kinds.numbers(connection, named, tenant_id)
         first = await self._ids.take(connection, count + 1)
-        order = Ties(ordering_key=batch.ordering_key)
-        jobs = [replace(job, ties=order) for job in _singly(batch)]
-        await ties.take_turns(connection, [(tenant_id, batch.ordering_key)])
+        jobs = [replace(job, ties=Ties(ordering_key=batch.ordering_key)) for job in _singly(batch)]
+        grows = bool(members and members.callback is None and batch.ordering_key)
+        await ties.take_turns(connection, [(tenant_id, batch.ordering_key)], growing=(tenant_id,) if grows else ())
         callback = members.callback_id if members else 0
         if members and members.callback is None:
-            await ties.grow_batch(connection, tenant_id, callback, count, more=members.more)
+            await ties.grow_batch(connection, tenant_id, callback, count, batch.ordering_key, more=members.more)
         elif members and members.callback is not None:
             callback = first + count
             await ties.open_batch(connection, tenant_id, callback, count, more=members.more)
-            held, numbers = await self._terms(connection, tenant_id, [(callback, members.callback)])
-            waits = [count + members.more]
-            await ties.insert_tied(connection, tenant_id, held, numbers, step.at, waits=waits)
-        full, numbers = await self._terms(connection, tenant_id, list(enumerate(jobs, first)))
+            held = await self._terms(connection, tenant_id, [(callback, members.callback)], numbers)
+            await ties.insert_tied(connection, tenant_id, held, numbers, step.at, waits=[count + members.more])
+        full = await self._terms(connection, tenant_id, list(enumerate(jobs, first)), numbers)
         states = await ties.insert_tied(connection, tenant_id, full, numbers, step.at, batch_id=callback or None)
         opened = members is not None and members.callback is not None
         numbered = await barrier.record(
@@ -273,13 +273,12 @@ class JobStore:
         return Enqueued(numbered.ids, as_stored, new=new, callback=callback)
 
     async def _terms(
-        self, connection: Connection, tenant_id: UUID, jobs: Sequence[tuple[int, NewJob]]
-    ) -> tuple[list[tuple[int, NewJob]], Mapping[str, int]]:
-        """Jobs with what their queues say of them, and the numbers of their kinds."""
-        numbers = await self._kinds.numbers(connection, {job.kind for _, job in jobs})
+        self, connection: Connection, tenant_id: UUID, jobs: Sequence[tuple[int, NewJob]], numbers: Mapping[str, int]
+    ) -> list[tuple[int, NewJob]]:
+        """Jobs with what their queues say of them."""
         rows = await connection.fetch(sql.terms, tenant_id, list({numbers[job.kind] for _, job in jobs}))
         terms = {row["id"]: row for row in rows}
-        return [(n, _on(job, terms[numbers[job.kind]])) for n, job in jobs], numbers
+        return [(n, _on(job, terms[numbers[job.kind]])) for n, job in jobs]
 
     async def get(self, tenant_id: UUID, job_id: int) -> Job:
         """One job, wherever it stands; raises NotFound."""

@@ -1,66 +1,117 @@
-"""Kinds of jobs by the numbers that rows carry. Names and numbers never change, so each is looked up once."""
+"""Kinds of jobs by the numbers that rows carry. A name keeps its number while it is used, so each is looked up once an hour.
+
+A kind of which there has been nothing for long, and which nobody has asked for, is removed. Whoever asks for one says by that
+that it is used; and as nobody goes by what was looked up longer ago, a number that is removed is known to nobody any more."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from uuid import UUID
 
 from penguin_chassis.faults import ResourceExhausted
-from penguin_chassis.pool import Connection
+from penguin_chassis.housekeeping import Duty
+from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 
 sql = load("penguin_queue.store", "kinds.sql")
 
-# Kinds name handlers: whoever has more is putting data into the name.
+# Kinds name handlers: whoever has more is putting data into the name. What tenants may not use up is left to those who run the
+# platform.
 LIMIT = 10_000
+RESERVED = 1_000
+# How many a tenant may be the first to name.
+TENANT_LIMIT = 200
+# How long what was looked up is known (seconds).
+KNOWN_S = 3600.0
+# A kind unused for so long is removed. Longer than any queue keeps completed jobs, and much longer than numbers are known.
+UNUSED = timedelta(days=100)
+# Kinds that one round marks, and removes.
+ROUND = 1000
 
 
 class Kinds:
     """The kinds known to this process; the database knows them all."""
 
-    def __init__(self) -> None:
+    def __init__(self, known_s: float = KNOWN_S) -> None:
         self._ids: dict[str, int] = {}
         self._names: dict[int, str] = {}
+        self._known_s = known_s
+        self._since = time.monotonic()
 
     def cached(self, name: str) -> int | None:
-        """The number of a kind that was asked for before."""
+        """The number of a kind that was asked for lately."""
+        self._forget_old()
         return self._ids.get(name)
 
-    async def numbers(self, connection: Connection, names: Collection[str]) -> Mapping[str, int]:
-        """The number of each, new kinds added. Raises ResourceExhausted (BACKLOG_FULL) beyond LIMIT."""
-        if any(name not in self._ids for name in names):
-            unknown = await self._look_up(connection, [name for name in names if name not in self._ids])
-            if unknown:
-                if len(unknown) + await connection.fetchval(sql.count) > LIMIT:
-                    raise ResourceExhausted("There are too many kinds of jobs.", reason="BACKLOG_FULL", field="kind")
-                await connection.execute(sql.add, unknown)
-                # Not remembered before it is committed: a rollback takes the number away.
-                rows = await connection.fetch(sql.by_name, unknown)
-                return self._ids | {row["name"]: row["id"] for row in rows}
-        return self._ids
+    async def numbers(
+        self, connection: Connection, names: Collection[str], tenant_id: UUID | None
+    ) -> Mapping[str, int]:
+        """The number of each; kinds that are new are the tenant's, or (None) of those who run the platform. Raises
+        ResourceExhausted (BACKLOG_FULL) for one too many. Once a transaction: in a second call it would be remembered what may
+        be rolled back."""
+        ids, unknown = await self._look_up(connection, names)
+        if not unknown:
+            return ids
+        room = LIMIT + (RESERVED if tenant_id is None else 0) - await connection.fetchval(sql.count)
+        if len(unknown) > room:
+            raise ResourceExhausted("There are too many kinds of jobs.", reason="BACKLOG_FULL", field="kind")
+        if tenant_id and len(unknown) + await connection.fetchval(sql.count_made, tenant_id) > TENANT_LIMIT:
+            raise ResourceExhausted(
+                "This tenant has named too many new kinds of jobs.", reason="BACKLOG_FULL", field="kind"
+            )
+        await connection.execute(sql.add, unknown, tenant_id)
+        # Not remembered before it is committed: a rollback takes the number away.
+        rows = await connection.fetch(sql.by_name, unknown)
+        return ids | {row["name"]: row["id"] for row in rows}
 
     async def numbers_of(self, connection: Connection, names: Collection[str]) -> Mapping[str, int]:
         """The numbers of those that there are."""
-        await self._look_up(connection, [name for name in names if name not in self._ids])
-        return self._ids
+        return (await self._look_up(connection, names))[0]
 
     async def known(self, connection: Connection, names: Collection[str]) -> list[int]:
         """The numbers of those that there are."""
-        await self._look_up(connection, [name for name in names if name not in self._ids])
-        return [self._ids[name] for name in names if name in self._ids]
+        ids, _ = await self._look_up(connection, names)
+        return [ids[name] for name in names if name in ids]
 
     async def names(self, connection: Connection, kind_ids: Collection[int]) -> Mapping[int, str]:
         """What rows' kinds are called."""
         if any(kind_id not in self._names for kind_id in kind_ids):
-            self._remember(await connection.fetch(sql.all))
+            # That a row has it is no word of anybody that it is used.
+            self._names.update({row["id"]: row["name"] for row in await connection.fetch(sql.all)})
         return self._names
 
-    async def _look_up(self, connection: Connection, names: list[str]) -> list[str]:
-        """Remember those that there are; the others are given back, each once."""
-        if names:
-            self._remember(await connection.fetch(sql.by_name, names))
-        return sorted({name for name in names if name not in self._ids})
+    def _forget_old(self) -> None:
+        at = time.monotonic()
+        if at - self._since >= self._known_s:
+            self._ids, self._since = {}, at
 
-    def _remember(self, rows: Sequence[Any]) -> None:
-        for kind_id, name in rows:
-            self._ids[name], self._names[kind_id] = kind_id, name
+    async def _look_up(self, connection: Connection, names: Collection[str]) -> tuple[dict[str, int], list[str]]:
+        """Remember those that there are; all that are known, and the others, each once."""
+        self._forget_old()
+        # These, though another call may forget them meanwhile.
+        ids = self._ids
+        missing = [name for name in names if name not in ids]
+        if not missing:
+            return ids, []
+        rows = await connection.fetch(sql.by_name, missing)
+        found = [(row["id"], row["name"]) for row in rows if not row["unused"]]
+        if unused := [row["id"] for row in rows if row["unused"]]:
+            found += [(row["id"], row["name"]) for row in await connection.fetch(sql.use, unused)]
+        for kind_id, name in found:
+            ids[name], self._names[kind_id] = kind_id, name
+        return ids, sorted({name for name in missing if name not in ids})
+
+
+async def forget_kinds(db: Database, at: datetime) -> None:
+    """Mark kinds of which there is nothing, and remove those that have been so for long."""
+    async with db.maintenance() as connection:
+        await connection.execute(sql.mark_unused, at, ROUND)
+        ids = [row["id"] for row in await connection.fetch(sql.long_unused, at - UNUSED, ROUND)]
+    if ids:
+        async with db.maintenance() as connection:
+            await connection.execute(sql.forget, ids, at - UNUSED)
+
+
+KINDS = Duty("kinds", 86400.0, forget_kinds)

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
+from penguin_queue.domain.fleet import WELL, Fleet
 from penguin_queue.domain.jobs import (
     LEASE_LOST,
     Backoff,
@@ -48,9 +49,6 @@ EVER = datetime(1970, 1, 1, tzinfo=UTC)
 SWEEP_LIMIT = 1000
 
 
-Spare = Callable[[int], int]
-
-
 @dataclass(frozen=True)
 class Asked:
     """Who asks for a lease of which kinds (none: all), until when, and how many jobs it wants."""
@@ -72,10 +70,12 @@ class Survey:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep made ready, how many it buried, whether time has brought more, and when the next turn comes."""
+    """What a sweep made ready, how many it buried, how many leases it found lost, whether time has brought more, and when the
+    next turn comes."""
 
     ready: list[Ready]
     buried: int
+    lost: int
     more: bool
     next_at: datetime | None
 
@@ -298,35 +298,36 @@ class LeaseStore:
         }
         return rated, frozenset(row["name"] for row in limited)
 
-    async def sweep(self, at: datetime, after: datetime = EVER, spare: Spare = lambda _: 0) -> Swept:
+    async def sweep(self, at: datetime, after: datetime = EVER, fleet: Fleet = WELL) -> Swept:
         """Do what time has brought since `after` and no call does: scheduled jobs fall due, leases run out, poison is buried.
         Bounded, each in a transaction of its own: what is wrong with one does not undo the other.
 
-        `spare` is told how many leases have run out, and says how many more than its queue's limit a job may lose.
+        The `fleet` says how many more leases than its queue's limit a job may lose, and which are no loss.
         """
         async with self._db.maintenance() as connection:
             due = await connection.fetch(sql.promote, at, SWEEP_LIMIT, after)
         async with self._db.maintenance() as connection:
-            cancelled, lost, buried = await self._lost(connection, at, after, spare)
+            cancelled, lost, buried = await self._lost(connection, at, after, fleet)
             next_at = await connection.fetchval(sql.next_turn, after)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
         if buried or cancelled:
             self._tied_left()
         more = SWEEP_LIMIT in (len(due), len(lost), len(buried), len(cancelled))
-        return Swept([ready_of(row, kinds) for row in (*due, *lost)], len(buried), more, next_at)
+        losses = len(cancelled) + len(buried) + sum(not row["excused"] for row in lost)
+        return Swept([ready_of(row, kinds) for row in (*due, *lost)], len(buried), losses, more, next_at)
 
     async def see_to_left(self, at: datetime) -> tuple[list[Ready], bool]:
         """See to what waited for jobs that have left: what came free by it, and whether there is more. Bounded."""
         return await drain(self._db, self._kinds, at, self._turns)
 
     async def _lost(
-        self, connection: Connection, at: datetime, after: datetime, spare: Spare
+        self, connection: Connection, at: datetime, after: datetime, fleet: Fleet
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """See to leases that have run out; rows of jobs that are cancelled by it, ready again, and taken for poison."""
-        expired = await connection.fetchval(sql.expired, at, after, SWEEP_LIMIT)
-        if not expired:
+        (expired,) = await connection.fetch(sql.expired, at, after, SWEEP_LIMIT, *fleet.excused)
+        if not expired["total"]:
             return [], [], []
-        bound = (at, SWEEP_LIMIT, LEASE_LOST, after, spare(expired))
+        bound = (at, SWEEP_LIMIT, LEASE_LOST, after, fleet.spares(expired["losses"]), *fleet.excused)
         cancelled = await end_lost(connection, at, SWEEP_LIMIT, after)
         lost = await connection.fetch(sql.recover, *bound)
         buried = await connection.fetch(sql.bury_poison, *bound)

@@ -150,9 +150,9 @@ WITH gone AS (
 )
 INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
                        attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key,
-                       ordering_key, batch_id)
+                       ordering_key, position, batch_id)
 SELECT id, lease_token, run_at, created_at, $3, tenant_id, kind_id, snoozes, priority, rank, attempts + 1, max_attempts,
-       lost_leases, payload, traceparent, worker_id, error, rate_key, ordering_key, batch_id
+       lost_leases, payload, traceparent, worker_id, error, rate_key, ordering_key, position, batch_id
 FROM gone WHERE dead_letters = 1;
 
 -- name: promote
@@ -162,24 +162,31 @@ WHERE j.id = ANY (ARRAY(
 RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;
 
 -- name: expired
-SELECT count(*) FROM (
-    SELECT FROM jobs WHERE state = 2 AND leased_until <= $1 AND leased_until > $2 LIMIT $3) AS expired;
+-- And how many of them are losses: not those that ran out from $4 to $5, while the queue was away.
+SELECT count(*) AS total, count(*) FILTER (WHERE coalesce(leased_until <= $4 OR leased_until > $5, true)) AS losses FROM (
+    SELECT leased_until FROM jobs WHERE state = 2 AND leased_until <= $1 AND leased_until > $2 LIMIT $3) AS expired;
 
 -- name: recover
--- The token stays: until another lease is given, the late worker's word still counts.
-WITH lost AS (
-    UPDATE jobs AS j SET state = 1, lost_leases = j.lost_leases + 1, leased_until = NULL
-    WHERE j.id = ANY (ARRAY(
-        SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
-        WHERE l.state = 2 AND l.leased_until <= $1 AND l.leased_until > $4
-          AND l.lost_leases < q.lost_lease_limit + $5::integer AND NOT l.cancel_wanted
-        ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
-    RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank, j.attempts + j.lost_leases AS attempt, j.worker_id
+-- The token stays: until another lease is given, the late worker's word still counts. What ran out while the queue was away is
+-- neither counted nor told of.
+WITH found AS MATERIALIZED (
+    SELECT l.id, coalesce(l.leased_until > $6 AND l.leased_until <= $7, false) AS excused
+    FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
+    WHERE l.state = 2 AND l.leased_until <= $1 AND l.leased_until > $4
+      AND (l.lost_leases < q.lost_lease_limit + $5::integer OR l.leased_until > $6 AND l.leased_until <= $7)
+      AND NOT l.cancel_wanted
+    ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED
+), lost AS (
+    UPDATE jobs AS j SET state = 1, lost_leases = j.lost_leases + 1 - f.excused::integer, leased_until = NULL
+    FROM found AS f
+    WHERE j.id = ANY (ARRAY(SELECT id FROM found)) AND j.id = f.id
+    RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank, j.attempts + j.lost_leases AS attempt, j.worker_id,
+              f.excused
 ), noted AS (
     INSERT INTO job_attempts (job_id, finished_at, tenant_id, attempt, outcome, error, worker_id)
-    SELECT id, $1, tenant_id, attempt, 2, $3, worker_id FROM lost
+    SELECT id, $1, tenant_id, attempt, 2, $3, worker_id FROM lost WHERE NOT excused
 )
-SELECT tenant_id, id, kind_id, priority, run_at, rank, attempt FROM lost;
+SELECT tenant_id, id, kind_id, priority, run_at, rank, attempt, excused FROM lost;
 
 -- name: bury_poison
 WITH gone AS (
@@ -189,6 +196,7 @@ WITH gone AS (
         SELECT l.id FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
         WHERE l.state = 2 AND l.leased_until <= $1 AND l.leased_until > $4
           AND l.lost_leases >= q.lost_lease_limit + $5::integer AND NOT l.cancel_wanted
+          AND coalesce(l.leased_until <= $6 OR l.leased_until > $7, true)
         ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED))
       AND ofk.id = j.kind_id AND ofq.id = ofk.queue_id
     RETURNING j.*, ofq.dead_letters, j.attempts + j.lost_leases + 1 AS attempt
@@ -204,9 +212,9 @@ WITH gone AS (
 ), kept AS (
     INSERT INTO dead_jobs (id, lease_token, run_at, created_at, finished_at, tenant_id, kind_id, snoozes, priority, rank,
                            attempts, max_attempts, lost_leases, payload, traceparent, worker_id, last_error, rate_key,
-                           ordering_key, batch_id)
+                           ordering_key, position, batch_id)
     SELECT id, lease_token, run_at, created_at, $1, tenant_id, kind_id, snoozes, priority, rank, attempts, max_attempts,
-           lost_leases + 1, payload, traceparent, worker_id, $3, rate_key, ordering_key, batch_id
+           lost_leases + 1, payload, traceparent, worker_id, $3, rate_key, ordering_key, position, batch_id
     FROM gone WHERE dead_letters = 1
 )
 SELECT tenant_id, id, attempt FROM gone;

@@ -76,7 +76,7 @@ class QueueStore:
         async with self._db.maintenance() as connection:
             if (done := await barrier.claim(connection, step, Queue)) is not None:
                 return done.reply
-            await self._kinds.numbers(connection, kinds)
+            await self._kinds.numbers(connection, kinds, None)
             await connection.execute(sql.move_kinds, queue, kinds)
             await connection.execute(sql.comb_anew, queue)
             return await barrier.record(connection, step, await self._get(connection, queue, "queue"), Queue)

@@ -51,7 +51,7 @@ class ScheduleStore:
             # What is stored as the answer leaves out what the request says anyway.
             if (done := await barrier.claim(connection, step, Standing)) is not None:
                 return Schedule(terms, done.reply)
-            kind_id = (await self._kinds.numbers(connection, [terms.kind]))[terms.kind]
+            kind_id = (await self._kinds.numbers(connection, [terms.kind], step.tenant_id))[terms.kind]
             next_at = None if terms.paused else next_after(terms.timing, step.at)
             row = await connection.fetchrow(
                 sql.put, step.tenant_id, terms.name, terms.timing.cron, terms.timing.time_zone, kind_id, terms.payload,

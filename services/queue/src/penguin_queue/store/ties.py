@@ -17,6 +17,8 @@ from penguin_queue.domain.ties import BatchProgress, Ties, Unique, held_key, ove
 sql = load("penguin_queue.store", "ties.sql")
 
 HELD = 6
+# Jobs that wait for a callback, directly or not, among which its new members' key is looked for.
+WAITING_MAX = 10_000
 NONE = Ties()
 Key = tuple[int, str]
 
@@ -120,9 +122,12 @@ def _awaited(
     return found
 
 
-async def take_turns(connection: Connection, keys: Sequence[tuple[UUID, str]]) -> None:
-    """Lock the order of these tenants' keys, those that are empty aside, until the transaction ends."""
-    wanted = sorted({key for key in keys if key[1]})
+async def take_turns(
+    connection: Connection, keys: Sequence[tuple[UUID, str]], *, growing: tuple[UUID, ...] = ()
+) -> None:
+    """Lock the order of these tenants' keys, those that are empty aside, until the transaction ends; and of tenants whose
+    batches grow by jobs with keys the right to do so: two that did at once would not see that each waits for the other."""
+    wanted = sorted({key for key in keys if key[1]} | {(tenant, "") for tenant in growing})
     if wanted:
         await connection.execute(sql.take_turns, [tenant for tenant, _ in wanted], [key for _, key in wanted])
 
@@ -228,11 +233,20 @@ async def open_batch(connection: Connection, tenant_id: UUID, callback_id: int, 
     await connection.execute(sql.open_batch, tenant_id, callback_id, count, more)
 
 
-async def grow_batch(connection: Connection, tenant_id: UUID, callback_id: int, count: int, *, more: bool) -> None:
-    """Add so many members. Raises NotFound, and FailedPrecondition (STATE_CONFLICT) for a batch that takes no more."""
+async def grow_batch(
+    connection: Connection, tenant_id: UUID, callback_id: int, count: int, ordering_key: str, *, more: bool
+) -> None:
+    """Add so many members of one key or none. Raises NotFound, and FailedPrecondition (STATE_CONFLICT) for a batch that takes
+    no more, and for members that would stand behind a job that waits for the callback, and so for them."""
     name = "batch.callback_job_id"
     # Its row before the batch's, as the sweep does.
     await connection.execute(sql.lock_jobs, tenant_id, [callback_id])
+    if ordering_key and await connection.fetchval(
+        sql.waits_for_batch, tenant_id, callback_id, ordering_key, WAITING_MAX
+    ):
+        raise FailedPrecondition(
+            "A job with this key waits for the batch.", reason="STATE_CONFLICT", field="ordering_key"
+        )
     if await connection.execute(sql.grow_batch, tenant_id, callback_id, count, more) == "UPDATE 0":
         if await progress(connection, tenant_id, callback_id) is None:
             raise NotFound("batch", callback_id, field=name)

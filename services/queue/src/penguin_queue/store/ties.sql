@@ -70,6 +70,25 @@ WITH grown AS (
 )
 UPDATE jobs AS j SET waits = g.waits FROM grown AS g WHERE j.tenant_id = $1 AND j.id = g.callback_id AND j.id = $2;
 
+-- name: waits_for_batch
+-- Whether one of a key waits for a batch's callback, by however many others: for those that wait for them, stand behind them, or
+-- are called back by their batches. So many are looked at; true where there are more, so that it is never missed.
+WITH RECURSIVE waiting (id) AS (
+    SELECT $2::bigint
+    UNION
+    SELECT n.id FROM waiting AS w, LATERAL (
+        SELECT d.job_id AS id FROM dependencies AS d WHERE d.tenant_id = $1 AND d.awaits = w.id
+        UNION ALL
+        (SELECT o.id FROM jobs AS j JOIN jobs AS o
+             ON o.tenant_id = j.tenant_id AND o.ordering_key = j.ordering_key AND o.position > j.position
+         WHERE j.tenant_id = $1 AND j.id = w.id ORDER BY o.position LIMIT 1)
+        UNION ALL
+        SELECT j.batch_id FROM jobs AS j WHERE j.tenant_id = $1 AND j.id = w.id AND j.batch_id IS NOT NULL
+    ) AS n
+)
+SELECT count(*) = $4 OR coalesce(bool_or(j.ordering_key = $3), false)
+FROM (SELECT id FROM waiting LIMIT $4) AS found LEFT JOIN jobs AS j ON j.tenant_id = $1 AND j.id = found.id;
+
 -- name: batch
 SELECT total, completed, dead, cancelled, open FROM batches WHERE tenant_id = $1 AND callback_id = $2;
 
@@ -149,12 +168,16 @@ UPDATE jobs AS j SET waits = c.waits FROM counted AS c
 WHERE j.id = c.callback_id AND j.id = ANY ($2::bigint[]) AND j.state = 6;
 
 -- name: settle
--- Those that wait for nothing any more, and are the first of their key.
+-- Those that wait for nothing any more, and are the first of their key while none of it is in hand: one that was redriven stands
+-- before whoever is.
 UPDATE jobs AS j SET state = CASE WHEN j.run_at <= $2 THEN 1 ELSE 0 END
 WHERE j.id = ANY ($1::bigint[]) AND j.state = 6 AND coalesce(j.waits, 0) <= 0
   AND (j.ordering_key IS NULL OR NOT EXISTS (
       SELECT FROM jobs AS o
-      WHERE o.tenant_id = j.tenant_id AND o.ordering_key = j.ordering_key AND o.position < j.position))
+      WHERE o.tenant_id = j.tenant_id AND o.ordering_key = j.ordering_key AND o.position < j.position)
+  AND NOT EXISTS (
+      SELECT FROM jobs AS i
+      WHERE i.tenant_id = j.tenant_id AND i.ordering_key = j.ordering_key AND i.state <> 6))
 RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;
 
 -- name: keep_wakes
@@ -208,6 +231,9 @@ SELECT * FROM (
     WHERE h.ordering_key IS NOT NULL AND h.state = 6 AND coalesce(h.waits, 0) <= 0 AND NOT EXISTS (
         SELECT FROM jobs AS o
         WHERE o.tenant_id = h.tenant_id AND o.ordering_key = h.ordering_key AND o.position < h.position)
+      AND NOT EXISTS (
+        SELECT FROM jobs AS i
+        WHERE i.tenant_id = h.tenant_id AND i.ordering_key = h.ordering_key AND i.state <> 6)
     LIMIT $1) AS stuck;
 
 -- name: drop_dependencies

@@ -74,7 +74,10 @@ class Queue(_message.Message):
     max_attempts: _builtins.int
     """Of jobs that are enqueued without; 0 means 10."""
     lost_lease_limit: _builtins.int
-    """A job may lose this many leases, its workers gone without a word; one more makes it a dead letter. Absent means 5."""
+    """A job may lose this many leases, its workers gone without a word; one more makes it a dead letter. Absent means 5.
+    While more leases run out than workers speak of (in all queues, by the last minutes), the workers as a whole are thought
+    away, be there one or many, and a job may lose ten more. Leases that run out while the queue is away are not counted.
+    """
     max_in_flight: _builtins.int
     """Jobs in workers' hands at once, over all tenants; 0 means no limit."""
     paused: _builtins.bool

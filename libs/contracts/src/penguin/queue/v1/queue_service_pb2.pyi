@@ -211,7 +211,8 @@ class NewJob(_message.Message):
     """Order within the priority, lower first; 0 is the middle."""
     ordering_key: _builtins.str
     """Of the tenant's jobs with the same key one is in hand at a time, in the order of arrival. One that is retried, put off
-    or not due yet keeps its place, and the others wait; one that is redriven goes to the end. Empty means none.
+    or not due yet keeps its place, and the others wait; one that is redriven has its place again, and waits for whoever is in
+    hand just then, but for nobody else that came later. Empty means none.
     """
     run_if_failed: _builtins.bool
     """It runs however those it waits for have ended: completed, dead, cancelled or purged."""
@@ -388,7 +389,9 @@ class JobBatch(_message.Message):
     CALLBACK_JOB_ID_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     callback_job_id: _builtins.int
-    """On later calls: what the first one answered. FAILED_PRECONDITION (STATE_CONFLICT) once a call came without `more`."""
+    """On later calls: what the first one answered. FAILED_PRECONDITION (STATE_CONFLICT) once a call came without `more`, and where
+    a job with the members' ordering key waits for the callback, itself or by others: they would stand behind it.
+    """
     more: _builtins.bool
     """Further calls will add members; the callback waits for the one that says no more."""
     @_builtins.property

@@ -135,6 +135,8 @@ class QueueServiceServicer:
 
     def EnqueueJobs(self, request, context):
         """EnqueueJobs stores jobs; the same request_id with the same body is the same job.
+        RESOURCE_EXHAUSTED (BACKLOG_FULL) for a tenant that has named two hundred kinds that nobody had named before, or where there
+        are too many kinds in all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,10 @@ class QueueServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QueueServiceAsyncStub: ...
     EnqueueJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueJobsRequest, _queue_service_pb2.EnqueueJobsResponse]
-    """EnqueueJobs stores jobs; the same request_id with the same body is the same job."""
+    """EnqueueJobs stores jobs; the same request_id with the same body is the same job.
+    RESOURCE_EXHAUSTED (BACKLOG_FULL) for a tenant that has named two hundred kinds that nobody had named before, or where there
+    are too many kinds in all.
+    """
     EnqueueBatch: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueBatchResponse]
     """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
     one another. The quickest way in.
@@ -102,7 +105,10 @@ class QueueServiceAsyncStub(QueueServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     EnqueueJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueJobsRequest, _queue_service_pb2.EnqueueJobsResponse]  # type: ignore[assignment]
-    """EnqueueJobs stores jobs; the same request_id with the same body is the same job."""
+    """EnqueueJobs stores jobs; the same request_id with the same body is the same job.
+    RESOURCE_EXHAUSTED (BACKLOG_FULL) for a tenant that has named two hundred kinds that nobody had named before, or where there
+    are too many kinds in all.
+    """
     EnqueueBatch: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.EnqueueBatchRequest, _queue_service_pb2.EnqueueBatchResponse]  # type: ignore[assignment]
     """EnqueueBatch stores many jobs of one kind, all or none: one request_id stands for them all, and their ids follow
     one another. The quickest way in.
@@ -171,7 +177,10 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.EnqueueJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.EnqueueJobsResponse, _abc.Awaitable[_queue_service_pb2.EnqueueJobsResponse]]:
-        """EnqueueJobs stores jobs; the same request_id with the same body is the same job."""
+        """EnqueueJobs stores jobs; the same request_id with the same body is the same job.
+        RESOURCE_EXHAUSTED (BACKLOG_FULL) for a tenant that has named two hundred kinds that nobody had named before, or where there
+        are too many kinds in all.
+        """
 
     @_abc_1.abstractmethod
     def EnqueueBatch(

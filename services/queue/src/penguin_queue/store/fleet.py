@@ -1,0 +1,26 @@
+"""What is known of the workers as a whole, by all processes of the tier together."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from penguin_chassis.pool import Database
+from penguin_chassis.queries import load
+from penguin_queue.domain.fleet import Fleet
+
+sql = load("penguin_queue.store", "fleet.sql")
+
+
+class FleetStore:
+    """The fleet as one database has it."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def tell(self, heard: int, lost: int, at: datetime) -> Fleet:
+        """Add leases that were ended by a word and such as ran out; all that is known. It also says that this process is there."""
+        async with self._db.maintenance() as connection:
+            (row,) = await connection.fetch(sql.known)
+            fleet = Fleet(*row).told(heard, lost, at)
+            await connection.execute(sql.know, fleet.heard, fleet.lost, fleet.at, fleet.away_since, fleet.away_until)
+        return fleet
