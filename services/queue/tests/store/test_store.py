@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -155,6 +156,21 @@ async def test_a_job_is_spared_while_the_fleet_is_away_and_not_for_ever(own_db: 
     assert (swept.buried, swept.lost) == (1, 1)
 
 
+def known(fleet: Fleet | None) -> Fleet:
+    assert fleet is not None
+    return fleet
+
+
+async def test_a_process_frozen_as_it_tells_of_workers_keeps_no_other_from_sweeping(own_db: Database) -> None:
+    hearing = Hearing(FleetStore(own_db))
+    hearing.heard(5)
+    async with own_db.maintenance() as frozen, asyncio.timeout(5):
+        await frozen.execute("SELECT FROM fleet FOR UPDATE")
+        assert (await hearing.fleet(AT)).heard == math.inf
+    later = AT + timedelta(seconds=2)
+    assert (await hearing.fleet(later)).heard == 5, "what was not told is told the next time"
+
+
 async def test_leases_that_ran_out_while_the_queue_was_away_are_no_loss(own_db: Database) -> None:
     tenant, store, told = uuid4(), Leases(own_db), FleetStore(own_db)
     (job_id,) = await enqueue(own_db, tenant, 1)
@@ -164,7 +180,7 @@ async def test_leases_that_ran_out_while_the_queue_was_away_are_no_loss(own_db: 
         await store.lease_ready(asked(1, at=at))
         at += LEASE
         # Nobody was there meanwhile: neither to hear a worker, nor to find its lease lost.
-        swept = await store.sweep(at, fleet=await told.tell(0, 0, at))
+        swept = await store.sweep(at, fleet=known(await told.tell(0, 0, at)))
         assert ([ready.id for ready in swept.ready], swept.lost) == ([job_id], 0)
     job = await JobStore(own_db, Kinds()).get(tenant, job_id)
     assert (job.state, job.lost_leases) == ("ready", 0)
@@ -172,7 +188,7 @@ async def test_leases_that_ran_out_while_the_queue_was_away_are_no_loss(own_db: 
     # One that runs out while the queue is there is.
     await store.lease_ready(asked(1, at=at))
     for second in range(int(LEASE.total_seconds()) + 1):
-        fleet = await told.tell(1, 0, at + timedelta(seconds=second))
+        fleet = known(await told.tell(1, 0, at + timedelta(seconds=second)))
     swept = await store.sweep(at + LEASE, fleet=fleet)
     assert ([ready.id for ready in swept.ready], swept.lost) == ([job_id], 1)
 

@@ -33,7 +33,8 @@ class Hearing:
         """The fleet as all processes know it, as of a second ago at most, and what was heard here since."""
         if self._told_at is None or abs(at - self._told_at) >= EVERY:
             heard, lost = self._heard, self._lost
-            self._known = await self._store.tell(heard, lost, at)
-            # What has come meanwhile is for the next time; had it failed, all would be.
-            self._heard, self._lost, self._told_at = self._heard - heard, self._lost - lost, at
+            if (known := await self._store.tell(heard, lost, at)) is not None:
+                # What has come meanwhile is for the next time; had it failed, all would be.
+                self._known, self._heard, self._lost = known, self._heard - heard, self._lost - lost
+            self._told_at = at
         return replace(self._known, heard=self._known.heard + self._heard, lost=self._known.lost + self._lost)

@@ -17,10 +17,13 @@ class FleetStore:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def tell(self, heard: int, lost: int, at: datetime) -> Fleet:
-        """Add leases that were ended by a word and such as ran out; all that is known. It also says that this process is there."""
+    async def tell(self, heard: int, lost: int, at: datetime) -> Fleet | None:
+        """Add leases that were ended by a word and such as ran out; all that is known. It also says that this process is there.
+        None, and nothing is added, where another is just telling."""
         async with self._db.maintenance() as connection:
-            (row,) = await connection.fetch(sql.known)
+            row = await connection.fetchrow(sql.known)
+            if row is None:
+                return None
             fleet = Fleet(*row).told(heard, lost, at)
             await connection.execute(sql.know, fleet.heard, fleet.lost, fleet.at, fleet.away_since, fleet.away_until)
         return fleet

@@ -1,5 +1,6 @@
 -- name: known
-SELECT heard, lost, at, away_since, away_until FROM fleet FOR UPDATE;
+-- Not waited for: a process that is frozen with the row in hand is not to keep all others from sweeping.
+SELECT heard, lost, at, away_since, away_until FROM fleet FOR UPDATE SKIP LOCKED;
 
 -- name: know
 UPDATE fleet SET heard = $1, lost = $2, at = $3, away_since = $4, away_until = $5;
