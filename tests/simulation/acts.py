@@ -203,32 +203,18 @@ async def onboard(play: Play, penguin: Penguin, act: Act) -> None:
     act.told = DONE
 
 
-async def launch(play: Play, penguin: Penguin, act: Act) -> None:
-    """The tenant's campaign; at times by two at once."""
-    assert act.tenant.campaign is not None
-    await penguin.campaigns.launch(act.tenant.id, act.tenant.campaign)
-    act.told = DONE
+def _of_campaign(name: str) -> Doing:
+    """What is done to the tenant's campaign, whatever has been done to it; at times by two at once."""
+
+    async def doing(play: Play, penguin: Penguin, act: Act) -> None:
+        assert act.tenant.campaign is not None
+        await getattr(penguin.campaigns, name)(act.tenant.id, act.tenant.campaign)
+        act.told = DONE
+
+    return doing
 
 
-async def cancel(play: Play, penguin: Penguin, act: Act) -> None:
-    """The campaign, launched or not."""
-    assert act.tenant.campaign is not None
-    await penguin.campaigns.cancel(act.tenant.id, act.tenant.campaign)
-    act.told = DONE
-
-
-async def pause(play: Play, penguin: Penguin, act: Act) -> None:
-    """The campaign stops writing; whoever comes last in a history has it go on."""
-    assert act.tenant.campaign is not None
-    await penguin.campaigns.pause(act.tenant.id, act.tenant.campaign)
-    act.told = DONE
-
-
-async def resume(play: Play, penguin: Penguin, act: Act) -> None:
-    """It goes on, should it be paused."""
-    assert act.tenant.campaign is not None
-    await penguin.campaigns.resume(act.tenant.id, act.tenant.campaign)
-    act.told = DONE
+launch, cancel, pause, resume = map(_of_campaign, ("launch", "cancel", "pause", "resume"))
 
 
 async def close(play: Play, penguin: Penguin, act: Act) -> None:

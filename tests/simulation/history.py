@@ -122,7 +122,7 @@ def _acts(play: Play) -> list[tuple[Act, acts.Doing]]:
         chosen.append((Act("onboard", newcomer), acts.onboard))
     for tenant in play.tenants:
         if tenant.campaign is not None:
-            chosen += [(Act("launch", tenant), acts.launch)] * 1
+            chosen.append((Act("launch", tenant), acts.launch))
             if chance.random() < 0.3:
                 chosen.append((Act("launch", tenant), acts.launch))
             if chance.random() < 0.25:

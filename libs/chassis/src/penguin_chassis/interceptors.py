@@ -143,11 +143,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
         async def unary(request: Any, context: Context) -> Any:
             async with self._answering(info, context), self._admitted(info, context) as call:
-                await self._look(info, call)
-                if info.client_streaming:
-                    request = self._checked_stream(request, info, call)
-                else:
-                    self._check(request, info, call)
+                request = await self._accepted(request, info, call)
                 try:
                     async with asyncio.timeout(call.remaining()):
                         return await behavior(request, context)
@@ -158,11 +154,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self._answering(info, context), self._admitted(info, context) as call:
-                await self._look(info, call)
-                if info.client_streaming:
-                    request = self._checked_stream(request, info, call)
-                else:
-                    self._check(request, info, call)
+                request = await self._accepted(request, info, call)
                 async for reply in _until(behavior(request, context), call):
                     yield reply
 
@@ -241,6 +233,14 @@ class Gate(grpc.aio.ServerInterceptor):
             raise PermissionDenied(f"The token lacks the scope {info.scope}.", metadata={"scope": info.scope})
         if caller.platform and not narrowed:
             raise PermissionDenied("The platform token does not name this method.", reason="PLATFORM_ONLY")
+
+    async def _accepted(self, request: Any, info: MethodInfo, call: Call) -> Any:
+        """The request once it is checked, or the stream of them, each checked as it comes."""
+        await self._look(info, call)
+        if info.client_streaming:
+            return self._checked_stream(request, info, call)
+        self._check(request, info, call)
+        return request
 
     async def _look(self, info: MethodInfo, call: Call) -> None:
         """Before the first tenant's call: whether the database that is served was restored."""
