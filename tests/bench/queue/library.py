@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -22,8 +21,8 @@ import uvloop
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from tests.bench.queue.ours import PLACES, STREAMS, TERMS, UNMEASURED, Left
-from tests.bench.queue.peers.measuring import PAUSE_S, PER_CALL, at_once, payloads
+from tests.bench.queue.ours import PLACES, STREAMS, TERMS, UNMEASURED, Left, idle_waits
+from tests.bench.queue.peers.measuring import PER_CALL, at_once, payloads
 
 from penguin_chassis import memory
 from penguin_orchestrator.clients import Tier
@@ -89,23 +88,17 @@ async def drain(queue: Tier, count: int, traced: bool) -> dict[str, float]:
 async def idle(penguin: Penguin, count: int) -> dict[str, float]:
     """Milliseconds from an enqueue to the first line of its handler."""
     begun: asyncio.Queue[float] = asyncio.Queue()
-    waits: list[float] = []
 
     async def handle(job: Job) -> None:
         begun.put_nowait(time.perf_counter())
 
     config = WorkerConfig.model_validate({"worker_id": "bench", "concurrency": 10, "lease_s": 60.0, "drain_s": 5.0})
-    worker, stopped, tenant = Worker(penguin.tiers["queue"], config, middleware=()), asyncio.Event(), uuid4()
+    worker, stopped = Worker(penguin.tiers["queue"], config, middleware=()), asyncio.Event()
     working = asyncio.create_task(worker.run({TERMS.kind: Kind(handle)}, stopped))
-    for job in payloads(count + UNMEASURED):
-        await asyncio.sleep(PAUSE_S)
-        started = time.perf_counter()
-        await penguin.jobs.enqueue(tenant, TERMS, job)
-        waits.append((await begun.get() - started) * 1000)
+    measured = await idle_waits(penguin, begun, payloads(count + UNMEASURED))
     stopped.set()
     await working
-    measured = waits[UNMEASURED:]
-    return {"p50": statistics.median(measured), "p99": statistics.quantiles(measured, n=100)[98]}
+    return measured
 
 
 async def _run(act: str, count: int, traced: bool) -> None:
