@@ -6,12 +6,14 @@ With the queue idle every part begins with a wake-up: of the driver, of the serv
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import asyncpg
@@ -22,8 +24,14 @@ from tests.bench.queue.peers.measuring import PAUSE_S, payloads
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_chassis import memory
+from penguin_chassis.barrier import Step
+from penguin_chassis.pool import database
+from penguin_chassis.settings import PoolSettings
 from penguin_orchestrator.config import PlatformConfig
 from penguin_orchestrator.platform import Penguin
+from penguin_queue.domain.jobs import NewBatch
+from penguin_queue.store.jobs import JobStore
+from penguin_queue.store.kinds import Kinds
 
 _MADE = "CREATE TABLE IF NOT EXISTS bench_floor (payload bytea NOT NULL)"
 _GONE = "DROP TABLE bench_floor"
@@ -41,6 +49,21 @@ async def _database(count: int) -> dict[str, float]:
         return {"a query there and back": read, "an insert and its commit": stored}
     finally:
         await connection.close()
+
+
+async def _store(count: int) -> dict[str, float]:
+    """What the service's store does for an enqueue, in this process: one statement in a trip of its own."""
+    dsn, tenant = os.environ["BENCH_DSN"], uuid4()
+    jobs = payloads(count + UNMEASURED)
+    async with database(PoolSettings(dsn, dsn, max_size=2, maintenance_max_size=1)) as db:
+        store = JobStore(db, Kinds())
+
+        async def enqueue(number: int) -> None:
+            body = json.dumps(jobs[number]).encode()
+            step = Step(tenant, str(uuid4()), hashlib.sha256(body).digest(), datetime.now(UTC))
+            await store.enqueue_batch(step, NewBatch(TERMS.kind, [body], 0, 0, None, 0, [""]))
+
+        return {"the statement that stores a job": await _median(count, enqueue)}
 
 
 async def _service(count: int) -> dict[str, float]:
@@ -84,7 +107,7 @@ async def _median(count: int, act: Callable[[int], Awaitable[object]]) -> float:
 
 
 async def _run(count: int) -> None:
-    print(json.dumps(await _database(count) | await _service(count)), flush=True)
+    print(json.dumps(await _database(count) | await _store(count) | await _service(count)), flush=True)
 
 
 if __name__ == "__main__":
