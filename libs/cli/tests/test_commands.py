@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -82,6 +85,7 @@ def test_every_command_explains_itself(tmp_path: Path, words: list[str]) -> None
         (["queue", "purge", "leased", "-t", TENANT], 2, "leased"),
         (["queue", "priority", "urgent", "7", "-t", TENANT], 2, "urgent"),
         (["queue", "cancel", "0", "-t", TENANT], 2, "greater than"),
+        (["queue", "cancel", str(2**63), "-t", TENANT], 2, "less than"),
         (["queue", "cancel", "-t", TENANT], 2, "Missing argument"),
         (["trace", "nonsense"], 2, "no email's id"),
         (["queue", "pause"], 2, "name a queue"),
@@ -108,6 +112,26 @@ def test_what_cannot_be_done_is_said_with_its_exit_code(tmp_path: Path, words: l
     result = run(tmp_path / "never-up", *words)
     assert (result.exit_code, said in result.output) == (code, True), result.output
     assert "Traceback" not in result.output
+
+
+def test_every_whole_number_has_an_upper_bound() -> None:
+    """A larger one than its field of the message holds would end in a traceback."""
+
+    def leaves(command: Any) -> Iterator[Any]:
+        if not hasattr(command, "list_commands"):
+            yield command
+            return
+        for name in command.list_commands(None):
+            yield from leaves(command.get_command(None, name))
+
+    numbers = {
+        f"{leaf.name} {param.name}": param.max
+        for leaf in leaves(typer.main.get_command(build()))
+        for param in leaf.params
+        if re.search(r"\bint\b", str(param.type_descriptor.annotation))
+    }
+    assert len(numbers) > 20
+    assert [where for where, most in numbers.items() if most is None] == []
 
 
 def test_tokens_are_what_their_words_say(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 def demo(
     context: typer.Context,
     emails: Annotated[int, typer.Option(min=1, max=LEADS, help="How many to send.")] = LEADS,
-    seed: Annotated[int, typer.Option(help="The same seed simulates the same events.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed simulates the same events.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up afterwards.")] = False,
 ) -> None:
     """Run the main job end to end on the local stack, and check the work.

@@ -86,7 +86,9 @@ def put(
     backoff_base: Annotated[float, typer.Option(min=0.001, max=86400, help="First back-off, seconds.")] = 1.0,
     backoff_cap: Annotated[float, typer.Option(min=0.001, max=604800, help="Longest back-off, seconds.")] = 3600.0,
     lost_leases: Annotated[int, typer.Option(min=0, max=100, help="Leases lost before it is poison.")] = 5,
-    max_in_flight: Annotated[int, typer.Option(min=0, help="Jobs in workers' hands at once; 0: no limit.")] = 0,
+    max_in_flight: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help="Jobs in workers' hands at once; 0: no limit.")
+    ] = 0,
     rate: Annotated[str, typer.Option(help=f"Leases of all its jobs: {RATE}.", metavar="RATE")] = "",
     tenant_rate: Annotated[str, typer.Option(help="The same of each tenant.", metavar="RATE")] = "",
     key_rate: Annotated[str, typer.Option(help="The same of each rate key of a tenant.", metavar="RATE")] = "",

@@ -69,7 +69,9 @@ class Priority(StrEnum):
     LOW = "low"
 
 
-JobIds = Annotated[list[int], typer.Argument(min=1, help="The jobs' ids, at most 1000.", metavar="ID")]
+# Ids are signed, of 64 bits.
+ID_MAX = 2**63 - 1
+JobIds = Annotated[list[int], typer.Argument(min=1, max=ID_MAX, help="The jobs' ids, at most 1000.", metavar="ID")]
 Kind = Annotated[str, typer.Option(help="Only this kind, for example email.send.", metavar="KIND")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 Before = Annotated[datetime | None, typer.Option(help="UTC; only what is earlier.")]
@@ -122,11 +124,15 @@ def enqueue(
     replace: Annotated[
         bool, typer.Option("--replace", help="Who has the key, and waits, gets this payload and place.")
     ] = False,
-    after: Annotated[list[int] | None, typer.Option(min=1, help="Once this job is completed.", metavar="ID")] = None,
+    after: Annotated[
+        list[int] | None, typer.Option(min=1, max=ID_MAX, help="Once this job is completed.", metavar="ID")
+    ] = None,
     run_if_failed: Annotated[bool, typer.Option("--run-if-failed", help="Once those are over, however.")] = False,
     callback: Annotated[str, typer.Option(help="A job of this kind when all are over.", metavar="KIND")] = "",
     callback_payload: Annotated[str, typer.Option(help="What that one is to do.", metavar="JSON")] = "{}",
-    batch: Annotated[int | None, typer.Option(min=1, help="Of the batch with this callback job.", metavar="ID")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=ID_MAX, help="Of the batch with this callback job.", metavar="ID")
+    ] = None,
     more: Annotated[bool, typer.Option("--more", help="The callback waits for further ones.")] = False,
 ) -> None:
     """Enqueue a job, or several on the same terms; as members of a batch with --callback or --batch."""
@@ -218,7 +224,7 @@ def jobs(
     tenant: TenantName,
     state: Annotated[State | None, typer.Option(help="Only these.", show_default="all")] = None,
     kind: Kind = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="How many at most.")] = 50,
     every: Annotated[bool, typer.Option("--all", help="However many there are.")] = False,
 ) -> None:
     """List the tenant's jobs, about newest first."""
@@ -244,7 +250,7 @@ def jobs(
 
 def job(
     context: typer.Context,
-    job_id: Annotated[int, typer.Argument(min=1, help="The job's id.", metavar="ID")],
+    job_id: Annotated[int, typer.Argument(min=1, max=ID_MAX, help="The job's id.", metavar="ID")],
     tenant: TenantName,
     payload: Annotated[
         bool, typer.Option("--payload", help="Show its payload, too: needs scope jobs.payloads.")
@@ -285,7 +291,9 @@ def cancel(context: typer.Context, job_ids: JobIds, tenant: TenantName) -> None:
 def redrive(
     context: typer.Context,
     tenant: TenantName,
-    job_ids: Annotated[list[int] | None, typer.Argument(min=1, help="Dead letters' ids.", metavar="ID")] = None,
+    job_ids: Annotated[
+        list[int] | None, typer.Argument(min=1, max=ID_MAX, help="Dead letters' ids.", metavar="ID")
+    ] = None,
     kind: Kind = "",
     error: Annotated[str, typer.Option(help="Only those whose last error begins so, for example smtp.")] = "",
     before: Before = None,
