@@ -155,6 +155,7 @@ class Work:
         self, kinds: tuple[str, ...], max_jobs: int, duration: timedelta, wait: timedelta, worker_id: str
     ) -> list[Job]:
         """Lease due jobs; where there are none, wait up to `wait` for the first."""
+        self._hearing.leased(duration)
         clock = asyncio.get_running_loop().time
         ends = clock() + min(wait.total_seconds(), calls.remaining() - MARGIN_S)
         pause = POLL_MIN_S
@@ -177,6 +178,7 @@ class Work:
     async def lease_lots(self, asked: Asked) -> list[Lot]:
         """Lease due jobs as columns, without waiting. Whoever is cancelled meanwhile never learns what was leased to
         him: it is given back."""
+        self._hearing.leased(asked.until - self.now())
         leasing = asyncio.create_task(self._leasing.lots(asked))
         try:
             return await asyncio.shield(leasing)
