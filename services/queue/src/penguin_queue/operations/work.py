@@ -32,6 +32,9 @@ POLL_MAX_S = 0.5
 # so much besides its payload and trace: its tenant, its kind and the like.
 LEASED_BYTES = 3 * 1024 * 1024
 ROW_BYTES = 512
+# What may have been leased by a transaction whose outcome nobody learnt is given back at once, and again after these pauses
+# (seconds): it may be committed a moment later.
+AGAIN_S = (1.0, 5.0)
 # A waiting lease answers this long before its client gives up (seconds).
 MARGIN_S = 0.25
 
@@ -147,6 +150,11 @@ class Work:
         hands = _Hands(handover)
         try:
             yield hands
+        except BaseException as error:
+            # Who is cancelled, or out of time, does not learn whether it was committed: it may be, and leased with it.
+            if not isinstance(error, Fault) or isinstance(error, Unavailable | DeadlineExceeded):
+                self._returning.give_back(handover.leases, AGAIN_S)
+            raise
         finally:
             if not taker.deliver(count, hands.lots):
                 self.give_back(hands.lots)

@@ -193,6 +193,8 @@ class JobStore:
         terms = {row["id"]: row for row in await connection.fetch(sql.terms, tenant_id, list(asked))}
         full = [(n, _on(job, terms[numbers[job.kind]])) for n, job in jobs]
         handed = handover is not None and all(row["unhindered"] for row in terms.values())
+        if handover is not None:
+            handover.ids.extend(n for n, _ in jobs)
         await _insert(connection, tenant_id, full, numbers, at, handover if handed else None)
         stored.extend(full)
         return handed
@@ -208,6 +210,8 @@ class JobStore:
             return await self._enqueue_step(step, batch)
         kind_id, first = await self._prepared(step.tenant_id, batch)
         numbered = Numbered(first, first + len(batch.payloads) - 1)
+        if handover is not None:
+            handover.ids.extend(numbered.ids)
         (row,) = await self._db.one_trip(
             sql.enqueue_batch, step.tenant_id, step.key, step.digest, barrier.encoded(numbered, Numbered), step.at,
             *_columns(batch, kind_id, first, step.at, handover),
