@@ -48,7 +48,7 @@ class Fleet:
 
         # Rounded, so that what is long past is nothing, and no number too small to be stored.
         def faded(before: float, half_life: timedelta) -> float:
-            return round(before * 0.5 ** (passed / half_life), 6)
+            return round(before * math.pow(0.5, passed / half_life), 6)
 
         return Fleet(
             faded(self.heard, HALF_LIFE) + heard, faded(self.lost, HALF_LIFE) + lost, max(self.at or at, at), *away,
