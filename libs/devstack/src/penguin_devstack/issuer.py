@@ -59,7 +59,9 @@ DEFAULT_POLICIES: Mapping[str, WorkloadPolicy] = {
         methods=("/penguin.tier.v1.TierService/*", "/penguin.tier.v1.KeyService/*",
                  "/penguin.notifications.v1.AdminEventService/CreateAdminEvent",
                  "/penguin.oltp.v1.ReconcileService/*", "/penguin.oltp.v1.SagaService/*",
-                 "/penguin.oltp.v1.TenantService/*"),
+                 "/penguin.oltp.v1.TenantService/*",
+                 # Files of sagas go also where the tenant was closed.
+                 "/penguin.content.v1.ContentService/DeleteContents"),
     ),
     "worker": WorkloadPolicy(
         scopes=("tier.*", "jobs.*", "emails.*", "contents.*", "ledger.*", "facts.*", "inbox.*", "leads.*", "*.read",

@@ -97,14 +97,12 @@ class ProbedTier(Tier):
         super().__init__(name, channel, tokens)
         self._probe = probe
 
-    async def call(
-        self, method: Any, request: Any, *, timeout: float = 10.0, attributes: Mapping[str, str] | None = None
-    ) -> Any:
+    async def call(self, method: Any, request: Any, **how: Any) -> Any:
         """Call, unless the process ends."""
         # One at a time, in the order in which they are made: each run comes by the same places.
         async with self._probe.turn:
             place = self._probe.enter(method._method.decode())
-            reply = await super().call(method, request, timeout=timeout, attributes=attributes)
+            reply = await super().call(method, request, **how)
             self._probe.done(place)
             return reply
 

@@ -20,9 +20,10 @@ from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin.queue.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from penguin_chassis.pool import Database
 from penguin_orchestrator import keys
+from penguin_orchestrator.blobs import File, put_file
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.platform import Penguin
-from penguin_orchestrator.sagas.leads import FILE_KEPT, put_file
+from penguin_orchestrator.sagas.leads import CSV, FILE_KEPT
 
 LEADS = 2
 
@@ -237,7 +238,7 @@ async def _lead_file(world: World) -> Begun:
     standing = lead_pb.NewLead(request_id=str(uuid4()), id=str(keys.new_id()), list=audience, email="old@example.com")
     await Penguin(world.tiers).tenants.add_leads(tenant, [standing])
     data = b"email\nnew@example.com\nOld@example.com\nnobody\n"
-    await put_file(world.tiers["content"], tenant, key, str(uuid4()), "leads.csv", data, FILE_KEPT)
+    await put_file(world.tiers["content"], tenant, key, str(uuid4()), File("leads.csv", CSV, data), FILE_KEPT)
     return Begun(tenant, {"list": audience, "key": key, "columns": {}}, key)
 
 

@@ -535,7 +535,7 @@ CREATE TABLE public.sagas (
     finished_at timestamp with time zone,
     CONSTRAINT sagas_input_check CHECK ((length(input) <= 65536)),
     CONSTRAINT sagas_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 100))),
-    CONSTRAINT sagas_state_check CHECK ((state = ANY (ARRAY['running'::text, 'compensating'::text, 'succeeded'::text, 'compensated'::text, 'stuck'::text]))),
+    CONSTRAINT sagas_state_check CHECK ((state = ANY (ARRAY['running'::text, 'compensating'::text, 'succeeded'::text, 'compensated'::text, 'stuck'::text, 'abandoned'::text]))),
     CONSTRAINT sagas_subject_check CHECK ((length(subject) <= 200)),
     CONSTRAINT sagas_version_check CHECK ((version > 0))
 )
