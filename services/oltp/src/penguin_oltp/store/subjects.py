@@ -11,10 +11,12 @@ import orjson
 
 from penguin_chassis import barrier, subjects
 from penguin_chassis.barrier import Step
+from penguin_chassis.faults import AlreadyExists
 from penguin_chassis.pool import Connection, Database, affected
 from penguin_chassis.queries import load
 from penguin_chassis.subjects import Mention, Order, Page, Phase, SubjectRecord
-from penguin_oltp.domain.subjects import ERASED, Erasure, Item, Items, Receipt, pads
+from penguin_oltp.domain.subjects import ERASED, Erasure, Export, Item, Items, Receipt, pads
+from penguin_oltp.store.rows import columns, read
 
 sql = load("penguin_oltp.store", "subjects.sql")
 mention_sql = load("penguin_oltp.store", "mentions.sql")
@@ -104,6 +106,21 @@ class SubjectStore:
         for row in told:
             receipts.setdefault(row["erasure_id"], []).append(_receipt(row))
         return [Erasure(**dict(row), receipts=tuple(receipts.get(row["id"], ()))) for row in rows]
+
+    async def record_export(self, step: Step, export: Export) -> Export:
+        """Put on record who has whose data exported. Raises AlreadyExists where another export has its id."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, Export)) is not None:
+                return done.reply
+            if await connection.fetchval(sql.put_export, *columns(export)) is None:
+                raise AlreadyExists("An export with this id is on record.", field="export_id")
+            return await barrier.record(connection, step, export, Export)
+
+    async def list_exports(self, tenant_id: UUID, after: UUID, limit: int, subject: str) -> list[Export]:
+        """Up to `limit` exports after an id, in the order of their ids; of one person, where given."""
+        async with self._db.tenant(tenant_id) as connection:
+            found = await connection.fetch(sql.list_exports, tenant_id, after, limit, subject)
+        return [read(Export, row) for row in found]
 
     def phases(self, order: Order) -> Sequence[Phase]:
         """Messages first: which copies of sent mail are theirs is known by their emails. Emails before leads, which they
