@@ -25,7 +25,11 @@ from penguin_orchestrator.messages import OutgoingEmail, Refusal
 
 EMAILS = 1000
 # What is Bob's and mentions Ada: told, and left to somebody's decision. Table and column as they are stored.
-BOBS = {"oltp": {"leads.custom_fields", "emails.subject"}, "content": {"content_objects.body"}}
+BOBS = {
+    "oltp": {"leads.custom_fields", "emails.subject"}, "content": {"content_objects.body"},
+    # Of the platform's event; the tenant's own is emptied.
+    "notifications": {"admin_system_events.description", "admin_system_events.details"},
+}  # fmt: skip
 
 
 def columns(places: list[str]) -> set[str]:
@@ -80,6 +84,7 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
     assert mentions(erasure) == {
         "oltp": {("leads", "custom_fields"), ("emails", "subject")},
         "content": {("content_objects", place) for place in ("text", "source")},
+        "notifications": {("admin_system_events", place) for place in ("description", "details")},
     }
     # What is gone on purpose is not missed by reconcile: it compares generations from 0 on.
     assert await referred(town) == 2
@@ -90,6 +95,9 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
     assert counts["content"]["content_objects"] == EMAILS + 2 + len({record.tier for record in exported})
     assert counts["queue"]["jobs"] > 0
     assert counts["notifications"]["notifications"] == 1
+    assert counts["notifications"]["admin_system_events"] == 1
+    # The answers to whoever told of her, of the tenant or of the platform: the notification's, and two of events.
+    assert counts["notifications"]["step_barrier"] >= 2
     assert await town.penguin.subjects.verify(life.tenant) == []
     await assert_not_written_to(town, life)
 
