@@ -147,7 +147,7 @@ def hold(
 ) -> None:
     """Keep a person, or a content, from being erased, deleted or let go by age, in every tier, until the hold is released.
 
-    Of a person, contents that are there by now are kept; what comes later needs a hold of its own.
+    Of a person, what is there by now is kept, and what comes later.
     """
     if bool(address) == bool(key):
         raise typer.BadParameter("name a person (--address) or a storage key (--key)")

@@ -55,7 +55,7 @@ DEFAULT_POLICIES: Mapping[str, WorkloadPolicy] = {
         scopes=("tier.*", "contents.*", "jobs.*", "notifications.write", "admin_events.write", "sagas.read",
                 "sagas.write", "tenants.*", "campaigns.*", "templates.read", "email_accounts.read", "leads.*",
                 "emails.read", "emails.write", "reconcile.*", "ledger.read", "facts.*", "reports.read",
-                "subjects.*"),
+                "subjects.*", "holds.manage"),
         methods=("/penguin.tier.v1.TierService/*", "/penguin.tier.v1.KeyService/*",
                  "/penguin.notifications.v1.AdminEventService/CreateAdminEvent",
                  "/penguin.oltp.v1.ReconcileService/*", "/penguin.oltp.v1.SagaService/*",

@@ -214,8 +214,8 @@ class Subjects:
     async def hold(self, tenant_id: UUID, reason: str, *, address: str = "", key: str = "") -> UUID:
         """Keep a person, or what stands under a key, in every tier; returns the hold's id once each has it.
 
-        The keys that OLTP knows to be the person's by now are kept by name. Raises TierError: then nothing is promised, and
-        what was told already stays until it is released.
+        The keys that OLTP knows to be the person's by now are kept by name; of those that come later it tells Content. Raises
+        TierError: then nothing is promised, and what was told already stays until it is released.
         """
         hold_id = keys.new_id()
         if key:
@@ -223,15 +223,32 @@ class Subjects:
                 await self._put(tier, _held(tenant_id, hold_id, reason, storage_key=key))
             return hold_id
         subject, subject_key = self.ledger.subject(tenant_id, address), self.ledger.subject_key(tenant_id)
-        found = items(self._tiers["oltp"], tenant_id, address)
-        theirs = sorted({item.storage_key async for item in found if item.storage_key})
+        theirs = await self._keys(tenant_id, address)
         parts = [theirs[n : n + KEYS_A_PART] for n in range(0, len(theirs), KEYS_A_PART)] or [[]]
-        for tier in TIERS:
+        # OLTP last: what is written once it knows it tells the others of, who must know of the hold by then.
+        for tier in reversed(TIERS):
             known = {"subject_key": subject_key} if tier == "oltp" else {}
             for number, part in enumerate(parts if tier in KEY_TIERS else [[]]):
                 part_id = _part(hold_id, number)
                 await self._put(tier, _held(tenant_id, part_id, reason, subject=subject, storage_keys=part, **known))
+        await self._extend(tenant_id, hold_id, sorted({*await self._keys(tenant_id, address)}.difference(theirs)))
         return hold_id
+
+    async def _keys(self, tenant_id: UUID, address: str) -> list[str]:
+        """The keys of a person's contents, as OLTP knows them."""
+        found = items(self._tiers["oltp"], tenant_id, address)
+        return sorted({item.storage_key async for item in found if item.storage_key})
+
+    async def _extend(self, tenant_id: UUID, hold_id: UUID, storage_keys: list[str]) -> None:
+        """Keep what came between the look and the hold."""
+        for n in range(0, len(storage_keys), KEYS_A_PART):
+            for tier in KEY_TIERS:
+                here = self._tiers[tier]
+                request = tier_pb.ExtendLegalHoldRequest(
+                    tenant_id=str(tenant_id), request_id=str(keys.new_id()), hold_id=str(hold_id),
+                    storage_keys=storage_keys[n : n + KEYS_A_PART],
+                )  # fmt: skip
+                await here.insist(here.stub(TierServiceStub).ExtendLegalHold, request, deadline_s=DEADLINE_S)
 
     async def release(self, tenant_id: UUID, hold_id: UUID) -> None:
         """End a hold in every tier that has it; raises TierError (NOT_FOUND: none has)."""

@@ -21,6 +21,7 @@ from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
 from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin_devstack.valkey import ValkeyServer
 from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.mailsources import Source
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
 
 EMAILS = 1000
@@ -170,6 +171,32 @@ async def test_a_legal_hold_keeps_what_is_a_persons_whatever_way_it_would_go(tow
     for tier in TIERS:
         held = [hold.subject async for hold in subjects.holds(tier, life.tenant)]
         assert held == [subjects.ledger.subject(life.tenant, ADDRESS)], tier
+
+
+@pytest.mark.timeout(120)
+async def test_a_hold_keeps_what_comes_later(town: Town) -> None:
+    life = await lives.led(town, 8)
+    subjects, content = town.penguin.subjects, town.tiers["content"]
+    hold = await subjects.hold(life.tenant, "Case 7", address=ADDRESS)
+    before = {each.key async for each in subjects.tell(life.tenant, ADDRESS) if each.table == "content_objects"}
+    new = [OutgoingEmail(address, lives.MAILBOX, "Again", text="Hi") for address in (ADDRESS.upper(), OTHER)]
+    await town.penguin.send_emails(life.tenant, new)
+    letters = [Source(f"l{n}", lives.LETTER.replace("a1@", f"a{n}@").encode()) for n in (2, 3)]
+    await town.penguin.inbox.run(life.tenant, lives.MAILBOX, letters)
+    await lives.deliver(town)
+    later = {each.key async for each in subjects.tell(life.tenant, ADDRESS) if each.table == "content_objects"} - before
+    assert len(later) == 3
+    request = content_pb.DeleteContentsRequest(
+        tenant_id=str(life.tenant), request_id=str(uuid4()), storage_keys=sorted(later)
+    )
+    reply = await content.call(content.stub(ContentServiceStub).DeleteContents, request)
+    assert (reply.deleted, set(reply.held_keys)) == (0, later)
+    # What is owed after the release keeps nothing, and stands in nobody's way.
+    await town.penguin.send_emails(life.tenant, [OutgoingEmail(ADDRESS, lives.MAILBOX, "Once more", text="Hi")])
+    await subjects.release(life.tenant, hold)
+    await lives.deliver(town)
+    request.request_id = str(uuid4())
+    assert (await content.call(content.stub(ContentServiceStub).DeleteContents, request)).deleted == 3
 
 
 @pytest.mark.timeout(120)

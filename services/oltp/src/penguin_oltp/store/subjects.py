@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import orjson
 
-from penguin_chassis import barrier, subjects
+from penguin_chassis import barrier, outbox, subjects
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import AlreadyExists
 from penguin_chassis.pool import Connection, Database, affected
@@ -136,6 +136,18 @@ class SubjectStore:
         for table, query in EXPORTS.items():
             async for record in subjects.exported(self._db, tenant_id, table, query, address):
                 yield record
+
+
+def kept_too(found: Sequence[Any]) -> list[outbox.Owed]:
+    """What Content is owed where contents have come whose people a legal hold keeps: the hold's new keys. `found`: rows of the
+    hold's id and a storage key."""
+    keys: dict[UUID, list[str]] = {}
+    for row in found:
+        keys.setdefault(row["id"], []).append(row["content_storage_key"])
+    return [
+        outbox.Owed(uuid4(), "content", "extend_legal_hold", {"hold_id": str(hold), "storage_keys": theirs})
+        for hold, theirs in keys.items()
+    ]
 
 
 def _receipt(row: Any) -> Receipt:
