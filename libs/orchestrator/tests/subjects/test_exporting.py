@@ -26,12 +26,14 @@ from penguin_orchestrator.sagas import engine as engines
 from penguin_orchestrator.sagas import exports
 from penguin_orchestrator.sagas.carrying import SagaUnfinishedError
 from penguin_orchestrator.sagas.exports import Exported
+from penguin_orchestrator.sagas.known import KNOWN
 from penguin_orchestrator.sagas.recovery import Recovery
+from penguin_orchestrator.sagas.subjects import FILES
 
 __all__ = ["unbroken", "world"]
 
 ADDRESS = "Ada@Example.com"
-FILES = "SELECT count(*) FROM attachments WHERE tenant_id = $1"
+ATTACHED = "SELECT count(*) FROM attachments WHERE tenant_id = $1"
 
 
 @pytest.fixture
@@ -48,6 +50,10 @@ async def tenant(world: World, penguin: Penguin) -> UUID:
     emails = [OutgoingEmail(each, "us@sender.example", "Hi", text="Dear") for each in (ADDRESS, "bob@example.com")]
     await penguin.send_emails(tenant, emails)
     return tenant
+
+
+def test_who_is_erased_is_looked_for_in_the_files_of_every_saga_that_makes_any() -> None:
+    assert {each.kind for each in KNOWN if any(step.mints for step in each.steps)} == set(FILES)
 
 
 async def told(records: AsyncIterator[Exported]) -> list[tuple[str, str, str, str]]:
@@ -74,7 +80,7 @@ async def test_what_is_exported_is_what_is_told_and_who_had_it_is_on_record(
     assert all(each.actor for each in on_record)
     assert [each async for each in subjects.exports(tenant, "bob@example.com")] == []
     await subjects.drop_export(tenant, export_id)
-    assert await world.count("content", tenant, FILES) == 0
+    assert await world.count("content", tenant, ATTACHED) == 0
     assert {each.missing async for each in subjects.exported(tenant, export_id)} == {"NOT_FOUND NOT_FOUND"}
 
 
@@ -83,7 +89,7 @@ async def test_nothing_is_told_that_is_not_on_record(world: World, penguin: Peng
     for work in (penguin.subjects.export(tenant, ADDRESS), told(penguin.subjects.tell(tenant, ADDRESS))):
         with pytest.raises(TierError, match="refused by a test"):
             await work
-    assert await world.count("content", tenant, FILES) == 0
+    assert await world.count("content", tenant, ATTACHED) == 0
     assert await world.count("oltp", tenant, "SELECT count(*) FROM sagas WHERE tenant_id = $1") == 0
 
 
@@ -91,7 +97,7 @@ async def test_what_is_no_address_is_refused_and_leaves_no_order(world: World, p
     with pytest.raises(TierError) as refused:
         await penguin.subjects.export(tenant, "ada")
     assert (refused.value.code, refused.value.field) == (grpc.StatusCode.INVALID_ARGUMENT, "address")
-    assert await world.count("content", tenant, FILES) == 0
+    assert await world.count("content", tenant, ATTACHED) == 0
 
 
 async def test_a_tier_that_is_away_is_waited_for_by_whichever_process(
@@ -125,7 +131,7 @@ async def test_a_closed_tenants_people_are_told_too(world: World, penguin: Pengu
     export_id = await penguin.subjects.export(tenant, ADDRESS)
     assert len(await told(penguin.subjects.exported(tenant, export_id))) == 2
     await penguin.subjects.drop_export(tenant, export_id)
-    assert await world.count("content", tenant, FILES) == 0
+    assert await world.count("content", tenant, ATTACHED) == 0
 
 
 async def test_more_than_a_file_takes_is_told_at_once_and_said_to_be_missing(
@@ -152,7 +158,7 @@ async def test_who_is_erased_is_erased_from_exports_those_under_way_included(
     # It comes by between what an export has read and what it stores.
     monkeypatch.setattr(blobs, "put_file", erased_meanwhile)
     under_way = await penguin.subjects.export(tenant, ADDRESS)
-    assert await world.count("content", tenant, FILES) == 0
+    assert await world.count("content", tenant, ATTACHED) == 0
     missing = {each[3] for each in await told(penguin.subjects.exported(tenant, under_way))}
     assert "ORDER_GONE" in missing
     assert missing <= {"ORDER_GONE", "NOT_FOUND NOT_FOUND"}, "something of hers is told still"
