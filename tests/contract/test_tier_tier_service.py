@@ -208,6 +208,20 @@ async def holds(world: World) -> Any:
     return erasure_pb2.ListLegalHoldsRequest(tenant_id=str(world.tenant))
 
 
+async def extend(world: World) -> Any:
+    reply = await world.call(f"{SERVICE}/PutLegalHold", await hold(world))
+    return erasure_pb2.ExtendLegalHoldRequest(
+        tenant_id=str(world.tenant), request_id=str(uuid4()), hold_id=reply.hold.id, storage_keys=["k/2", "k/3"]
+    )
+
+
+async def kept(world: World, request: Any) -> Any:
+    async with (await world.database()).tenant(world.tenant) as connection:
+        return await connection.fetch(
+            "SELECT * FROM legal_hold_keys WHERE tenant_id = $1 ORDER BY 1, 2, 3", world.tenant
+        )
+
+
 async def release(world: World) -> Any:
     reply = await world.call(f"{SERVICE}/PutLegalHold", await hold(world))
     return erasure_pb2.ReleaseLegalHoldRequest(
@@ -338,6 +352,14 @@ class TestTierService(ServiceContract):
             "a hold may be put on whom the tier does not know",
             stranger=lambda reply: equal(reply.hold.subject, SUBJECT),
             mutation=Mutation(held, vary=lambda r: setattr(r, "reason", "Case 8")),
+        ),
+        Case(
+            "ExtendLegalHold",
+            extend,
+            lambda request, reply: equal((reply.hold.id, reply.hold.kept_keys), (request.hold_id, 3)),
+            ("storage_keys", lambda r: r.ClearField("storage_keys")),
+            lambda r: setattr(r, "hold_id", str(uuid4())),
+            mutation=Mutation(kept, vary=lambda r: r.storage_keys.append("k/4")),
         ),
         Case(
             "ListLegalHolds",
