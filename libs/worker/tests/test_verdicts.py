@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 from libs.worker.tests.conftest import Configure
-from libs.worker.tests.test_lines import all_are, at_work, put
+from libs.worker.tests.test_lines import TENANT, all_are, at_work, put
 from libs.worker.tests.waiting import eventually
 
 from penguin_orchestrator.clients import Tier
@@ -32,3 +35,43 @@ async def test_a_slip_in_a_verdict_costs_its_own_job_an_attempt_and_no_other_any
     bad = [peers.queue.jobs[job_id] for job_id in ids[:4]]
     assert [each.job.last_error for each in bad] == ["ValueError", "", "defect.TypeError", ""]
     assert [each.reasons for each in bad] == [[], ["x"], [], ["early"]]
+
+
+async def test_a_group_whose_handler_ends_as_cancelled_though_nobody_cancelled_it_fails(
+    peers: Peers, tiers: dict[str, Tier], configure: Configure
+) -> None:
+    async def given_up(jobs: Sequence[Job]) -> None:
+        if jobs[0].kind == "own":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(60)
+        if jobs[0].kind == "several":
+            raise BaseExceptionGroup("several", [asyncio.CancelledError()])
+        # A fetch that several share, and that one of the others gave up.
+        helper = asyncio.create_task(asyncio.sleep(60))
+        asyncio.get_running_loop().call_soon(helper.cancel)
+        await helper
+
+    ids = {kind: peers.queue.put(TENANT, kind, {}, max_attempts=1) for kind in ("own", "helper", "several")}
+    async with at_work(tiers["queue"], configure(), **{kind: Kind(many=given_up) for kind in ids}) as worker:
+        await eventually(lambda: all_are(peers, list(ids.values()), "dead"), 5)
+        await eventually(lambda: worker.in_hand == 0, 5)
+    errors = {kind: peers.queue.jobs[job_id].job.last_error for kind, job_id in ids.items()}
+    assert errors.pop("several") == "defect.BaseExceptionGroup"
+    assert set(errors.values()) == {"defect.CancelledError"}
+
+
+async def test_a_group_that_is_cancelled_at_a_stop_is_put_off_and_loses_no_attempt(
+    peers: Peers, tiers: dict[str, Tier], configure: Configure
+) -> None:
+    begun = asyncio.Event()
+
+    async def slow(jobs: Sequence[Job]) -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    (job_id,) = put(peers, "noop", 1)
+    async with at_work(tiers["queue"], configure(drain_s=0.2), noop=Kind(many=slow)):
+        await asyncio.wait_for(begun.wait(), 5)
+    assert (peers.queue.state(job_id), peers.queue.jobs[job_id].job.attempts) == ("ready", 0)

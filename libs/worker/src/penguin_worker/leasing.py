@@ -78,6 +78,8 @@ class Worker:
         self._kind_standing = Standing("kind")
         self._halted = False
         self._stopping = False
+        # Handlers that are still at work are cancelled.
+        self._given_up = False
 
     @property
     def in_hand(self) -> int:
@@ -147,8 +149,14 @@ class Worker:
             async with limit:
                 await many(jobs)
             error: NotDone = Retry("defect.unsettled")
-        except Exception as raised:
-            error = Retry("timeout") if limit.expired() and isinstance(raised, TimeoutError) else said_of(raised)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as raised:
+            if self._given_up and isinstance(raised, asyncio.CancelledError):
+                # By us, and we settle what is left.
+                raise
+            late = limit.expired() and isinstance(raised, TimeoutError)
+            error = Retry("timeout") if late else said_of(raised)
             if error.error.startswith("defect."):
                 log.exception("a handler of %s failed", jobs[0].kind)
         for job in jobs:
@@ -221,6 +229,7 @@ class Worker:
         tasks = self._tasks.union(*(runner.tasks for runner in self._runners.values()))
         for runner in self._runners.values():
             runner.forget()
+        self._given_up = True
         for task in tasks:
             task.cancel()
         if tasks:
@@ -249,7 +258,7 @@ def away_for(snoozes: int, said_s: float | None, chance: float) -> float:
     return said_s + min(said_s / 4, SPREAD_MAX_S) * chance
 
 
-def said_of(error: Exception) -> NotDone:
+def said_of(error: BaseException) -> NotDone:
     """What an exception says of its jobs: what is away burns no attempt, a defect does."""
     if isinstance(error, NotDone):
         # One whose class has not made it one says nothing.
