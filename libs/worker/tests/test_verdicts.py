@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 
+import pytest
 from libs.worker.tests.conftest import Configure
 from libs.worker.tests.test_lines import TENANT, all_are, at_work, put
 from libs.worker.tests.waiting import eventually
@@ -13,6 +15,7 @@ from penguin_orchestrator.clients import Tier
 from penguin_testkit.peers import Peers
 from penguin_worker.jobs import Away, Job, Retry, Snooze
 from penguin_worker.kinds import Kind
+from penguin_worker.threads import in_thread
 
 
 async def test_a_slip_in_a_verdict_costs_its_own_job_an_attempt_and_no_other_anything(
@@ -75,3 +78,25 @@ async def test_a_group_that_is_cancelled_at_a_stop_is_put_off_and_loses_no_attem
     async with at_work(tiers["queue"], configure(drain_s=0.2), noop=Kind(many=slow)):
         await asyncio.wait_for(begun.wait(), 5)
     assert (peers.queue.state(job_id), peers.queue.jobs[job_id].job.attempts) == ("ready", 0)
+
+
+async def test_a_thread_that_cannot_be_started_keeps_no_place(
+    peers: Peers, tiers: dict[str, Tier], configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, left = threading.Thread.start, 2
+
+    def fail(thread: threading.Thread) -> None:
+        nonlocal left
+        if left and thread.name == "job noop":
+            left -= 1
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    ids = put(peers, "noop", 4)
+    async with at_work(tiers["queue"], configure(), noop=Kind(in_thread(lambda _: None, threads=2))):
+        await eventually(lambda: all_are(peers, ids, "completed"), 5)
+    # No fault of theirs.
+    kept = [peers.queue.jobs[job_id] for job_id in ids]
+    assert [each.job.attempts for each in kept] == [0] * 4
+    assert [reason for each in kept for reason in each.reasons] == ["threads.exhausted"] * 2
