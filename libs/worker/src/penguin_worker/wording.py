@@ -56,20 +56,20 @@ def named(words: pb.WorkJobsRequest, field: str) -> int | None:
 
 
 def _add(words: pb.WorkJobsRequest, job: Job, verdict: Verdict, *, bare: bool) -> None:
-    # Each is whole before it is added: what raises leaves nothing behind.
+    # Whatever raises does so before anything is added.
     if isinstance(verdict, Snooze):
-        snooze = pb.JobSnooze(lease=_lease(job), reason="" if bare else storable(verdict.error)[:ERROR_MAX])
-        snooze.delay.FromMilliseconds(_milliseconds(verdict.delay_s))
-        words.snoozes.append(snooze)
+        reason, delay = "" if bare else storable(verdict.error)[:ERROR_MAX], _milliseconds(verdict.delay_s)
+        words.snoozes.add(lease=_lease(job), reason=reason).delay.FromMilliseconds(delay)
     elif isinstance(verdict, Retry | Reject):
-        failure = pb.JobFailure(
-            lease=_lease(job), retryable=isinstance(verdict, Retry),
-            error=UNSAYABLE if bare else storable(verdict.error)[:ERROR_MAX] or "unnamed",
-            message="" if bare else storable(verdict.message)[:MESSAGE_MAX],
-        )  # fmt: skip
-        if isinstance(verdict, Retry) and verdict.delay_s is not None:
-            failure.retry_delay.FromMilliseconds(_milliseconds(verdict.delay_s))
-        words.failures.append(failure)
+        error = UNSAYABLE if bare else storable(verdict.error)[:ERROR_MAX] or "unnamed"
+        message = "" if bare else storable(verdict.message)[:MESSAGE_MAX]
+        said_s = verdict.delay_s if isinstance(verdict, Retry) else None
+        retry_delay = None if said_s is None else _milliseconds(said_s)
+        failure = words.failures.add(
+            lease=_lease(job), error=error, message=message, retryable=isinstance(verdict, Retry)
+        )
+        if retry_delay is not None:
+            failure.retry_delay.FromMilliseconds(retry_delay)
     elif isinstance(verdict, Release):
         words.released.job_ids.append(job.id)
         words.released.lease_tokens.append(job.lease_token)
