@@ -107,8 +107,8 @@ def test_progress_is_told_once_and_at_most_every_second() -> None:
     assert each.untold(1.0) == Progress(3, 5, "")
 
 
-@pytest.mark.parametrize(("done", "note"), [(-1, "a\0b"), (2**70, "\ud800")])
-def test_progress_that_the_queue_could_not_store_harms_no_heartbeat(done: int, note: str) -> None:
+@pytest.mark.parametrize(("done", "note"), [(-1, "a\0b"), (2**70, "\ud800"), (0.5, "half")])
+def test_progress_that_the_queue_could_not_store_harms_no_heartbeat(done: Any, note: str) -> None:
     each = job()
     each.progress(done, done, note)
     told = each.untold(0.0)
