@@ -12,7 +12,8 @@ from uuid import UUID
 
 import asyncpg
 from tests.simulation.clock import VirtualLoop
-from tests.simulation.network import Network, Process, Server, Tokens
+from tests.simulation.network import Network, Process
+from tests.simulation.servers import Server, Tokens
 from tests.simulation.statements import TurnedConnection, Turns, go_by
 
 import penguin_content.servicers
