@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from grpc import StatusCode as Code
 from penguin_chassis.calls import Caller
 from penguin_chassis.clock import Now
 from penguin_chassis.interceptors import Gate, Sanitiser
-from penguin_chassis.methods import declared
+from penguin_chassis.methods import MethodInfo, declared
 from penguin_chassis.server import Registration, State
 
 # Databases keep real time: none of it may run out because a machine is slow (seconds).
@@ -74,7 +75,8 @@ class Server:
         self._handlers: dict[str, Any] = {}
         for registration in registrations:
             registration.add(registration.servicer, self)  # type: ignore[arg-type] # all of a server that it needs
-        gate = Gate(tier, declared([r.service for r in registrations]), _Verifier(), now, state.closed)  # type: ignore[arg-type]
+        methods = _declared(tuple(r.service for r in registrations))
+        gate = Gate(tier, methods, _Verifier(), now, state.closed)  # type: ignore[arg-type]
         self._around = (gate, Sanitiser(tier))
 
     def add_generic_rpc_handlers(self, _: Any) -> None:
@@ -99,6 +101,12 @@ class Server:
         except grpc.aio.AbortError:
             assert context.error is not None
             raise context.error from None
+
+
+@cache
+def _declared(services: tuple[str, ...]) -> dict[str, MethodInfo]:
+    # Tiers are begun anew with every history; their contract stays.
+    return declared(services)
 
 
 @dataclass(frozen=True)
