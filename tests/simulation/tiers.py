@@ -58,6 +58,7 @@ from penguin_testkit.databases import Databases
 TIERS = ("oltp", "content", "queue", "olap", "notifications")
 APP, MAINTENANCE = 5, 3
 KINDS = ("email.send", "campaign.complete")
+FORGET_FLEET = "UPDATE fleet SET heard = 0, lost = 0, at = NULL, away_since = NULL, away_until = NULL"
 
 
 class SimulatedDatabase(Database):
@@ -125,6 +126,10 @@ class World:
         await self.work.sweep(self.dbs["queue"].now(), EVER)
         await self.work.settle(self.dbs["queue"].now())
         await self.leasing.look()
+
+    async def forget(self) -> None:
+        """Let the queue know nothing of the workers of other histories."""
+        await self.rows("queue", FORGET_FLEET)
 
     def renew(self) -> None:
         """Start every tier's process anew: nothing of one history is known in the next, or it would not be the same alone."""
