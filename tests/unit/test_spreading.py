@@ -17,6 +17,7 @@ TESTS = Path(__file__).parents[1]
 SETTINGS = """[pytest]
 together =
     both: test_a.py test_b.py
+    alone: test_c.py::test_one[4]
 early =
     test_c.py::test_one[5]
     test_c.py::test_one[4]
@@ -31,7 +32,14 @@ def test_one(n):
 
 
 def test_a_group_is_told_by_the_beginnings_of_paths() -> None:
-    groups = Groups(["stack: tests/failure/ tests/e2e/test_import.py", "demo:tests/e2e/test_demo.py"])
+    lines = [
+        "drill: tests/failure/test_z.py",
+        "stack: tests/failure/ tests/e2e/test_import.py",
+        "demo:tests/e2e/test_demo.py",
+    ]
+    groups = Groups(lines)
+    # The first that fits.
+    assert groups.of("tests/failure/test_z.py::test_y") == "drill"
     assert groups.of("tests/failure/test_x.py::test_y[z]") == "stack"
     assert groups.of("tests/e2e/test_import.py::test_y") == "stack"
     assert groups.of("tests/e2e/test_demo.py::test_y") == "demo"

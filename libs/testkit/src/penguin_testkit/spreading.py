@@ -47,9 +47,8 @@ class Spreading(LoadScopeScheduling):  # type: ignore[misc] # it tells no types
         if self._ahead is None:
             waiting = list(self.workqueue.items())
             self._ahead = deque(scope for scope, tests in waiting if len(tests) > 1)
-            self._ahead += [
-                scope for path in self._early for scope, tests in waiting if len(tests) == 1 and scope.startswith(path)
-            ]
+            alone = [(scope, next(iter(tests))) for scope, tests in waiting if len(tests) == 1]
+            self._ahead += [scope for path in self._early for scope, nodeid in alone if nodeid.startswith(path)]
         while self._ahead:
             scope = self._ahead.popleft()
             if scope in self.workqueue:
