@@ -39,6 +39,8 @@ SETTINGS = {
     "track_counts": "off",
     "update_process_title": "off",
 }
+# After so many histories their dead rows are taken away.
+TIDY = 500
 # So many objects may be new before the collector looks at them: a history leaves few of them in rings.
 NEW_OBJECTS = 20_000
 _now = time.perf_counter
@@ -121,6 +123,8 @@ async def _all(
             gc.freeze()
             gc.set_threshold(NEW_OBJECTS)
             for seed in seeds:
+                if done.stories and done.stories % TIDY == 0:
+                    await here.tidy()
                 story = await _lived(here, seed)
                 done.add(story)
                 done.seconds, done.cpu_s = _now() - began, time.process_time() - worked
