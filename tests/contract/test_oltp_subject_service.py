@@ -8,7 +8,8 @@ from typing import Any
 from uuid import uuid4
 
 from services.oltp.tests.rows import create_request, new_email, new_lead
-from tests.contract.harness import Case, Listing, Mutation, ServiceContract, Within, equal
+from tests.contract.cases import Case, Listing, Mutation, Within, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World, method_at, right_token
 
 from penguin.common.v1 import mutation_pb2

@@ -16,9 +16,9 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 from libs.worker.tests.conftest import Configure
-from libs.worker.tests.test_lines import Gate, at_work, nothing
+from libs.worker.tests.handlers import Gate, nothing
 from libs.worker.tests.test_real_tiers import SignedTokens, jobs
-from libs.worker.tests.waiting import eventually, until
+from libs.worker.tests.waiting import at_work, eventually, until
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
