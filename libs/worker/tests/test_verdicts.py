@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 from libs.worker.tests.conftest import Configure
-from libs.worker.tests.test_lines import TENANT, all_are, at_work, put
-from libs.worker.tests.waiting import eventually
+from libs.worker.tests.handlers import TENANT, all_are, put
+from libs.worker.tests.waiting import at_work, eventually
 
 from penguin_orchestrator.clients import Tier
 from penguin_testkit.peers import Peers
