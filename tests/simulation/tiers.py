@@ -151,9 +151,10 @@ class World:
 
 
 async def _pool(url: str, size: int, near: dict[str, Any]) -> Any:
-    # Never closed for being idle, which would take real time; opened ahead, so that no history waits for it.
+    # Never closed for being idle or having served for long, which would take real time; opened ahead, so that no history waits for
+    # it.
     return await asyncpg.create_pool(
-        url, min_size=size, max_size=size, reset=_no_reset, max_inactive_connection_lifetime=0,
+        url, min_size=size, max_size=size, reset=_no_reset, max_inactive_connection_lifetime=0, max_queries=1 << 62,
         connection_class=TurnedConnection, **near,
     )  # fmt: skip
 
