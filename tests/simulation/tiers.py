@@ -58,7 +58,8 @@ from penguin_testkit.databases import Databases
 TIERS = ("oltp", "content", "queue", "olap", "notifications")
 APP, MAINTENANCE = 5, 3
 KINDS = ("email.send", "campaign.complete")
-FORGET_FLEET = "UPDATE fleet SET heard = 0, lost = 0, at = NULL, away_since = NULL, away_until = NULL"
+FORGET_FLEET = """UPDATE fleet SET heard = 0, lost = 0, at = NULL, away_since = NULL, away_until = NULL, heard_now = 0,
+    lost_now = 0, lease = DEFAULT"""
 
 
 class SimulatedDatabase(Database):
