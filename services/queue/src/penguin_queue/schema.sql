@@ -306,6 +306,26 @@ CREATE FUNCTION public.resting(tenant uuid, kind integer) RETURNS boolean
     ) OR EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
 $$;
 
+CREATE FUNCTION public.scheduling(after_tenant uuid, at timestamp with time zone, most integer) RETURNS TABLE(tenant_id uuid, due boolean)
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    SET jit TO 'off'
+    AS $$
+    WITH RECURSIVE found AS (
+        (SELECT j.tenant_id, j.run_at, 1 AS n FROM jobs AS j WHERE j.state = 0 AND j.tenant_id > after_tenant
+         ORDER BY j.tenant_id, j.run_at LIMIT 1)
+        UNION ALL
+        SELECT next.tenant_id, next.run_at, f.n + 1
+        FROM found AS f, LATERAL (
+            SELECT j.tenant_id, j.run_at FROM jobs AS j WHERE j.state = 0 AND j.tenant_id > f.tenant_id
+            ORDER BY j.tenant_id, j.run_at LIMIT 1) AS next
+        WHERE f.n < most
+    )
+    SELECT f.tenant_id, f.run_at <= at FROM found AS f
+$$;
+
 CREATE FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) RETURNS TABLE(priority smallint, kind_id integer, tenant_id uuid, rank smallint, run_at timestamp with time zone, id bigint, resting boolean)
     LANGUAGE sql STABLE
     SET enable_seqscan TO 'off'
@@ -927,6 +947,8 @@ CREATE INDEX jobs_ready ON public.jobs USING btree (priority, kind_id, tenant_id
 
 CREATE INDEX jobs_scheduled ON public.jobs USING btree (run_at) WHERE (state = 0);
 
+CREATE INDEX jobs_scheduled_of ON public.jobs USING btree (tenant_id, run_at) WHERE (state = 0);
+
 CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id) WHERE (state <> 2);
 
 CREATE INDEX kinds_made_kind ON public.kinds_made USING btree (kind_id);
@@ -1141,6 +1163,9 @@ REVOKE ALL ON FUNCTION public.resting(tenant uuid, kind integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.resting(tenant uuid, kind integer) TO queue_maintenance;
 GRANT ALL ON FUNCTION public.resting(tenant uuid, kind integer) TO queue_app;
 GRANT ALL ON FUNCTION public.resting(tenant uuid, kind integer) TO queue_readonly;
+
+REVOKE ALL ON FUNCTION public.scheduling(after_tenant uuid, at timestamp with time zone, most integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.scheduling(after_tenant uuid, at timestamp with time zone, most integer) TO queue_maintenance;
 
 REVOKE ALL ON FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) TO queue_maintenance;

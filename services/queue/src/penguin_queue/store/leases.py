@@ -32,6 +32,7 @@ from penguin_queue.domain.lanes import Head, Keyed, Lane, Place, Taken, Turn
 from penguin_queue.domain.rates import Rate, Rated
 from penguin_queue.store import REPEATS_KNOWN, attempts
 from penguin_queue.store.control import end_lost, end_marked
+from penguin_queue.store.due import Due
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.wakes import Turns, drain
@@ -89,6 +90,7 @@ class LeaseStore:
         self._db = db
         self._kinds = kinds
         self._turns = Turns()
+        self._due = Due(db)
 
     async def lease(self, asked: Sequence[Asked], turns: Sequence[Turn]) -> list[list[Job]]:
         """Lease ready jobs for several callers at once, turn by turn; to each its own."""
@@ -306,15 +308,14 @@ class LeaseStore:
 
         The `fleet` says how many more leases than its queue's limit a job may lose, and which are no loss.
         """
-        async with self._db.maintenance() as connection:
-            due = await connection.fetch(sql.promote, at, SWEEP_LIMIT, after)
+        due, more_due = await self._due.promote(at, after, SWEEP_LIMIT)
         async with self._db.maintenance() as connection:
             cancelled, lost, buried = await self._lost(connection, at, after, fleet)
             next_at = await connection.fetchval(sql.next_turn, after)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
         if buried or cancelled:
             self._tied_left()
-        more = SWEEP_LIMIT in (len(due), len(lost), len(buried), len(cancelled))
+        more = more_due or SWEEP_LIMIT in (len(lost), len(buried), len(cancelled))
         losses = len(cancelled) + len(buried) + sum(not row["excused"] for row in lost)
         return Swept([ready_of(row, kinds) for row in (*due, *lost)], len(buried), losses, more, next_at)
 

@@ -155,12 +155,6 @@ SELECT id, lease_token, run_at, created_at, $3, tenant_id, kind_id, snoozes, pri
        lost_leases, payload, traceparent, worker_id, error, rate_key, ordering_key, position, batch_id
 FROM gone WHERE dead_letters = 1;
 
--- name: promote
-UPDATE jobs AS j SET state = 1
-WHERE j.id = ANY (ARRAY(
-    SELECT id FROM jobs WHERE state = 0 AND run_at <= $1 AND run_at > $3 ORDER BY run_at LIMIT $2 FOR UPDATE SKIP LOCKED))
-RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;
-
 -- name: expired
 -- And how many of them are losses: not those that ran out from $4 to $5, while the queue was away.
 SELECT count(*) AS total, count(*) FILTER (WHERE coalesce(leased_until <= $4 OR leased_until > $5, true)) AS losses FROM (
