@@ -40,7 +40,7 @@ class Leases(LeaseStore):
     async def sweep(self, at: datetime, after: datetime = EVER, fleet: Fleet = WELL) -> Swept:
         """What time has brought, and then what follows from jobs that have left."""
         swept = await super().sweep(at, after, fleet)
-        freed, more = await self.see_to_left(at)
+        freed, more = await self.left.see_to(at)
         return replace(swept, ready=[*swept.ready, *freed], more=swept.more or more)
 
     async def _look(self) -> int:

@@ -49,7 +49,7 @@ async def freed(db: Database, kinds: Kinds) -> list[int]:
 async def lost_round(db: Database) -> None:
     async with db.maintenance() as connection:
         wakes, _ = await _take(connection, Turns())
-        assert len((await _see_to(connection, wakes, AT))[0]) == 1
+        assert len((await _see_to(connection, wakes, AT, {})).rows) == 1
         raise LostRound
 
 

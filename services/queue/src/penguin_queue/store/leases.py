@@ -35,7 +35,7 @@ from penguin_queue.store.control import end_lost, end_marked
 from penguin_queue.store.due import Due
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.wakes import Turns, drain
+from penguin_queue.store.wakes import Left
 
 sql = load("penguin_queue.store", "leases.sql")
 
@@ -89,7 +89,8 @@ class LeaseStore:
         self._tied_left = tied_left
         self._db = db
         self._kinds = kinds
-        self._turns = Turns()
+        # What waited for jobs that have left.
+        self.left = Left(db, kinds)
         self._due = Due(db)
 
     async def lease(self, asked: Sequence[Asked], turns: Sequence[Turn]) -> list[list[Job]]:
@@ -318,10 +319,6 @@ class LeaseStore:
         more = more_due or SWEEP_LIMIT in (len(lost), len(buried), len(cancelled))
         losses = len(cancelled) + len(buried) + sum(not row["excused"] for row in lost)
         return Swept([ready_of(row, kinds) for row in (*due, *lost)], len(buried), losses, more, next_at)
-
-    async def see_to_left(self, at: datetime) -> tuple[list[Ready], bool]:
-        """See to what waited for jobs that have left: what came free by it, and whether there is more. Bounded."""
-        return await drain(self._db, self._kinds, at, self._turns)
 
     async def _lost(
         self, connection: Connection, at: datetime, after: datetime, fleet: Fleet

@@ -4,6 +4,11 @@ SELECT pg_advisory_xact_lock(turn) FROM (
     SELECT DISTINCT turn_lock(k.tenant_id, k.key) AS turn FROM unnest($1::uuid[], $2::text[]) AS k (tenant_id, key)
     ORDER BY 1) AS turns;
 
+-- name: try_turns
+-- Those that nobody has.
+SELECT k.tenant_id, k.key FROM unnest($1::uuid[], $2::text[]) AS k (tenant_id, key)
+WHERE pg_try_advisory_xact_lock(turn_lock(k.tenant_id, k.key));
+
 -- name: take_keys
 -- Locked in their order; who has one already stays, and is told.
 INSERT INTO unique_keys (tenant_id, kind_id, key, job_id, holds, until)
