@@ -17,7 +17,8 @@ from penguin_queue.store.control import ControlStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked
-from penguin_queue.store.wakes import Turns, _see_to, _take, drain, settle_ties
+from penguin_queue.store.settling import Settling
+from penguin_queue.store.wakes import Turns, _see_to, _take, drain
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -89,7 +90,7 @@ async def test_the_hourly_round_forgets_keys_and_wakes_what_waits_for_nobody(own
         await connection.execute("DELETE FROM wakes")
     assert await drain(own_db, kinds, AT) == ([], False)
 
-    await settle_ties(own_db, AT)
+    await Settling().settle(own_db, AT)
     async with own_db.maintenance() as connection:
         assert [row["key"] for row in await connection.fetch("SELECT key FROM unique_keys")] == ["kept"]
     freed, _ = await drain(own_db, kinds, AT)
@@ -133,9 +134,9 @@ async def test_a_key_holds_for_its_time_and_no_longer_wherever_its_job_stands(ow
     # The time is that of the one that has the key now; the first runs beside it.
     assert await enqueue(AT + 2 * minute - timedelta(microseconds=1)) == -second
     assert [(await jobs.get(tenant, each)).state for each in (first, second)] == ["ready", "ready"]
-    await settle_ties(own_db, AT + 2 * minute - timedelta(microseconds=1))
+    await Settling().settle(own_db, AT + 2 * minute - timedelta(microseconds=1))
     assert await keys() == ["once"]
-    await settle_ties(own_db, AT + 2 * minute)
+    await Settling().settle(own_db, AT + 2 * minute)
     assert await keys() == []
     assert await enqueue(AT + 2 * minute) > 0
 

@@ -14,7 +14,6 @@ from uuid import UUID
 
 import asyncpg
 
-from penguin_chassis.housekeeping import Duty
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import Ready
@@ -30,9 +29,6 @@ WAKES_MAX = 500
 DEPENDENTS_MAX = 1000
 # Tenants among whom one round is shared.
 TENANTS_MAX = 50
-# Rows that one step of the hourly round looks at, and its steps.
-SETTLE_LIMIT = 1000
-SETTLE_ROUNDS = 500
 NOBODY = UUID(int=0)
 # How long a key that somebody has in hand is waited for, the first time and at most: whoever else asks for it stands in line, and
 # who gives up loses his place there.
@@ -266,24 +262,3 @@ async def _count(
 
 def _refs(rows: Sequence[Any], name: str) -> tuple[list[UUID], list[int]]:
     return [row["tenant_id"] for row in rows], [row[name] for row in rows]
-
-
-async def settle_ties(db: Database, at: datetime) -> None:
-    """Forget ties of jobs that are gone, and wake those that nothing else would: what they waited for left without a
-    word, as dead letters do whose time is over."""
-    after: tuple[Any, ...] = (NOBODY, 0, "")
-    for _ in range(SETTLE_ROUNDS):
-        async with db.maintenance() as connection:
-            rows = await connection.fetch(sql.keys_page, *after, SETTLE_LIMIT)
-            columns = [[row[n] for row in rows] for n in range(3)]
-            await connection.execute(sql.drop_keys, *columns, at)
-        if not rows:
-            break
-        after = tuple(rows[-1])
-    async with db.maintenance() as connection:
-        await connection.execute(sql.drop_dependencies, SETTLE_LIMIT)
-        await connection.execute(sql.drop_batches, SETTLE_LIMIT)
-        await connection.execute(sql.wake_lost, SETTLE_LIMIT)
-
-
-TIES = Duty("settle_ties", 3600.0, settle_ties)
