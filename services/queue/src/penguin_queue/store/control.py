@@ -99,6 +99,8 @@ class ControlStore:
     async def _risen(self, connection: Connection, step: Step, ids: Sequence[int]) -> tuple[list[int], list[Ready]]:
         """Redrive; the ids of those that were, and those that are ready: the others wait in their keys' order."""
         await recount(connection, step.tenant_id, ids)
+        # The next statement sees all who wait for them.
+        await connection.execute(ties.redriving, step.tenant_id)
         rows = await connection.fetch(sql.redrive, step.tenant_id, list(ids), step.at)
         kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
         return sorted(row["id"] for row in rows), [ready_of(row, kinds) for row in rows if row["state"] == READY]

@@ -16,7 +16,7 @@ from penguin_queue.domain.ties import BatchProgress, Ties, Unique, held_key, ove
 
 sql = load("penguin_queue.store", "ties.sql")
 
-HELD = 6
+DEAD, HELD = 4, 6
 # Jobs that wait for a callback, directly or not, among which its new members' key is looked for.
 WAITING_MAX = 10_000
 NONE = Ties()
@@ -159,9 +159,18 @@ def _key_columns(keys: Sequence[Key], owners: Sequence[tuple[int, Unique]], at: 
 
 
 async def _states(connection: Connection, tenant_id: UUID, ids: set[int]) -> dict[int, int]:
-    """Where these jobs stand, by numbers; those that are not over are locked."""
+    """Where these jobs stand, by numbers; those that are not over are locked, and dead letters are not redriven meanwhile."""
     if not ids:
         return {}
+    found = await _look(connection, tenant_id, ids)
+    if dead := {job_id for job_id, state in found.items() if state == DEAD}:
+        await connection.execute(sql.awaiting_dead, tenant_id)
+        # Who had begun to redrive them has ended.
+        found = {n: state for n, state in found.items() if n not in dead} | await _look(connection, tenant_id, dead)
+    return found
+
+
+async def _look(connection: Connection, tenant_id: UUID, ids: set[int]) -> dict[int, int]:
     found = {row["id"]: row["state"] for row in await connection.fetch(sql.lock_jobs, tenant_id, sorted(ids))}
     # Only now, in a snapshot that has how the ones waited for have ended.
     missing = sorted(ids.difference(found))

@@ -32,6 +32,14 @@ SELECT id, 4 AS state FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigi
 UNION ALL
 SELECT id, CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END FROM completed_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]);
 
+-- name: redriving
+-- Who redrives dead letters of the tenant has this alone, and who waits for dead letters among themselves: until the transaction
+-- ends. Each sees what the other has done.
+SELECT pg_advisory_xact_lock(hashtextextended($1::uuid::text, 1));
+
+-- name: awaiting_dead
+SELECT pg_advisory_xact_lock_shared(hashtextextended($1::uuid::text, 1));
+
 -- name: replace
 UPDATE jobs AS j
 SET payload = n.payload, run_at = n.run_at, priority = n.priority, rank = n.rank, max_attempts = n.max_attempts,
