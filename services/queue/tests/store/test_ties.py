@@ -242,3 +242,24 @@ async def test_somebody_begins_to_wait_for_a_dead_letter_after_it_was_redriven(c
         waiting = asyncio.create_task(crossing.wait_for())
         await asyncio.sleep(0.1)
     await crossing.comes_free(await waiting)
+
+
+async def test_who_is_redriven_does_not_wait_for_who_stands_behind_and_is_in_nobodys_hands(own_db: Database) -> None:
+    kinds, tenant = Kinds(), uuid4()
+    jobs, leases, control = JobStore(own_db, kinds), Leases(own_db), ControlStore(own_db, kinds)
+    later = AT + timedelta(days=7)
+    items = [
+        (step(tenant), NewJob("k", b"{}", 2, 0, run_at, 3, "", ties=Ties(ordering_key="o"))) for run_at in (None, later)
+    ]
+    answers, _, _ = await jobs.enqueue(tenant, items, gate=None, at=AT)
+    first, second = (answer for answer in answers if isinstance(answer, int))
+    (leased,) = await leases.lease_ready(Asked((), 10, AT + timedelta(seconds=30), "w"))
+    await leases.fail([Failure(LeaseRef(first, leased.lease_token or 0), "x", False, None, 0.5)], AT)
+    assert await freed(own_db, kinds) == [second]
+    assert (await control.redrive(step(tenant), [first]))[0] == [first]
+    assert (await jobs.get(tenant, second)).state == "held"
+    assert await end_all(leases) == [first]
+    assert await freed(own_db, kinds) == [second]
+    # It is there again as it was: not before its time.
+    assert (await jobs.get(tenant, second)).state == "scheduled"
+    assert await end_all(leases) == []

@@ -268,14 +268,21 @@ async def progress(connection: Connection, tenant_id: UUID, callback_id: int) ->
     return None if row is None else BatchProgress(**row)
 
 
-async def recount(connection: Connection, tenant_id: UUID, ids: Sequence[int]) -> None:
-    """Before dead letters are redriven: their batches count them as dead no more."""
+async def before_redriving(connection: Connection, tenant_id: UUID, ids: Sequence[int]) -> None:
+    """Before dead letters are redriven: their batches count them as dead no more, and of their keys nobody who stands behind them
+    goes first."""
     rows = await connection.fetch(sql.dead_members, tenant_id, list(ids))
     if not rows:
         return
     spared = {row["job_id"] for row in await connection.fetch(sql.uncounted, tenant_id, [row["id"] for row in rows])}
     # After wakes and before any job: as the sweep does.
     await take_turns(connection, [(tenant_id, row["ordering_key"] or "") for row in rows])
+    places: dict[str, int] = {}
+    for row in rows:
+        if key := row["ordering_key"]:
+            places[key] = min(row["position"], places.get(key, row["position"]))
+    if places:
+        await connection.execute(sql.hold_back, tenant_id, list(places), list(places.values()))
     ends = {row["id"]: row["batch_id"] for row in rows if row["batch_id"] is not None and row["id"] not in spared}
     if not ends:
         return

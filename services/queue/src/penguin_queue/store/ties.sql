@@ -207,7 +207,8 @@ INSERT INTO wakes (tenant_id, job_id, awaited)
 SELECT DISTINCT tenant_id, awaits, true FROM dependencies WHERE tenant_id = $1 AND awaits = ANY ($2::bigint[]);
 
 -- name: dead_members
-SELECT id, batch_id, ordering_key FROM dead_jobs
+-- Those that died before places were kept stand before all others.
+SELECT id, batch_id, ordering_key, coalesce(position, id - (1::bigint << 62)) AS position FROM dead_jobs
 WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND (batch_id IS NOT NULL OR ordering_key IS NOT NULL)
 ORDER BY id, finished_at FOR UPDATE;
 
@@ -215,3 +216,15 @@ ORDER BY id, finished_at FOR UPDATE;
 -- Those whose death the sweep has not counted yet, and now need not.
 UPDATE wakes SET batch_id = NULL WHERE tenant_id = $1 AND job_id = ANY ($2::bigint[]) AND batch_id IS NOT NULL
 RETURNING job_id;
+
+-- name: hold_back
+-- Of these keys whoever stands behind these places and is in nobody's hands: it waits again. Locked in the order of their ids; whoever
+-- is leased meanwhile stays.
+WITH found AS MATERIALIZED (
+    SELECT j.id FROM unnest($2::text[], $3::bigint[]) AS k (key, place)
+    JOIN jobs AS j ON j.tenant_id = $1 AND j.ordering_key = k.key AND j.position > k.place
+    WHERE j.state <> 6 AND j.state < 2
+    ORDER BY j.id
+    FOR UPDATE OF j
+)
+UPDATE jobs AS j SET state = 6 WHERE j.tenant_id = $1 AND j.id = ANY (ARRAY(SELECT id FROM found));
