@@ -53,7 +53,7 @@ async def freed(db: Database, kinds: Kinds) -> list[int]:
 
 async def lost_round(db: Database) -> None:
     async with db.maintenance() as connection:
-        wakes, _ = await _take(connection, Turns())
+        wakes, _ = await _take(connection, Turns(), AT)
         assert len((await _see_to(connection, wakes, AT, {})).rows) == 1
         raise LostRound
 

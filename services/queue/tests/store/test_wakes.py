@@ -118,7 +118,7 @@ async def test_a_page_that_is_lost_is_done_by_the_next_round(world: World) -> No
 
     async def lost() -> None:
         async with world.db.maintenance() as connection:
-            taken, _ = await wakes._take(connection, Turns())
+            taken, _ = await wakes._take(connection, Turns(), AT)
             assert len((await wakes._see_to(connection, taken, AT, {})).rows) == PAGE
             raise LostRound
 

@@ -106,12 +106,15 @@ FROM (SELECT id FROM waiting LIMIT $4) AS found LEFT JOIN jobs AS j ON j.tenant_
 SELECT total, completed, dead, cancelled, open FROM batches WHERE tenant_id = $1 AND callback_id = $2;
 
 -- name: waking
-SELECT tenant_id FROM waking($1, $2) AS tenant_id;
+SELECT tenant_id FROM waking_after($1, $2, $3) AS tenant_id;
+
+-- name: wakes_after
+SELECT tenant_id, count, first, last FROM wakes_after($1, $2) ORDER BY tenant_id;
 
 -- name: take_wakes
 -- As many of each tenant.
 SELECT w.* FROM unnest($1::uuid[]) AS t (id), LATERAL (
-    SELECT id, tenant_id, job_id, ordering_key, batch_id, awaited, seen FROM wakes WHERE wakes.tenant_id = t.id
+    SELECT id, tenant_id, job_id, ordering_key, batch_id, awaited, seen FROM wakes WHERE wakes.tenant_id = t.id AND wakes.id > $3
     ORDER BY wakes.id LIMIT $2 FOR UPDATE SKIP LOCKED) AS w;
 
 -- name: dependents

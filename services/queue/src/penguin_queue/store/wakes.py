@@ -16,6 +16,7 @@ import asyncpg
 
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
+from penguin_queue.domain.floor import Floor
 from penguin_queue.domain.jobs import Ready
 from penguin_queue.domain.ties import AWAITED_CANCELLED, over_for
 from penguin_queue.store.jobs import ready_of
@@ -29,6 +30,8 @@ WAKES_MAX = 500
 DEPENDENTS_MAX = 1000
 # Tenants among whom one round is shared.
 TENANTS_MAX = 50
+# Wakes that are few: fewer than these are looked at in the order in which they came, whosever they are.
+FEW = 1000
 NOBODY = UUID(int=0)
 # How long a key that somebody has in hand is waited for, the first time and at most: whoever else asks for it stands in line, and
 # who gives up loses his place there.
@@ -52,6 +55,7 @@ class Turns:
     found: bool = False
     # Ordering keys that somebody had in hand, and how long each is to be waited for (seconds): those waited for longest first.
     held: dict[Key, float] = field(default_factory=dict)
+    floor: Floor = field(default_factory=Floor)
 
 
 class Left:
@@ -82,7 +86,7 @@ async def drain(db: Database, kinds: Kinds, at: datetime, turns: Turns | None = 
     turns = turns or Turns()
     first = turns.after == NOBODY
     async with db.maintenance() as connection:
-        wakes, share = await _take(connection, turns)
+        wakes, share = await _take(connection, turns, at)
         seen = await _see_to(connection, wakes, at, turns.held)
         names = await kinds.names(connection, {row["kind_id"] for row in seen.rows})
     counts = Counter(wake["tenant_id"] for wake in wakes)
@@ -105,7 +109,7 @@ async def drain_held(db: Database, kinds: Kinds, at: datetime, turns: Turns) -> 
             await connection.execute(f"SET LOCAL lock_timeout = {int(wait_s * 1000)}")
             # Before anything else is locked: nobody is kept waiting meanwhile.
             await take_turns(connection, [key])
-            wakes = await connection.fetch(sql.take_wakes, [key[0]], WAKES_MAX)
+            wakes = await connection.fetch(sql.take_wakes, [key[0]], WAKES_MAX, turns.floor.below)
             seen = await _see_to(connection, wakes, at, turns.held)
             names = await kinds.names(connection, {row["kind_id"] for row in seen.rows})
     except BaseException as error:
@@ -116,15 +120,26 @@ async def drain_held(db: Database, kinds: Kinds, at: datetime, turns: Turns) -> 
     return [ready_of(row, names) for row in seen.rows]
 
 
-async def _take(connection: Connection, turns: Turns) -> tuple[Sequence[Any], int]:
+async def _take(connection: Connection, turns: Turns, at: datetime) -> tuple[Sequence[Any], int]:
     """The wakes of one round, locked, and how many of each tenant there are at most."""
-    tenants = [row["tenant_id"] for row in await connection.fetch(sql.waking, turns.after, TENANTS_MAX)]
+    after = turns.floor.start(at)
+    found = await connection.fetch(sql.wakes_after, after, FEW)
+    first, last = (
+        min((row["first"] for row in found), default=None),
+        max((row["last"] for row in found), default=None),
+    )
+    turns.floor.looked(at, first, last)
+    if turns.after == NOBODY and len(found) < TENANTS_MAX and sum(row["count"] for row in found) < FEW:
+        # As a rule these are all there are.
+        tenants = [row["tenant_id"] for row in found]
+    else:
+        tenants = [row["tenant_id"] for row in await connection.fetch(sql.waking, turns.after, after, TENANTS_MAX)]
     # After the last of all the first is next.
     turns.after = tenants[-1] if len(tenants) == TENANTS_MAX else NOBODY
     if not tenants:
         return [], WAKES_MAX
     share = WAKES_MAX // len(tenants)
-    return await connection.fetch(sql.take_wakes, tenants, share), share
+    return await connection.fetch(sql.take_wakes, tenants, share, after), share
 
 
 @dataclass(frozen=True)
