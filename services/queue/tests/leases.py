@@ -9,8 +9,9 @@ from penguin_chassis.pool import Database
 from penguin_queue.domain.fleet import WELL, Fleet
 from penguin_queue.domain.jobs import Job, Lot
 from penguin_queue.domain.lanes import Lane, Lanes, Place, Taken
+from penguin_queue.store.due import EVER
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import EVER, Asked, LeaseStore, Swept
+from penguin_queue.store.leases import Asked, LeaseStore, Swept
 
 
 class Leases(LeaseStore):

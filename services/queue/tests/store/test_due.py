@@ -25,6 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds that a test can fill."""
     monkeypatch.setattr(leases, "SWEEP_LIMIT", LIMIT)
     monkeypatch.setattr(due, "TENANTS_MAX", 4)
+    monkeypatch.setattr(due, "SEEN_MAX", 4 * LIMIT)
 
 
 async def schedule(db: Database, tenant: UUID, count: int, run_at: datetime) -> list[int]:
@@ -63,3 +64,28 @@ async def test_tenants_that_one_round_does_not_come_to_have_the_next(own_db: Dat
     store = LeaseStore(own_db, Kinds())
     found = [{job.id for job in (await store.sweep(DUE + timedelta(seconds=1))).ready} & set(ones) for _ in range(2)]
     assert found == [set(ones[:3]), set(ones[3:])]
+
+
+async def lost(db: Database, tenant: UUID, count: int, until: datetime) -> list[int]:
+    """Jobs whose worker is gone: leases that run out then."""
+    step = Step(tenant, f"req:{uuid4()}", b"d", AT)
+    ids = (await JobStore(db, Kinds()).enqueue_batch(step, NewBatch("k", [b"{}"] * count, 2, 0, None, 3, ()))).ids
+    async with db.maintenance() as connection:
+        await connection.execute(
+            "UPDATE jobs SET state = 2, lease_token = 1, leased_until = $2 WHERE id = ANY ($1)", ids, until
+        )
+    return list(ids)
+
+
+async def test_one_lease_of_another_tenant_is_lost_beside_very_many(own_db: Database) -> None:
+    big = uuid4()
+    many = [n for k in range(10) for n in await lost(own_db, big, LIMIT, DUE + timedelta(milliseconds=k))]
+    (near,) = await lost(own_db, uuid4(), 1, DUE + timedelta(milliseconds=2.5))
+    (far,) = await lost(own_db, uuid4(), 1, DUE + timedelta(milliseconds=6.5))
+    swept = await rounds(LeaseStore(own_db, Kinds()), DUE + timedelta(seconds=1))
+    ready = [[job.id for job in each.ready] for each in swept]
+    assert near in ready[0]
+    # So many are looked at in one round, and those behind them in the next.
+    assert far in ready[1]
+    assert sorted(n for ids in ready for n in ids) == sorted([*many, near, far])
+    assert all(len(ids) <= 2 * LIMIT for ids in ready)

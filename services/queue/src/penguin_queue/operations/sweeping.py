@@ -14,7 +14,7 @@ from penguin_chassis.defects import places
 from penguin_chassis.pool import Database
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.work import Work
-from penguin_queue.store.leases import EVER
+from penguin_queue.store.due import EVER
 
 log = logging.getLogger(__name__)
 
