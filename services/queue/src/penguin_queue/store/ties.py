@@ -281,14 +281,13 @@ async def before_redriving(connection: Connection, tenant_id: UUID, ids: Sequenc
     for row in rows:
         if key := row["ordering_key"]:
             places[key] = min(row["position"], places.get(key, row["position"]))
-    if places:
-        await connection.execute(sql.hold_back, tenant_id, list(places), list(places.values()))
+    behind = [row["id"] for row in await connection.fetch(sql.behind, tenant_id, list(places), list(places.values()))]
     ends = {row["id"]: row["batch_id"] for row in rows if row["batch_id"] is not None and row["id"] not in spared}
-    if not ends:
-        return
     batches = sorted(set(ends.values()))
+    # Of both in the order of their ids.
+    await connection.execute(sql.lock_held, sorted({*behind, *batches}))
+    await connection.execute(sql.hold_back, tenant_id, behind)
     fewer = [-list(ends.values()).count(each) for each in batches]
     tenants, zeros = [tenant_id] * len(batches), [0] * len(batches)
-    await connection.execute(sql.lock_held, batches)
     await connection.execute(sql.lock_batches, tenants, batches)
     await connection.execute(sql.count_ends, tenants, batches, zeros, fewer, zeros)

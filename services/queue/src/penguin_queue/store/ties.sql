@@ -220,14 +220,12 @@ ORDER BY id, finished_at FOR UPDATE;
 UPDATE wakes SET batch_id = NULL WHERE tenant_id = $1 AND job_id = ANY ($2::bigint[]) AND batch_id IS NOT NULL
 RETURNING job_id;
 
+-- name: behind
+-- Of these keys whoever stands behind these places and is in nobody's hands.
+SELECT j.id FROM unnest($2::text[], $3::bigint[]) AS k (key, place)
+JOIN jobs AS j ON j.tenant_id = $1 AND j.ordering_key = k.key AND j.position > k.place
+WHERE j.state <> 6 AND j.state < 2;
+
 -- name: hold_back
--- Of these keys whoever stands behind these places and is in nobody's hands: it waits again. Locked in the order of their ids; whoever
--- is leased meanwhile stays.
-WITH found AS MATERIALIZED (
-    SELECT j.id FROM unnest($2::text[], $3::bigint[]) AS k (key, place)
-    JOIN jobs AS j ON j.tenant_id = $1 AND j.ordering_key = k.key AND j.position > k.place
-    WHERE j.state <> 6 AND j.state < 2
-    ORDER BY j.id
-    FOR UPDATE OF j
-)
-UPDATE jobs AS j SET state = 6 WHERE j.tenant_id = $1 AND j.id = ANY (ARRAY(SELECT id FROM found));
+-- Those that have been leased meanwhile stay.
+UPDATE jobs SET state = 6 WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state < 2;
