@@ -45,10 +45,11 @@ from penguin_queue.servicers.scaler import ScalerServicer
 from penguin_queue.servicers.schedules import ScheduleServicer
 from penguin_queue.store.census import CensusStore
 from penguin_queue.store.control import ControlStore
+from penguin_queue.store.due import EVER
 from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import EVER, LeaseStore
+from penguin_queue.store.leases import LeaseStore
 from penguin_queue.store.queues import QueueStore
 from penguin_queue.store.rates import Rates
 from penguin_queue.store.redis import Guard

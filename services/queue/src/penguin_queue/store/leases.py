@@ -8,7 +8,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -32,9 +32,10 @@ from penguin_queue.domain.lanes import Head, Keyed, Lane, Place, Taken, Turn
 from penguin_queue.domain.rates import Rate, Rated
 from penguin_queue.store import REPEATS_KNOWN, attempts
 from penguin_queue.store.control import end_lost, end_marked
+from penguin_queue.store.due import EVER, Due, RunOut
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.wakes import Turns, drain
+from penguin_queue.store.wakes import Left
 
 sql = load("penguin_queue.store", "leases.sql")
 
@@ -44,8 +45,6 @@ SURVEY_MAX = 10_000
 _FIRST = (0, 0, UUID(int=0))
 # The first columns of `lease_lots`.
 _GROUPED = itemgetter(0, 1, 2)
-# Before anything that a sweep could move.
-EVER = datetime(1970, 1, 1, tzinfo=UTC)
 # Rows that one round of a sweep moves; the next round follows at once.
 SWEEP_LIMIT = 1000
 
@@ -88,7 +87,10 @@ class LeaseStore:
         self._tied_left = tied_left
         self._db = db
         self._kinds = kinds
-        self._turns = Turns()
+        # What waited for jobs that have left.
+        self.left = Left(db, kinds)
+        self._due = Due(db)
+        self._run_out = RunOut()
 
     async def lease(self, asked: Sequence[Asked], turns: Sequence[Turn]) -> list[list[Job]]:
         """Lease ready jobs for several callers at once, turn by turn; to each its own."""
@@ -306,21 +308,16 @@ class LeaseStore:
 
         The `fleet` says how many more leases than its queue's limit a job may lose, and which are no loss.
         """
-        async with self._db.maintenance() as connection:
-            due = await connection.fetch(sql.promote, at, SWEEP_LIMIT, after)
+        due, more_due = await self._due.promote(at, after, SWEEP_LIMIT)
         async with self._db.maintenance() as connection:
             cancelled, lost, buried = await self._lost(connection, at, after, fleet)
             next_at = await connection.fetchval(sql.next_turn, after)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
         if buried or cancelled:
             self._tied_left()
-        more = SWEEP_LIMIT in (len(due), len(lost), len(buried), len(cancelled))
+        more = more_due or len(lost) >= SWEEP_LIMIT or SWEEP_LIMIT in (len(buried), len(cancelled))
         losses = len(cancelled) + len(buried) + sum(not row["excused"] for row in lost)
         return Swept([ready_of(row, kinds) for row in (*due, *lost)], len(buried), losses, more, next_at)
-
-    async def see_to_left(self, at: datetime) -> tuple[list[Ready], bool]:
-        """See to what waited for jobs that have left: what came free by it, and whether there is more. Bounded."""
-        return await drain(self._db, self._kinds, at, self._turns)
 
     async def _lost(
         self, connection: Connection, at: datetime, after: datetime, fleet: Fleet
@@ -329,10 +326,11 @@ class LeaseStore:
         (expired,) = await connection.fetch(sql.expired, at, after, SWEEP_LIMIT, *fleet.excused)
         if not expired["total"]:
             return [], [], []
-        bound = (at, SWEEP_LIMIT, LEASE_LOST, after, fleet.spares(expired["losses"]), *fleet.excused)
+        spared = (fleet.spares(expired["losses"]), *fleet.excused)
         cancelled = await end_lost(connection, at, SWEEP_LIMIT, after)
-        lost = await connection.fetch(sql.recover, *bound)
-        buried = await connection.fetch(sql.bury_poison, *bound)
+        ids = await self._run_out.ids(connection, at, after, SWEEP_LIMIT, spared, many=expired["total"] == SWEEP_LIMIT)
+        lost = await connection.fetch(sql.recover, at, ids, LEASE_LOST, *spared)
+        buried = await connection.fetch(sql.bury_poison, at, SWEEP_LIMIT, LEASE_LOST, after, *spared)
         ended = [(row["tenant_id"], row["id"], row["attempt"]) for row in (*cancelled, *lost, *buried)]
         await attempts.prune(connection, ended)
         return list(cancelled), list(lost), list(buried)
