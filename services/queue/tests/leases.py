@@ -24,7 +24,7 @@ class Leases(LeaseStore):
         """Lease what is ready at `age` before the lease's end."""
         mark = await self._look()
         turns = self.lanes.choose(asked.kinds, asked.max_jobs, asked.until - age)
-        (found,) = await self.lease([asked], turns) if turns else [[]]
+        (found,) = (await self.lease([asked], turns))[0] if turns else [[]]
         taken = [
             Taken(Lane(job.priority, job.kind, job.tenant_id), 1, Place(job.rank, job.run_at, job.id)) for job in found
         ]

@@ -172,7 +172,7 @@ WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', au
 
 ALTER TABLE ONLY public.jobs FORCE ROW LEVEL SECURITY;
 
-CREATE FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[]) RETURNS SETOF public.jobs
+CREATE FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[], at timestamp with time zone DEFAULT now()) RETURNS SETOF public.jobs
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
@@ -192,30 +192,34 @@ DECLARE
     given integer;
     lane_found tid[];
     short boolean[] := array_fill(false, ARRAY[cardinality(bands)]);
-    -- Queues with a limit, and how many jobs may still be taken of each; each lane's place among them.
+    -- Queues with a limit among those of the lanes, and how many jobs may still be taken of each, less than none where another
+    -- lease has it; each lane's place among them.
     limited integer[];
     locked integer[];
     rooms integer[];
     places integer[];
 BEGIN
-    limited := ARRAY(SELECT q.id FROM queues q WHERE q.max_in_flight IS NOT NULL);
+    limited := ARRAY(
+        SELECT q.id FROM queues q
+        WHERE q.max_in_flight IS NOT NULL AND EXISTS (
+            SELECT FROM kinds k WHERE k.queue_id = q.id AND k.id = ANY (lease_lanes.kinds)));
     IF cardinality(limited) > 0 THEN
         locked := ARRAY(
             SELECT q.id FROM queues q
-            WHERE q.max_in_flight IS NOT NULL AND EXISTS (
-                SELECT FROM kinds k WHERE k.queue_id = q.id AND k.id = ANY (lease_lanes.kinds))
+            WHERE q.max_in_flight IS NOT NULL AND q.id = ANY (limited)
             FOR NO KEY UPDATE SKIP LOCKED);
         -- Only now, in a snapshot that has what the last holder of the lock leased.
         rooms := ARRAY(
-            SELECT CASE WHEN l.id = ANY (locked) THEN q.max_in_flight - (
+            SELECT CASE WHEN l.id = ANY (locked) THEN greatest(0, q.max_in_flight - (
                        SELECT count(*)::integer FROM jobs j JOIN kinds k ON k.id = j.kind_id
-                       WHERE j.state = 2 AND k.queue_id = l.id)
-                   ELSE 0 END
+                       WHERE j.state = 2 AND j.leased_until > lease_lanes.at AND k.queue_id = l.id))
+                   ELSE -1 END
             FROM unnest(limited) WITH ORDINALITY AS l (id, n) JOIN queues q ON q.id = l.id ORDER BY l.n);
         places := ARRAY(
             SELECT array_position(limited, k.queue_id)
             FROM unnest(lease_lanes.kinds) WITH ORDINALITY AS l (kind, n) JOIN kinds k ON k.id = l.kind ORDER BY l.n);
     END IF;
+    <<every_band>>
     FOR band IN 1..3 LOOP
         CONTINUE WHEN array_position(bands, band::smallint) IS NULL;
         at_hand := remaining;
@@ -265,11 +269,12 @@ BEGIN
                     WHERE j.ctid = f.place
                     RETURNING j.*;
             END IF;
-            IF remaining = 0 THEN
-                RETURN;
-            END IF;
+            EXIT every_band WHEN remaining = 0;
         END LOOP;
     END LOOP;
+    IF cardinality(limited) > 0 THEN
+        PERFORM set_config('app.rooms', array_to_string(limited, ' ') || ',' || array_to_string(rooms, ' '), true);
+    END IF;
 END $$;
 
 CREATE FUNCTION public.leave_wake() RETURNS trigger
@@ -1124,8 +1129,8 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_maintenance;
 GRANT SELECT ON TABLE public.jobs TO queue_readonly;
 
-REVOKE ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[]) TO queue_maintenance;
+REVOKE ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[], at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[], at timestamp with time zone) TO queue_maintenance;
 
 REVOKE ALL ON FUNCTION public.leave_wake() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.leave_wake() TO queue_maintenance;

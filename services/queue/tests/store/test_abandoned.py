@@ -13,6 +13,7 @@ from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Lot, NewBatch
 from penguin_queue.domain.lanes import Lanes, Taken, Turn
+from penguin_queue.domain.limits import Rooms
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.hearing import Hearing
 from penguin_queue.operations.leasing import Leasing
@@ -22,7 +23,7 @@ from penguin_queue.operations.work import Work
 from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import Asked, LeaseStore
+from penguin_queue.store.leases import EVER, Asked, LeaseStore
 from penguin_queue.store.rates import Rates
 from penguin_queue.store.redis import Guard
 
@@ -34,8 +35,10 @@ class Slow(LeaseStore):
         super().__init__(db, kinds)
         self.leased, self.answers = asyncio.Event(), asyncio.Event()
 
-    async def lease_lots(self, asked: Asked, turns: Sequence[Turn]) -> tuple[list[Lot], list[Taken]]:
-        lots = await super().lease_lots(asked, turns)
+    async def lease_lots(
+        self, asked: Asked, turns: Sequence[Turn], at: datetime = EVER
+    ) -> tuple[list[Lot], list[Taken], Rooms]:
+        lots = await super().lease_lots(asked, turns, at)
         self.leased.set()
         await self.answers.wait()
         return lots

@@ -339,4 +339,4 @@ async def test_tenants_see_their_own_jobs_only(own_db: Database) -> None:
             assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         async with own_db.tenant(other) as connection:
-            await connection.fetch(leases.sql.lease_lanes, *[[]] * 9, 1, *[[]] * 4)
+            await connection.fetch(leases.sql.lease_lanes, *[[]] * 9, 1, *[[]] * 4, AT)

@@ -46,7 +46,7 @@ class Returning:
         at = self._now()
         with contextlib.suppress(Fault):
             _, risen, _ = await self._store.release([ref.job_id for ref in refs], [ref.token for ref in refs], at)
-            self._announcer.freed()
+            self._announcer.freed(ref.job_id for ref in refs)
             self._announcer.tell(risen, at)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -208,7 +208,7 @@ class Work:
         """Make jobs ready again untouched; returns those that are, and those that were cancelled."""
         at = self.now()
         back, risen, cancelled = await self._leases.release(ids, tokens, at)
-        self._spoken(len(back) + len(cancelled))
+        self._spoken(back, cancelled)
         self._announcer.tell(risen, at)
         return back, cancelled
 
@@ -228,14 +228,15 @@ class Work:
     ) -> list[int]:
         """End jobs that are done, some with results by their ids; returns those that are not, their lease being lost."""
         lost = await self._leases.complete(ids, tokens, self.now(), results)
-        self._spoken(len(ids) - len(lost))
+        self._hearing.heard(len(ids) - len(lost))
+        self._announcer.freed(set(ids).difference(lost) if lost else ids)
         return lost
 
     async def fail(self, failures: Sequence[Failure]) -> tuple[set[LeaseRef], set[LeaseRef], set[LeaseRef]]:
         """Put failed jobs back or bury them; returns the retried, the dead, and those that were cancelled."""
         at = self.now()
         retried, dead, cancelled = await self._leases.fail(failures, at)
-        self._spoken(len(retried) + len(dead) + len(cancelled))
+        self._spoken(retried, dead, cancelled)
         self._announcer.tell(list(retried.values()), at)
         return set(retried), dead, cancelled
 
@@ -243,20 +244,21 @@ class Work:
         """Put jobs off; returns those that were, and those that were cancelled."""
         at = self.now()
         off, cancelled = await self._leases.snooze(snoozes, at)
-        self._spoken(len(off) + len(cancelled))
+        self._spoken(off, cancelled)
         self._announcer.tell(list(off.values()), at)
         return set(off), cancelled
 
-    def _spoken(self, jobs: int) -> None:
-        """So many jobs have left their workers' hands by a word of theirs."""
-        self._hearing.heard(jobs)
-        self._announcer.freed()
+    def _spoken(self, *leases: Collection[LeaseRef]) -> None:
+        """Jobs have left their workers' hands by a word of theirs."""
+        self._hearing.heard(sum(map(len, leases)))
+        self._announcer.freed(ref.job_id for each in leases for ref in each)
 
     async def sweep(self, at: datetime, after: datetime) -> Swept:
         """One round of what time alone has brought between two moments."""
         # Told before anything else is looked at.
         swept = await self._leases.sweep(at, after, await self._hearing.fleet(at))
         self._hearing.lost(swept.lost)
+        self._announcer.freed(job.id for job in swept.ready)
         self._announcer.tell(swept.ready, at)
         return swept
 

@@ -29,8 +29,10 @@ from penguin_queue.domain.jobs import (
     retry_at,
 )
 from penguin_queue.domain.lanes import Head, Keyed, Lane, Place, Taken, Turn
-from penguin_queue.domain.rates import Rate, Rated
+from penguin_queue.domain.limits import Rooms
+from penguin_queue.domain.rates import Rated
 from penguin_queue.store import REPEATS_KNOWN, attempts
+from penguin_queue.store.bounds import bounds
 from penguin_queue.store.control import end_lost, end_marked
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
@@ -90,26 +92,35 @@ class LeaseStore:
         self._kinds = kinds
         self._turns = Turns()
 
-    async def lease(self, asked: Sequence[Asked], turns: Sequence[Turn]) -> list[list[Job]]:
-        """Lease ready jobs for several callers at once, turn by turn; to each its own."""
+    async def lease(
+        self, asked: Sequence[Asked], turns: Sequence[Turn], at: datetime = EVER
+    ) -> tuple[list[list[Job]], Rooms]:
+        """Lease ready jobs for several callers at once, turn by turn; to each its own. And what room is left in limited queues,
+        whose leases that have run out at `at` hold no place."""
         tokens = [new_token() for _ in asked]
         wanted = [each.max_jobs for each in asked]
         # In rounds, so that few jobs go to many.
-        slots = [n for left in range(max(wanted)) for n, each in enumerate(wanted, 1) if each > left]
+        slots = (
+            [n for left in range(max(wanted)) for n, each in enumerate(wanted, 1) if each > left]
+            if len(asked) > 1
+            else []
+        )
         async with self._db.maintenance() as connection:
-            rows = await self._take(connection, sql.lease_lanes, asked, turns, tokens, slots if len(asked) > 1 else [])
+            rows, rooms = await self._take(connection, sql.lease_lanes, asked, turns, tokens, slots, at)
             found = await self._jobs(connection, rows)
         places = {token: n for n, token in enumerate(tokens)}
         given: list[list[Job]] = [[] for _ in asked]
         for job in found:
             given[places[job.lease_token or 0]].append(job)
-        return given
+        return given, rooms
 
-    async def lease_lots(self, asked: Asked, turns: Sequence[Turn]) -> tuple[list[Lot], list[Taken]]:
-        """Lease ready jobs for one caller, as columns; and from where in their lanes they are."""
+    async def lease_lots(
+        self, asked: Asked, turns: Sequence[Turn], at: datetime = EVER
+    ) -> tuple[list[Lot], list[Taken], Rooms]:
+        """The same for one caller, as columns; and from where in their lanes they are."""
         async with self._db.maintenance() as connection:
             token = new_token()
-            rows = await self._take(connection, sql.lease_lots, [asked], turns, [token], [])
+            rows, rooms = await self._take(connection, sql.lease_lots, [asked], turns, [token], [], at)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
             # They come in the order of their places on disk, so lanes alternate. By runs of one: who is leased thousands from one
             # lane is not to pay for a look at the lane of each.
@@ -121,7 +132,7 @@ class LeaseStore:
                 _lot(Lane(priority, kinds[kind_id], tenant_id), own, token, asked.until)
                 for (tenant_id, kind_id, priority), own in lanes.items()
             ]
-        return [lot for lot, _ in found], [taken for _, taken in found]
+        return [lot for lot, _ in found], [taken for _, taken in found], rooms
 
     async def _take(
         self,
@@ -131,7 +142,8 @@ class LeaseStore:
         turns: Sequence[Turn],
         tokens: Sequence[int],
         slots: Sequence[int],
-    ) -> Sequence[Any]:
+        at: datetime,
+    ) -> tuple[Sequence[Any], Rooms]:
         numbers = await self._kinds.numbers_of(connection, {turn.lane.kind for turn in turns})
         turns = [turn for turn in turns if turn.lane.kind in numbers]
         rows: list[Any] = await connection.fetch(
@@ -140,9 +152,10 @@ class LeaseStore:
             [numbers[turn.lane.kind] for turn in turns], [turn.lane.tenant_id for turn in turns],
             [turn.floor.rank for turn in turns], [turn.floor.run_at for turn in turns], [turn.floor.id for turn in turns],
             [turn.share for turn in turns], [turn.cap for turn in turns], sum(each.max_jobs for each in asked),
-            tokens, [each.until for each in asked], [each.worker_id for each in asked], slots,
+            tokens, [each.until for each in asked], [each.worker_id for each in asked], slots, at,
         )  # fmt: skip
-        return rows
+        left = await connection.fetch(sql.rooms_left) if any(turn.limited for turn in turns) else []
+        return rows, dict(map(tuple, left))
 
     async def survey(self, after: Survey | None = None) -> Survey:
         """The heads of all lanes, or of the SURVEY_MAX that come after those of an earlier survey."""
@@ -290,15 +303,10 @@ class LeaseStore:
             await connection.execute(sql.put_in_line, *_returned(off), lined, at)
         return off
 
-    async def bounds(self) -> tuple[dict[str, Rated], frozenset[str]]:
-        """The kinds that go by a rate, and by which; and those of which only so many may be in flight."""
+    async def bounds(self) -> tuple[dict[str, Rated], dict[str, int]]:
+        """The kinds that go by a rate, and by which; and those of which only so many may be in flight, by their queues."""
         async with self._db.maintenance() as connection:
-            rows = await connection.fetch(sql.rated)
-            limited = await connection.fetch(sql.limited)
-        rated = {
-            row["kind"]: Rated(row["queue"], *(_rate(row, name) for name in ("", "tenant_", "key_"))) for row in rows
-        }
-        return rated, frozenset(row["name"] for row in limited)
+            return await bounds(connection)
 
     async def sweep(self, at: datetime, after: datetime = EVER, fleet: Fleet = WELL) -> Swept:
         """Do what time has brought since `after` and no call does: scheduled jobs fall due, leases run out, poison is buried.
@@ -352,12 +360,7 @@ def _lot(lane: Lane, rows: Sequence[Any], token: int, until: datetime) -> tuple[
         attempts if any(attempts) else (), lost if any(lost) else (), snoozes if any(snoozes) else (),
     )  # fmt: skip
     keyed = [Keyed(*each) for each in zip(ids, keys, lined, strict=True) if each[1] is not None] if any(keys) else []
-    return lot, Taken(lane, len(ids), Place(*max(zip(ranks, dues, ids, strict=True))), keyed)
-
-
-def _rate(row: Any, whose: str) -> Rate | None:
-    jobs, ms, burst = (row[f"{whose}rate_{part}"] for part in ("jobs", "ms", "burst"))
-    return None if jobs is None else Rate(1000 * jobs / ms, burst)
+    return lot, Taken(lane, len(ids), Place(*max(zip(ranks, dues, ids, strict=True))), keyed, ids)
 
 
 def _again(row: Any, kinds: Mapping[int, str], run_at: datetime) -> Ready:
