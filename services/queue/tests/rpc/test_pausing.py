@@ -92,6 +92,7 @@ async def lease(connection: Open, admin: Admin, tenant: UUID, n: int) -> list[An
         ["w"],
         [],
         before,
+        1_000_000,
     )
     return [row["id"] for row in found]
 

@@ -13,7 +13,6 @@ from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Lot, NewBatch
 from penguin_queue.domain.lanes import Lanes, Taken, Turn
-from penguin_queue.domain.limits import Rooms
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.hearing import Hearing
 from penguin_queue.operations.leasing import Leasing
@@ -23,7 +22,7 @@ from penguin_queue.operations.work import Work
 from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import EVER, Asked, LeaseStore
+from penguin_queue.store.leases import EVER, Asked, LeaseStore, Left
 from penguin_queue.store.rates import Rates
 from penguin_queue.store.redis import Guard
 
@@ -37,7 +36,7 @@ class Slow(LeaseStore):
 
     async def lease_lots(
         self, asked: Asked, turns: Sequence[Turn], at: datetime = EVER
-    ) -> tuple[list[Lot], list[Taken], Rooms]:
+    ) -> tuple[list[Lot], list[Taken], Left]:
         lots = await super().lease_lots(asked, turns, at)
         self.leased.set()
         await self.answers.wait()

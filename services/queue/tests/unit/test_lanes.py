@@ -225,6 +225,14 @@ def test_lanes_are_forgotten_that_gave_nothing_though_there_was_room() -> None:
         assert len(lanes) == left
 
 
+def test_a_lane_that_a_lease_did_not_come_to_the_end_of_for_its_bytes_is_not_forgotten() -> None:
+    one, other = lane(1), lane(2)
+    lanes = told(one, other)
+    turns = lanes.choose((), 100, AT)
+    lanes.leased(lanes.mark, turns, 100, [Taken(one, 3, place(3))], spent=True)
+    assert {turn.lane: turn.floor for turn in lanes.choose((), 100, AT)} == {one: place(3), other: place(0)}
+
+
 def test_a_survey_finds_what_came_back_behind_the_floor() -> None:
     one = lane(1)
     lanes, line = told(one), Line({one: 10})

@@ -203,8 +203,10 @@ class Lanes:
             ]
         return turns
 
-    def leased(self, mark: int, turns: Sequence[Turn], wanted: int, rows: Iterable[Taken]) -> None:
-        """What a lease that began at `mark` took of its turns."""
+    def leased(
+        self, mark: int, turns: Sequence[Turn], wanted: int, rows: Iterable[Taken], *, spent: bool = False
+    ) -> None:
+        """What a lease that began at `mark` took of its turns; where it is `spent` it ended by the bytes of what it took."""
         counts: Counter[Lane] = Counter()
         last: dict[Lane, Place] = {}
         for lane, jobs, place, *_ in rows:
@@ -226,7 +228,7 @@ class Lanes:
             if turn.lane in last:
                 known.floor = max(known.floor, last[turn.lane])
             # A lease that is full has looked into no more than the first band for certain.
-            looked = total < wanted or turn.band == turns[0].band
+            looked = not spent and (total < wanted or turn.band == turns[0].band)
             if looked and counts[turn.lane] < min(turn.cap, wanted if total < wanted else turn.share):
                 self._came_short(turn.lane)
 

@@ -20,7 +20,7 @@ from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.desk import Desk
 from penguin_queue.operations.rating import Rating, Wait
 from penguin_queue.operations.returning import Returning, refs_in, refs_of
-from penguin_queue.store.leases import Asked, LeaseStore, Survey
+from penguin_queue.store.leases import Asked, LeaseStore, Left, Survey
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ ROUNDS_MAX = 50
 # While the database is away the monitor watches it; this only looks whether it is back (seconds).
 AWAY_S = 1.0
 
-# Leases by these turns, as of a time; and what limited queues have left.
-Lease = Callable[[Sequence[Turn], datetime], Awaitable[tuple[list[Taken], Rooms]]]
+# Leases by these turns, as of a time.
+Lease = Callable[[Sequence[Turn], datetime], Awaitable[tuple[list[Taken], Left]]]
 
 
 class Leasing:
@@ -79,9 +79,9 @@ class Leasing:
     async def _once_together(self, asked: Sequence[Asked]) -> tuple[list[list[Job]], bool]:
         given: list[list[Job]] = [[] for _ in asked]
 
-        async def lease(turns: Sequence[Turn], at: datetime) -> tuple[list[Taken], Rooms]:
-            given[:], rooms = await self._store.lease(asked, turns, at)
-            return [_taken(job) for found in given for job in found], rooms
+        async def lease(turns: Sequence[Turn], at: datetime) -> tuple[list[Taken], Left]:
+            given[:], left = await self._store.lease(asked, turns, at)
+            return [_taken(job) for found in given for job in found], left
 
         with self._returning.unless_done(lambda: refs_of(job for found in given for job in found)):
             waits = await self._by_turns(asked[0].kinds, sum(each.max_jobs for each in asked), lease)
@@ -104,10 +104,10 @@ class Leasing:
     async def _lots_once(self, asked: Asked) -> tuple[list[Lot], bool]:
         found: list[Lot] = []
 
-        async def lease(turns: Sequence[Turn], at: datetime) -> tuple[list[Taken], Rooms]:
-            lots, taken, rooms = await self._store.lease_lots(asked, turns, at)
+        async def lease(turns: Sequence[Turn], at: datetime) -> tuple[list[Taken], Left]:
+            lots, taken, left = await self._store.lease_lots(asked, turns, at)
             found.extend(lots)
-            return taken, rooms
+            return taken, left
 
         with self._returning.unless_done(lambda: refs_in(found)):
             waits = await self._by_turns(asked.kinds, asked.max_jobs, lease)
@@ -145,20 +145,22 @@ class Leasing:
             return [], more
         limits = self._lanes.limits
         freed = limits.freed
-        taken, rooms = await lease(turns, at)
-        if rooms:
-            self._bound(rooms, freed, taken)
+        taken, left = await lease(turns, at)
+        for each in taken:
+            limits.given(each.lane.kind, each.ids)
+        if left.rooms:
+            self._bound(left.rooms, freed)
             more = more or (sum(turn.limited for turn in turns) >= reach(PROBED) and limits.any_open(kinds, at))
-        self._lanes.leased(mark, turns, wanted, taken)
+        self._lanes.leased(mark, turns, wanted, taken, spent=left.spent)
+        if left.spent:
+            self._announcer.more_of(kinds)
         await self._rating.give_back(capped, taken)
         return taken, more
 
-    def _bound(self, rooms: Rooms, freed: Mapping[int, int], taken: Sequence[Taken]) -> None:
+    def _bound(self, rooms: Rooms, freed: Mapping[int, int]) -> None:
         """Go by what a lease from limited queues found."""
         limits = self._lanes.limits
         limits.found(rooms, freed, self._now())
-        for each in taken:
-            limits.given(each.lane.kind, each.ids)
         for kind in limits.kinds(queue for queue, room in rooms.items() if room is None):
             self._announcer.later(kind, BUSY.total_seconds())
 

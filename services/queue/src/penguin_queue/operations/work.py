@@ -15,23 +15,18 @@ from penguin_chassis import calls
 from penguin_chassis.barrier import REQUEST, Step
 from penguin_chassis.clock import Now
 from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
-from penguin_chassis.parting import parted
 from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Progress, Ready, Snooze
 from penguin_queue.domain.lanes import Lane, Place
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.hearing import Hearing
 from penguin_queue.operations.leasing import Leasing
-from penguin_queue.operations.returning import Returning, refs_in, refs_of
+from penguin_queue.operations.returning import Returning, refs_in
 from penguin_queue.store.jobs import Enqueued, JobStore, tied
 from penguin_queue.store.leases import Asked, LeaseStore, Swept
 
 # How a waiting lease looks for what other processes made ready (seconds).
 POLL_MIN_S = 0.05
 POLL_MAX_S = 0.5
-# Jobs of one answer (bytes), of a message's 4 MiB: one that is larger would not arrive, and its leases would be taken. Each takes
-# so much besides its payload and trace: its tenant, its kind and the like.
-LEASED_BYTES = 3 * 1024 * 1024
-ROW_BYTES = 512
 # A waiting lease answers this long before its client gives up (seconds).
 MARGIN_S = 0.25
 
@@ -163,16 +158,9 @@ class Work:
                 found = await self._leasing.jobs(Asked(kinds, max_jobs, self.now() + duration, worker_id))
                 left = ends - clock()
                 if found or left <= 0 or self._draining():
-                    return self._fitting(found)
+                    return found
                 await waiter.wait(min(left, pause * random.uniform(0.75, 1.25)))
                 pause = min(pause * 2, POLL_MAX_S)
-
-    def _fitting(self, jobs: list[Job]) -> list[Job]:
-        """As many as fit into a message, and always the first; the others are ready again, untouched."""
-        fitting = next(parted(jobs, lambda job: len(job.payload) + len(job.traceparent) + ROW_BYTES, LEASED_BYTES), [])
-        if back := jobs[len(fitting) :]:
-            self._returning.give_back(refs_of(back))
-        return fitting
 
     async def lease_lots(self, asked: Asked) -> list[Lot]:
         """Lease due jobs as columns, without waiting. Whoever is cancelled meanwhile never learns what was leased to

@@ -3,14 +3,14 @@ SELECT id, kind_id, tenant_id, payload, priority, rank, state, run_at, attempts,
        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, rate_key,
        coalesce(lined, false) AS lined
 FROM lease_lanes($1::smallint[], $2::smallint[], $3::integer[], $4::uuid[], $5::smallint[], $6::timestamptz[], $7::bigint[],
-                 $8::integer[], $9::integer[], $10, $11::bigint[], $12::timestamptz[], $13::text[], $14::integer[], $15);
+                 $8::integer[], $9::integer[], $10, $11::bigint[], $12::timestamptz[], $13::text[], $14::integer[], $15, $16);
 
 -- name: lease_lots
 -- The same for whoever takes them as columns, and needs no more of them.
 SELECT tenant_id, kind_id, priority, id, payload, created_at, max_attempts, coalesce(traceparent, '') AS traceparent, attempts,
        lost_leases, snoozes, rank, run_at, rate_key, coalesce(lined, false) AS lined
 FROM lease_lanes($1::smallint[], $2::smallint[], $3::integer[], $4::uuid[], $5::smallint[], $6::timestamptz[], $7::bigint[],
-                 $8::integer[], $9::integer[], $10, $11::bigint[], $12::timestamptz[], $13::text[], $14::integer[], $15);
+                 $8::integer[], $9::integer[], $10, $11::bigint[], $12::timestamptz[], $13::text[], $14::integer[], $15, $16);
 
 -- name: rooms_left
 -- Of the limited queues of a lease in the same transaction; null where another process was leasing from one.
