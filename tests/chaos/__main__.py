@@ -21,6 +21,7 @@ from tests.chaos import looking
 from tests.chaos.checker import Verdict, judge
 from tests.chaos.faults import Fault, Faults
 from tests.chaos.load import Load, Sender
+from tests.chaos.reconciling import reconcile
 from tests.chaos.recording import OK, Recording
 
 from penguin_devstack.stack import LocalStack
@@ -63,6 +64,7 @@ class Result:
     free_rate: float
     between_rate: float
     verdict: Verdict
+    reconciled: Mapping[str, int]
 
     def shortfalls(self) -> list[str]:
         """Figures that are not as wanted. A short run has no time for figures."""
@@ -82,7 +84,8 @@ class Result:
             "options": asdict(self.options), "faults": [asdict(fault) for fault in self.faults],
             "fault_free_sends_per_s": round(self.free_rate, 1), "sends_per_s_between_faults": round(self.between_rate, 1),
             "operations": dict(self.verdict.counts), "violations": self.verdict.wrong,
-            "resent": self.verdict.resent, "contents_left_to_quarantine": self.verdict.unclaimed,
+            "resent": self.verdict.resent, "hand_overs_in_doubt": self.verdict.doubts,
+            "reconcile": dict(self.reconciled),
             "shortfalls": self.shortfalls(),
         }  # fmt: skip
 
@@ -114,11 +117,15 @@ async def chaos(stack: LocalStack, options: Options, folder: Path) -> Result:
         last = recording.now()
         tenants = [sender.tenant for sender in senders]
         left = await looking.rest(stack, tenants, REST_S)
-        verdict = judge(list(recording.operations.values()), await looking.stored(stack, tenants, left), senders)
+        reconciled = await reconcile(stack, penguin, tenants)
+        left["refused runs of reconcile"] = reconciled["refused runs"]
+        stored = await looking.stored(stack, tenants, left)
+        verdict = judge(list(recording.operations.values()), stored, senders, len(faults.done))
     recording.close()
     return Result(
-        options, faults.done, _rate(recording, [free]), _rate(recording, _between(free[1], faults.done, last)), verdict
-    )
+        options, faults.done, _rate(recording, [free]), _rate(recording, _between(free[1], faults.done, last)), verdict,
+        reconciled,
+    )  # fmt: skip
 
 
 async def _watch(recording: Recording, sending: asyncio.Task[None], seconds: float, why: str) -> None:

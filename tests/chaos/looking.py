@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +20,9 @@ from penguin_devstack.stack import LocalStack
 EMAILS = "SELECT tenant_id, id, recipient, status, attempt, content_storage_key FROM emails WHERE tenant_id = ANY ($1)"
 DOUBTS = """SELECT email_id, count(*) FROM email_attempts
 WHERE tenant_id = ANY ($1) AND (outcome IS NULL OR outcome = 'unknown') GROUP BY 1"""
+OVERDUE = (
+    "UPDATE content_objects SET claim_by = claim_by - $2::interval WHERE tenant_id = ANY ($1) AND state <> 'claimed'"
+)
 ON_THE_WAY = "SELECT count(*) FROM emails WHERE tenant_id = ANY ($1) AND status IN ('queued', 'sending')"
 CONTENTS = "SELECT tenant_id, storage_key, state FROM content_objects WHERE tenant_id = ANY ($1)"
 JOBS = """SELECT payload FROM jobs WHERE tenant_id = ANY ($1) UNION ALL SELECT payload FROM completed_jobs
@@ -80,6 +83,12 @@ def received(stack: LocalStack) -> dict[str, list[datetime]]:
         for recipient in message.recipients:
             found[recipient].append(message.received_at)
     return found
+
+
+async def overdue(stack: LocalStack, tenants: Sequence[UUID], by: timedelta) -> None:
+    """As if contents that nobody has claimed had been stored so much earlier."""
+    async with _open(stack, "content") as content:
+        await content.execute(OVERDUE, list(tenants), by)
 
 
 async def set_policy(stack: LocalStack, tenant: UUID, policy: str) -> None:

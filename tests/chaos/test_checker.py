@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from tests.chaos.checker import Stored, Verdict, judge
+from tests.chaos.checker import IN_HAND, Stored, Verdict, judge
 from tests.chaos.load import Sender
 from tests.chaos.recording import FAIL, INFO, OK, Operation
 
@@ -28,8 +28,8 @@ def told(*words: str, email_id: UUID | None = EMAIL) -> Operation:
     return Operation(uuid4(), TENANT, WHO, 0.0, list(words), email_id)
 
 
-def judged(stored: Stored, operation: Operation, policy: str = "hold") -> Verdict:
-    return judge([operation], stored, [Sender(TENANT, policy)])
+def judged(stored: Stored, operation: Operation, policy: str = "hold", faults: int = 1) -> Verdict:
+    return judge([operation], stored, [Sender(TENANT, policy)], faults)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,12 @@ def test_what_is_sound(operation: Operation, word: str) -> None:
         ({}, told(FAIL), "unexpected"),
         ({"received": {WHO: [CAME, CAME]}}, told(OK), "came 2 times"),
         ({"received": {}}, told(OK), "never came"),
-        ({"emails": [{**ROW, "status": "queued"}]}, told(OK), "stays queued"),
+        *(
+            ({"emails": [{**ROW, "status": status}], "received": {}}, told(OK), f"is {status} in the end")
+            for status in ("queued", "sending", "failed", "suppressed", "cancelled", "outcome_unknown")
+        ),
+        ({"doubts": Counter({EMAIL: IN_HAND + 1})}, told(OK), "in doubt after 1 faults"),
+        ({"contents": [CONTENT, {**CONTENT, "storage_key": "l", "state": "quarantined"}]}, told(OK), "nothing refers"),
         ({"emails": [{**ROW, "tenant_id": uuid4()}]}, told(OK), "another tenant"),
         ({"contents": []}, told(OK), "content is gone"),
         ({"contents": [CONTENT, {**CONTENT, "storage_key": "l"}]}, told(OK), "nothing refers to it"),
@@ -61,6 +66,12 @@ def test_what_is_sound(operation: Operation, word: str) -> None:
 def test_what_is_wrong_is_found(changes: dict[str, Any], operation: Operation, word: str) -> None:
     verdict = judged(replace(SOUND, **changes), operation)
     assert any(word in each for each in verdict.wrong), verdict.wrong
+
+
+def test_an_email_in_doubt_is_held_where_its_tenant_chose_so() -> None:
+    held = replace(SOUND, emails=[{**ROW, "status": "outcome_unknown"}], received={}, doubts=Counter({EMAIL: 1}))
+    assert judged(held, told(OK), "hold").holds
+    assert not judged(held, told(OK), "resend").holds
 
 
 def test_what_a_tenant_chose_to_have_sent_again_is_listed() -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from tests.contract.harness import Case, Listing, Mutation, ServiceContract, saga_step
+from tests.contract.cases import Case, Listing, Mutation, saga_step
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import Change, World, changed, method_at, right_token, snake
 
 from penguin.common.v1 import mutation_pb2

@@ -26,7 +26,8 @@ from tests.contract import (
     test_oltp_lead_service,
     test_queue_queue_service,
 )
-from tests.contract.harness import Case, ServiceContract
+from tests.contract.cases import Case
+from tests.contract.harness import ServiceContract
 from tests.contract.test_completeness import SERVICES
 from tests.contract.test_tier_key_service import SERVICE as KEY_SERVICE
 from tests.contract.test_tier_key_service import SOURCES

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from tests.contract import harness
-from tests.contract.harness import Case, ServiceContract, about
+from tests.contract.cases import Case
+from tests.contract.harness import ServiceContract, about
 from tests.contract.wire import head_type, rule_of, snake
 
 from buf.validate import validate_pb2

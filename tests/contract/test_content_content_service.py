@@ -18,7 +18,8 @@ from services.content.tests.rows import (
     sha256,
     upload_start,
 )
-from tests.contract.harness import Batch, Case, Listing, Mutation, ServiceContract, Within, equal
+from tests.contract.cases import Batch, Case, Listing, Mutation, Within, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World, head_of
 
 from penguin.content.v1 import content_service_pb2 as pb

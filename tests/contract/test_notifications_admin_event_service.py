@@ -6,7 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 from services.notifications.tests.rows import admin_request
-from tests.contract.harness import Case, Listing, Mutation, ServiceContract, equal
+from tests.contract.cases import Case, Listing, Mutation, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World
 
 from penguin.notifications.v1 import admin_event_service_pb2 as pb

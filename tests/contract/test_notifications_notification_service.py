@@ -6,7 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 from services.notifications.tests.rows import create_request, new_notification
-from tests.contract.harness import Batch, Case, Listing, Mutation, ServiceContract, Within, equal
+from tests.contract.cases import Batch, Case, Listing, Mutation, Within, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World
 
 from penguin.notifications.v1 import notification_service_pb2 as pb

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from services.olap.tests.rows import DAY, cell, load_request, span, watermark_request
-from tests.contract.harness import Case, Mutation, ServiceContract, Within, equal
+from tests.contract.cases import Case, Mutation, Within, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World
 
 from penguin.olap.v1 import facts_service_pb2 as pb

@@ -6,7 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 from services.olap.tests.rows import cell, load_request, span, watermark_request
-from tests.contract.harness import Case, Listing, ServiceContract, Within, equal
+from tests.contract.cases import Case, Listing, Within, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World
 
 from penguin.olap.v1 import report_service_pb2 as pb

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from services.oltp.tests.rows import CampaignScene, new_campaign, set_scene, write_emails
-from tests.contract.harness import Case, Listing, Mutation, equal
+from tests.contract.cases import Case, Listing, Mutation, equal
 from tests.contract.resources import Resource, ResourceContract, standard
 from tests.contract.wire import World
 

@@ -6,7 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 from services.oltp.tests.rows import inbox_request, new_message
-from tests.contract.harness import Batch, Case, Listing, Mutation, ServiceContract, Within, equal
+from tests.contract.cases import Batch, Case, Listing, Mutation, Within, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.resources import unknown_tenant
 from tests.contract.wire import World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.oltp.tests.rows import new_lead
-from tests.contract.harness import Batch, Case, Mutation, equal
+from tests.contract.cases import Batch, Case, Mutation, equal
 from tests.contract.resources import Resource, ResourceContract, standard, unknown_tenant
 from tests.contract.wire import World
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.oltp.tests.rows import create_request, new_email, send
-from tests.contract.harness import Case, ServiceContract, Within, equal
+from tests.contract.cases import Case, Within, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World
 
 from penguin.oltp.v1 import ledger_service_pb2 as pb

@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from tests.contract.harness import Case, Listing, Mutation, ServiceContract, equal
+from tests.contract.cases import Case, Listing, Mutation, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World
 
 from penguin.oltp.v1 import reconcile_service_pb2 as pb

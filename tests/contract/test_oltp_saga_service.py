@@ -6,7 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 from google.protobuf.duration_pb2 import Duration
-from tests.contract.harness import Case, Listing, Mutation, ServiceContract, Within, equal
+from tests.contract.cases import Case, Listing, Mutation, Within, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World
 
 from penguin.oltp.v1 import saga_service_pb2 as pb

@@ -8,7 +8,8 @@ from typing import Any
 from uuid import uuid4
 
 from services.oltp.tests.rows import create_request, new_email, new_lead
-from tests.contract.harness import Case, Listing, Mutation, ServiceContract, Within, equal
+from tests.contract.cases import Case, Listing, Mutation, Within, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World, method_at, right_token
 
 from penguin.common.v1 import mutation_pb2
@@ -102,6 +103,41 @@ def check_list(request: Any, reply: Any) -> None:
     assert [[receipt.tier for receipt in erasure.receipts] for erasure in reply.erasures] == [["oltp"]] * 4
 
 
+def export_of(world: World, subject: str = SUBJECT) -> pb.RecordExportRequest:
+    return pb.RecordExportRequest(
+        tenant_id=str(world.tenant), request_id=str(uuid4()), export_id=str(keys.new_id()), subject=subject
+    )
+
+
+async def record_export(world: World) -> Any:
+    return export_of(world)
+
+
+async def exports_recorded(world: World, request: Any) -> Any:
+    async with (await world.database()).tenant(world.tenant) as connection:
+        rows = await connection.fetch("SELECT * FROM subject_exports WHERE tenant_id = $1", world.tenant)
+    return [dict(row) for row in rows]
+
+
+def check_export(request: Any, reply: Any) -> None:
+    export = reply.subject_export
+    assert (export.id, export.tenant_id, export.subject) == (request.export_id, request.tenant_id, SUBJECT)
+    assert export.actor, "nobody is named who had it exported"
+    assert export.asked_at.seconds > 0
+
+
+async def list_five_exports(world: World) -> Any:
+    for n in range(5):
+        await world.call(f"{SERVICE}/RecordExport", export_of(world, SUBJECT if n else "6" * 64))
+    return pb.ListExportsRequest(tenant_id=str(world.tenant))
+
+
+def check_exports(request: Any, reply: Any) -> None:
+    ids = [export.id for export in reply.subject_exports]
+    assert (len(ids), ids) == (5, sorted(ids))
+    assert [export.subject for export in reply.subject_exports] == ["6" * 64, *[SUBJECT] * 4]
+
+
 class TestSubjectService(ServiceContract):
     service = SERVICE
     tiers = ("oltp",)
@@ -142,7 +178,33 @@ class TestSubjectService(ServiceContract):
             stranger=lambda reply: equal(list(reply.erasures), []),
             listing=Listing("erasures", 4),
         ),
+        Case(
+            "RecordExport",
+            record_export,
+            check_export,
+            ("subject", lambda r: setattr(r, "subject", ADDRESS)),
+            "whose data there is none of can be asked for as well",
+            stranger=lambda reply: None,
+            mutation=Mutation(exports_recorded, vary=lambda r: setattr(r, "subject", "6" * 64)),
+        ),
+        Case(
+            "ListExports",
+            list_five_exports,
+            check_exports,
+            ("subject", lambda r: setattr(r, "subject", ADDRESS)),
+            Within(lambda r: setattr(r, "subject", "7" * 64), lambda reply: equal(list(reply.subject_exports), [])),
+            stranger=lambda reply: equal(list(reply.subject_exports), []),
+            listing=Listing("subject_exports", 5, lambda r: setattr(r, "subject", SUBJECT)),
+        ),
     )
+
+    async def test_an_export_is_recorded_once_under_its_id(self, world: World) -> None:
+        request = export_of(world)
+        await world.call(f"{SERVICE}/RecordExport", request)
+        request.request_id = str(uuid4())
+        path = f"{SERVICE}/RecordExport"
+        refused = await world.refusal(path, request, right_token(world, method_at(path), request))
+        assert refused.reason == "ALREADY_EXISTS"
 
     async def test_whoever_was_erased_is_written_to_by_no_way(self, world: World) -> None:
         request = await suppress(world)

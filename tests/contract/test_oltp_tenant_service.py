@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import grpc
 from services.oltp.tests.rows import new_tenant
-from tests.contract.harness import Case, Listing, Mutation, ServiceContract, equal
+from tests.contract.cases import Case, Listing, Mutation, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.resources import unknown_tenant
 from tests.contract.wire import World
 

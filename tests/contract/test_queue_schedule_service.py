@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
-from tests.contract.harness import Case, Listing, Mutation, ServiceContract, equal
+from tests.contract.cases import Case, Listing, Mutation, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World
 
 from penguin.queue.v1 import queue_service_pb2 as jobs_pb

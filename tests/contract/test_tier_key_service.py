@@ -10,7 +10,8 @@ from uuid import uuid4
 
 from services.content.tests.rows import new_content, put_request
 from services.oltp.tests.rows import create_request, make_tenant, new_email
-from tests.contract.harness import Case, Listing, ServiceContract, Within, equal
+from tests.contract.cases import Case, Listing, Within, equal
+from tests.contract.harness import ServiceContract
 from tests.contract.wire import World
 
 from penguin.tier.v1 import key_service_pb2 as pb

@@ -104,7 +104,8 @@ class Worker:
         request = pb.LeaseJobsRequest(kinds=KINDS, max_jobs=20, worker_id=self._name)
         request.lease_duration.FromSeconds(LEASE_S)
         until = asyncio.get_running_loop().time() + LEASE_S
-        leased = list((await self._queue.call(self._service.LeaseJobs, request)).jobs)
+        # In the order of their ids: the one they come in goes by the database's plans, and a seed would not be one history.
+        leased = sorted((await self._queue.call(self._service.LeaseJobs, request)).jobs, key=lambda each: each.job.id)
         verdicts: list[tuple[Job, Verdict]] = []
         jobs = [_job(each, until, lambda job, verdict: verdicts.append((job, verdict))) for each in leased]
         groups = itertools.groupby(jobs, lambda job: (job.tenant_id, job.kind))

@@ -10,7 +10,7 @@ import random
 import selectors
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from types import ModuleType
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from uuid import UUID
 from penguin_chassis import clock
 from penguin_orchestrator import keys, sending, tenants
 from penguin_orchestrator.sagas import deeds, journal
+from penguin_queue.domain import fleet
 from penguin_worker import jobs, ledger
 from penguin_worker import sending as worker_sending
 
@@ -27,6 +28,8 @@ STALL_S = 0.003
 BEGINNING = 1000.0
 # How long a saga is its owner's without word from it (seconds): longer than between two heartbeats.
 SAGA_LEASE_S = 12.0
+# The queue sees to its duties seldomer than in earnest, and is not away for that: longer than between two of them.
+QUEUE_SILENCE = timedelta(seconds=60)
 _TIMED: tuple[ModuleType, ...] = (sending, tenants, deeds, jobs, ledger, worker_sending)
 _real_monotonic, _real_time = time.monotonic, time.time
 
@@ -122,6 +125,7 @@ def on(loop: VirtualLoop) -> Iterator[None]:
         (keys, "storage_key", minted.storage_key),
         # Owners are lost oftener than in earnest.
         (journal, "LEASE_S", SAGA_LEASE_S),
+        (fleet, "SILENCE", QUEUE_SILENCE),
         *((module, "datetime", _Datetime) for module in _TIMED),
     ]
     with _changed(changes):

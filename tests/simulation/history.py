@@ -51,6 +51,7 @@ class Story:
 
 async def history(world: World, seed: int) -> Story:
     """Live through the history of this seed. Begins and ends with nothing under way."""
+    await world.forget()
     world.loop.begin_anew()
     random.seed(seed)
     chance, network = random.Random(seed ^ 0x5EED), world.network

@@ -1,33 +1,26 @@
 """The way between callers and tiers, within one process: calls are delayed, lost, answered to nobody, doubled and overtaken by one
-another, as the seed has it. At its end stand the tiers' own interceptors and servicers."""
+another, as the seed has it."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 import grpc
 from grpc import StatusCode as Code
 from tests.simulation.clock import SAGA_LEASE_S
+from tests.simulation.servers import Server, ServerContext
 from tests.simulation.statements import call_number
 
-from penguin_chassis.calls import Caller
-from penguin_chassis.clock import Now
-from penguin_chassis.interceptors import Gate, Sanitiser
-from penguin_chassis.methods import declared
-from penguin_chassis.server import Registration, State
 from penguin_orchestrator.clients import Tier
 
 # Told of every call that a tier has answered: tier, method, request, reply.
 Witness = Callable[[str, str, Any, Any], None]
-# Databases keep real time: none of it may run out because a machine is slow (seconds).
-LATE_S = 20.0
 # How late a call may arrive (seconds).
 LATEST_S = 60.0
 UNSENT = "failed to connect to all addresses"
@@ -54,104 +47,6 @@ class Weather:
 CALM = Weather(0, 0, 0, 0, 0, 0.001, 0.001, 0, 0.01, 0)
 # For so long (seconds): another has its saga by then, or is about to.
 FROZEN_S = (SAGA_LEASE_S, 2 * SAGA_LEASE_S)
-
-
-class Tokens:
-    """Tokens that say in plain words whom they stand for."""
-
-    async def tenant_token(self, tier: str, tenant_id: UUID, scope: str) -> str:
-        """For one tenant."""
-        return f"tenant {tenant_id} {scope}"
-
-    async def platform_token(self, tier: str, method: str, scope: str) -> str:
-        """For one platform method."""
-        return f"platform {method} {scope}"
-
-
-class _Verifier:
-    """Believes them."""
-
-    def caller(self, authorization: str | None) -> Caller:
-        kind, who, scope = (authorization or "").removeprefix("Bearer ").split(" ")
-        if kind == "tenant":
-            return Caller("simulated", UUID(who), frozenset({scope}))
-        return Caller("simulated", None, frozenset({scope}), platform=True, methods=frozenset({who}))
-
-
-class _Context:
-    """A call as its servicer has it."""
-
-    def __init__(self, metadata: Sequence[tuple[str, str]], ends: float, now: Callable[[], float]) -> None:
-        self._metadata = metadata
-        self._ends = ends
-        self._now = now
-        self.error: grpc.aio.AioRpcError | None = None
-
-    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
-        return self._metadata
-
-    def time_remaining(self) -> float:
-        # A tier does not know how late a call was on its way: what it does then is late, and done all the same.
-        return max(LATE_S, self._ends - self._now())
-
-    async def send_initial_metadata(self, _: Any) -> None:
-        return None
-
-    async def abort(self, code: Code, details: str = "", trailing: Any = ()) -> None:
-        self.error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), details)
-        raise grpc.aio.AbortError
-
-
-class Server:
-    """A tier's methods behind its interceptors."""
-
-    def __init__(self, tier: str, registrations: Sequence[Registration], state: State, now: Now | None) -> None:
-        self.tier = tier
-        self._handlers: dict[str, Any] = {}
-        for registration in registrations:
-            registration.add(registration.servicer, self)  # type: ignore[arg-type] # all of a server that it needs
-        gate = Gate(tier, declared([r.service for r in registrations]), _Verifier(), now, state.closed)  # type: ignore[arg-type]
-        self._around = (gate, Sanitiser(tier))
-
-    def add_generic_rpc_handlers(self, _: Any) -> None:
-        """Part of what a server is to generated code."""
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """The methods of a service."""
-        self._handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
-
-    async def handle(self, path: str, request: Any, context: _Context) -> Any:
-        """Answer a call; streams in and out are lists. Raises AioRpcError."""
-        handler = self._handlers[path]
-        read = handler.request_deserializer
-        for interceptor in self._around:
-            handler = await interceptor.intercept_service(_given(handler), _Details(path))
-        try:
-            if handler.unary_unary:
-                return await handler.unary_unary(read(request), context)
-            if handler.stream_unary:
-                return await handler.stream_unary(_each(request, read), context)
-            return [reply async for reply in handler.unary_stream(read(request), context)]
-        except grpc.aio.AbortError:
-            assert context.error is not None
-            raise context.error from None
-
-
-@dataclass(frozen=True)
-class _Details:
-    method: str
-
-
-def _given(handler: Any) -> Callable[[Any], Awaitable[Any]]:
-    async def continuation(_: Any) -> Any:
-        return handler
-
-    return continuation
-
-
-async def _each(requests: Sequence[bytes], read: Any) -> AsyncIterator[Any]:
-    for request in requests:
-        yield read(request)
 
 
 @dataclass
@@ -280,7 +175,7 @@ class Network:
         async def serve() -> Any:
             call_number.set(number)
             await self._arrive(delay)
-            context = _Context(metadata, ends, loop.time)
+            context = ServerContext(metadata, ends, loop.time)
             if self.refuses(tier, method.name, method.read_request(request)):
                 self.record.append(f"{tier}.{method.name} refused for good")
                 return failed(Code.FAILED_PRECONDITION, "No.")

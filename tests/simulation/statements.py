@@ -37,9 +37,9 @@ class Turns:
         self.count = 0
         loop.on_stall, loop.on_idle = self._stalled, self._next
 
-    async def open(self, dsn: str) -> None:
+    async def open(self, dsn: str, **how: Any) -> None:
         """Connect who looks for locks."""
-        self._watch = await asyncpg.connect(dsn)
+        self._watch = await asyncpg.connect(dsn, **how)
 
     def close(self) -> None:
         """Look no more."""

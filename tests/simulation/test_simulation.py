@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 # So many in all, in runs of so many side by side; `make simulate` lives through more of them.
-HISTORIES, RUN = 1000, 250
+HISTORIES, RUN = 1000, 500
 WITHIN = 400
 
 

@@ -12,7 +12,8 @@ from uuid import UUID
 
 import asyncpg
 from tests.simulation.clock import VirtualLoop
-from tests.simulation.network import Network, Process, Server, Tokens
+from tests.simulation.network import Network, Process
+from tests.simulation.servers import Server, Tokens
 from tests.simulation.statements import TurnedConnection, Turns, go_by
 
 import penguin_content.servicers
@@ -24,6 +25,8 @@ from penguin_chassis import tier as chassis_tier
 from penguin_chassis.pool import Connection, Database, _no_reset, _Side
 from penguin_chassis.server import Registration, State
 from penguin_chassis.settings import PoolSettings
+from penguin_devstack.pgfiles import socket_dir
+from penguin_devstack.postgres import PostgresCluster
 from penguin_devstack.roles import TierDatabase
 from penguin_orchestrator.clients import Tier
 from penguin_queue.domain.lanes import Lanes
@@ -55,6 +58,7 @@ from penguin_testkit.databases import Databases
 TIERS = ("oltp", "content", "queue", "olap", "notifications")
 APP, MAINTENANCE = 5, 3
 KINDS = ("email.send", "campaign.complete")
+FORGET_FLEET = "UPDATE fleet SET heard = 0, lost = 0, at = NULL, away_since = NULL, away_until = NULL"
 
 
 class SimulatedDatabase(Database):
@@ -123,6 +127,15 @@ class World:
         await self.work.settle(self.dbs["queue"].now())
         await self.leasing.look()
 
+    async def forget(self) -> None:
+        """Let the queue know nothing of the workers of other histories."""
+        await self.rows("queue", FORGET_FLEET)
+
+    async def tidy(self) -> None:
+        """Take dead rows away, which nobody else does: between two histories it is at the same moment in every run."""
+        for tier in TIERS:
+            await self.rows(tier, "VACUUM")
+
     def renew(self) -> None:
         """Start every tier's process anew: nothing of one history is known in the next, or it would not be the same alone."""
         self.network.renew()
@@ -137,12 +150,17 @@ class World:
             await numbers.numbers(connection, set(KINDS), None)
 
 
-async def _pool(url: str, size: int) -> Any:
+async def _pool(url: str, size: int, near: dict[str, Any]) -> Any:
     # Never closed for being idle, which would take real time; opened ahead, so that no history waits for it.
     return await asyncpg.create_pool(
         url, min_size=size, max_size=size, reset=_no_reset, max_inactive_connection_lifetime=0,
-        connection_class=TurnedConnection,
+        connection_class=TurnedConnection, **near,
     )  # fmt: skip
+
+
+def _near(cluster: PostgresCluster) -> dict[str, Any]:
+    """The way to the server that costs least: a statement takes little longer than its way there and back."""
+    return {"host": str(socket_dir(cluster.data_dir)), "port": cluster.port}
 
 
 @contextlib.asynccontextmanager
@@ -153,13 +171,17 @@ async def world(loop: VirtualLoop, databases: Databases) -> AsyncIterator[World]
     async with contextlib.AsyncExitStack() as stack:
         # Connections are opened in real time.
         loop.busy += 1
-        await turns.open(databases.cluster.superuser_dsn())
+        near = _near(databases.cluster)
+        await turns.open(databases.cluster.superuser_dsn(), **near)
         stack.callback(turns.close)
         for name in TIERS:
             urls = here.urls[name] = await databases.clone(name)
-            app, maintenance = await _pool(urls.app_url, APP), await _pool(urls.maintenance_url, MAINTENANCE)
+            app, maintenance = (
+                await _pool(urls.app_url, APP, near),
+                await _pool(urls.maintenance_url, MAINTENANCE, near),
+            )
             dsn = databases.cluster.superuser_dsn(urls.database)
-            here.looking[name] = await asyncpg.connect(dsn, connection_class=TurnedConnection)
+            here.looking[name] = await asyncpg.connect(dsn, connection_class=TurnedConnection, **near)
             stack.callback(here.looking[name].terminate)
             stack.callback(app.terminate)
             stack.callback(maintenance.terminate)

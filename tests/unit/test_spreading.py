@@ -1,4 +1,5 @@
-"""What belongs together runs in one test process: how that is told, that pytest-xdist keeps it, and that no stack is left out."""
+"""What belongs together runs in one test process, and what takes long begins first: how that is told, that pytest-xdist keeps it,
+and that no stack is left out."""
 
 from __future__ import annotations
 
@@ -9,30 +10,46 @@ from pathlib import Path
 
 import pytest
 
-from penguin_testkit.spreading import SETTING, Groups
+from penguin_testkit.spreading import EARLY, SETTING, Groups
 
 TESTS = Path(__file__).parents[1]
+# What is early comes last in the order of names.
+SETTINGS = """[pytest]
+together =
+    both: test_a.py test_b.py
+    alone: test_c.py::test_one[4]
+early =
+    test_c.py::test_one[5]
+    test_c.py::test_one[4]
+"""
 NOTING = """
 import os, pathlib, pytest
 @pytest.mark.parametrize("n", range(6))
 def test_one(n):
     with pathlib.Path("ran").open("a") as file:
-        file.write(f"{__name__} {os.environ['PYTEST_XDIST_WORKER']}\\n")
+        file.write(f"{__name__} {os.environ['PYTEST_XDIST_WORKER']} {n}\\n")
 """
 
 
 def test_a_group_is_told_by_the_beginnings_of_paths() -> None:
-    groups = Groups(["stack: tests/failure/ tests/e2e/test_import.py", "demo:tests/e2e/test_demo.py"])
+    lines = [
+        "drill: tests/failure/test_z.py",
+        "stack: tests/failure/ tests/e2e/test_import.py",
+        "demo:tests/e2e/test_demo.py",
+    ]
+    groups = Groups(lines)
+    # The first that fits.
+    assert groups.of("tests/failure/test_z.py::test_y") == "drill"
     assert groups.of("tests/failure/test_x.py::test_y[z]") == "stack"
     assert groups.of("tests/e2e/test_import.py::test_y") == "stack"
     assert groups.of("tests/e2e/test_demo.py::test_y") == "demo"
     assert groups.of("tests/unit/test_x.py::test_y") is None
 
 
-def test_a_group_runs_in_one_process_and_the_rest_in_all(tmp_path: Path) -> None:
+def test_a_group_runs_in_one_process_and_the_rest_in_all_the_early_ones_first(tmp_path: Path) -> None:
     for name in ("test_a", "test_b", "test_c"):
         (tmp_path / f"{name}.py").write_text(NOTING)
-    (tmp_path / "pytest.ini").write_text("[pytest]\ntogether =\n    both: test_a.py test_b.py\n")
+    (tmp_path / "pytest.ini").write_text(SETTINGS)
     argv = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup"]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ""}
     for name in [name for name in environment if name.startswith("PYTEST_XDIST")]:
@@ -44,8 +61,9 @@ def test_a_group_runs_in_one_process_and_the_rest_in_all(tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     ran = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
     assert len(ran) == 18
-    assert len({worker for name, worker in ran if name != "test_c"}) == 1
-    assert len({worker for _, worker in ran}) == 2
+    (grouped,) = {worker for name, worker, _ in ran if name != "test_c"}
+    (other,) = {worker for _, worker, _ in ran} - {grouped}
+    assert [n for _, worker, n in ran if worker == other][:2] == ["5", "4"]
 
 
 def test_every_test_of_a_whole_stack_is_in_a_group(pytestconfig: pytest.Config) -> None:
@@ -59,3 +77,12 @@ def test_every_test_of_a_whole_stack_is_in_a_group(pytestconfig: pytest.Config) 
         assert group is not None, f"{path.name} would have a stack in every test process"
         if "stack: LocalStack" in path.read_text():
             assert group == "stack", f"{path.name} shares the one stack"
+
+
+def test_every_early_test_is_there(pytestconfig: pytest.Config) -> None:
+    early = pytestconfig.getini(EARLY)
+    assert early
+    for path, _, name in (each.partition("::") for each in early):
+        assert not name or f"def {name.partition('[')[0]}(" in (TESTS.parent / path).read_text(), (
+            f"{path} has no {name}"
+        )

@@ -46,6 +46,24 @@ class Hall:
         return after
 
 
+async def test_a_message_of_a_stream_waits_for_its_turn_as_a_call_does_and_for_longer() -> None:
+    hall = Hall()
+    made_noisy(hall, NOISY)
+    message = asyncio.create_task(hall.admission.turn(NOISY, timeout_s=60))
+    await asyncio.sleep(0)
+    assert (message.done(), hall.admission.waiting) == (False, 1)
+    # Nobody else is held back by it, and it leaves no place taken.
+    assert hall.call(QUIET)
+    hall.admission.leave(QUIET)
+    hall.turn()
+    await message
+    assert hall.admission.under_way == 0
+    ended = asyncio.create_task(hall.admission.turn(NOISY, timeout_s=0.01))
+    with pytest.raises(TimeoutError):
+        await ended
+    assert hall.admission.under_way == 0
+
+
 def made_noisy(hall: Hall, *noisy: UUID) -> None:
     """They have begun far more than others of late; QUIET and FOURTH are active; nothing is under way."""
     for tenant in (QUIET, FOURTH):

@@ -130,3 +130,25 @@ async def test_every_message_of_an_upload_is_held_against_the_token(probe: Probe
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await upload(probe, tenant, empty())
     assert answer_of(caught.value).fields == ["part"]
+
+
+async def test_every_message_of_a_tenants_stream_waits_for_its_turn(
+    probe: Probe, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[UUID] = []
+
+    async def turn(key: UUID, timeout_s: float) -> None:
+        turns.append(key)
+
+    async def up(messages: AsyncIterator[content_pb.UploadBlobRequest], context: Any) -> Any:
+        assert [len(turns) async for _ in messages] == [1, 2, 3]
+        return content_pb.UploadBlobResponse()
+
+    async def three() -> AsyncIterator[content_pb.UploadBlobRequest]:
+        for _ in range(3):
+            yield content_pb.UploadBlobRequest(chunk=b"1")
+
+    monkeypatch.setattr(probe.gate._admission, "turn", turn)
+    probe.contents.up = up
+    await upload(probe, tenant, three())
+    assert turns == [tenant] * 3

@@ -15,6 +15,7 @@ from libs.orchestrator.tests.stored import contents, until
 
 from penguin_chassis.pool import Database
 from penguin_orchestrator import keys, leadbatches, leads
+from penguin_orchestrator.blobs import File, put_file
 from penguin_orchestrator.clients import MESSAGE_LIMIT, Tier
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.leadrecords import LeadFileError
@@ -264,9 +265,8 @@ async def test_a_file_that_cannot_be_read_leaves_nothing(
     assert await contents(content_db, tenant) == {}
     # Whoever does not look before is told by the saga.
     key = keys.storage_key()
-    await steps.put_file(
-        penguin.tiers["content"], tenant, key, str(uuid4()), "leads.csv", b"name\nAnn\n", steps.FILE_KEPT
-    )
+    file = File("leads.csv", steps.CSV, b"name\nAnn\n")
+    await put_file(penguin.tiers["content"], tenant, key, str(uuid4()), file, steps.FILE_KEPT)
     with pytest.raises(LeadFileError, match="no column is the email"):
         await penguin.sagas.carry_out("leads.import", tenant, {"key": key, "list": "all", "columns": {}})
     assert await contents(content_db, tenant) == {}

@@ -20,13 +20,13 @@ from opentelemetry.trace import StatusCode
 
 import penguin_worker
 from penguin.queue.v1 import queue_service_pb2 as pb
-from penguin_worker.acknowledging import words_of
 from penguin_worker.jobs import Done, Job, NotDone, Progress, Reject, Retry, Snooze
 from penguin_worker.kinds import Kind, Kinds, One, keeping, typed
 from penguin_worker.leasing import said_of
 from penguin_worker.middleware import around, tracing
 from penguin_worker.running import Runner, Single
 from penguin_worker.threads import ThreadEnded, in_thread
+from penguin_worker.wording import words_of
 
 PRODUCER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -107,8 +107,8 @@ def test_progress_is_told_once_and_at_most_every_second() -> None:
     assert each.untold(1.0) == Progress(3, 5, "")
 
 
-@pytest.mark.parametrize(("done", "note"), [(-1, "a\0b"), (2**70, "\ud800")])
-def test_progress_that_the_queue_could_not_store_harms_no_heartbeat(done: int, note: str) -> None:
+@pytest.mark.parametrize(("done", "note"), [(-1, "a\0b"), (2**70, "\ud800"), (0.5, "half")])
+def test_progress_that_the_queue_could_not_store_harms_no_heartbeat(done: Any, note: str) -> None:
     each = job()
     each.progress(done, done, note)
     told = each.untold(0.0)

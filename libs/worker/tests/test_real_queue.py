@@ -13,23 +13,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import grpc
 import pytest
 from libs.worker.tests.conftest import Configure
-from libs.worker.tests.test_lines import Gate, at_work, nothing
+from libs.worker.tests.handlers import Gate, nothing
 from libs.worker.tests.test_real_tiers import SignedTokens, jobs
-from libs.worker.tests.waiting import eventually, until
+from libs.worker.tests.waiting import at_work, eventually, until
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_devstack.valkey import ValkeyServer
 from penguin_orchestrator.clients import Tier, connect
+from penguin_orchestrator.errors import TierError
 from penguin_queue.app import serving
 from penguin_queue.config import QueueConfig
 from penguin_testkit.databases import Databases
 from penguin_testkit.tokens import TokenFactory
-from penguin_worker import lines
+from penguin_worker import lines, wording
 from penguin_worker.jobs import Done, Job, Reject, Retry, Snooze
 from penguin_worker.kinds import Kind
+from penguin_worker.streaming import WorkStream
 from penguin_worker.threads import in_thread
 
 HOG = Path(__file__).with_name("hogging.py")
@@ -157,6 +160,50 @@ async def _settled(side: Side, count: int) -> bool:
     seen = await side.jobs()
     return sum(job.state != pb.JOB_STATE_LEASED and bool(job.attempts + job.snoozes or job.finished_at.seconds)
                for job in seen) == count  # fmt: skip
+
+
+@pytest.mark.parametrize("message", ["m" * 1001, "a\0b"])
+async def test_a_word_that_is_refused_takes_no_other_with_it(
+    side: Side, configure: Configure, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    # As a worker would that knows another contract.
+    monkeypatch.setattr(wording, "MESSAGE_MAX", 2000)
+    monkeypatch.setattr("penguin_worker.wording.storable", str)
+    ids, runs = await side.put(21), list[int]()
+
+    async def handle(job: Job) -> None:
+        runs.append(job.id)
+        if job.id == ids[0]:
+            failure = Reject("test.bad")
+            failure.message = message
+            raise failure
+        raise Snooze("early", 600.0)
+
+    async with at_work(side.queue, configure(concurrency=50, lease_s=5.0), **{side.kind: Kind(handle)}) as worker:
+        await eventually(lambda: len(runs) == 21 and worker.in_hand == 0)
+    bad, *others = sorted(await side.jobs(), key=lambda job: job.id)
+    assert (bad.state, sorted(runs)) == (pb.JOB_STATE_DEAD, ids)
+    assert {(job.snoozes, job.lost_leases, job.last_error) for job in others} == {(1, 0, "early")}
+
+
+async def test_words_end_a_stream_and_those_behind_them_are_told_that_it_has_ended(side: Side) -> None:
+    start = pb.WorkStart(kinds=[side.kind], max_in_flight=1, worker_id="test")
+    start.lease_duration.FromSeconds(5)
+    right, wrong = pb.WorkJobsRequest(), pb.WorkJobsRequest(completed=pb.Leases(job_ids=[1, 2, 3], lease_tokens=[1, 2]))
+    async with WorkStream.opened(side.queue, start) as stream:
+
+        async def read() -> None:
+            async for _ in stream.lots():
+                raise AssertionError
+
+        said = asyncio.gather(*map(stream.say, (right, wrong, pb.WorkJobsRequest())), return_exceptions=True)
+        with pytest.raises(TierError):
+            await asyncio.wait_for(read(), 5)
+        first, second, third = await said
+    assert isinstance(first, pb.WorkAnswer)
+    assert isinstance(second, TierError)
+    assert isinstance(third, TierError)
+    assert (second.code, third.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "STREAM_ENDED")
 
 
 async def test_leases_are_kept_for_longer_than_they_last(side: Side, configure: Configure) -> None:

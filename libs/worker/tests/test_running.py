@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from uuid import uuid4
 
 import pytest
 from libs.worker.tests.waiting import eventually
 
-from penguin_worker.batching import MicroBatch
 from penguin_worker.deadlines import Deadlines
 from penguin_worker.jobs import Done, Job, Outcome, Retry, Snooze, Verdict
 from penguin_worker.kinds import One
@@ -180,6 +179,59 @@ async def test_a_defect_costs_its_own_job_an_attempt(waits: bool, caplog: pytest
     assert len([record for record in caplog.records if record.exc_info]) == 2
 
 
+class Unfinished(Retry):
+    """A verdict whose class forgets to make it one."""
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_verdict_that_says_nothing_fails_its_job_and_those_behind_it_are_run(waits: bool) -> None:
+    async def handle(job: Job) -> None:
+        if waits:
+            await asyncio.sleep(0)
+        if job.id == 1:
+            raise Unfinished
+        if job.id == 2:
+            raise Retry(ValueError("ada@example.com"))  # type: ignore[arg-type]
+
+    side = Side(handle, timeout_s=5.0)
+    side.add(range(1, 21))
+    assert await side.all(20) == ["defect.Unfinished", "ValueError"] + [""] * 18
+    assert side.deadlines is not None
+    assert len(side.deadlines) == 0
+
+
+async def test_jobs_are_run_whatever_befalls_who_is_told_of_the_one_before() -> None:
+    def deaf(_: Job, verdict: Verdict) -> None:
+        raise ConnectionError
+
+    async def handle(job: Job) -> None:
+        if job.id < 3:
+            raise Retry("smtp.451")
+
+    side = Side(handle)
+    first = [Job(n, uuid4(), "noop", {}, 3, time.monotonic() + 30, on_settled=deaf) for n in (1, 2)]
+    side.runner.add(first)
+    side.add([3, 4])
+    assert await side.all(2) == ["", ""]
+    assert all(job.begun for job in first)
+
+
+async def test_a_handler_that_ends_its_own_task_fails_its_job() -> None:
+    async def handle(job: Job) -> None:
+        if job.id == 1:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(1)
+
+    side = Side(handle)
+    side.add([1, 2])
+    assert await side.all(2) == ["defect.CancelledError", ""]
+
+
 async def test_a_job_that_is_settled_before_its_turn_is_not_begun() -> None:
     begun: list[int] = []
 
@@ -301,60 +353,3 @@ async def test_deadlines_tell_those_that_are_still_here_in_their_order() -> None
     # The timer is set anew for who comes after all have gone.
     deadlines.add(gone, time.monotonic())
     await eventually(lambda: told == ["early", "late", "gone"], 1)
-
-
-@contextlib.asynccontextmanager
-async def batching(parallel: int) -> AsyncIterator[tuple[MicroBatch[int], list[list[int]], Callable[[], None]]]:
-    batches: list[list[int]] = []
-    gate = asyncio.Event()
-
-    async def flush(items: list[int]) -> None:
-        batches.append(items)
-        await gate.wait()
-
-    yield MicroBatch(flush, size=10, delay_s=0.005, parallel=parallel), batches, gate.set
-
-
-@pytest.mark.parametrize("parallel", [1, 3])
-async def test_so_many_batches_are_on_their_way_at_once_and_no_more(parallel: int) -> None:
-    async with batching(parallel) as (batch, batches, let_go):
-        for n in range(45):
-            batch.add(n)
-        await asyncio.sleep(0.05)
-        assert [len(items) for items in batches] == [10] * parallel
-        assert not batch.idle
-        let_go()
-        await batch.drain()
-        assert batch.idle
-        assert sorted(n for items in batches for n in items) == list(range(45))
-        batch.add(45)
-        await eventually(lambda: batches[-1] == [45], 1)
-
-
-async def test_what_is_added_as_a_batch_comes_back_is_not_left_behind() -> None:
-    batches: list[list[int]] = []
-
-    async def flush(items: list[int]) -> None:
-        batches.append(items)
-        if len(batches) == 1:
-            # Heard after this task's end, and before anybody is told of it.
-            asyncio.get_running_loop().call_soon(batch.add, 2)
-
-    batch = MicroBatch(flush, delay_s=0.001)
-    batch.add(1)
-    await eventually(lambda: batches == [[1], [2]], 1)
-    await eventually(lambda: batch.idle, 1)
-
-
-async def test_a_single_item_leaves_after_a_moment_beside_a_batch_that_is_slow() -> None:
-    async with batching(2) as (batch, batches, let_go):
-        batch.add(1)
-        await eventually(lambda: batches == [[1]], 1)
-        batch.add(2)
-        await eventually(lambda: batches == [[1], [2]], 1)
-        batch.add(3)
-        await asyncio.sleep(0.05)
-        assert batches == [[1], [2]]
-        let_go()
-        await batch.drain()
-        assert batches == [[1], [2], [3]]

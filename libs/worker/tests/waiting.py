@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from penguin_orchestrator.clients import Tier
 from penguin_worker.config import WorkerConfig
+from penguin_worker.kinds import Kind
+from penguin_worker.leasing import Worker
 from penguin_worker.process import work
 
 
@@ -20,6 +22,17 @@ async def working(tiers: dict[str, Tier], config: WorkerConfig) -> AsyncIterator
     finally:
         stopped.set()
         await asyncio.wait_for(task, config.drain_s + 10)
+
+
+@contextlib.asynccontextmanager
+async def at_work(queue: Tier, config: WorkerConfig, **kinds: Kind) -> AsyncIterator[Worker]:
+    worker, stopped = Worker(queue, config), asyncio.Event()
+    task = asyncio.create_task(worker.run(kinds, stopped))
+    try:
+        yield worker
+    finally:
+        stopped.set()
+        await asyncio.wait_for(task, config.drain_s + 15)
 
 
 async def eventually(holds: Callable[[], bool], within_s: float = 20.0) -> None:

@@ -121,13 +121,23 @@ class Admission:
         self._arrange(now)
         return place
 
-    async def wait(self, key: UUID, place: asyncio.Future[None], timeout_s: float) -> None:
+    async def turn(self, key: UUID, timeout_s: float) -> None:
+        """Begin one more message of a stream, which is as much work as a call. It waits for as long as its stream may last: its
+        client sends no more meanwhile. Raises as `enter` does, and TimeoutError."""
+        place = self.enter(key)
+        if place is not None:
+            await self.wait(key, place, timeout_s, line_s=timeout_s)
+        self.leave(key)
+
+    async def wait(
+        self, key: UUID, place: asyncio.Future[None], timeout_s: float, *, line_s: float = LINE_S
+    ) -> None:  # fmt: skip
         """Wait for the place that `enter` gave; if this raises, there is none to `leave`.
 
-        Raises ResourceExhausted after LINE_S seconds, and TimeoutError where the call's own time is over before.
+        Raises ResourceExhausted after `line_s` seconds, and TimeoutError where the call's own time is over before.
         """
         try:
-            async with asyncio.timeout(min(timeout_s, LINE_S)):
+            async with asyncio.timeout(min(timeout_s, line_s)):
                 await place
         except BaseException as error:
             tenant = self._seen(key, self._clock())
@@ -136,7 +146,7 @@ class Admission:
             elif place in tenant.line:
                 tenant.line.remove(place)
                 self._close_line(key, tenant)
-            if isinstance(error, TimeoutError) and timeout_s > LINE_S:
+            if isinstance(error, TimeoutError) and timeout_s > line_s:
                 raise self._too_many(tenant, self._clock()) from None
             raise
 

@@ -264,6 +264,8 @@ class Gate(grpc.aio.ServerInterceptor):
     async def _checked_stream(self, messages: Any, info: MethodInfo, call: Call) -> AsyncIterator[Any]:
         async for message in messages:
             self._check(message, info, call)
+            if call.caller.tenant_id is not None:
+                await self._admission.turn(call.caller.tenant_id, call.remaining())
             yield message
 
 

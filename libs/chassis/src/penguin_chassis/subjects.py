@@ -118,7 +118,7 @@ async def erase(db: Database, duties: SubjectDuties, step: Step, order: Order, c
     """Carry the erasure on from `cursor` for a while. Raises FailedPrecondition (LEGAL_HOLD), InvalidArgument (cursor)."""
     phases = [*duties.phases(order)]
     if not order.storage_keys and not order.email_ids and not order.list_keys:
-        phases += [Phase("answers", _forget_answers), Phase("owed", mentions("outbox", sql.scan_outbox))]
+        phases += [Phase("answers", forget_answers), Phase("owed", mentions("outbox", sql.scan_outbox))]
     number, after = _place(cursor, len(phases))
     page = Page()
     ends = time.monotonic() + CALL_S
@@ -190,7 +190,7 @@ def doomed(
     return run
 
 
-async def _forget_answers(connection: Connection, order: Order, after: str) -> Page:
+async def forget_answers(connection: Connection, order: Order, after: str) -> Page:
     """Answers that hold the address are forgotten, and their steps barred."""
     key, operation = orjson.loads(after) if after else ("", "")
     rows = await connection.fetch(sql.scan_barrier, order.tenant_id, key, operation, SCANNED, order.pattern)

@@ -94,6 +94,23 @@ class SubjectMethods:
             row = await self._hold(connection, step.tenant_id, hold_id) or row | {"kept_keys": 0}
         return pb.PutLegalHoldResponse(hold=_hold(row))
 
+    async def ExtendLegalHold(  # noqa: N802
+        self, request: pb.ExtendLegalHoldRequest, context: Any
+    ) -> pb.ExtendLegalHoldResponse:
+        """Keep more keys by a hold."""
+        step, hold_id = step_of(request), UUID(request.hold_id)
+        async with self._db.tenant(step.tenant_id) as connection:
+            if await barrier.claim(connection, step, bool) is None:
+                await connection.execute(subjects.sql.no_removals)
+                if await connection.fetchval(subjects.sql.hold_stands, step.tenant_id, hold_id) is None:
+                    raise NotFound("legal_hold", request.hold_id, field="hold_id")
+                await connection.execute(
+                    subjects.sql.put_hold_keys, step.tenant_id, hold_id, list(request.storage_keys)
+                )
+                await barrier.record(connection, step, True, bool)
+            row = await self._hold(connection, step.tenant_id, hold_id)
+        return pb.ExtendLegalHoldResponse(hold=None if row is None else _hold(row))
+
     async def _hold(self, connection: Any, tenant_id: UUID, hold_id: UUID) -> Any:
         after = UUID(int=hold_id.int - 1)
         rows = await connection.fetch(subjects.sql.list_holds, tenant_id, after, 1)

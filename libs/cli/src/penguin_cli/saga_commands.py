@@ -23,7 +23,13 @@ from penguin_cli.session import connected
 from penguin_cli.surroundings import act, root_of, screen
 from penguin_orchestrator import keys
 
-_STYLE = {"stuck": "bold red", "compensating": "yellow", "compensated": "yellow", "running": "cyan"}
+_STYLE = {
+    "stuck": "bold red",
+    "compensating": "yellow",
+    "compensated": "yellow",
+    "abandoned": "yellow",
+    "running": "cyan",
+}
 
 
 class State(StrEnum):
@@ -34,6 +40,7 @@ class State(StrEnum):
     SUCCEEDED = "succeeded"
     COMPENSATED = "compensated"
     STUCK = "stuck"
+    ABANDONED = "abandoned"
 
 
 SagaId = Annotated[str, typer.Argument(help="The saga's id.", metavar="ID")]

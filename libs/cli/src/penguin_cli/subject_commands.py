@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,9 +17,11 @@ from rich.text import Text
 
 from penguin.oltp.v1 import subject_service_pb2 as pb
 from penguin.tier.v1 import erasure_pb2 as tier_pb
+from penguin_cli.charts import ids
 from penguin_cli.lookups import TenantName, id_of, tenant_of
 from penguin_cli.session import connected
 from penguin_cli.surroundings import FAILED, CommandError, act, root_of, screen
+from penguin_orchestrator.sagas.exports import Exported
 
 MENTIONS_SHOWN = 50
 
@@ -40,7 +42,8 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     group = typer.Typer(help="One person: erased, exported, kept by a legal hold.", no_args_is_help=True)
     for name, command in (
-        ("erase", erase), ("export", export), ("hold", hold), ("holds", holds), ("release", release),
+        ("erase", erase), ("export", export), ("exports", exports), ("hold", hold), ("holds", holds),
+        ("release", release),
     ):  # fmt: skip
         group.command(name)(command)
     app.add_typer(group, name="subject", rich_help_panel="Operations")
@@ -66,27 +69,71 @@ def erase(
 
 def export(
     context: typer.Context,
-    address: Address,
     tenant: TenantName,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file; - is standard output.", metavar="FILE")],
+    address: Annotated[str, typer.Argument(help="The person's email address.", metavar="ADDRESS")] = "",
+    now: Annotated[bool, typer.Option("--now", help="Only what is to be had now; nothing is kept meanwhile.")] = False,
+    resume: Annotated[str, typer.Option(help="Go on with this export, and fetch it.", metavar="ID")] = "",
 ) -> None:
-    """Write all that the tiers hold of a person, one line of JSON a record. Ends with 1 where a tier is missing."""
+    """Write all that the tiers hold of a person, one line of JSON a record. Who had it exported is on record.
+
+    Once begun it is finished by whichever process, and waits for seven days to be fetched; a tier that is away is waited for.
+    Ends with 1 where a part is missing.
+    """
+    if bool(address) == bool(resume) or (now and resume):
+        raise typer.BadParameter("name a person, or an export to go on with (--resume)")
 
     async def work() -> None:
-        counts: Counter[str] = Counter()
-        missing: list[str] = []
+        async with connected(root_of(context)) as penguin:
+            tenant_id, subjects = await tenant_of(penguin, tenant), penguin.subjects
+            if now:
+                _all_there(await _written(out, subjects.tell(tenant_id, address)))
+                return
+            export_id = id_of(resume, "export") if resume else None
+            if export_id is None:
+                export_id = await subjects.export(
+                    tenant_id, address, begun=lambda begun: screen(errors=True).print(f"export {begun}")
+                )
+            else:
+                await subjects.resume_export(tenant_id, export_id)
+            _all_there(await _written(out, subjects.exported(tenant_id, export_id)))
+            await subjects.drop_export(tenant_id, export_id)
+
+    act(work())
+
+
+async def _written(out: Path, records: AsyncIterator[Exported]) -> list[str]:
+    """Write records, and tell their number; returns what is missing."""
+    counts: Counter[str] = Counter()
+    missing: list[str] = []
+    with sys.stdout.buffer if str(out) == "-" else out.open("wb") as file:
+        async for record in records:
+            file.write(record.line())
+            counts[f"{record.tier} {record.table}"] += not record.missing
+            missing += [f"{record.tier}: {record.missing}"] if record.missing else []
+    for place, count in sorted(counts.items()):
+        if count:
+            screen(errors=True).print(f"{count:>8}  {place}")
+    return missing
+
+
+def _all_there(missing: Sequence[str]) -> None:
+    if missing:
+        raise CommandError("not all is there: " + "; ".join(missing), FAILED)
+
+
+def exports(
+    context: typer.Context,
+    tenant: TenantName,
+    address: Annotated[str, typer.Option(help="Only of this person.", metavar="ADDRESS")] = "",
+) -> None:
+    """List who had whose data exported, the oldest first; persons by their HMAC."""
+
+    async def work() -> None:
         async with connected(root_of(context)) as penguin:
             tenant_id = await tenant_of(penguin, tenant)
-            with sys.stdout.buffer if str(out) == "-" else out.open("wb") as file:
-                async for record in penguin.subjects.export(tenant_id, address):
-                    file.write(record.line())
-                    counts[f"{record.tier} {record.table}"] += not record.missing
-                    missing += [f"{record.tier}: {record.missing}"] if record.missing else []
-        for place, count in sorted(counts.items()):
-            if count:
-                screen(errors=True).print(f"{count:>8}  {place}")
-        if missing:
-            raise CommandError("not all is there: " + "; ".join(missing), FAILED)
+            found = [each async for each in penguin.subjects.exports(tenant_id, address)]
+        screen().print(_exports(found))
 
     act(work())
 
@@ -100,7 +147,7 @@ def hold(
 ) -> None:
     """Keep a person, or a content, from being erased, deleted or let go by age, in every tier, until the hold is released.
 
-    Of a person, contents that are there by now are kept; what comes later needs a hold of its own.
+    Of a person, what is there by now is kept, and what comes later.
     """
     if bool(address) == bool(key):
         raise typer.BadParameter("name a person (--address) or a storage key (--key)")
@@ -159,6 +206,17 @@ def _mentioned(mentions: Sequence[pb.TierMentions]) -> list[RenderableType]:
         lines.add_row(tier, mention.table, escape(mention.key), mention.place)
     more = f", the first {MENTIONS_SHOWN} of them here" if total > MENTIONS_SHOWN else ""
     return [Text(f"\nmentioned by others {total} times{more}; left for you to decide on", style="yellow"), lines]
+
+
+def _exports(found: Sequence[pb.SubjectExport]) -> RenderableType:
+    if not found:
+        return Text("no exports", style="dim")
+    lines = Table(ids("export"), "person", "asked", "by", box=None, header_style="dim", pad_edge=False)
+    for each in found:
+        lines.add_row(
+            each.id, f"{each.subject[:16]}…", f"{each.asked_at.ToDatetime():%Y-%m-%d %H:%M:%S}", escape(each.actor)
+        )
+    return lines
 
 
 def _holds(found: Sequence[tier_pb.LegalHold]) -> RenderableType:

@@ -55,11 +55,15 @@ DEFAULT_POLICIES: Mapping[str, WorkloadPolicy] = {
         scopes=("tier.*", "contents.*", "jobs.*", "notifications.write", "admin_events.write", "sagas.read",
                 "sagas.write", "tenants.*", "campaigns.*", "templates.read", "email_accounts.read", "leads.*",
                 "emails.read", "emails.write", "reconcile.*", "ledger.read", "facts.*", "reports.read",
-                "subjects.*"),
+                "subjects.*", "holds.manage"),
         methods=("/penguin.tier.v1.TierService/*", "/penguin.tier.v1.KeyService/*",
                  "/penguin.notifications.v1.AdminEventService/CreateAdminEvent",
                  "/penguin.oltp.v1.ReconcileService/*", "/penguin.oltp.v1.SagaService/*",
-                 "/penguin.oltp.v1.TenantService/*"),
+                 "/penguin.oltp.v1.TenantService/*",
+                 # Files of sagas go also where the tenant was closed, and people are told what is held of them.
+                 "/penguin.content.v1.ContentService/BatchPutContents",
+                 "/penguin.content.v1.ContentService/DeleteContents",
+                 "/penguin.content.v1.ContentService/UploadBlob"),
     ),
     "worker": WorkloadPolicy(
         scopes=("tier.*", "jobs.*", "emails.*", "contents.*", "ledger.*", "facts.*", "inbox.*", "leads.*", "*.read",

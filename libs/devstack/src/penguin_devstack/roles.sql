@@ -27,6 +27,8 @@ ALTER ROLE :"app" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPA
 ALTER ROLE :"maintenance" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'maintenance_password';
 ALTER ROLE :"readonly" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'readonly_password';
 ALTER ROLE :"readonly" SET default_transaction_read_only = on;
+-- So that what maintenance tells of old transactions is of all roles': of others it would see neither age nor snapshot.
+GRANT pg_read_all_stats TO :"maintenance";
 
 SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'owner')
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database')

@@ -116,14 +116,16 @@ class Tier:
         return await self._metadata(method._method.decode(), None)  # noqa: SLF001 - as below
 
     async def call(
-        self, method: Any, request: Any, *, timeout: float = DEADLINE_S, attributes: Mapping[str, str] | None = None
-    ) -> Any:
+        self, method: Any, request: Any, *, timeout: float = DEADLINE_S, attributes: Mapping[str, str] | None = None,
+        as_platform: bool = False,
+    ) -> Any:  # fmt: skip
         """Call a unary method once (the channel retries UNAVAILABLE); raises TierError.
 
-        The tenant is the request's; `timeout` in seconds covers everything, the token included.
+        The tenant is the request's; `timeout` in seconds covers everything, the token included. `as_platform`: by a platform
+        token that names the method, also where a tenant's would do.
         """
         path: str = method._method.decode()  # noqa: SLF001 - a stub's method tells its path nowhere else
-        tenant = getattr(request, "tenant_id", "")
+        tenant = "" if as_platform else getattr(request, "tenant_id", "")
         with _span(path, self.name, attributes) as span:
             try:
                 async with asyncio.timeout(timeout):
@@ -144,6 +146,7 @@ class Tier:
         deadline_s: float,
         timeout: float = DEADLINE_S,
         attributes: Mapping[str, str] | None = None,
+        as_platform: bool = False,
     ) -> Any:
         """Call until the outcome is known or `deadline_s` seconds have passed; the request carries its own request_ids.
 
@@ -155,7 +158,8 @@ class Tier:
         while True:
             left = ends - time.monotonic()
             try:
-                return await self.call(method, request, timeout=max(0.05, min(timeout, left)), attributes=attributes)
+                within = max(0.05, min(timeout, left))
+                return await self.call(method, request, timeout=within, attributes=attributes, as_platform=as_platform)
             except TierError as error:
                 unknown = error.earlier_unknown = unknown or error.outcome_unknown
                 wait = max(error.retry_after_s or 0.0, delay * random.uniform(0.5, 1.0))
@@ -193,8 +197,10 @@ class Tier:
         finally:
             call.cancel()
 
-    async def send_stream(self, method: Any, requests: AsyncIterator[Any], tenant_id: UUID, *, timeout: float) -> Any:
-        """The reply to a client stream; raises TierError."""
+    async def send_stream(
+        self, method: Any, requests: AsyncIterator[Any], tenant_id: UUID | None, *, timeout: float
+    ) -> Any:
+        """The reply to a client stream, of a tenant or by a platform token; raises TierError."""
         path: str = method._method.decode()  # noqa: SLF001 - as above
         metadata = await self._metadata(path, tenant_id)
         try:

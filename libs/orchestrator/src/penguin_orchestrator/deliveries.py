@@ -21,7 +21,9 @@ from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin.queue.v1 import queue_service_pb2 as queue_pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin.tier.v1 import erasure_pb2 as erasure_pb
 from penguin.tier.v1 import tier_service_pb2 as tier_pb
+from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_chassis.jsonbytes import json_bytes
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
@@ -88,6 +90,21 @@ async def delete_contents(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequ
         except TierError as error:
             # A closed tenant keeps what it has; reconcile finds what nothing refers to.
             if error.reason != CLOSED:
+                raise
+
+
+async def extend_legal_hold(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequence[Row]) -> None:
+    """Tell Content what else is a person's whom a legal hold keeps. One that was released keeps nothing."""
+    content = tiers["content"]
+    for row in rows:
+        request = erasure_pb.ExtendLegalHoldRequest(
+            tenant_id=str(tenant_id), request_id=str(keys.request_id("extend hold", row.id)),
+            hold_id=row.payload["hold_id"], storage_keys=row.payload["storage_keys"],
+        )  # fmt: skip
+        try:
+            await content.call(content.stub(TierServiceStub).ExtendLegalHold, request)
+        except TierError as error:
+            if error.reason != "NOT_FOUND":
                 raise
 
 
@@ -229,6 +246,7 @@ async def create_admin_events(tiers: Mapping[str, Tier], tenant_id: UUID, rows: 
 DELIVERIES: dict[tuple[str, str], Deliver] = {
     ("content", "claim_contents"): claim_contents,
     ("content", "delete_contents"): delete_contents,
+    ("content", "extend_legal_hold"): extend_legal_hold,
     ("queue", "enqueue_jobs"): enqueue_jobs,
     ("notifications", "create_notifications"): create_notifications,
     ("notifications", "create_admin_events"): create_admin_events,

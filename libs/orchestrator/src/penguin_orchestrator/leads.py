@@ -10,14 +10,13 @@ from uuid import UUID
 
 import orjson
 
-from penguin.content.v1 import content_service_pb2 as content_pb
-from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin_orchestrator import blobs, keys, leadfiles
+from penguin_orchestrator.blobs import File, drop_file, put_file
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.leadrecords import LeadFileError
 from penguin_orchestrator.sagas.carrying import Sagas, SagaUnfinishedError
 from penguin_orchestrator.sagas.journal import Held
-from penguin_orchestrator.sagas.leads import FILE_KEPT, put_file
+from penguin_orchestrator.sagas.leads import CSV, FILE_KEPT
 
 __all__ = ["ImportedLeads", "LeadFileError", "Leads"]
 
@@ -71,7 +70,8 @@ class Leads:
         columns = dict(columns or {})
         leadfiles.survey(data, columns, audience)
         key, saga_id = keys.storage_key(), keys.new_id()
-        await put_file(self._content, tenant_id, key, str(keys.new_id()), filename[:FILENAME_LENGTH], data, FILE_KEPT)
+        file = File(filename[:FILENAME_LENGTH], CSV, data)
+        await put_file(self._content, tenant_id, key, str(keys.new_id()), file, FILE_KEPT)
         same = hashlib.sha256(orjson.dumps([audience, sorted(columns.items())]) + hashlib.sha256(data).digest())
         input_ = {"list": audience, "key": key, "columns": columns}
         standing: list[Held] = []
@@ -88,7 +88,7 @@ class Leads:
             )  # fmt: skip
         finally:
             if standing and standing[0].input["key"] != key:
-                await self._drop(tenant_id, key)
+                await drop_file(self._content, tenant_id, key)
         return ImportedLeads.of(held)
 
     async def resume(self, tenant_id: UUID, saga_id: UUID, *, progress: Progress | None = None) -> ImportedLeads:
@@ -106,14 +106,6 @@ class Leads:
         if "key" not in made:
             return leadfiles.Report().data()
         return await blobs.download_attachment(self._content, tenant_id, made["key"], 0)
-
-    async def _drop(self, tenant_id: UUID, key: str) -> None:
-        request = content_pb.DeleteContentsRequest(
-            tenant_id=str(tenant_id), request_id=str(keys.new_id()), storage_keys=[key], unclaimed_only=True
-        )
-        await self._content.insist(
-            self._content.stub(ContentServiceStub).DeleteContents, request, deadline_s=DEADLINE_S
-        )
 
 
 def _told(progress: Progress | None) -> Callable[[Mapping[str, Any]], None]:

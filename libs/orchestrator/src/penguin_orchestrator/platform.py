@@ -34,7 +34,7 @@ SCOPES = (
     "users.write", "tenants.read", "tenants.write", "suppressions.read", "suppressions.write", "inbox.read",
     "inbox.write", "ledger.read", "facts.read", "facts.write", "reports.read", "jobs.read", "jobs.write",
     "jobs.payloads", "notifications.read", "notifications.write", "subjects.erase",
-    "subjects.read", "holds.manage", "holds.read",
+    "subjects.export", "subjects.read", "holds.manage", "holds.read",
 )  # fmt: skip
 
 

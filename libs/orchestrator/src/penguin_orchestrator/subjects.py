@@ -1,5 +1,5 @@
-"""What is done for one person: erased from every tier, or all that is held of them told; and erasures done again after a
-restore."""
+"""What is done for one person: erased from every tier, or all that is held of them exported, which is on record; and erasures
+done again after a restore."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import orjson
-
 from penguin.oltp.v1 import subject_service_pb2 as pb
 from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin.tier.v1 import erasure_pb2 as tier_pb
 from penguin.tier.v1 import tier_service_pb2 as status_pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator import keys
+from penguin_orchestrator.blobs import File, drop_file, put_file
 from penguin_orchestrator.clients import DEADLINE_S, Tier
 from penguin_orchestrator.erasure_ledger import ERASE, WITHDRAWN, Entry, ErasureLedger, LedgerError
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.sagas.carrying import Progress, Sagas
+from penguin_orchestrator.sagas.carrying import PATIENCE_S, Progress, Sagas, SagaUnfinishedError
+from penguin_orchestrator.sagas.definition import ACTION
+from penguin_orchestrator.sagas.exports import EXPORT, KEPT, Exported, items, records, stored
+from penguin_orchestrator.sagas.journal import Held
 from penguin_orchestrator.sagas.subjects import KIND, PAGE, TIERS
 
-EXPORT_S = 300.0
 # Tiers that keep what stands under keys, and how many keys one part of a hold names.
 KEY_TIERS = ("oltp", "content")
-KEPT = 10_000
+KEYS_A_PART = 10_000
 
 
 @dataclass
@@ -38,24 +39,6 @@ class Replayed:
     erased: int = 0
     kept: dict[str, str] = field(default_factory=dict)
     ready: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Exported:
-    """One record of an export, or, without a record, why a tier told nothing (any more)."""
-
-    tier: str
-    table: str
-    key: str
-    record: bytes
-    missing: str = ""
-
-    def line(self) -> bytes:
-        """One line of JSON."""
-        if self.missing:
-            return orjson.dumps({"tier": self.tier, "missing": self.missing}) + b"\n"
-        told = {"tier": self.tier, "table": self.table, "key": self.key, "record": orjson.Fragment(self.record)}
-        return orjson.dumps(told) + b"\n"
 
 
 class Subjects:
@@ -131,47 +114,108 @@ class Subjects:
                 faults.append(f"{erasure.id}: a receipt names another record of the ledger")
         return faults + [f"{each}: ordered, and without receipts" for each in orders if each not in recorded]
 
-    async def export(self, tenant_id: UUID, address: str) -> AsyncIterator[Exported]:
-        """All that the tiers hold of a person; where one is away, that is said in place of its records."""
+    async def export(
+        self, tenant_id: UUID, address: str, *, begun: Callable[[UUID], None] | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> UUID:  # fmt: skip
+        """Have all that the tiers hold of a person put into files, for `exported` to fetch; returns the export's id. It is on
+        record who had it exported. `begun` is told the id as soon as any process can finish it.
+
+        Raises LedgerError and TierError (nothing is exported), SagaError (SagaUnfinishedError: it goes on by itself).
+        """
+        content, order = self._tiers["content"], keys.storage_key()
+        export_id = await self._on_record(tenant_id, address)
+        file = File("order.txt", "text/plain", address.lower().encode())
+        await put_file(content, tenant_id, order, str(keys.new_id()), file, KEPT, as_platform=True)
+
+        def stands(held: Held) -> None:
+            if begun is not None:
+                begun(held.id)
+
+        try:
+            await self._sagas.carry_out(
+                EXPORT.kind, tenant_id, {"order": order}, saga_id=export_id, begun=stands, patience_s=patience_s
+            )
+        except TierError as error:
+            if not error.outcome_unknown:
+                await drop_file(content, tenant_id, order, as_platform=True)
+            raise
+        return export_id
+
+    async def resume_export(self, tenant_id: UUID, export_id: UUID) -> None:
+        """Go on with an export, or wait for whoever does; raises TierError (NOT_FOUND), SagaError."""
+        await self._sagas.join(EXPORT.kind, tenant_id, export_id)
+
+    async def exported(self, tenant_id: UUID, export_id: UUID) -> AsyncIterator[Exported]:
+        """What an export found, and why a tier's part of it is not (any more) to be had. Raises TierError (NOT_FOUND: there is no
+        such export), SagaUnfinishedError."""
+        held = await self._sagas.find(EXPORT.kind, tenant_id, export_id)
+        if held.state != "succeeded":
+            raise SagaUnfinishedError(held)
+        for tier in TIERS:
+            made = held.results[tier]
+            skipped = held.records[tier, ACTION].state == "skipped"
+            missing = "SKIPPED" if skipped else made.get("missing", "")
+            try:
+                if "key" in made:
+                    async for record in stored(self._tiers["content"], tenant_id, made["key"]):
+                        yield record
+            except TierError as error:
+                missing = f"{error.code.name} {error.reason}"
+            if missing:
+                yield Exported(tier, "", "", b"", missing)
+
+    async def drop_export(self, tenant_id: UUID, export_id: UUID) -> None:
+        """Remove an export's files: they have been fetched. Raises TierError."""
+        held = await self._sagas.find(EXPORT.kind, tenant_id, export_id)
+        for key in (made["key"] for made in held.results.values() if "key" in made):
+            await drop_file(self._tiers["content"], tenant_id, key, as_platform=True)
+
+    async def tell(self, tenant_id: UUID, address: str) -> AsyncIterator[Exported]:
+        """All that the tiers hold of a person, as it is read, and kept nowhere; where one is away, that is said in place of its
+        records. It is on record who was told. Raises LedgerError and TierError where it cannot be: then nothing is told."""
+        await self._on_record(tenant_id, address)
         storage_keys: list[str] = []
         try:
-            storage_keys = [item.storage_key async for item in self._items(tenant_id, address)]
+            storage_keys = [item.storage_key async for item in items(self._tiers["oltp"], tenant_id, address)]
         except TierError as error:
             yield Exported("content", "", "", b"", f"which contents are theirs is not known: oltp {error.reason}")
         for tier in TIERS:
-            keyed = storage_keys if tier == "content" else []
-            asked = [keyed[n : n + PAGE] for n in range(0, len(keyed), PAGE)] or [[]]
             try:
-                for part in asked:
-                    async for record in self._exported(tier, tenant_id, address, part):
-                        yield record
+                async for record in records(self._tiers, tier, tenant_id, address, storage_keys):
+                    yield record
             except TierError as error:
                 yield Exported(tier, "", "", b"", f"{error.code.name} {error.reason}")
 
-    async def _items(self, tenant_id: UUID, address: str) -> AsyncIterator[pb.SubjectItem]:
-        request = pb.ListSubjectItemsRequest(tenant_id=str(tenant_id), address=address, page_size=PAGE)
-        method = self._tiers["oltp"].stub(SubjectServiceStub).ListSubjectItems
+    async def exports(self, tenant_id: UUID, address: str = "") -> AsyncIterator[pb.SubjectExport]:
+        """Who had whose data exported, or this person's; raises TierError, and LedgerError for a person's."""
+        request = pb.ListExportsRequest(tenant_id=str(tenant_id), page_size=PAGE)
+        if address:
+            request.subject = self.ledger.subject(tenant_id, address)
+        method = self._tiers["oltp"].stub(SubjectServiceStub).ListExports
         while True:
             page = await self._tiers["oltp"].call(method, request)
-            for item in page.items:
-                yield item
+            for export in page.subject_exports:
+                yield export
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
 
-    async def _exported(
-        self, tier: str, tenant_id: UUID, address: str, storage_keys: list[str]
-    ) -> AsyncIterator[Exported]:
-        here = self._tiers[tier]
-        request = tier_pb.ExportSubjectRequest(tenant_id=str(tenant_id), address=address, storage_keys=storage_keys)
-        async for told in here.stream(here.stub(TierServiceStub).ExportSubject, request, timeout=EXPORT_S):
-            yield Exported(tier, told.table, told.key, told.record)
+    async def _on_record(self, tenant_id: UUID, address: str) -> UUID:
+        """Say who is about to be told of whom, before anything is read; returns the export's id."""
+        export_id, oltp = keys.new_id(), self._tiers["oltp"]
+        request = pb.RecordExportRequest(
+            tenant_id=str(tenant_id), request_id=str(keys.new_id()), export_id=str(export_id),
+            subject=self.ledger.subject(tenant_id, address),
+        )  # fmt: skip
+        await oltp.insist(oltp.stub(SubjectServiceStub).RecordExport, request, deadline_s=DEADLINE_S)
+        return export_id
 
     async def hold(self, tenant_id: UUID, reason: str, *, address: str = "", key: str = "") -> UUID:
         """Keep a person, or what stands under a key, in every tier; returns the hold's id once each has it.
 
-        The keys that OLTP knows to be the person's by now are kept by name. Raises TierError: then nothing is promised, and
-        what was told already stays until it is released.
+        The keys that OLTP knows to be the person's by now are kept by name; of those that come later it tells Content. Raises
+        TierError: then nothing is promised, and what was told already stays until it is released.
         """
         hold_id = keys.new_id()
         if key:
@@ -179,14 +223,32 @@ class Subjects:
                 await self._put(tier, _held(tenant_id, hold_id, reason, storage_key=key))
             return hold_id
         subject, subject_key = self.ledger.subject(tenant_id, address), self.ledger.subject_key(tenant_id)
-        theirs = sorted({item.storage_key async for item in self._items(tenant_id, address) if item.storage_key})
-        parts = [theirs[n : n + KEPT] for n in range(0, len(theirs), KEPT)] or [[]]
-        for tier in TIERS:
+        theirs = await self._keys(tenant_id, address)
+        parts = [theirs[n : n + KEYS_A_PART] for n in range(0, len(theirs), KEYS_A_PART)] or [[]]
+        # OLTP last: what is written once it knows it tells the others of, who must know of the hold by then.
+        for tier in reversed(TIERS):
             known = {"subject_key": subject_key} if tier == "oltp" else {}
             for number, part in enumerate(parts if tier in KEY_TIERS else [[]]):
                 part_id = _part(hold_id, number)
                 await self._put(tier, _held(tenant_id, part_id, reason, subject=subject, storage_keys=part, **known))
+        await self._extend(tenant_id, hold_id, sorted({*await self._keys(tenant_id, address)}.difference(theirs)))
         return hold_id
+
+    async def _keys(self, tenant_id: UUID, address: str) -> list[str]:
+        """The keys of a person's contents, as OLTP knows them."""
+        found = items(self._tiers["oltp"], tenant_id, address)
+        return sorted({item.storage_key async for item in found if item.storage_key})
+
+    async def _extend(self, tenant_id: UUID, hold_id: UUID, storage_keys: list[str]) -> None:
+        """Keep what came between the look and the hold."""
+        for n in range(0, len(storage_keys), KEYS_A_PART):
+            for tier in KEY_TIERS:
+                here = self._tiers[tier]
+                request = tier_pb.ExtendLegalHoldRequest(
+                    tenant_id=str(tenant_id), request_id=str(keys.new_id()), hold_id=str(hold_id),
+                    storage_keys=storage_keys[n : n + KEYS_A_PART],
+                )  # fmt: skip
+                await here.insist(here.stub(TierServiceStub).ExtendLegalHold, request, deadline_s=DEADLINE_S)
 
     async def release(self, tenant_id: UUID, hold_id: UUID) -> None:
         """End a hold in every tier that has it; raises TierError (NOT_FOUND: none has)."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -97,16 +97,26 @@ class ProbedTier(Tier):
         super().__init__(name, channel, tokens)
         self._probe = probe
 
-    async def call(
-        self, method: Any, request: Any, *, timeout: float = 10.0, attributes: Mapping[str, str] | None = None
-    ) -> Any:
+    async def call(self, method: Any, request: Any, **how: Any) -> Any:
         """Call, unless the process ends."""
         # One at a time, in the order in which they are made: each run comes by the same places.
         async with self._probe.turn:
             place = self._probe.enter(method._method.decode())
-            reply = await super().call(method, request, timeout=timeout, attributes=attributes)
+            reply = await super().call(method, request, **how)
             self._probe.done(place)
             return reply
+
+    async def stream(self, method: Any, request: Any, *, timeout: float) -> AsyncIterator[Any]:
+        """All of it in its turn: it changes nothing, and is no place to end at."""
+        async with self._probe.turn:
+            replies = [reply async for reply in super().stream(method, request, timeout=timeout)]
+        for reply in replies:
+            yield reply
+
+    async def send_stream(self, *what: Any, **how: Any) -> Any:
+        """In its turn: an upload alone is nothing, and the content that refers to it is the next call."""
+        async with self._probe.turn:
+            return await super().send_stream(*what, **how)
 
 
 def refusal(what: str) -> TierError:

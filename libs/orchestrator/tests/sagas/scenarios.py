@@ -20,9 +20,12 @@ from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin.queue.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from penguin_chassis.pool import Database
 from penguin_orchestrator import keys
+from penguin_orchestrator.blobs import File, put_file
 from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.messages import OutgoingEmail
 from penguin_orchestrator.platform import Penguin
-from penguin_orchestrator.sagas.leads import FILE_KEPT, put_file
+from penguin_orchestrator.sagas.exports import KEPT
+from penguin_orchestrator.sagas.leads import CSV, FILE_KEPT
 
 LEADS = 2
 
@@ -237,7 +240,7 @@ async def _lead_file(world: World) -> Begun:
     standing = lead_pb.NewLead(request_id=str(uuid4()), id=str(keys.new_id()), list=audience, email="old@example.com")
     await Penguin(world.tiers).tenants.add_leads(tenant, [standing])
     data = b"email\nnew@example.com\nOld@example.com\nnobody\n"
-    await put_file(world.tiers["content"], tenant, key, str(uuid4()), "leads.csv", data, FILE_KEPT)
+    await put_file(world.tiers["content"], tenant, key, str(uuid4()), File("leads.csv", CSV, data), FILE_KEPT)
     return Begun(tenant, {"list": audience, "key": key, "columns": {}}, key)
 
 
@@ -261,6 +264,41 @@ async def _imported_once(world: World, begun: Begun, whole: bool) -> None:
         assert await world.count("content", begun.tenant, stored, orjson.loads(saga["result"])["key"]) == 1
 
 
+PERSON = "ada@example.com"
+
+
+async def _person(world: World) -> Begun:
+    """An order to export somebody who was written to."""
+    if "person" not in world.known:
+        tenant = await make_tenant(world.dbs["oltp"])
+        emails = [OutgoingEmail(each, "us@sender.example", "Hi", text="Dear") for each in (PERSON, "bob@example.com")]
+        await Penguin(world.tiers).send_emails(tenant, emails)
+        world.known["person"] = tenant
+    key, tenant = keys.storage_key(), world.known["person"]
+    order = File("order.txt", "text/plain", PERSON.encode())
+    await put_file(world.tiers["content"], tenant, key, str(uuid4()), order, KEPT)
+    return Begun(tenant, {"order": key}, key)
+
+
+async def _exported_once(world: World, begun: Begun, whole: bool) -> None:
+    stored = "SELECT count(*) FROM content_objects WHERE tenant_id = $1 AND storage_key = ANY ($2::text[])"
+    sagas = "SELECT id FROM sagas WHERE tenant_id = $1 AND subject = $2"
+    for saga in await world.rows("oltp", begun.tenant, sagas, begun.subject):
+        journal = (
+            "SELECT keys, input FROM saga_steps JOIN sagas ON id = saga_id WHERE saga_id = $2 AND $1 = sagas.tenant_id"
+        )
+        rows = await world.rows("oltp", begun.tenant, journal, saga["id"])
+        assert not any(PERSON.encode() in row["keys"] + row["input"] for row in rows), "the journal names the person"
+        minted = [key for row in rows for key in orjson.loads(row["keys"]).values()]
+        # OLTP's file and Content's: the other tiers hold nothing of hers. The order is gone however it ended.
+        assert await world.count("content", begun.tenant, stored, minted) == (2 if whole else 0)
+        assert await world.count("content", begun.tenant, stored, [begun.input["order"]]) == 0
+        if whole:
+            subjects = Penguin(world.tiers).subjects
+            found = [(each.table, each.missing) async for each in subjects.exported(begun.tenant, saga["id"])]
+            assert found == [("emails", ""), ("content_objects", "")]
+
+
 SCENARIOS: dict[str, Scenario] = {
     "tenant.onboard": Scenario(_newcomer, _known_everywhere),
     "tenant.close": Scenario(_busy_tenant, _closed_everywhere),
@@ -268,5 +306,6 @@ SCENARIOS: dict[str, Scenario] = {
     "campaign.resume": Scenario(_paused, _sent_once),
     "campaign.pause": Scenario(_running, _status("paused", "running")),
     "leads.import": Scenario(_lead_file, _imported_once),
+    "subject.export": Scenario(_person, _exported_once),
     "campaign.cancel": Scenario(_running, _status("cancelled", "running")),
 }

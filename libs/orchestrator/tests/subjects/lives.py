@@ -14,7 +14,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from libs.orchestrator.tests.subjects.conftest import Town
 from redis.asyncio import Redis
 
+from penguin.notifications.v1 import admin_event_service_pb2 as admin_pb
 from penguin.notifications.v1 import notification_service_pb2 as notice_pb
+from penguin.notifications.v1.admin_event_service_pb2_grpc import AdminEventServiceStub
 from penguin.notifications.v1.notification_service_pb2_grpc import NotificationServiceStub
 from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin.oltp.v1 import lead_service_pb2 as lead_pb
@@ -163,6 +165,14 @@ async def _told(town: Town, tenant: UUID) -> None:
     ]  # fmt: skip
     request = notice_pb.BatchCreateNotificationsRequest(tenant_id=str(tenant), notifications=notices)
     await here.call(here.stub(NotificationServiceStub).BatchCreateNotifications, request)
+    # Operators write what they like, of the tenant and of the platform.
+    for concerned in (str(tenant), ""):
+        event = admin_pb.CreateAdminEventRequest(
+            request_id=str(uuid4()), id=str(keys.new_id()), event_type="mail.complaint", severity=admin_pb.SEVERITY_INFO,
+            description=f"{ADDRESS} has complained.", tenant_id=concerned,
+        )  # fmt: skip
+        event.details["from"] = ADDRESS.upper()
+        await here.call(here.stub(AdminEventServiceStub).CreateAdminEvent, event)
 
 
 async def counted(town: Town, life: Life) -> list[Any]:

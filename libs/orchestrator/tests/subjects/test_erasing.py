@@ -21,11 +21,16 @@ from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
 from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin_devstack.valkey import ValkeyServer
 from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.mailsources import Source
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
 
 EMAILS = 1000
 # What is Bob's and mentions Ada: told, and left to somebody's decision. Table and column as they are stored.
-BOBS = {"oltp": {"leads.custom_fields", "emails.subject"}, "content": {"content_objects.body"}}
+BOBS = {
+    "oltp": {"leads.custom_fields", "emails.subject"}, "content": {"content_objects.body"},
+    # Of the platform's event; the tenant's own is emptied.
+    "notifications": {"admin_system_events.description", "admin_system_events.details"},
+}  # fmt: skip
 
 
 def columns(places: list[str]) -> set[str]:
@@ -41,7 +46,7 @@ async def assert_gone(town: Town, life: Life, valkey: ValkeyServer) -> None:
     for tier in TIERS:
         assert await left(town, tier) == set(), tier
     assert await lives.found_in_redis(valkey.url) == []
-    told = [record async for record in town.penguin.subjects.export(life.tenant, ADDRESS)]
+    told = [record async for record in town.penguin.subjects.tell(life.tenant, ADDRESS)]
     assert told == []
 
 
@@ -65,7 +70,8 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
     assert before, "the day has no cells: nothing would be shown by their agreeing"
     for tier in ("oltp", "content", "notifications"):
         assert await left(town, tier), f"{tier} held nothing of theirs to begin with"
-    exported = [record async for record in town.penguin.subjects.export(life.tenant, ADDRESS)]
+    export_id = await town.penguin.subjects.export(life.tenant, ADDRESS)
+    exported = [record async for record in town.penguin.subjects.exported(life.tenant, export_id)]
     assert {record.table for record in exported} == {
         "leads", "emails", "inbox_message_refs", "suppressions", "content_objects", "notifications",
     }  # fmt: skip
@@ -79,16 +85,20 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
     assert mentions(erasure) == {
         "oltp": {("leads", "custom_fields"), ("emails", "subject")},
         "content": {("content_objects", place) for place in ("text", "source")},
+        "notifications": {("admin_system_events", place) for place in ("description", "details")},
     }
     # What is gone on purpose is not missed by reconcile: it compares generations from 0 on.
     assert await referred(town) == 2
     counts = {receipt.tier: dict(receipt.counts) for receipt in erasure.receipts}
     assert counts["oltp"]["emails"] == EMAILS
     assert counts["oltp"]["leads"] == 2
-    # Their emails, their letter, and the report of an import that names them.
-    assert counts["content"]["content_objects"] == EMAILS + 2
+    # Their emails, their letter, the report of an import that names them, and the files of their export.
+    assert counts["content"]["content_objects"] == EMAILS + 2 + len({record.tier for record in exported})
     assert counts["queue"]["jobs"] > 0
     assert counts["notifications"]["notifications"] == 1
+    assert counts["notifications"]["admin_system_events"] == 1
+    # The answers to whoever told of her, of the tenant or of the platform: the notification's, and two of events.
+    assert counts["notifications"]["step_barrier"] >= 2
     assert await town.penguin.subjects.verify(life.tenant) == []
     await assert_not_written_to(town, life)
 
@@ -96,8 +106,7 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
         await town.restore(tier, backup)
         assert await left(town, tier), "the backup is from before"
         await town.penguin.subjects.mark_restored(tier)
-        told = {r.tier: r.missing async for r in town.penguin.subjects.export(life.tenant, ADDRESS)}
-        assert told[tier] == "UNAVAILABLE RESTORE_NOT_REPLAYED", "the tier serves what was erased"
+        assert await missing(town, life, tier) == "UNAVAILABLE RESTORE_NOT_REPLAYED", "the tier serves what was erased"
         replayed = await town.penguin.subjects.replay()
         assert (replayed.erased, replayed.kept, replayed.ready) == (1, {}, [tier])
         await assert_gone(town, life, valkey)
@@ -105,6 +114,19 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
     assert await lives.counted(town, life) == before
     assert await town.penguin.subjects.verify(life.tenant) == []
     await assert_not_written_to(town, life)
+
+
+async def missing(town: Town, life: Life, tier: str) -> str:
+    """Why a tier tells nothing of theirs. Without OLTP, which keeps the record of it, none does."""
+
+    async def told() -> dict[str, str]:
+        return {each.tier: each.missing async for each in town.penguin.subjects.tell(life.tenant, ADDRESS)}
+
+    if tier != "oltp":
+        return (await told())[tier]
+    with pytest.raises(TierError) as refused:
+        await told()
+    return f"{refused.value.code.name} {refused.value.reason}"
 
 
 async def assert_not_written_to(town: Town, life: Life) -> None:
@@ -126,7 +148,7 @@ async def test_a_legal_hold_keeps_what_is_a_persons_whatever_way_it_would_go(tow
     life = await lives.led(town, 8)
     subjects, content, oltp = town.penguin.subjects, town.tiers["content"], town.tiers["oltp"]
     await subjects.hold(life.tenant, "Case 7", address=ADDRESS)
-    records = [record async for record in subjects.export(life.tenant, ADDRESS)]
+    records = [record async for record in subjects.tell(life.tenant, ADDRESS)]
     contents, leads, letters = (
         [record.key for record in records if record.table == table]
         for table in ("content_objects", "leads", "inbox_message_refs")
@@ -152,10 +174,36 @@ async def test_a_legal_hold_keeps_what_is_a_persons_whatever_way_it_would_go(tow
 
 
 @pytest.mark.timeout(120)
+async def test_a_hold_keeps_what_comes_later(town: Town) -> None:
+    life = await lives.led(town, 8)
+    subjects, content = town.penguin.subjects, town.tiers["content"]
+    hold = await subjects.hold(life.tenant, "Case 7", address=ADDRESS)
+    before = {each.key async for each in subjects.tell(life.tenant, ADDRESS) if each.table == "content_objects"}
+    new = [OutgoingEmail(address, lives.MAILBOX, "Again", text="Hi") for address in (ADDRESS.upper(), OTHER)]
+    await town.penguin.send_emails(life.tenant, new)
+    letters = [Source(f"l{n}", lives.LETTER.replace("a1@", f"a{n}@").encode()) for n in (2, 3)]
+    await town.penguin.inbox.run(life.tenant, lives.MAILBOX, letters)
+    await lives.deliver(town)
+    later = {each.key async for each in subjects.tell(life.tenant, ADDRESS) if each.table == "content_objects"} - before
+    assert len(later) == 3
+    request = content_pb.DeleteContentsRequest(
+        tenant_id=str(life.tenant), request_id=str(uuid4()), storage_keys=sorted(later)
+    )
+    reply = await content.call(content.stub(ContentServiceStub).DeleteContents, request)
+    assert (reply.deleted, set(reply.held_keys)) == (0, later)
+    # What is owed after the release keeps nothing, and stands in nobody's way.
+    await town.penguin.send_emails(life.tenant, [OutgoingEmail(ADDRESS, lives.MAILBOX, "Once more", text="Hi")])
+    await subjects.release(life.tenant, hold)
+    await lives.deliver(town)
+    request.request_id = str(uuid4())
+    assert (await content.call(content.stub(ContentServiceStub).DeleteContents, request)).deleted == 3
+
+
+@pytest.mark.timeout(120)
 async def test_a_hold_of_more_keys_than_one_call_takes_is_put_in_parts(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penguin_orchestrator.subjects.KEPT", 4)
+    monkeypatch.setattr("penguin_orchestrator.subjects.KEYS_A_PART", 4)
     life = await lives.led(town, 8)
     subjects = town.penguin.subjects
     hold = await subjects.hold(life.tenant, "Case 7", address=ADDRESS)
@@ -179,7 +227,7 @@ async def test_a_legal_hold_refuses_before_anything_is_erased(town: Town) -> Non
         await subjects.erase(life.tenant, ADDRESS)
     assert refused.value.reason == "LEGAL_HOLD"
     await subjects.release(life.tenant, by_person)
-    keys = [r.key async for r in subjects.export(life.tenant, ADDRESS) if r.table == "content_objects"]
+    keys = [r.key async for r in subjects.tell(life.tenant, ADDRESS) if r.table == "content_objects"]
     by_key = await subjects.hold(life.tenant, "Case 8", key=keys[-1])
     assert [hold.storage_key async for hold in subjects.holds("content", life.tenant)] == [keys[-1]]
     with pytest.raises(TierError) as refused:

@@ -1,15 +1,18 @@
-"""Which tests share a test process. pytest-xdist's own marks for it hold nothing together under pytest 9.2, and nothing says
-so (its issue 1386): what belongs together is told by path, in the project's settings."""
+"""Which tests share a test process, and which begin first. pytest-xdist's own marks for the one hold nothing together under
+pytest 9.2, and nothing says so (its issue 1386): both are told by path, in the project's settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 SETTING = "together"
+EARLY = "early"
 
 
 class Groups:
@@ -27,23 +30,44 @@ class Groups:
 class Spreading(LoadScopeScheduling):  # type: ignore[misc] # it tells no types
     """Each test to whoever is free; but a group whole to one process.
 
-    Groups begin before all else, the largest first: what takes longest is not left for the end.
+    Groups begin before all else, the largest first, and the long tests after them: what takes longest is not left for the end,
+    where one process would work and the others wait for it.
     """
 
-    def __init__(self, config: pytest.Config, log: Producer | None, groups: Groups) -> None:
+    def __init__(self, config: pytest.Config, log: Producer | None, groups: Groups, early: Sequence[str] = ()) -> None:
         super().__init__(config, log)
         self._groups = groups
+        self._early = tuple(early)
+        self._ahead: deque[str] | None = None
 
     def _split_scope(self, nodeid: str) -> str:
         return self._groups.of(nodeid) or nodeid
 
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if self._ahead is None:
+            waiting = list(self.workqueue.items())
+            self._ahead = deque(scope for scope, tests in waiting if len(tests) > 1)
+            alone = [(scope, next(iter(tests))) for scope, tests in waiting if len(tests) == 1]
+            self._ahead += [scope for path in self._early for scope, nodeid in alone if nodeid.startswith(path)]
+        while self._ahead:
+            scope = self._ahead.popleft()
+            if scope in self.workqueue:
+                self.workqueue.move_to_end(scope, last=False)
+                break
+        super()._assign_work_unit(node)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The setting."""
+    """The settings."""
     parser.addini(SETTING, "tests of one test process: `name: path …`", type="linelist")
+    parser.addini(
+        EARLY, "tests that take longest, by the beginnings of their paths, in the order to begin them", type="linelist"
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Spreading | None:
     """For `--dist loadgroup`."""
-    return Spreading(config, log, Groups(config.getini(SETTING))) if config.getvalue("dist") == "loadgroup" else None
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    return Spreading(config, log, Groups(config.getini(SETTING)), config.getini(EARLY))

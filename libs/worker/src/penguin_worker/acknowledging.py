@@ -9,16 +9,17 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from operator import attrgetter
 
-from penguin.queue.v1 import queue_service_pb2 as pb
+import grpc
+
 from penguin_orchestrator.errors import TierError
 from penguin_worker.batching import MicroBatch
-from penguin_worker.jobs import Job, Reject, Release, Retry, Snooze, Verdict
+from penguin_worker.jobs import Job
 from penguin_worker.standing import Standing
 from penguin_worker.streaming import WorkStream
+from penguin_worker.wording import Said, named, words_of
 
 log = logging.getLogger(__name__)
 
-Said = tuple[Job, Verdict]
 # What the contract takes at once; a moment is enough to gather. While some words wait for their answer, others are on
 # their way: a worker with many short jobs would otherwise stand still for as long as the queue takes to store them.
 SIZE = 1000
@@ -27,10 +28,12 @@ PARALLEL = 4
 _lease_until = attrgetter("lease_until")
 # A word whose lease is nearly over is said once all the same.
 LEAST_S = 0.1
-ERROR_MAX = 500
-MESSAGE_MAX = 1000
-RESULT_MAX = 500
-DELAY_MAX_S = 7 * 24 * 3600.0
+# What the queue says where it fails at something itself. Once that may be anything; a second time it may be what is said.
+DEFECT = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+# What it says to words that it does not take.
+REFUSED = frozenset(
+    {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+)
 
 
 class Acknowledger:
@@ -64,66 +67,45 @@ class Acknowledger:
             self._standing.failed("acknowledgements", "queue.UNANSWERED")
         except TierError as error:
             self._standing.failed("acknowledgements", f"{error.tier}.{error.reason}")
+        except Exception:
+            # Of this batch alone: those that wait behind it are to be said.
+            log.exception("words on %d jobs are not said", len(jobs))
         finally:
             self._gone(jobs)
 
     async def _insist(self, said: Sequence[Said]) -> None:
-        """Say it on one stream after the other, until one answers; raises TierError where it is refused for good."""
-        while True:
+        """Say it on one stream after the other, until one answers. What is refused is said again without the texts of its
+        handlers, the word that the refusal names or all of them, and a word that is refused even so is left out. Raises
+        TierError where they cannot be told apart."""
+        bare: set[Job] = set()
+        failed = False
+        while said:
             stream = await self._stream()
+            words = words_of(said, bare)
             try:
-                await stream.say(words_of(said))
+                await stream.say(words)
             except TierError as error:
-                if not error.retryable:
+                if error.retryable:
+                    if failed and error.code in DEFECT:
+                        bare.update(job for job, _ in said)
+                    failed = error.code in DEFECT
+                    await asyncio.sleep(self._standing.failed("acknowledgements", f"{error.tier}.{error.reason}"))
+                elif error.code in REFUSED:
+                    said = _without(said, bare, named(words, error.field), error)
+                else:
                     raise
-                await asyncio.sleep(self._standing.failed("acknowledgements", f"{error.tier}.{error.reason}"))
             else:
                 return
 
 
-def words_of(said: Sequence[Said]) -> pb.WorkJobsRequest:
-    """What became of jobs, as the stream is told."""
-    words = pb.WorkJobsRequest()
-    done = [job for job, verdict in said if verdict is None]
-    words.completed.job_ids.extend([job.id for job in done])
-    words.completed.lease_tokens.extend([job.lease_token for job in done])
-    for job in done:
-        if job.result:
-            _add_result(words, job)
-    for job, verdict in said:
-        if verdict is None:
-            continue
-        if isinstance(verdict, Snooze):
-            snooze = words.snoozes.add(lease=_lease(job), reason=verdict.error[:ERROR_MAX])
-            snooze.delay.FromMilliseconds(_milliseconds(verdict.delay_s))
-        elif isinstance(verdict, Retry | Reject):
-            error = verdict.error[:ERROR_MAX] or "unnamed"
-            failure = words.failures.add(
-                lease=_lease(job), error=error, retryable=isinstance(verdict, Retry),
-                message=verdict.message[:MESSAGE_MAX],
-            )  # fmt: skip
-            if isinstance(verdict, Retry) and verdict.delay_s is not None:
-                failure.retry_delay.FromMilliseconds(_milliseconds(verdict.delay_s))
-        elif isinstance(verdict, Release):
-            words.released.job_ids.append(job.id)
-            words.released.lease_tokens.append(job.lease_token)
-        else:
-            raise TypeError(f"the queue has no word for {type(verdict).__name__}")
-    return words
-
-
-def _lease(job: Job) -> pb.LeaseRef:
-    return pb.LeaseRef(job_id=job.id, lease_token=job.lease_token)
-
-
-def _add_result(words: pb.WorkJobsRequest, job: Job) -> None:
-    size = len(job.result.encode(errors="replace"))
-    if size > RESULT_MAX or "\0" in job.result:
-        # What is done is done: refusing it would do it again.
-        log.error("a result of %s is no reference: it is left out", job.kind, extra={"detail": str(job.id)})
-    else:
-        words.results.add(job_id=job.id, result=job.result.encode(errors="replace").decode())
-
-
-def _milliseconds(delay_s: float) -> int:
-    return int(min(max(delay_s, 0.0), DELAY_MAX_S) * 1000)
+def _without(said: Sequence[Said], bare: set[Job], job_id: int | None, error: TierError) -> Sequence[Said]:
+    """What is left to say of words that were refused because of this job's, or of any; those in doubt become `bare`."""
+    blamed = [job for job, _ in said if job_id in (None, job.id)]
+    if not bare.issuperset(blamed):
+        bare.update(blamed)
+        log.error("words on jobs are refused, and said again with %d of them without their texts", len(blamed))
+        return said
+    if job_id is None:
+        raise error
+    log.error("a word on a job of %s is refused", blamed[0].kind, extra={"detail": str(job_id)})
+    return [each for each in said if each[0].id != job_id]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,24 +21,47 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin_orchestrator import keys
 
+log = logging.getLogger(__name__)
 _propagator = TraceContextTextMapPropagator()
 # The contract's limits, and how often the queue is told of one job's progress at most (seconds).
 NOTE_MAX = 200
 COUNT_MAX = 2**63 - 1
 PROGRESS_EVERY_S = 1.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# For how long a job is put off by whom has not said that as a number (seconds).
+UNSAID_S = 5.0
+
+
+def storable(text: str) -> str:
+    """A text as the queue can store it: it takes no NUL, and a lone surrogate cannot even be sent."""
+    return text if text.isascii() and "\0" not in text else text.replace("\0", "").encode(errors="replace").decode()
+
+
+def _text(said: object) -> str:
+    # An exception's class, never its text.
+    return storable(said) if isinstance(said, str) else "" if said is None else type(said).__name__
+
+
+def _seconds(said: Any) -> float | None:
+    try:
+        seconds = math.nan if said is None else float(said)
+    except (TypeError, ValueError, OverflowError):
+        log.error("a handler says a %s for seconds", type(said).__name__)
+        return None
+    return None if math.isnan(seconds) else seconds
 
 
 class NotDone(Exception):
     """A job was not done; `error` is a short class, never the text of an exception.
 
-    `message` tells people more of a failure: no personal data, and no exception text of other systems.
+    `message` tells people more of a failure: no personal data, and no exception text of other systems. A handler's slip in
+    what it says makes no exception of another kind: what is no text counts by its type, and what is no number as not said.
     """
 
     def __init__(self, error: str, message: str = "") -> None:
-        super().__init__(error)
-        self.error = error
-        self.message = message
+        self.error = _text(error)
+        self.message = _text(message)
+        super().__init__(self.error)
 
 
 class Retry(NotDone):
@@ -44,7 +69,7 @@ class Retry(NotDone):
 
     def __init__(self, error: str, delay_s: float | None = None, message: str = "") -> None:
         super().__init__(error, message)
-        self.delay_s = delay_s
+        self.delay_s = _seconds(delay_s)
 
 
 class Snooze(NotDone):
@@ -52,7 +77,7 @@ class Snooze(NotDone):
 
     def __init__(self, error: str, delay_s: float) -> None:
         super().__init__(error)
-        self.delay_s = delay_s
+        self.delay_s: float = UNSAID_S if (said := _seconds(delay_s)) is None else said
 
 
 class Away(NotDone):
@@ -64,7 +89,7 @@ class Away(NotDone):
 
     def __init__(self, error: str, after_s: float | None = None) -> None:
         super().__init__(error)
-        self.after_s = after_s
+        self.after_s = _seconds(after_s)
 
 
 class Release(NotDone):
@@ -147,8 +172,8 @@ class Job:
         The queue is told with the next heartbeat, of the latest word alone. May be said in any thread.
         """
         # The queue refuses what it cannot store, and with it the heartbeat.
-        note = note.replace("\0", "").encode(errors="replace").decode()[:NOTE_MAX]
-        self._told = Progress(min(max(done, 0), COUNT_MAX), min(max(total, 0), COUNT_MAX), note)
+        note = storable(note)[:NOTE_MAX]
+        self._told = Progress(min(max(int(done), 0), COUNT_MAX), min(max(int(total), 0), COUNT_MAX), note)
 
     def untold(self, now: float) -> Progress | None:
         """What the queue is to be told of its progress at this time (monotonic seconds), if anything."""

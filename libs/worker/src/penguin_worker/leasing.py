@@ -78,6 +78,8 @@ class Worker:
         self._kind_standing = Standing("kind")
         self._halted = False
         self._stopping = False
+        # Handlers that are still at work are cancelled.
+        self._given_up = False
 
     @property
     def in_hand(self) -> int:
@@ -147,8 +149,14 @@ class Worker:
             async with limit:
                 await many(jobs)
             error: NotDone = Retry("defect.unsettled")
-        except Exception as raised:
-            error = Retry("timeout") if limit.expired() and isinstance(raised, TimeoutError) else said_of(raised)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as raised:
+            if self._given_up and isinstance(raised, asyncio.CancelledError):
+                # By us, and we settle what is left.
+                raise
+            late = limit.expired() and isinstance(raised, TimeoutError)
+            error = Retry("timeout") if late else said_of(raised)
             if error.error.startswith("defect."):
                 log.exception("a handler of %s failed", jobs[0].kind)
         for job in jobs:
@@ -160,13 +168,24 @@ class Worker:
                 line.say_done((job, None))
                 return
             self._kind_standing.answered(job.kind)
-        elif isinstance(verdict, Away):
-            self._kind_standing.failed(job.kind, verdict.error)
-            verdict = Snooze(verdict.error, away_for(job.snoozes, verdict.after_s, random.random()))
-        elif isinstance(verdict, Reject):
-            log.error("a job of %s is given up: %s", job.kind, verdict.error, extra={"detail": str(job.id)})
+        else:
+            verdict = self._meant(job, verdict)
         # Of a lost one nothing is to be said, but its place is to be freed: under a lost lease this does no more.
         line.say(job, Release("lease_lost") if job.lost else verdict)
+
+    def _meant(self, job: Job, verdict: NotDone) -> NotDone:
+        """What the queue is to be told by a handler's verdict. A slip in it is the handler's defect: never raised, for the job
+        counts as settled by now, and nothing else would be said of it."""
+        try:
+            if isinstance(verdict, Away):
+                self._kind_standing.failed(job.kind, verdict.error)
+                return Snooze(verdict.error, away_for(job.snoozes, verdict.after_s, random.random()))
+            if isinstance(verdict, Reject):
+                log.error("a job of %s is given up: %s", job.kind, verdict.error, extra={"detail": str(job.id)})
+        except Exception as defect:
+            log.exception("a verdict on a job of %s means nothing", job.kind)
+            return Retry(f"defect.{type(defect).__name__}")
+        return verdict
 
     def _beaten(self, trouble: str) -> None:
         if trouble:
@@ -210,6 +229,7 @@ class Worker:
         tasks = self._tasks.union(*(runner.tasks for runner in self._runners.values()))
         for runner in self._runners.values():
             runner.forget()
+        self._given_up = True
         for task in tasks:
             task.cancel()
         if tasks:
@@ -238,10 +258,11 @@ def away_for(snoozes: int, said_s: float | None, chance: float) -> float:
     return said_s + min(said_s / 4, SPREAD_MAX_S) * chance
 
 
-def said_of(error: Exception) -> NotDone:
+def said_of(error: BaseException) -> NotDone:
     """What an exception says of its jobs: what is away burns no attempt, a defect does."""
     if isinstance(error, NotDone):
-        return error
+        # One whose class has not made it one says nothing.
+        return error if isinstance(getattr(error, "error", None), str) else Retry(f"defect.{type(error).__name__}")
     if isinstance(error, TierError):
         name = f"{error.tier}.{error.reason or error.code.name}".lower()
         if error.code in NOT_NOW:

@@ -81,6 +81,7 @@ class Runner:
         # Those that have not begun: where jobs are left, there is one at least.
         self._fresh: set[asyncio.Task[None]] = set()
         self._clean = contextvars.copy_context()
+        self._forgotten = False
 
     @property
     def tasks(self) -> frozenset[asyncio.Task[None]]:
@@ -90,11 +91,11 @@ class Runner:
     def add(self, jobs: Sequence[Job]) -> None:
         """Run them; nothing of them is run before this returns."""
         self._todo.extend(jobs)
-        if not self._fresh:
-            self._pass_on(1)
+        self._go_on()
 
     def forget(self) -> None:
-        """Begin none of those that have not been begun."""
+        """Begin none of those that have not been begun, and leave those that are cancelled from now on to whoever cancels them."""
+        self._forgotten = True
         self._todo.clear()
 
     def _pass_on(self, heirs: int) -> None:
@@ -115,7 +116,13 @@ class Runner:
         assert task is not None  # noqa: S101 - it is one of ours
         self._fresh.discard(task)
         turn = _Turn(context, task)
-        await _watched(self._work(turn), partial(self._waits, turn))
+        try:
+            await _watched(self._work(turn), partial(self._waits, turn))
+        except Exception as defect:
+            # Not the handler's, which is settled where it is raised. Those behind it have nothing to do with it.
+            log.exception("a task that runs handlers failed")
+            self._go_on()
+            turn.job.settle(Retry(f"defect.{type(defect).__name__}"))
 
     def _waits(self, turn: _Turn) -> None:
         """The handler that a task is at waits for the first time."""
@@ -153,6 +160,10 @@ class Runner:
             count += 1
             if turn.spoilt(clean) or (count % LOOK == 0 and time.monotonic() > ends):
                 break
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Where jobs are left, there is to be somebody who begins them."""
         if not self._fresh:
             self._pass_on(1)
 
@@ -164,7 +175,7 @@ class Runner:
             if turn.expired and asked == 1:
                 job.settle(Retry("timeout"))
                 return
-            if asked:
+            if asked and (job.settled or self._forgotten):
                 # Whoever cancelled the task has settled its job, or will.
                 return
         elif isinstance(raised, Exception):

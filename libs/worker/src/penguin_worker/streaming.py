@@ -88,7 +88,8 @@ class WorkStream:
     async def say(self, words: pb.WorkJobsRequest) -> pb.WorkAnswer:
         """Say something of jobs; returns once it is answered, and numbers the words for that.
 
-        Raises TierError: with no answer the words may have been heard or not, and may be said again on another stream.
+        Raises TierError: with no answer the words may have been heard or not, and may be said again on another stream. An error
+        that is of words is raised for those alone that it is of.
         """
         if self._ended:
             raise ended(self._tier)
@@ -105,7 +106,7 @@ class WorkStream:
             self._call.cancel()
             raise TierError(self._tier, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE", "No answer in time.") from None
         except grpc.aio.AioRpcError as error:
-            raise tier_error(self._tier, error) from None
+            raise (tier_error(self._tier, error) if self._first(words.number) else ended(self._tier)) from None
         except (asyncio.InvalidStateError, grpc.aio.UsageError):
             # It has ended meanwhile; the reader is told why.
             raise ended(self._tier) from None
@@ -127,11 +128,16 @@ class WorkStream:
         if waiting is not None and not waiting.done():
             waiting.set_result(answer)
 
+    def _first(self, number: int) -> bool:
+        # The tier takes words in their order, and answers each before it looks at the next: where it breaks off because of some,
+        # it is the first ones that have no answer.
+        return next((each for each, waiting in self._unanswered.items() if not waiting.done()), number) == number
+
     def _end(self, error: TierError) -> None:
         self._ended = True
-        for waiting in self._unanswered.values():
-            if not waiting.done():
-                waiting.set_result(error)
+        unanswered = [waiting for waiting in self._unanswered.values() if not waiting.done()]
+        for n, waiting in enumerate(unanswered):
+            waiting.set_result(ended(self._tier) if n else error)
 
 
 def ended(tier: str) -> TierError:

@@ -8,7 +8,7 @@ import contextvars
 import threading
 from collections.abc import Callable
 
-from penguin_worker.jobs import Job, Outcome
+from penguin_worker.jobs import Away, Job, Outcome
 from penguin_worker.kinds import One
 
 THREADS = 16
@@ -56,8 +56,20 @@ def in_thread(function: Callable[[Job], Outcome], threads: int = THREADS) -> One
             with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
                 loop.call_soon_threadsafe(end, error, outcome)
 
-        # No thread of a pool: the process ends without waiting for one that never does.
-        threading.Thread(target=run, name=f"job {job.kind}", daemon=True).start()
+        try:
+            _start(run, f"job {job.kind}")
+        except BaseException:
+            places.release()
+            raise
         return await ended
 
     return one
+
+
+def _start(run: Callable[[], None], name: str) -> None:
+    """A thread of its own; raises Away where the process can have no more of them just now: no job is to blame for that."""
+    try:
+        # No thread of a pool: the process ends without waiting for one that never does.
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except (RuntimeError, MemoryError) as error:
+        raise Away("threads.exhausted") from error

@@ -535,7 +535,7 @@ CREATE TABLE public.sagas (
     finished_at timestamp with time zone,
     CONSTRAINT sagas_input_check CHECK ((length(input) <= 65536)),
     CONSTRAINT sagas_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 100))),
-    CONSTRAINT sagas_state_check CHECK ((state = ANY (ARRAY['running'::text, 'compensating'::text, 'succeeded'::text, 'compensated'::text, 'stuck'::text]))),
+    CONSTRAINT sagas_state_check CHECK ((state = ANY (ARRAY['running'::text, 'compensating'::text, 'succeeded'::text, 'compensated'::text, 'stuck'::text, 'abandoned'::text]))),
     CONSTRAINT sagas_subject_check CHECK ((length(subject) <= 200)),
     CONSTRAINT sagas_version_check CHECK ((version > 0))
 )
@@ -598,6 +598,17 @@ UNION ALL
     inbox_message_refs.content_generation AS generation,
     inbox_message_refs.content_storage_key AS storage_key
    FROM public.inbox_message_refs;
+
+CREATE TABLE public.subject_exports (
+    tenant_id uuid NOT NULL,
+    id uuid NOT NULL,
+    subject text NOT NULL,
+    actor text NOT NULL,
+    asked_at timestamp with time zone NOT NULL,
+    CONSTRAINT subject_exports_subject_check CHECK ((subject ~ '^[0-9a-f]{64}$'::text))
+);
+
+ALTER TABLE ONLY public.subject_exports FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE public.subject_keys (
     tenant_id uuid NOT NULL,
@@ -747,6 +758,9 @@ ALTER TABLE ONLY public.schema_migrations
 
 ALTER TABLE ONLY public.step_barrier
     ADD CONSTRAINT step_barrier_pkey PRIMARY KEY (tenant_id, key, operation);
+
+ALTER TABLE ONLY public.subject_exports
+    ADD CONSTRAINT subject_exports_pkey PRIMARY KEY (tenant_id, id);
 
 ALTER TABLE ONLY public.subject_keys
     ADD CONSTRAINT subject_keys_pkey PRIMARY KEY (tenant_id);
@@ -996,6 +1010,8 @@ CREATE POLICY maintenance_duties ON public.sagas TO oltp_maintenance USING (true
 
 CREATE POLICY maintenance_duties ON public.step_barrier TO oltp_maintenance USING (true) WITH CHECK (true);
 
+CREATE POLICY maintenance_duties ON public.subject_exports TO oltp_maintenance USING (true) WITH CHECK (true);
+
 CREATE POLICY maintenance_duties ON public.subject_keys TO oltp_maintenance USING (true) WITH CHECK (true);
 
 CREATE POLICY maintenance_duties ON public.suppressions TO oltp_maintenance USING (true) WITH CHECK (true);
@@ -1023,6 +1039,8 @@ ALTER TABLE public.saga_steps ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.sagas ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.step_barrier ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.subject_exports ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.subject_keys ENABLE ROW LEVEL SECURITY;
 
@@ -1077,6 +1095,8 @@ CREATE POLICY tenant_isolation ON public.saga_steps TO oltp_app, oltp_readonly U
 CREATE POLICY tenant_isolation ON public.sagas TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.step_barrier TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant_isolation ON public.subject_exports TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_isolation ON public.subject_keys TO oltp_app, oltp_readonly USING ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -1247,6 +1267,10 @@ GRANT SELECT ON TABLE public.templates TO oltp_readonly;
 GRANT SELECT ON TABLE public.storage_keys TO oltp_app;
 GRANT SELECT ON TABLE public.storage_keys TO oltp_maintenance;
 GRANT SELECT ON TABLE public.storage_keys TO oltp_readonly;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.subject_exports TO oltp_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.subject_exports TO oltp_maintenance;
+GRANT SELECT ON TABLE public.subject_exports TO oltp_readonly;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.subject_keys TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.subject_keys TO oltp_maintenance;

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import orjson
 import pytest
-from services.oltp.tests.rows import new_lead, new_message
+from services.oltp.tests.rows import create_request, new_email, new_lead, new_message
 from services.oltp.tests.rpc import test_inbox, test_leads
 
 from penguin.oltp.v1 import inbox_service_pb2 as inbox_pb
 from penguin.oltp.v1 import lead_service_pb2 as lead_pb
+from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
 from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin_chassis.pool import Database
@@ -65,6 +67,36 @@ async def test_what_stands_under_a_held_key_is_not_deleted(oltp: TierClient, ten
     with pytest.raises(Refused) as refused:
         await delete_messages(oltp, tenant, theirs)
     assert refused.value.answer.reason == "LEGAL_HOLD"
+
+
+async def test_content_is_owed_the_keys_that_come_later_and_of_held_people_alone(
+    oltp: TierClient, db: Database, tenant: UUID
+) -> None:
+    async def owed() -> list[dict[str, object]]:
+        async with db.tenant(tenant) as connection:
+            kind = (
+                "SELECT payload FROM outbox WHERE tenant_id = $1 AND kind = 'extend_legal_hold' ORDER BY created_at, id"
+            )
+            return [orjson.loads(row["payload"]) for row in await connection.fetch(kind, tenant)]
+
+    async def write() -> list[str]:
+        emails = [new_email(recipient=each) for each in (ADA.upper(), "bob@example.com")]
+        await oltp.call(EmailServiceStub(oltp.channel).BatchCreateEmails, create_request(tenant, *emails))
+        letters = [new_message(sender=each) for each in (f"Ada <{ADA}>", "bob@example.com")]
+        await test_inbox.create(oltp, InboxServiceStub(oltp.channel), tenant, *letters)
+        # The same letter once more is none that comes later.
+        await test_inbox.create(oltp, InboxServiceStub(oltp.channel), tenant, letters[0])
+        return [emails[0].content_storage_key, letters[0].content_storage_key]
+
+    await put_hold(oltp, tenant, subject=subject(ADA))
+    await write()
+    assert await owed() == [], "without its key the tier knows nobody by the hold"
+    hold = await put_hold(oltp, tenant, subject=subject(ADA), subject_key=SUBJECT_KEY)
+    email, letter = await write()
+    assert await owed() == [{"hold_id": hold.id, "storage_keys": [key]} for key in (email, letter)]
+    await release_hold(oltp, tenant, hold)
+    await write()
+    assert len(await owed()) == 2
 
 
 async def test_ids_of_events_stay_while_a_hold_of_their_tenant_does(

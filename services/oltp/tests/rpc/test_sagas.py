@@ -111,6 +111,27 @@ async def test_what_is_being_undone_is_never_gone_on_with(book: Book) -> None:
     assert retried.saga.state == pb.SAGA_STATE_COMPENSATING
 
 
+@pytest.mark.parametrize("undoing", [False, True], ids=["forward", "undoing"])
+async def test_what_is_given_up_says_why_is_finished_and_calls_nobody(book: Book, db: Database, undoing: bool) -> None:
+    tenant = uuid4()
+    saga = await book.create(tenant, subject="c")
+    if undoing:
+        await book.advance(saga, pb.SAGA_STATE_COMPENSATING, change("first", BEGUN))
+    assert await reason(book.advance(saga, pb.SAGA_STATE_ABANDONED)) == "INVALID_FIELD", "nobody would know why"
+    why = "content FAILED_PRECONDITION TENANT_CLOSED"
+    await book.advance(saga, pb.SAGA_STATE_ABANDONED, change("first", DONE), last_error=why)
+    ended = await book.get(saga)
+    assert (ended.state, ended.last_error, ended.owner) == (pb.SAGA_STATE_ABANDONED, why, "")
+    assert ended.HasField("finished_at")
+    assert await book.claim() == []
+    retry = pb.RetrySagaRequest(tenant_id=str(tenant), request_id=str(uuid4()), saga_id=saga.id, reason="x")
+    assert await reason(book("RetrySaga", retry)) == "STATE_CONFLICT"
+    async with db.tenant(tenant) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM outbox WHERE tenant_id = $1", tenant) == 0
+    # It stands in nobody's way.
+    assert (await book.create(tenant, subject="c")).id != saga.id
+
+
 async def test_a_done_step_stays_done_and_keeps_its_keys(book: Book) -> None:
     saga = await book.create(uuid4())
     await book.advance(saga, RUNNING, change("first", BEGUN, keys=b'{"key":"k"}', attempts=1))

@@ -22,7 +22,7 @@ from penguin_queue.operations.leasing import Leasing, surveying
 from penguin_queue.operations.news import listening, news
 from penguin_queue.operations.rating import Rating
 from penguin_queue.operations.scaling import Scaling
-from penguin_queue.operations.streams import Start, Stream
+from penguin_queue.operations.streams import Start, Stream, Unread
 from penguin_queue.operations.sweeping import sweeping
 from penguin_queue.operations.work import Work
 from penguin_queue.servicers import registrations
@@ -65,8 +65,10 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         timetable = ScheduleStore(db, kinds, jobs)
         schedules = Schedules(timetable, announcer)
 
+        unread = Unread()
+
         def stream(start: Start) -> Stream:
-            return Stream(work, announcer, start, lambda: state.draining)
+            return Stream(work, announcer, start, lambda: state.draining, unread)
 
         state.incarnation.of(db)
         own = tier.registration(tier.TierServicer(facts, db, state, SubjectStore(db)))

@@ -550,6 +550,9 @@ CREATE TABLE public.fleet (
     at timestamp with time zone,
     away_since timestamp with time zone,
     away_until timestamp with time zone,
+    heard_now double precision DEFAULT 0 NOT NULL,
+    lost_now double precision DEFAULT 0 NOT NULL,
+    lease interval DEFAULT '00:00:30'::interval NOT NULL,
     CONSTRAINT fleet_one_check CHECK (one)
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');

@@ -16,8 +16,8 @@ from services.queue.tests.rpc.test_queues import Admin
 
 from penguin.queue.v1 import queue_admin_service_pb2 as admin_pb
 from penguin.queue.v1 import queue_service_pb2 as pb
-from penguin_queue.domain.fleet import SPARED
-from penguin_queue.operations.hearing import EVERY
+from penguin_queue.domain.fleet import SPARED, TOLD
+from penguin_testkit.calling import TierClient
 from penguin_testkit.databases import Databases
 
 # As many leases a job may lose here.
@@ -54,6 +54,26 @@ async def well(admin: Admin, tenant: UUID, count: int = 60) -> None:
         count -= len(leased)
 
 
+@contextlib.asynccontextmanager
+async def others_well(client: TierClient, kind: str, tenant: UUID) -> AsyncIterator[None]:
+    """Workers of another kind go on doing jobs beside the block."""
+    other = Admin(client, f"{kind}.other")
+
+    async def go_on() -> None:
+        while True:
+            await well(other, tenant, 20)
+            await asyncio.sleep(0.05)
+
+    await well(other, tenant, 20)
+    working = asyncio.create_task(go_on())
+    try:
+        yield
+    finally:
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+
+
 async def put_off(admin: Admin, leased: pb.LeasedJob) -> None:
     """Back in a moment."""
     snooze = pb.JobSnooze(lease=ref_of(leased), reason="test.away")
@@ -77,12 +97,12 @@ async def dies(admin: Admin, tenant: UUID, job_id: int) -> pb.Job:
 
 
 async def test_one_lease_more_than_the_limit_makes_a_dead_letter_and_says_why(admin: Admin, tenant: UUID) -> None:
-    await well(admin, tenant)
     (poison,) = await admin.enqueue(tenant)
-    for n in range(LIMIT + 1):
-        (last,) = await lost(admin, 1)
-        assert (last.job.id, last.job.lost_leases) == (poison, n)
-    dead = await dies(admin, tenant, poison)
+    async with others_well(admin.client, admin.kind, tenant):
+        for n in range(LIMIT + 1):
+            (last,) = await lost(admin, 1)
+            assert (last.job.id, last.job.lost_leases) == (poison, n)
+        dead = await dies(admin, tenant, poison)
     assert (dead.last_error, dead.lost_leases, dead.attempts) == ("lease_lost", LIMIT + 1, 0)
     assert dead.HasField("finished_at")
     told = await attempts(admin, tenant, poison)
@@ -140,8 +160,9 @@ async def test_while_all_workers_stall_no_job_is_taken_for_poison_and_afterwards
     # Soon more is spoken of than is lost: what runs out then is that job's own doing.
     await well(admin, tenant, 2 * rounds * len(ids))
     await put_off(admin, poison)
-    (poison,) = await lost(admin, 1)
-    dead = await dies(admin, tenant, poison.job.id)
+    async with others_well(admin.client, admin.kind, tenant):
+        (poison,) = await lost(admin, 1)
+        dead = await dies(admin, tenant, poison.job.id)
     assert (dead.last_error, dead.lost_leases) == ("lease_lost", rounds + 1)
     states = {each: (await admin.get(tenant, each)).state for each in ids - {poison.job.id}}
     assert set(states.values()) <= {pb.JOB_STATE_COMPLETED}
@@ -150,17 +171,27 @@ async def test_while_all_workers_stall_no_job_is_taken_for_poison_and_afterwards
 async def test_a_service_that_hears_no_worker_itself_calls_no_stall(
     serve: Serve, databases: Databases, kind: str, tenant: UUID
 ) -> None:
-    """Two services of one database: workers are all at the first. When that ends, the second finds what is lost."""
+    """Two services of one database: workers are all at the first, and what is lost is all found by the second."""
     urls, jobs = await databases.clone("queue"), 8
     async with contextlib.AsyncExitStack() as stack:
         idle = Admin(await stack.enter_async_context(serve(urls, "")), kind)
         await idle.put(lost_lease_limit=LIMIT)
-        async with serve(urls, "") as busy:
-            await well(Admin(busy, kind), tenant, 200)
-            # It tells of its workers once a second.
-            await asyncio.sleep(2 * EVERY.total_seconds())
+        busy = await stack.enter_async_context(serve(urls, ""))
+        await stack.enter_async_context(others_well(busy, kind, tenant))
+        # It tells of its workers once a second.
+        await asyncio.sleep(2 * TOLD.total_seconds())
         ids = list(await idle.enqueue(tenant, jobs))
         for _ in range(LIMIT + 1):
             assert {each.job.id for each in await lost(idle, jobs)} == set(ids)
         for each in ids:
             assert (await dies(idle, tenant, each)).lost_leases == LIMIT + 1
+
+
+async def test_a_busy_minute_does_not_hide_that_all_workers_stall(admin: Admin, tenant: UUID) -> None:
+    await admin.put()  # of lost leases as many as by default
+    await well(admin, tenant, 1000)
+    ids = list(await admin.enqueue(tenant, 40))
+    for _ in range(7):
+        assert len(await lost(admin, len(ids))) == len(ids)
+    states = [(await admin.get(tenant, each)).state for each in ids]
+    assert pb.JOB_STATE_DEAD not in states

@@ -170,6 +170,32 @@ async def test_each_word_does_what_its_call_does(
     assert (job.attempts, job.lost_leases, job.snoozes) == (0, 0, 0)
 
 
+async def test_a_text_that_cannot_be_stored_costs_no_other_word(
+    queue: TierClient, stub: QueueServiceStub, tenant: UUID, kind: str
+) -> None:
+    ids = await enqueue(queue, stub, tenant, kind, 5)
+    async with working(queue, stub, kind, places=5) as worker:
+        await worker.until(5)
+        failed, nameless, off, done, told = [
+            pb.LeaseRef(job_id=job_id, lease_token=worker.held[job_id]) for job_id in ids
+        ]
+        answer = await worker.say(
+            failures=[
+                pb.JobFailure(lease=failed, error="test\0.x", message="a\0b", retryable=True),
+                pb.JobFailure(lease=nameless, error="\0", retryable=True),
+            ],
+            snoozes=[pb.JobSnooze(lease=off, delay=seconds(3600), reason="early\0")],
+            completed=worker.leases([done.job_id]),
+            results=[pb.JobResult(job_id=done.job_id, result="reports\0/7")],
+            extended=worker.leases([told.job_id]),
+            progress=[pb.JobProgress(job_id=told.job_id, done=1, note="page\0")],
+        )
+    assert (answer.retried, answer.snoozed, answer.completed, list(answer.lost_job_ids)) == (2, 1, 1, [])
+    jobs = [await state(queue, stub, tenant, job_id) for job_id in ids]
+    assert [job.last_error for job in jobs[:3]] == ["test.x", "unnamed", "early"]
+    assert (jobs[3].state, jobs[3].result, jobs[4].progress.note) == (pb.JOB_STATE_COMPLETED, "", "page")
+
+
 async def test_words_that_make_no_sense_end_the_stream_with_the_reason(
     queue: TierClient, stub: QueueServiceStub, kind: str
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -13,6 +15,7 @@ from penguin_chassis.faults import Fault, ResourceExhausted
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Failure, LeaseRef, NewBatch, NewJob
 from penguin_queue.domain.queues import Pause
+from penguin_queue.domain.ties import Ties
 from penguin_queue.store import kinds
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import UNUSED, Kinds, forget_kinds
@@ -27,8 +30,11 @@ def step(tenant: UUID) -> Step:
     return Step(tenant, f"req:{uuid4()}", b"d", AT)
 
 
-async def enqueue(db: Database, tenant: UUID, *names: str, known: Kinds | None = None) -> list[int | Fault]:
-    items = [(step(tenant), NewJob(name, b"{}", 2, 0, None, 1, "")) for name in names]
+async def enqueue(
+    db: Database, tenant: UUID, *names: str, known: Kinds | None = None, ties: Sequence[Ties | None] | None = None
+) -> list[int | Fault]:
+    tied = zip(names, ties or [None] * len(names), strict=True)
+    items = [(step(tenant), NewJob(name, b"{}", 2, 0, None, 1, "", ties=each)) for name, each in tied]
     answers, _, _ = await JobStore(db, known or Kinds()).enqueue(tenant, items, gate=None, at=AT)
     return answers
 
@@ -64,9 +70,15 @@ async def test_a_tenant_names_so_many_new_kinds_and_others_name_theirs(
     greedy, other = uuid4(), uuid4()
     await enqueue(own_db, other, "shared")
     await enqueue(own_db, greedy, "a", "b", "c", "shared")
-    with pytest.raises(ResourceExhausted) as refused:
-        await enqueue(own_db, greedy, "d")
-    assert refused.value.reason == "BACKLOG_FULL"
+    # Each job has its own answer, tied ones too.
+    first, refused, last = await enqueue(own_db, greedy, "a", "d", "shared")
+    assert (type(first), type(last)) == (int, int)
+    assert isinstance(refused, ResourceExhausted)
+    assert refused.reason == "BACKLOG_FULL"
+    right, refused, lacking = await enqueue(own_db, greedy, "a", "d", "b", ties=[None, None, Ties(after_items=(1,))])
+    assert isinstance(right, int)
+    assert isinstance(refused, ResourceExhausted)
+    assert isinstance(lacking, Fault)
     batch = NewBatch("d", [b"{}"], 2, 0, None, 1, ())
     with pytest.raises(ResourceExhausted):
         await JobStore(own_db, Kinds()).enqueue_batch(step(greedy), batch)
@@ -82,8 +94,8 @@ async def test_those_who_run_the_platform_have_room_where_tenants_have_none(
     await enqueue(own_db, tenant, "a")
     monkeypatch.setattr(kinds, "LIMIT", len(await there(own_db)))
     monkeypatch.setattr(kinds, "RESERVED", 1)
-    with pytest.raises(ResourceExhausted):
-        await enqueue(own_db, tenant, "b")
+    (refused,) = await enqueue(own_db, tenant, "b")
+    assert isinstance(refused, ResourceExhausted)
     await admin.move_kinds(step(UUID(int=0)), "default", ["b"])
     with pytest.raises(ResourceExhausted):
         await admin.move_kinds(step(UUID(int=0)), "default", ["c"])
@@ -107,8 +119,22 @@ async def test_a_kind_goes_when_it_has_been_unused_for_long_and_its_tenant_may_n
     assert "gone" not in await there(own_db)
     assert "asked" in await there(own_db)
     assert all(isinstance(each, int) for each in await enqueue(own_db, tenant, "another"))
-    with pytest.raises(ResourceExhausted):
-        await enqueue(own_db, tenant, "gone")
+    (refused,) = await enqueue(own_db, tenant, "gone")
+    assert isinstance(refused, ResourceExhausted)
+
+
+async def test_what_a_call_used_that_was_rolled_back_is_not_remembered(own_db: Database) -> None:
+    tenant, here = uuid4(), Kinds()
+    await done(own_db, tenant, "rare")
+    await forget_kinds(own_db, AT)
+    with contextlib.suppress(LookupError):
+        async with own_db.tenant(tenant) as connection:
+            assert "rare" in await here.numbers(connection, ["rare"], tenant)
+            raise LookupError
+    await forget_kinds(own_db, AT + UNUSED + DAY)
+    assert "rare" not in await there(own_db)
+    batch = NewBatch("rare", [b"{}"], 2, 0, None, 1, ())
+    assert (await JobStore(own_db, here).enqueue_batch(step(tenant), batch)).new
 
 
 async def test_a_number_that_was_looked_up_long_ago_is_looked_up_again(own_db: Database) -> None:

@@ -37,3 +37,16 @@ async def test_those_who_ask_meanwhile_are_served_together_and_nobodys_deadline_
     assert max(count for count, _ in served) == 20
     assert sum(count for count, _ in served) == PARALLEL + 20
     assert all(left > 1 for _, left in served)
+
+
+async def test_what_is_answered_in_the_very_turn_in_which_its_caller_is_cancelled_is_given_back() -> None:
+    jobs, back = cast("list[Job]", [object()]), list[Job]()
+
+    async def lease(asked: Sequence[Asked]) -> list[list[Job]]:
+        asyncio.get_running_loop().call_soon(asking.cancel)
+        return [jobs]
+
+    desk = Desk(lease, back.extend)
+    asking = asyncio.create_task(desk.ask(ASKED))
+    await asyncio.wait([asking])
+    assert (asking.cancelled(), back) == (True, jobs)

@@ -14,9 +14,33 @@ SECOND = timedelta(seconds=1)
 
 def test_a_job_that_kills_its_workers_is_not_spared_while_others_are_worked_at() -> None:
     fleet = Fleet(0.0, 0.0)
-    for n in range(20):
-        fleet = fleet.told(50, 3, AT + n * 30 * SECOND)
-        assert fleet.spares(3) == 0
+    for n in range(600):
+        fleet = fleet.told(2, 3 if n % 30 == 29 else 0, AT + n * SECOND)
+        assert n < 60 or fleet.spares(3) == 0
+
+
+@pytest.mark.parametrize(("rate", "in_hand"), [(800, 640), (100, 40), (4000, 200)])
+@pytest.mark.parametrize("lease_s", [2, 5, 30])
+def test_a_busy_minute_does_not_hide_that_nobody_speaks_any_more(rate: int, in_hand: int, lease_s: int) -> None:
+    fleet, seconds = Fleet(0.0, 0.0), 600
+    for n in range(seconds):
+        fleet = fleet.told(rate, 0, AT + n * SECOND, lease_s * SECOND)
+    assert fleet.spares(3) == 0
+    # All stall: their leases run out, and others take them and say no more.
+    spared = []
+    for n in range(1, 7):
+        silent = fleet.told(0, 0, AT + (seconds + n * lease_s) * SECOND)
+        spared.append(silent.spares(in_hand))
+        fleet = fleet.told(0, in_hand, AT + (seconds + n * lease_s) * SECOND)
+    # Six that count make a dead letter by default.
+    assert spared[4:] == [SPARED] * 2
+
+
+def test_a_lease_that_nobody_asks_for_any_more_is_forgotten() -> None:
+    fleet = Fleet(0.0, 0.0).told(0, 0, AT, SECOND)
+    assert fleet.lease == SECOND
+    assert fleet.told(0, 0, AT + 2 * HALF_LIFE, 300 * SECOND).lease == 4 * SECOND
+    assert fleet.told(0, 0, AT + 1000 * HALF_LIFE).lease == 1024 * SECOND
 
 
 @pytest.mark.parametrize("workers", [1, 4, 400])
@@ -25,6 +49,7 @@ def test_when_more_run_out_than_are_spoken_of_nobody_is_to_blame_however_few_the
     assert fleet.spares(workers) == 0
     assert fleet.spares(workers + 1) == SPARED
     assert fleet.told(0, workers, AT + SECOND).spares(1) == SPARED
+    assert fleet.with_news(workers, 0).spares(workers + 1) == 0
 
 
 def test_a_stall_is_forgotten_with_time_and_so_is_what_was_heard() -> None:

@@ -53,6 +53,19 @@ async def test_what_is_cheap_is_counted_for_each(monkeypatch: pytest.MonkeyPatch
     assert [(await shared.latest(tenant))[0] for _ in range(3)] == [1, 2, 3]
 
 
+async def test_a_count_that_nobody_can_wait_for_is_there_for_the_next_who_asks() -> None:
+    counted = Counted(0.2)
+    shared, tenant = Shared(counted, 30.0, now), uuid4()
+
+    async def ask(wait_s: float) -> int:
+        async with asyncio.timeout(wait_s):
+            return (await shared.latest(tenant))[0]
+
+    gone = [await asyncio.gather(ask(0.05), return_exceptions=True) for _ in range(3)]
+    assert [type(error) for (error,) in gone] == [TimeoutError] * 3
+    assert (await ask(10), counted.counts) == (1, 1)
+
+
 async def test_no_count_is_good_for_longer_than_is_said() -> None:
     shared, tenant = Shared(Counted(0.02), 0.0, now), uuid4()
     assert [(await shared.latest(tenant))[0] for _ in range(2)] == [1, 2]

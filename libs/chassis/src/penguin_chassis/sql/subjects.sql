@@ -28,7 +28,12 @@ ON CONFLICT DO NOTHING;
 
 -- name: put_hold_keys
 INSERT INTO legal_hold_keys (tenant_id, hold_id, storage_key)
-SELECT DISTINCT $1::uuid, $2::uuid, storage_key FROM unnest($3::text[]) AS storage_key ORDER BY storage_key;
+SELECT DISTINCT $1::uuid, $2::uuid, storage_key FROM unnest($3::text[]) AS storage_key ORDER BY storage_key
+ON CONFLICT DO NOTHING;
+
+-- name: hold_stands
+-- On a person; it is not released before this transaction ends.
+SELECT id FROM legal_holds WHERE tenant_id = $1 AND id = $2 AND subject <> '' FOR SHARE;
 
 -- name: list_holds
 SELECT tenant_id, id, subject, storage_key, reason, actor, created_at,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
 from uuid import UUID
 
 from penguin.oltp.v1 import campaign_service_pb2 as pb
@@ -13,9 +13,10 @@ from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.launching import Launcher, LaunchError
 from penguin_orchestrator.rendering import TemplateInvalidError
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
-from penguin_orchestrator.sagas.definition import Act, Definition, Step
+from penguin_orchestrator.sagas.definition import CLOSED, Act, Definition, Step
 from penguin_orchestrator.sending import Sender
 
+T = TypeVar("T")
 # Calls that take emails back before the rest is left to their own turns.
 TAKEN_BACK_CALLS = 100
 
@@ -48,23 +49,45 @@ def _ask(method: str) -> Act:
     return act
 
 
+async def _unless_closed(deed: Deed, work: Coroutine[Any, Any, T]) -> T:
+    """Where the tenant is closed meanwhile the campaign does not stay running, with nobody to write its emails."""
+    try:
+        return await work
+    except TierError as error:
+        if error.reason == CLOSED:
+            request = pb.PauseCampaignRequest(tenant_id=str(deed.tenant_id), campaign_id=str(_campaign(deed)))
+            await unless_over(deed, "PauseCampaign", request)
+        raise
+
+
 async def _send(deed: Deed) -> Mapping[str, Any]:
     """An email for each recipient who has none. Ends early where the campaign is paused or cancelled meanwhile."""
     launcher = _launcher(deed)
     plan = await launcher.plan(deed.tenant_id, _campaign(deed))
-    return await launcher.send_all(deed.tenant_id, plan, deed.so_far, lambda so_far: deed.report(**so_far))
+    sending = launcher.send_all(deed.tenant_id, plan, deed.so_far, lambda so_far: deed.report(**so_far))
+    return await _unless_closed(deed, sending)
 
 
 async def _seal(deed: Deed) -> Mapping[str, Any] | None:
     if deed.results["send"].get("stopped"):
         return {"sealed": False}
+    request = pb.SealCampaignRequest(tenant_id=str(deed.tenant_id), campaign_id=str(_campaign(deed)))
     try:
-        await _ask("SealCampaign")(deed)
+        await _unless_closed(deed, deed.ask("oltp", CampaignServiceStub, "SealCampaign", request))
     except TierError as error:
         if error.reason != "STATE_CONFLICT":
             raise
         return {"sealed": False}  # it was stopped just now
     return {"sealed": True}
+
+
+async def unless_over(deed: Deed, method: str, request: Any) -> None:
+    """Move a campaign, unless it has ended meanwhile, is gone, or its tenant is closed."""
+    try:
+        await deed.call("oltp", CampaignServiceStub, method, request, request.campaign_id)
+    except TierError as error:
+        if error.reason not in {"STATE_CONFLICT", "NOT_FOUND", CLOSED}:
+            raise
 
 
 async def _take_back(deed: Deed) -> None:

@@ -49,6 +49,12 @@ class SagaStuckError(SagaError):
     words = "is stuck"
 
 
+class SagaAbandonedError(SagaError):
+    """What it did is kept, and nothing more of it is done."""
+
+    words = "was given up, as its tenant was closed"
+
+
 class SagaUnfinishedError(SagaError):
     """Its outcome is open: it goes on by itself. The same call again waits for it."""
 
@@ -77,8 +83,8 @@ class Sagas:
         """Carry the act out to its end. An unfinished one of the kind and subject, or one of this id, is joined instead;
         `begun` is told which it is.
 
-        Raises what refused it where that is known here, SagaRefusedError where another process met it, SagaStuckError,
-        SagaUnfinishedError after `patience_s` seconds of failures, and TierError where it could not be begun: with an unknown
+        Raises what refused it where that is known here, SagaRefusedError where another process met it, SagaAbandonedError,
+        SagaStuckError, SagaUnfinishedError after `patience_s` seconds of failures, and TierError where it could not be begun: with an unknown
         outcome it may have been, and goes on by itself.
         """
         definition = self._registry.newest(kind)
@@ -159,4 +165,5 @@ def _concluded(held: Held, failure: Exception | None) -> Held:
         if isinstance(failure, RefusedError) and isinstance(failure.__cause__, Exception):
             raise failure.__cause__
         raise failure or SagaRefusedError(held)
-    raise (SagaStuckError(held) if held.state == "stuck" else SagaUnfinishedError(held)) from failure
+    endings = {"stuck": SagaStuckError, "abandoned": SagaAbandonedError}
+    raise endings.get(held.state, SagaUnfinishedError)(held) from failure

@@ -70,9 +70,15 @@ class Deed:
         if "request_id" in request.DESCRIPTOR.fields_by_name:
             request.request_id = self.request_id()
 
-    async def call(self, tier: str, stub: Callable[[Any], Any], method: str, request: Any, *parts: object) -> Any:
-        """Make a call that reads, or one of many that are known by `parts` and never undone; raises TierError."""
+    async def call(
+        self, tier: str, stub: Callable[[Any], Any], method: str, request: Any, *parts: object, as_platform: bool = False
+    ) -> Any:  # fmt: skip
+        """Make a call that reads, or one of many that are known by `parts` and never undone; raises TierError.
+
+        `as_platform`: by a token of the platform's, so that it is not refused where the tenant was closed.
+        """
         here = self.tiers[tier]
         if "request_id" in request.DESCRIPTOR.fields_by_name:
             request.request_id = self.request_id(*parts)
-        return await here.call(getattr(here.stub(stub), method), request, timeout=DEADLINE_S)
+        call = getattr(here.stub(stub), method)
+        return await here.call(call, request, timeout=DEADLINE_S, as_platform=as_platform)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 ACTION = "action"
 COMPENSATION = "compensation"
+# Why a tier refuses what a closed tenant would change.
+CLOSED = "TENANT_CLOSED"
 # What a step does; answers what is to be known of it (JSON-able). It may be called again, and is known by its step then.
 Act = Callable[["Deed"], Awaitable[Mapping[str, Any] | None]]
 
@@ -25,7 +27,7 @@ class Step:
     """One step. `after`: the steps that must be done before (none given: the one before it in the definition).
 
     A step that changes nothing is `pure` and needs no undo. `mints`: keys made for it, by name, journaled before it is
-    first asked for.
+    first asked for. One that `tidies` takes away what nobody needs any more, also where the saga is given up.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Step:
     pivot: bool = False
     pure: bool = False
     mints: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    tidies: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Definition:
                 raise DefinitionError(f"{self.id}: {step.name} is neither before nor after the pivot")
             if before and step.undo is None and not step.pure:
                 raise DefinitionError(f"{self.id}: {step.name} cannot be undone")
+            if before and step.tidies:
+                raise DefinitionError(f"{self.id}: {step.name} tidies what may still be needed")
 
     @property
     def id(self) -> str:
@@ -93,6 +98,10 @@ class Definition:
     def forward(self, done: Collection[str]) -> list[Step]:
         """Steps that can be begun, given those that are done."""
         return [step for step in self.steps if step.name not in done and self.after(step.name) <= set(done)]
+
+    def tidying(self, tried: Collection[str]) -> list[Step]:
+        """What is left to do of a saga that is given up, given the steps that were tried."""
+        return [step for step in self.steps if step.tidies and step.name not in tried]
 
     def backward(self, begun: Collection[str], undone: Collection[str]) -> list[Step]:
         """Steps that can be undone now: begun ones, after which no begun one is left. The last comes first."""

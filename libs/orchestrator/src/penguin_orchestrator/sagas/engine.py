@@ -1,5 +1,6 @@
 """Carries sagas out. What is about to be asked for is journaled before, what came of it after; one journal write holds
-both. An unknown outcome is asked again, never read as failure; what was begun is undone before a refusal is final."""
+both. An unknown outcome is asked again, never read as failure; what was begun is undone before a refusal is final. What a
+closed tenant can neither finish nor undo is given up, and called no one for: nobody could mend it."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import OutcomeUnknownError
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
-from penguin_orchestrator.sagas.definition import ACTION, COMPENSATION, Definition, Registry, Step
+from penguin_orchestrator.sagas.definition import ACTION, CLOSED, COMPENSATION, Definition, Registry, Step
 from penguin_orchestrator.sagas.journal import DONE, MOVING, Held, Journal, Record
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ ROUNDS = 300
 HEARTBEAT_S = 2.0
 # How long a process that is ending takes to give a saga back (seconds).
 GIVE_BACK_S = 1.0
+# What stops a run, the gravest last.
+_GRAVITY = ("", "later", "stuck", "refused")
 
 
 @dataclass
@@ -49,7 +52,8 @@ class Ending:
 
 @dataclass
 class _Outcome:
-    """What came of a step: done, refused (undo), stuck, or later (its outcome is not known, or it may work later)."""
+    """What came of a step: done, refused (undo), closed (give up), stuck, or later (its outcome is not known, or it may work
+    later)."""
 
     verdict: str
     failure: Exception | None = None
@@ -107,8 +111,14 @@ class _Run:
 
     async def forward(self) -> None:
         """Act until all is done, or something is refused."""
-        held = self._held
-        await self._carry(ACTION, lambda: self._definition.forward(held.named(ACTION, DONE)), "running", "succeeded")
+        held, definition = self._held, self._definition
+
+        def ready() -> list[Step]:
+            if self._given_up(ACTION):
+                return definition.tidying(held.named(ACTION, DONE | {"refused"}))
+            return definition.forward(held.named(ACTION, DONE))
+
+        await self._carry(ACTION, ready, "running", "succeeded")
 
     async def backward(self) -> None:
         """Undo what was begun, the last first."""
@@ -116,9 +126,17 @@ class _Run:
         held.undoing = True
 
         def ready() -> list[Step]:
-            return self._definition.backward(held.named(ACTION), held.named(COMPENSATION, DONE))
+            return self._definition.backward(held.named(ACTION), held.named(COMPENSATION, DONE | {"refused"}))
 
         await self._carry(COMPENSATION, ready, "compensating", "compensated")
+
+    def _given_up(self, operation: str) -> str:
+        """Why the saga is not to come to this direction's end: what a closed tenant refused that had to be; or nothing."""
+        for record in self._held.records.values():
+            must = operation == COMPENSATION or self._definition.decided(record.step)
+            if record.operation == operation and record.state == "refused" and must:
+                return record.last_error
+        return ""
 
     async def _carry(self, operation: str, ready: Callable[[], list[Step]], moving: str, ended: str) -> None:
         """Begin what is ready, journal it with what has come of the others, and wait; to the end of this direction."""
@@ -129,12 +147,14 @@ class _Run:
         try:
             while True:
                 under_way = {record.step for record in tasks.values()}
-                begun = [] if stop else [step for step in ready() if step.name not in under_way]
+                # What is given up is tidied once none of its steps is under way any more.
+                waits = stop or (tasks and self._given_up(operation))
+                begun = [] if waits else [step for step in ready() if step.name not in under_way]
                 if stop == "refused":
                     await _cancel(tasks)  # what they did is not known: they are undone with the rest
                     tasks.clear()
                 if not begun and not tasks:
-                    await self._end(stop or "done", changes, moving, ended)
+                    await self._end(stop or "done", changes, moving, ended, self._given_up(operation))
                     return
                 records = [self._begin(step, operation) for step in begun]
                 if changes or records or time.monotonic() >= beat:
@@ -150,14 +170,18 @@ class _Run:
                     record, outcome = tasks.pop(task), task.result()
                     changes.append(record)
                     if outcome.verdict != "done":
-                        # The gravest of what several say counts.
-                        stop = max(stop, outcome.verdict, key=("", "later", "stuck", "refused").index)
                         self.failure = outcome.failure or self.failure
+                    # Given up, it still tidies, and undoes what can be.
+                    if outcome.verdict not in {"done", "closed"}:
+                        stop = max(stop, outcome.verdict, key=_GRAVITY.index)
         finally:
             await _cancel(tasks)
 
-    async def _end(self, how: str, changes: list[Record], moving: str, ended: str) -> None:
+    async def _end(self, how: str, changes: list[Record], moving: str, ended: str, given_up: str) -> None:
         held, journal = self._held, self._engine.journal
+        if how == "done" and given_up:
+            await journal.advance(held, "abandoned", changes, error=given_up)
+            return
         error = described(self.failure) if self.failure is not None and how != "done" else ""
         if how == "later" and held.rounds + 1 >= ROUNDS:
             how = "stuck"
@@ -190,9 +214,9 @@ class _Run:
             except Exception as failure:  # noqa: BLE001 - what nobody foresaw must not be read as a refusal
                 verdict = _verdict(failure)
                 record.last_error = described(failure)
-                if verdict == "refused" and not must:
+                if verdict == "closed" or (verdict == "refused" and not must):
                     record.state = "refused"
-                    return _Outcome("refused", failure)
+                    return _Outcome(verdict if must else "refused", failure)
                 refusals += verdict != "later"
                 if refusals >= REFUSALS:
                     return _Outcome("stuck", failure)
@@ -224,7 +248,7 @@ async def _cancel(tasks: Mapping[asyncio.Task[_Outcome], Record]) -> None:
 
 
 def _verdict(failure: Exception) -> str:
-    """Whether to ask again (later), to undo (refused), or to call somebody (defect)."""
+    """Whether to ask again (later), to undo (refused), to undo or give up (closed), or to call somebody (defect)."""
     if isinstance(failure, RefusedError):
         return "refused"
     if isinstance(failure, OutcomeUnknownError):
@@ -232,6 +256,8 @@ def _verdict(failure: Exception) -> str:
     if not isinstance(failure, TierError):
         log.error("a step failed: %s", type(failure).__name__, extra={"places": places(failure)})
         return "defect"
+    if failure.reason == CLOSED:
+        return "closed"
     # Expired: it came too late and was not done. Aborted: somebody was faster, and it may be asked again; but not what was
     # undone before.
     again = failure.code is grpc.StatusCode.ABORTED and failure.reason != "SAGA_COMPENSATED"

@@ -29,7 +29,7 @@ LEASE_S = 30.0
 MARGIN_S = 2.0
 DONE = frozenset({"done", "skipped"})
 MOVING = frozenset({"running", "compensating"})
-FINISHED = frozenset({"succeeded", "compensated"})
+FINISHED = frozenset({"succeeded", "compensated", "abandoned"})
 
 
 class OwnerLostError(Exception):

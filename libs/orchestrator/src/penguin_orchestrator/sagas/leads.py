@@ -8,29 +8,26 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
-from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from penguin.common.v1 import errors_pb2
-from penguin.content.v1 import content_service_pb2 as content_pb
-from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin.oltp.v1 import lead_service_pb2 as lead_pb
 from penguin_orchestrator import blobs, keys, leadfiles
-from penguin_orchestrator.clients import Tier
-from penguin_orchestrator.errors import TierError, first_failure, item_failure
+from penguin_orchestrator.blobs import File, put_file
+from penguin_orchestrator.errors import TierError, first_failure
 from penguin_orchestrator.leadbatches import BATCH_BYTES, LEADS_PER_CALL, create_leads
 from penguin_orchestrator.leadfiles import LeadReader, Report, Row
 from penguin_orchestrator.leadrecords import Format, LeadFileError, Problem, Survey
+from penguin_orchestrator.sagas import files
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
 from penguin_orchestrator.sagas.definition import Definition, Step
 
-# How long a file waits for its import to end, and a report to be fetched. Both are never claimed: nobody's row refers to
-# them, so reconcile removes them when that time is over. An upload waits for its content so long.
+# How long a file waits for its import to end, and a report to be fetched.
 FILE_KEPT = timedelta(days=30)
 REPORT_KEPT = timedelta(days=30)
-UPLOAD_KEPT = timedelta(minutes=15)
+CSV = "text/csv"
 # Batches of one import on their way at once: one is being stored while another is being written.
 PARALLEL = 2
 # What only the tier objected to, kept in the journal until the report is made (rows); the rest is only counted.
@@ -42,33 +39,6 @@ _gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKe
 def _gate() -> asyncio.Semaphore:
     """One file is read at a time, as its addresses are held in memory meanwhile."""
     return _gates.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(1))
-
-
-async def put_file(
-    content: Tier, tenant_id: UUID, key: str, request_id: str, filename: str, data: bytes, kept: timedelta
-) -> None:
-    """Store a CSV under the key, unclaimed for so long; raises TierError."""
-    now = datetime.now(UTC)
-    # Reconcile judges a generation once all of it is claimed or overdue: this is of the one that ends with its time.
-    generation = keys.generation((now + kept).timestamp())
-    request = content_pb.BatchPutContentsRequest(tenant_id=str(tenant_id), generation=generation)
-    request.claim_by.FromDatetime(now + UPLOAD_KEPT)
-    sha256 = await blobs.upload(content, tenant_id, data, request.claim_by)
-    request.claim_by.FromDatetime(now + kept)
-    request.contents.append(
-        content_pb.NewContent(
-            request_id=request_id, storage_key=key, composed=content_pb.ComposedBody(),
-            attachments=[
-                content_pb.NewAttachment(
-                    filename=filename, mime_type="text/csv", disposition=content_pb.DISPOSITION_ATTACHMENT, blob_sha256=sha256
-                )
-            ],
-        )
-    )  # fmt: skip
-    reply = await content.call(content.stub(ContentServiceStub).BatchPutContents, request)
-    (result,) = reply.results
-    if result.WhichOneof("outcome") == "error":
-        raise item_failure(content.name, result.error)
 
 
 def _chunks(deed: Deed) -> AsyncGenerator[bytes, None]:
@@ -198,19 +168,16 @@ async def _report(deed: Deed) -> Mapping[str, Any]:
     told = {"listed": report.listed, "left_out": report.left_out}
     if not any(told.values()):
         return told
+    file = File("import-report.csv", CSV, report.data())
     await put_file(
-        deed.tiers["content"], deed.tenant_id, deed.keys["report"], deed.request_id("put"), "import-report.csv",
-        report.data(), REPORT_KEPT,
-    )  # fmt: skip
+        deed.tiers["content"], deed.tenant_id, deed.keys["report"], deed.request_id("put"), file, REPORT_KEPT
+    )
     return told | {"key": deed.keys["report"]}
 
 
 async def _drop_file(deed: Deed) -> None:
     """The file is people's data, and has been read."""
-    request = content_pb.DeleteContentsRequest(
-        tenant_id=str(deed.tenant_id), storage_keys=[deed.input["key"]], unclaimed_only=True
-    )
-    await deed.call("content", ContentServiceStub, "DeleteContents", request)
+    await files.drop(deed, deed.input["key"])
 
 
 IMPORT = Definition(
@@ -221,6 +188,6 @@ IMPORT = Definition(
         Step("check", "content", _check, _drop_file, pivot=True),
         Step("create", "oltp", _create),
         Step("report", "content", _report, mints={"report": keys.storage_key}),
-        Step("clear", "content", _drop_file),
+        Step("clear", "content", _drop_file, tidies=True),
     ),
 )

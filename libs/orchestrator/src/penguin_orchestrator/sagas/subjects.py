@@ -19,10 +19,13 @@ from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator.erasure_ledger import WITHDRAWN, Entry, ErasureLedger, LedgerError, numbered
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
 from penguin_orchestrator.sagas.definition import Act, Definition, Step
+from penguin_orchestrator.sagas.exports import EXPORT
 from penguin_orchestrator.sagas.leads import IMPORT
 
 KIND = "subject.erase"
 TIERS = ("oltp", "content", "olap", "queue", "notifications")
+# Kinds of sagas whose files may name people, and where their input names the first.
+FILES = {IMPORT.kind: "key", EXPORT.kind: "order"}
 # Items in a page and keys in a call.
 PAGE = 500
 # What is kept of a tier's mentions with its receipt (bytes, roughly): the others are counted.
@@ -138,9 +141,12 @@ class Erasing:
             if tier == "content":
                 for n in range(0, len(keys), PAGE):
                     await self._erase(deed, tier, order, told, storage_keys=keys[n : n + PAGE])
-                lists = [key async for key in _imports(deed)]
-                for n in range(0, len(lists), PAGE):
-                    await self._erase(deed, tier, order, told, list_keys=lists[n : n + PAGE])
+                # What sagas began with goes first: one that stores a file after it was looked for finds that gone, and the file
+                # is its own to remove.
+                for minted in (False, True):
+                    lists = [key async for key in _files(deed, minted=minted)]
+                    for n in range(0, len(lists), PAGE):
+                        await self._erase(deed, tier, order, told, list_keys=lists[n : n + PAGE])
             if tier == "queue":
                 ids = [i.email_id async for i in self._items(deed, order) if i.cancelled and i.email_id]
                 for n in range(0, len(ids), PAGE):
@@ -185,21 +191,25 @@ class Erasing:
         return {"recorded": True}
 
 
-async def _imports(deed: Deed) -> AsyncIterator[str]:
-    """Keys under which imported files of leads may lie, and reports of what was left out of them: lists of people."""
-    request = saga_pb.ListSagasRequest(tenant_id=str(deed.tenant_id), kind=IMPORT.kind, page_size=PAGE)
-    while True:
-        page = await deed.call("oltp", SagaServiceStub, "ListSagas", request)
-        for saga in page.sagas:
-            yield orjson.loads(saga.input)["key"]
-            asked = saga_pb.GetSagaRequest(tenant_id=saga.tenant_id, saga_id=saga.id)
-            found = await deed.call("oltp", SagaServiceStub, "GetSaga", asked)
-            for step in found.saga.steps:
-                for key in orjson.loads(step.keys or b"{}").values():
-                    yield key
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
+async def _files(deed: Deed, *, minted: bool) -> AsyncIterator[str]:
+    """Keys of files in which people stand: those that sagas began with (imported leads, orders of exports), or those that were
+    minted for what they made (reports of what was left out, exports)."""
+    for kind, field in FILES.items():
+        request = saga_pb.ListSagasRequest(tenant_id=str(deed.tenant_id), kind=kind, page_size=PAGE)
+        while True:
+            page = await deed.call("oltp", SagaServiceStub, "ListSagas", request)
+            for saga in page.sagas:
+                if not minted:
+                    yield orjson.loads(saga.input)[field]
+                    continue
+                asked = saga_pb.GetSagaRequest(tenant_id=saga.tenant_id, saga_id=saga.id)
+                found = await deed.call("oltp", SagaServiceStub, "GetSaga", asked)
+                for step in found.saga.steps:
+                    for key in orjson.loads(step.keys or b"{}").values():
+                        yield key
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
 
 
 class _Told:

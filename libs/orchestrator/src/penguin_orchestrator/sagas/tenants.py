@@ -18,7 +18,7 @@ from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin.queue.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from penguin.tier.v1 import tier_service_pb2 as tier_pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
-from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.sagas.campaigns import unless_over
 from penguin_orchestrator.sagas.deeds import Deed
 from penguin_orchestrator.sagas.definition import Act, Definition, Step
 
@@ -69,24 +69,16 @@ async def _survey(deed: Deed) -> Mapping[str, Any]:
 async def _pause_campaigns(deed: Deed) -> None:
     """Pause what runs; what has ended meanwhile needs none."""
     for campaign in deed.results["survey"]["campaigns"]:
-        await _unless_over(
+        await unless_over(
             deed, "PauseCampaign", campaign_pb.PauseCampaignRequest(tenant_id=str(deed.tenant_id), campaign_id=campaign)
         )
 
 
 async def _resume_campaigns(deed: Deed) -> None:
     for campaign in deed.results["survey"]["campaigns"]:
-        await _unless_over(
+        await unless_over(
             deed, "StartCampaign", campaign_pb.StartCampaignRequest(tenant_id=str(deed.tenant_id), campaign_id=campaign)
         )
-
-
-async def _unless_over(deed: Deed, method: str, request: Any) -> None:
-    try:
-        await deed.call("oltp", CampaignServiceStub, method, request, request.campaign_id)
-    except TierError as error:
-        if error.reason not in {"STATE_CONFLICT", "NOT_FOUND"}:
-            raise
 
 
 async def _pause_schedules(deed: Deed) -> None:

@@ -14,8 +14,9 @@ COMPENSATING = "compensating"
 SUCCEEDED = "succeeded"
 COMPENSATED = "compensated"
 STUCK = "stuck"
+ABANDONED = "abandoned"
 MOVING = frozenset({RUNNING, COMPENSATING})
-FINISHED = frozenset({SUCCEEDED, COMPENSATED})
+FINISHED = frozenset({SUCCEEDED, COMPENSATED, ABANDONED})
 SKIPPED = "skipped"
 DONE = frozenset({"done", SKIPPED})
 # How old a saga may be for its steps to be asked for again: the tiers remember steps for longer (180 days).
@@ -102,7 +103,8 @@ def conflict(saga: Saga, message: str) -> FailedPrecondition:
 
 
 def advance(saga: Saga, told: Advance, at: datetime) -> Saga:
-    """The saga as its owner says; raises FailedPrecondition (SAGA_OWNER_LOST, STATE_CONFLICT)."""
+    """The saga as its owner says; raises FailedPrecondition (SAGA_OWNER_LOST, STATE_CONFLICT), and InvalidArgument where it
+    is given up without a reason."""
     if told.epoch != saga.owner_epoch or saga.state not in MOVING:
         raise FailedPrecondition(
             "The saga is another owner's by now, or nobody's.", reason="SAGA_OWNER_LOST",
@@ -113,6 +115,8 @@ def advance(saga: Saga, told: Advance, at: datetime) -> Saga:
         raise conflict(saga, "The saga is being undone.")
     if not saga.undoing and told.state == COMPENSATED:
         raise conflict(saga, "The saga has undone nothing yet.")
+    if told.state == ABANDONED and not told.last_error:
+        raise InvalidArgument("Who gives a saga up says why.", field="last_error")
     moved = replace(
         saga, state=told.state, last_error=told.last_error or saga.last_error, updated_at=at,
         undoing=saga.undoing or told.state == COMPENSATING,

@@ -35,6 +35,17 @@ class Erasure:
 
 
 @dataclass(frozen=True)
+class Export:
+    """That somebody had a person's data exported; the person by the HMAC of the address (hex)."""
+
+    tenant_id: UUID
+    id: UUID
+    subject: str
+    actor: str
+    asked_at: datetime
+
+
+@dataclass(frozen=True)
 class Item:
     """An email to the subject or a message of theirs, with its content's key."""
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from penguin.oltp.v1 import subject_service_pb2 as pb
 from penguin.oltp.v1 import subject_service_pb2_grpc
+from penguin_chassis import calls
 from penguin_chassis.mutations import now, step_of
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.pool import Database
@@ -45,3 +46,16 @@ class SubjectServicer(subject_service_pb2_grpc.SubjectServiceServicer):
         shown = wire.fitting(page.shown(found))
         token = page.next(found) if len(shown) == len(page.shown(found)) else page.token(UUID(shown[-1].id))
         return pb.ListErasuresResponse(erasures=shown, next_page_token=token)
+
+    async def RecordExport(self, request: pb.RecordExportRequest, context: Any) -> pb.RecordExportResponse:
+        at, call = now(), calls.current_call()
+        export = wire.new_export(request, call.caller.actor if call else "", at)
+        recorded = await self._subjects.record_export(step_of(request, at=at), export)
+        return pb.RecordExportResponse(subject_export=wire.export(recorded))
+
+    async def ListExports(self, request: pb.ListExportsRequest, context: Any) -> pb.ListExportsResponse:
+        page = Page(request)
+        found = await self._subjects.list_exports(UUID(request.tenant_id), page.after, page.limit, request.subject)
+        return pb.ListExportsResponse(
+            subject_exports=map(wire.export, page.shown(found)), next_page_token=page.next(found)
+        )

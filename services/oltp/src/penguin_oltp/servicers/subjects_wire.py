@@ -11,9 +11,9 @@ from penguin.oltp.v1 import subject_service_pb2 as pb
 from penguin.tier.v1 import erasure_pb2 as tier_pb
 from penguin_chassis.tier_subjects import mention
 from penguin_chassis.wire import stamp, text, when
-from penguin_oltp.domain.subjects import Erasure, Item, Receipt
+from penguin_oltp.domain.subjects import Erasure, Export, Item, Receipt
 
-__all__ = ["erasure", "fitting", "item", "mention", "new_erasure", "place"]
+__all__ = ["erasure", "export", "fitting", "item", "mention", "new_erasure", "new_export", "place"]
 
 
 # What of erasures goes into one reply (bytes): below a message's limit.
@@ -67,6 +67,19 @@ def erasure(found: Erasure) -> pb.Erasure:
             places = [tier_pb.Mention(table=t, key=k, place=p) for t, k, p in receipt.mentions]
             wire.mentions.add(tier=receipt.tier, mentions=places, total=receipt.mentioned)
     return wire
+
+
+def new_export(request: pb.RecordExportRequest, actor: str, at: datetime) -> Export:
+    """What is to be put on record."""
+    return Export(UUID(request.tenant_id), UUID(request.export_id), request.subject, actor, at)
+
+
+def export(found: Export) -> pb.SubjectExport:
+    """Who had whose data exported."""
+    return pb.SubjectExport(
+        id=str(found.id), tenant_id=str(found.tenant_id), subject=found.subject, actor=found.actor,
+        asked_at=stamp(found.asked_at),
+    )  # fmt: skip
 
 
 def fitting(found: Iterable[Erasure]) -> list[pb.Erasure]:

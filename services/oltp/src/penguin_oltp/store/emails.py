@@ -18,6 +18,7 @@ from penguin_chassis.queries import load
 from penguin_oltp.domain.campaigns import ENDED
 from penguin_oltp.domain.emails import Attempt, Created, CreatedEmail, Email, NewEmail, Tally, claimable
 from penguin_oltp.store import rows
+from penguin_oltp.store.subjects import kept_too
 
 sql = load("penguin_oltp.store", "emails.sql")
 subjects_sql = load("penguin_oltp.store", "subjects.sql")
@@ -121,8 +122,13 @@ async def _write(
     """Insert the emails that can be, and owe what follows from them; answers why not, in order."""
     named = rows.firsts(emails)
     faulty = await _missing(connection, tenant_id, emails) | await _ended(connection, tenant_id, emails)
-    inserted = await _insert(connection, tenant_id, [e for e in named.values() if e.id not in faulty], generation, at)
-    await outbox.append(connection, tenant_id, _owed([e for e in named.values() if e.id in inserted]), at)
+    inserted, holds = await _insert(
+        connection, tenant_id, [e for e in named.values() if e.id not in faulty], generation, at
+    )
+    owed = _owed([e for e in named.values() if e.id in inserted])
+    if holds:
+        owed += kept_too(await connection.fetch(sql.held, tenant_id, sorted(inserted)))
+    await outbox.append(connection, tenant_id, owed, at)
     left_out = [e for e in named.values() if e.id not in faulty and e.id not in inserted]
     faulty |= await _erased(connection, tenant_id, left_out)
     taken = AlreadyExists("An email for this lead and step, or with this id or key, exists.", field="lead_id")
@@ -182,18 +188,20 @@ async def _ended(connection: Connection, tenant_id: UUID, emails: Sequence[NewEm
 
 async def _insert(
     connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail], generation: int, at: datetime
-) -> set[UUID]:
+) -> tuple[set[UUID], bool]:
+    """Those that were inserted, and whether there are people whom a legal hold keeps."""
     if not emails:
-        return set()
+        return set(), False
     columns = (
         "id", "recipient", "recipient_name", "sender", "sender_name", "subject", "priority", "content_storage_key",
         "campaign_id", "step_id", "lead_id", "email_account_id", "message_id", "send_at",
     )  # fmt: skip
     values = [[getattr(email, column) for email in emails] for column in columns]
-    inserted = {row["id"] for row in await connection.fetch(sql.insert, tenant_id, generation, at, *values)}
+    found = await connection.fetch(sql.insert, tenant_id, generation, at, *values)
+    inserted = {row["id"] for row in found}
     if not inserted and await connection.fetchval(sql.tenant, tenant_id) is None:
         raise NotFound("tenant", tenant_id, field="tenant_id")
-    return inserted
+    return inserted, any(row["holds"] for row in found)
 
 
 def send_job(

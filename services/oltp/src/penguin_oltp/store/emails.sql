@@ -22,7 +22,14 @@ WHERE EXISTS (SELECT FROM tenants WHERE tenant_id = $1)
       ) AS h
       WHERE EXISTS (SELECT FROM erased_subjects AS x WHERE x.tenant_id = $1 AND x.subject = h.subject))))
 ON CONFLICT DO NOTHING
-RETURNING id;
+RETURNING id, EXISTS (SELECT FROM legal_holds WHERE tenant_id = $1 AND subject <> '' AND subject_key <> '') AS holds;
+
+-- name: held
+-- Of these emails the contents whose recipients a hold keeps.
+SELECT h.id, e.content_storage_key FROM legal_holds AS h JOIN emails AS e ON e.tenant_id = h.tenant_id
+WHERE h.tenant_id = $1 AND h.subject <> '' AND h.subject_key <> '' AND e.id = ANY ($2::uuid[])
+  AND h.subject = hmac_of(h.subject_key, e.recipient)
+ORDER BY h.id, e.content_storage_key;
 
 -- name: tenant
 SELECT tenant_id FROM tenants WHERE tenant_id = $1;

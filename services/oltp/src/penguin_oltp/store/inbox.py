@@ -16,6 +16,7 @@ from penguin_chassis.queries import load
 from penguin_oltp.domain.emails import claimable
 from penguin_oltp.domain.inbox import CreatedInboxMessage, InboxMessage
 from penguin_oltp.store import constraints, rows
+from penguin_oltp.store.subjects import kept_too
 
 sql = load("penguin_oltp.store", "inbox.sql")
 
@@ -134,5 +135,6 @@ async def _write(
         if own:
             claimed.append(message.content_storage_key)
         answers.append(CreatedInboxMessage(standing["id"], standing["content_storage_key"], existed=not own))
-    await outbox.append(connection, tenant_id, _owed("claim_contents", claimed), at)
+    kept = kept_too(await connection.fetch(sql.kept, tenant_id, sorted(new))) if new else []
+    await outbox.append(connection, tenant_id, _owed("claim_contents", claimed) + kept, at)
     return answers

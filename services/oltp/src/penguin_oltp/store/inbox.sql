@@ -47,14 +47,14 @@ WHERE tenant_id = $1 AND mailbox_key = lower($2) AND fingerprint = ANY ($3::text
 SELECT content_storage_key FROM inbox_message_refs WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
 
 -- name: kept
--- A hold on who wrote one of these messages, or on whom it is the copy of an email to.
-SELECT h.id FROM legal_holds AS h JOIN inbox_message_refs AS m ON m.tenant_id = h.tenant_id
+-- Holds on who wrote one of these messages, or on whom it is the copy of an email to, with the messages' contents.
+SELECT h.id, m.content_storage_key FROM legal_holds AS h JOIN inbox_message_refs AS m ON m.tenant_id = h.tenant_id
 WHERE h.tenant_id = $1 AND h.subject_key <> '' AND m.id = ANY ($2::uuid[])
   AND (h.subject = hmac_of(h.subject_key, coalesce(substring(m.sender FROM '<([^<>]+)>[^<>]*$'), m.sender))
        OR m.direction = 'outbound' AND m.message_id <> '' AND EXISTS (
            SELECT FROM emails AS e
            WHERE e.tenant_id = $1 AND e.message_id = m.message_id AND h.subject = hmac_of(h.subject_key, e.recipient)))
-ORDER BY h.id LIMIT 1;
+ORDER BY h.id, m.content_storage_key;
 
 -- name: delete
 DELETE FROM inbox_message_refs WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) RETURNING content_storage_key;

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import orjson
 
-from penguin_chassis import barrier, subjects
+from penguin_chassis import barrier, outbox, subjects
 from penguin_chassis.barrier import Step
+from penguin_chassis.faults import AlreadyExists
 from penguin_chassis.pool import Connection, Database, affected
 from penguin_chassis.queries import load
 from penguin_chassis.subjects import Mention, Order, Page, Phase, SubjectRecord
-from penguin_oltp.domain.subjects import ERASED, Erasure, Item, Items, Receipt, pads
+from penguin_oltp.domain.subjects import ERASED, Erasure, Export, Item, Items, Receipt, pads
+from penguin_oltp.store.rows import columns, read
 
 sql = load("penguin_oltp.store", "subjects.sql")
 mention_sql = load("penguin_oltp.store", "mentions.sql")
@@ -105,6 +107,21 @@ class SubjectStore:
             receipts.setdefault(row["erasure_id"], []).append(_receipt(row))
         return [Erasure(**dict(row), receipts=tuple(receipts.get(row["id"], ()))) for row in rows]
 
+    async def record_export(self, step: Step, export: Export) -> Export:
+        """Put on record who has whose data exported. Raises AlreadyExists where another export has its id."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, Export)) is not None:
+                return done.reply
+            if await connection.fetchval(sql.put_export, *columns(export)) is None:
+                raise AlreadyExists("An export with this id is on record.", field="export_id")
+            return await barrier.record(connection, step, export, Export)
+
+    async def list_exports(self, tenant_id: UUID, after: UUID, limit: int, subject: str) -> list[Export]:
+        """Up to `limit` exports after an id, in the order of their ids; of one person, where given."""
+        async with self._db.tenant(tenant_id) as connection:
+            found = await connection.fetch(sql.list_exports, tenant_id, after, limit, subject)
+        return [read(Export, row) for row in found]
+
     def phases(self, order: Order) -> Sequence[Phase]:
         """Messages first: which copies of sent mail are theirs is known by their emails. Emails before leads, which they
         refer to. What is left that has the address is somebody else's."""
@@ -119,6 +136,18 @@ class SubjectStore:
         for table, query in EXPORTS.items():
             async for record in subjects.exported(self._db, tenant_id, table, query, address):
                 yield record
+
+
+def kept_too(found: Sequence[Any]) -> list[outbox.Owed]:
+    """What Content is owed where contents have come whose people a legal hold keeps: the hold's new keys. `found`: rows of the
+    hold's id and a storage key."""
+    keys: dict[UUID, list[str]] = {}
+    for row in found:
+        keys.setdefault(row["id"], []).append(row["content_storage_key"])
+    return [
+        outbox.Owed(uuid4(), "content", "extend_legal_hold", {"hold_id": str(hold), "storage_keys": theirs})
+        for hold, theirs in keys.items()
+    ]
 
 
 def _receipt(row: Any) -> Receipt:

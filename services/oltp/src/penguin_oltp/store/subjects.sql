@@ -110,6 +110,15 @@ SELECT tenant_id, id, subject, recorded_at FROM erasures WHERE tenant_id = $1 AN
 SELECT erasure_id, tier, counts, chain_head, erased_at, mentions, mentioned FROM erasure_receipts
 WHERE tenant_id = $1 AND erasure_id = ANY ($2::uuid[]) ORDER BY erasure_id, tier;
 
+-- name: put_export
+INSERT INTO subject_exports (tenant_id, id, subject, actor, asked_at) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING
+RETURNING id;
+
+-- name: list_exports
+SELECT tenant_id, id, subject, actor, asked_at FROM subject_exports
+WHERE tenant_id = $1 AND id > $2 AND ($4::text = '' OR subject = $4) ORDER BY id LIMIT $3;
+
 -- name: export_leads
 SELECT id::text AS key, to_jsonb(l)::text AS record FROM leads AS l
 WHERE tenant_id = $1 AND email_key = $4

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 # After so long half of what was heard and lost counts.
 HALF_LIFE = timedelta(seconds=60)
+# And, for what is just going on, after one part in so many of the shortest lease that is asked for: a busy minute must not hide
+# that since then nobody has said a word, and who is well speaks of a job in hand two or three times in a lease.
+PARTS = 6
+# Each process tells of what it hears so often: what another has heard is so old.
+TOLD = timedelta(seconds=1)
+# What is taken for the shortest before anybody has asked for one, and the longest there can be.
+LEASE, LONGEST = timedelta(seconds=30), timedelta(hours=1)
 # While the fleet is thought away a job may lose so many more leases before it is taken for poison: it is spared, but not for ever.
 SPARED = 10
 # The queue looks for leases that have run out at least once a second: when it has not for so long, it was away itself.
@@ -19,28 +26,45 @@ GRACE = timedelta(seconds=10)
 @dataclass(frozen=True)
 class Fleet:
     """How many leases were ended by a word of their workers lately, and how many ran out without one, in all processes, as of
-    when; and when the queue was away last."""
+    when; when the queue was away last; the same two as of just now; and the shortest lease that is asked for."""
 
     heard: float
     lost: float
     at: datetime | None = None
     away_since: datetime | None = None
     away_until: datetime | None = None
+    heard_now: float = 0.0
+    lost_now: float = 0.0
+    lease: timedelta = LEASE
 
-    def told(self, heard: int, lost: int, at: datetime) -> Fleet:
-        """As it is with what a process has heard and lost since it told of it last."""
+    def told(self, heard: int, lost: int, at: datetime, lease: timedelta | None = None) -> Fleet:
+        """As it is with what a process has heard and lost since it told of it last, and the shortest lease that it gave."""
         passed = max(at - self.at, timedelta(0)) if self.at else timedelta(0)
-        kept = 0.5 ** (passed / HALF_LIFE)
         away = (self.at, at) if passed > SILENCE else (self.away_since, self.away_until)
+        # One that nobody asks for any more is forgotten within minutes.
+        shortest = min(lease or LONGEST, self.lease * 2 ** min(passed / HALF_LIFE, 10.0), LONGEST)
+
+        lately = min(max(shortest / PARTS, TOLD), HALF_LIFE)
+
         # Rounded, so that what is long past is nothing, and no number too small to be stored.
+        def faded(before: float, half_life: timedelta) -> float:
+            return round(before * math.pow(0.5, passed / half_life), 6)
+
         return Fleet(
-            round(self.heard * kept + heard, 6), round(self.lost * kept + lost, 6), max(self.at or at, at), *away
-        )
+            faded(self.heard, HALF_LIFE) + heard, faded(self.lost, HALF_LIFE) + lost, max(self.at or at, at), *away,
+            faded(self.heard_now, lately) + heard, faded(self.lost_now, lately) + lost, shortest,
+        )  # fmt: skip
+
+    def with_news(self, heard: int, lost: int) -> Fleet:
+        """The same with what came since it was told."""
+        sums = {"heard": heard, "lost": lost, "heard_now": heard, "lost_now": lost}
+        return replace(self, **{name: getattr(self, name) + more for name, more in sums.items()})
 
     def spares(self, leases: int) -> int:
         """So many more leases have run out. How many a job may lose beyond its queue's limit just now: some while more run out
-        than are spoken of, be they few or many."""
-        return SPARED if self.lost + leases > self.heard else 0
+        than are spoken of, be they few or many, and be it in the last minutes or just now."""
+        stalled = self.lost + leases > self.heard or self.lost_now + leases > self.heard_now
+        return SPARED if stalled else 0
 
     @property
     def excused(self) -> tuple[datetime | None, datetime | None]:
@@ -49,4 +73,4 @@ class Fleet:
 
 
 # All that is lost is some job's doing.
-WELL = Fleet(math.inf, 0.0)
+WELL = Fleet(math.inf, 0.0, heard_now=math.inf)

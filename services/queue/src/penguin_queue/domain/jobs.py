@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -205,6 +205,14 @@ class Handover:
     token: int
     until: datetime
     worker_id: str
+    # The ids that may come to be leased under it, known before they are: whoever does not learn what became of them gives
+    # these back.
+    ids: list[int] = field(default_factory=list, compare=False)
+
+    @property
+    def leases(self) -> list[LeaseRef]:
+        """The leases there may be."""
+        return [LeaseRef(job_id, self.token) for job_id in self.ids]
 
 
 @dataclass(frozen=True)

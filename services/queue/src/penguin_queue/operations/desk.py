@@ -46,7 +46,13 @@ class Desk:
         if line.serving < PARALLEL:
             line.serving += 1
             self._begin(self._serve(asked.kinds, line))
-        return await answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # It may have come in this very turn.
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._give_back(answer.result())
+            raise
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         # Not the caller's context: what is done for many, or after he has gone, is not bound by his deadline.

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
-from penguin_queue.domain.fleet import WELL, Fleet
+from penguin_queue.domain.fleet import TOLD, WELL, Fleet
 from penguin_queue.store.fleet import FleetStore
-
-EVERY = timedelta(seconds=1)
 
 
 class Hearing:
@@ -18,6 +15,7 @@ class Hearing:
         self._store = store
         self._heard = 0
         self._lost = 0
+        self._lease: timedelta | None = None
         self._known = WELL
         self._told_at: datetime | None = None
 
@@ -29,12 +27,18 @@ class Hearing:
         """So many leases have run out."""
         self._lost += leases
 
+    def leased(self, lease: timedelta) -> None:
+        """Somebody asks for leases of this length."""
+        if self._lease is None or lease < self._lease:
+            self._lease = lease
+
     async def fleet(self, at: datetime) -> Fleet:
         """The fleet as all processes know it, as of a second ago at most, and what was heard here since."""
-        if self._told_at is None or abs(at - self._told_at) >= EVERY:
+        if self._told_at is None or abs(at - self._told_at) >= TOLD:
             heard, lost = self._heard, self._lost
-            if (known := await self._store.tell(heard, lost, at)) is not None:
+            if (known := await self._store.tell(heard, lost, at, self._lease)) is not None:
                 # What has come meanwhile is for the next time; had it failed, all would be.
                 self._known, self._heard, self._lost = known, self._heard - heard, self._lost - lost
+                self._lease = None
             self._told_at = at
-        return replace(self._known, heard=self._known.heard + self._heard, lost=self._known.lost + self._lost)
+        return self._known.with_news(self._heard, self._lost)

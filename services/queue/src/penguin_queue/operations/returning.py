@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from penguin_chassis.clock import Now
 from penguin_chassis.faults import Fault
@@ -23,12 +23,13 @@ class Returning:
         self._now = now
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def give_back(self, leases: Iterable[LeaseRef]) -> None:
-        """Make jobs ready again, some time soon: should that fail, their leases run out."""
+    def give_back(self, leases: Iterable[LeaseRef], again_s: Sequence[float] = ()) -> None:
+        """Make jobs ready again, some time soon: should that fail, their leases run out. Those that are not there are looked for
+        again after these pauses (seconds)."""
         if not (refs := list(leases)):
             return
         # Not within the deadline of the call or stream that ended.
-        task = asyncio.create_task(self._give_back(refs), context=contextvars.Context())
+        task = asyncio.create_task(self._give_back(refs, again_s), context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -42,12 +43,17 @@ class Returning:
             self.give_back(leased())
             raise
 
-    async def _give_back(self, refs: list[LeaseRef]) -> None:
-        at = self._now()
-        with contextlib.suppress(Fault):
-            _, risen, _ = await self._store.release([ref.job_id for ref in refs], [ref.token for ref in refs], at)
-            self._announcer.freed(ref.job_id for ref in refs)
-            self._announcer.tell(risen, at)
+    async def _give_back(self, refs: list[LeaseRef], again_s: Sequence[float]) -> None:
+        for pause in (0.0, *again_s):
+            await asyncio.sleep(pause)
+            at = self._now()
+            with contextlib.suppress(Fault):
+                back, risen, ended = await self._store.release([r.job_id for r in refs], [r.token for r in refs], at)
+                self._announcer.freed(ref.job_id for ref in back | ended)
+                self._announcer.tell(risen, at)
+                refs = [ref for ref in refs if ref not in back and ref not in ended]
+            if not refs:
+                return
 
 
 def refs_of(jobs: Iterable[Job]) -> Iterable[LeaseRef]:

@@ -27,8 +27,11 @@ ACT_S = 10.0
 LEASE_MAX = 1000
 # Jobs of a reply (bytes): a message has 4 MiB, and one that is larger would break the stream with the leases taken.
 REPLY_BYTES = 2 * 1024 * 1024
-# Replies that wait for the client to read them: each is a lease, so there are few; then nothing more is leased.
+# Replies that wait for the client to read them, and their jobs (bytes), of one stream and of all streams of the process together;
+# then nothing more is leased. Where all together have too many, a stream may still have one lease waiting.
 REPLIES_MAX = 64
+UNREAD_BYTES = 4 * 1024 * 1024
+UNREAD_ALL_BYTES = 64 * 1024 * 1024
 AWAY_MIN_S, AWAY_MAX_S = 0.05, 1.0
 
 Columns = tuple[Sequence[int], Sequence[int]]
@@ -82,15 +85,26 @@ class Answer:
 Reply = list[Lot] | Answer
 
 
+@dataclass
+class Unread:
+    """What waits in all streams of a process for their clients to read it (bytes)."""
+
+    size: int = 0
+
+
 class Stream:
     """One worker at the queue."""
 
-    def __init__(self, work: Work, announcer: Announcer, start: Start, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, work: Work, announcer: Announcer, start: Start, draining: Callable[[], bool], unread: Unread
+    ) -> None:
         self._work = work
         self._announcer = announcer
         self._start = start
         self._draining = draining
         self._replies: asyncio.Queue[Reply | Exception | None] = asyncio.Queue()
+        self._unread = 0
+        self._unread_of_all = unread
         # Jobs in the worker's hands, by the last token they came with.
         self._held: dict[int, int] = {}
         # Places promised to jobs that are being stored.
@@ -110,6 +124,8 @@ class Stream:
         tasks = [asyncio.create_task(self._telling(work)) for work in (self._hear(words), self._fill())]
         try:
             while (reply := await self._replies.get()) is not None:
+                if isinstance(reply, list):
+                    self._weigh(-_size(reply))
                 self._freed.set()
                 if isinstance(reply, Exception):
                     raise reply
@@ -147,7 +163,13 @@ class Stream:
     @property
     def _clogged(self) -> bool:
         """Whether the client does not read what it is sent."""
-        return self._replies.qsize() >= REPLIES_MAX
+        if self._replies.qsize() >= REPLIES_MAX or self._unread >= UNREAD_BYTES:
+            return True
+        return self._unread > 0 and self._unread_of_all.size >= UNREAD_ALL_BYTES
+
+    def _weigh(self, size: int) -> None:
+        self._unread += size
+        self._unread_of_all.size += size
 
     async def _until_freed(self) -> None:
         self._freed.clear()
@@ -160,19 +182,22 @@ class Stream:
         while not self._replies.empty():
             reply = self._replies.get_nowait()
             if isinstance(reply, list):
+                self._weigh(-_size(reply))
                 self._work.give_back(reply)
 
     def _put(self, lots: list[Lot]) -> None:
         for lot in lots:
             self._held.update(dict.fromkeys(lot.ids, lot.token))
         for message in _messages(lots):
+            self._weigh(_size(message))
             self._replies.put_nowait(message)
 
     async def _hear(self, words: AsyncIterator[Words]) -> None:
         async for each in words:
             with calls.within(ACT_S):
                 answer = await self._act(each)
-            while self._clogged:
+            # Answers are small: they wait for many replies, and not for large ones.
+            while self._replies.qsize() >= REPLIES_MAX:
                 await self._until_freed()
             self._replies.put_nowait(answer)
             self._freed.set()
@@ -260,3 +285,7 @@ class Stream:
 def _messages(lots: Sequence[Lot]) -> Iterator[list[Lot]]:
     """Lots in replies that fit into a message."""
     return parted((part for lot in lots for part in lot.parts(REPLY_BYTES)), lambda part: part.size, REPLY_BYTES)
+
+
+def _size(lots: Sequence[Lot]) -> int:
+    return sum(lot.size for lot in lots)

@@ -4,13 +4,16 @@ for the next count together with the others, and what took long is good for long
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 from uuid import UUID
 
+from penguin_chassis import calls
 from penguin_chassis.clock import Now
 from penguin_queue.domain.jobs import QueueCount
 from penguin_queue.store.jobs import JobStore
@@ -24,13 +27,15 @@ CHEAP_S = 0.01
 LONGEST_S = 30.0
 HISTORY_LONGEST_S = 300.0
 TENANTS_MAX = 1000
+# No count may take longer than this (seconds); who waits for it may give up before, and finds it the next time.
+COUNT_MAX_S = 300.0
 
 
 @dataclass
 class _Place(Generic[T]):
     """One tenant's last count: when it was begun and until when it is good, by the loop's clock."""
 
-    counting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    counting: asyncio.Task[None] | None = None
     last: tuple[T, datetime] | None = None
     begun: float = 0.0
     good_until: float = 0.0
@@ -46,20 +51,36 @@ class Shared(Generic[T]):
         self._places: OrderedDict[UUID, _Place[T]] = OrderedDict()
 
     async def latest(self, tenant_id: UUID) -> tuple[T, datetime]:
-        """A count and of when it is: begun after this call, or good still. Raises as the count does."""
+        """A count and of when it is: begun after this call, or good still. Raises as the count does.
+
+        It is nobody's own: were it to end with its caller's deadline, what takes longer would never be counted.
+        """
         clock = asyncio.get_running_loop().time
         asked = clock()
         place = self._places.setdefault(tenant_id, _Place())
         self._places.move_to_end(tenant_id)
         if len(self._places) > TENANTS_MAX:
             self._places.popitem(last=False)
-        async with place.counting:
-            if place.last is None or (place.begun < asked and clock() >= place.good_until):
-                begun, at = clock(), self._now()
-                place.last, place.begun = (await self._count(tenant_id, at), at), begun
-                took = clock() - begun
-                place.good_until = clock() + (min(self._longest_s, SHARE * took) if took >= CHEAP_S else 0.0)
-            return place.last
+        while place.last is None or (place.begun < asked and clock() >= place.good_until):
+            if place.counting is None:
+                work = self._renew(tenant_id, place)
+                place.counting = asyncio.create_task(work, context=contextvars.Context())
+                # It may be that nobody is left to be told of an error.
+                place.counting.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await asyncio.shield(place.counting)
+        return place.last
+
+    async def _renew(self, tenant_id: UUID, place: _Place[T]) -> None:
+        clock = asyncio.get_running_loop().time
+        begun, at = clock(), self._now()
+        caller = calls.Caller("count", tenant_id, frozenset())
+        calls.enter(calls.Call("count", caller, time.monotonic() + COUNT_MAX_S))
+        try:
+            place.last, place.begun = (await self._count(tenant_id, at), at), begun
+        finally:
+            place.counting = None
+        took = clock() - begun
+        place.good_until = clock() + (min(self._longest_s, SHARE * took) if took >= CHEAP_S else 0.0)
 
 
 @dataclass(frozen=True)

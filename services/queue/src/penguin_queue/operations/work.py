@@ -27,6 +27,9 @@ from penguin_queue.store.leases import Asked, LeaseStore, Swept
 # How a waiting lease looks for what other processes made ready (seconds).
 POLL_MIN_S = 0.05
 POLL_MAX_S = 0.5
+# What may have been leased by a transaction whose outcome nobody learnt is given back at once, and again after these pauses
+# (seconds): it may be committed a moment later.
+AGAIN_S = (1.0, 5.0)
 # A waiting lease answers this long before its client gives up (seconds).
 MARGIN_S = 0.25
 
@@ -142,6 +145,11 @@ class Work:
         hands = _Hands(handover)
         try:
             yield hands
+        except BaseException as error:
+            # Who is cancelled, or out of time, does not learn whether it was committed: it may be, and leased with it.
+            if not isinstance(error, Fault) or isinstance(error, Unavailable | DeadlineExceeded):
+                self._returning.give_back(handover.leases, AGAIN_S)
+            raise
         finally:
             if not taker.deliver(count, hands.lots):
                 self.give_back(hands.lots)
@@ -150,6 +158,7 @@ class Work:
         self, kinds: tuple[str, ...], max_jobs: int, duration: timedelta, wait: timedelta, worker_id: str
     ) -> list[Job]:
         """Lease due jobs; where there are none, wait up to `wait` for the first."""
+        self._hearing.leased(duration)
         clock = asyncio.get_running_loop().time
         ends = clock() + min(wait.total_seconds(), calls.remaining() - MARGIN_S)
         pause = POLL_MIN_S
@@ -165,6 +174,7 @@ class Work:
     async def lease_lots(self, asked: Asked) -> list[Lot]:
         """Lease due jobs as columns, without waiting. Whoever is cancelled meanwhile never learns what was leased to
         him: it is given back."""
+        self._hearing.leased(asked.until - self.now())
         leasing = asyncio.create_task(self._leasing.lots(asked))
         try:
             return await asyncio.shield(leasing)

@@ -210,6 +210,7 @@ async def words(requests: AsyncIterator[pb.WorkJobsRequest]) -> AsyncIterator[Wo
         if request.HasField("start"):
             raise InvalidArgument("A stream of work is started once.", field="start")
         completed, extended = _columns(request.completed, "completed"), _columns(request.extended, "extended")
+        _make_storable(request)
         yield Words(
             request.number,
             completed=completed,
@@ -220,6 +221,20 @@ async def words(requests: AsyncIterator[pb.WorkJobsRequest]) -> AsyncIterator[Wo
             progress=progress(request.progress, extended[0]),
             results=results(request.results, completed[0]),
         )
+
+
+def _make_storable(words: pb.WorkJobsRequest) -> None:
+    """Leave out what PostgreSQL cannot store: to refuse it would end the stream, with the words on other tenants' jobs."""
+    for failure in words.failures:
+        failure.error = failure.error.replace("\0", "") or "unnamed"
+        failure.message = failure.message.replace("\0", "")
+    for snooze in words.snoozes:
+        snooze.reason = snooze.reason.replace("\0", "")
+    for told in words.progress:
+        told.note = told.note.replace("\0", "")
+    # What is left of a reference would be another one.
+    for each in [each for each in words.results if "\0" in each.result]:
+        words.results.remove(each)
 
 
 def _columns(leases: pb.Leases, field: str) -> tuple[list[int], list[int]]:

@@ -136,6 +136,8 @@ class ControlStore:
             gone = await connection.execute(PURGES[chosen.state][1], step.tenant_id, ids)
             if chosen.state == "dead":
                 await connection.execute(ties.wake_dependents, step.tenant_id, ids)
+            # What was passed over, somebody being at it, matches still.
+            more = more or affected(gone) < len(ids)
             return await barrier.record(connection, step, Purged(affected(gone), more), Purged)
 
     async def purgeable(self, tenant_id: UUID, chosen: PurgeFilter, limit: int) -> tuple[list[int], bool]:

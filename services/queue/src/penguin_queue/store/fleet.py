@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from penguin_chassis.pool import Database
 from penguin_chassis.queries import load
@@ -17,13 +17,16 @@ class FleetStore:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def tell(self, heard: int, lost: int, at: datetime) -> Fleet | None:
-        """Add leases that were ended by a word and such as ran out; all that is known. It also says that this process is there.
+    async def tell(self, heard: int, lost: int, at: datetime, lease: timedelta | None = None) -> Fleet | None:
+        """Add leases that were ended by a word and such as ran out, and the shortest that was given; all that is known. It also says that this process is there.
         None, and nothing is added, where another is just telling."""
         async with self._db.maintenance() as connection:
             row = await connection.fetchrow(sql.known)
             if row is None:
                 return None
-            fleet = Fleet(*row).told(heard, lost, at)
-            await connection.execute(sql.know, fleet.heard, fleet.lost, fleet.at, fleet.away_since, fleet.away_until)
+            fleet = Fleet(*row).told(heard, lost, at, lease)
+            await connection.execute(
+                sql.know, fleet.heard, fleet.lost, fleet.at, fleet.away_since, fleet.away_until,
+                fleet.heard_now, fleet.lost_now, fleet.lease,
+            )  # fmt: skip
         return fleet

@@ -131,10 +131,17 @@ class JobStore:
             handed: list[bool] = []
 
             async def write(fresh: list[tuple[Step, tuple[int, NewJob]]]) -> Sequence[int | Fault | None]:
-                if any(job.ties for _, (_, job) in fresh):
-                    return await self._write_tied(connection, tenant_id, first, right, fresh, stored, at)
-                handed.append(await self._write(connection, tenant_id, [job for _, job in fresh], stored, at, handover))
-                return [None] * len(fresh)
+                kinds = {job.kind for _, (_, job) in fresh}
+                numbers, refused = await self._kinds.numbers_or_faults(connection, kinds, tenant_id)
+                kept = [each for each in fresh if each[1][1].kind not in refused]
+                answers: Sequence[int | Fault | None] = [None] * len(kept)
+                if any(job.ties for _, (_, job) in kept):
+                    answers = await self._write_tied(connection, tenant_id, first, right, kept, numbers, stored, at)
+                elif kept:
+                    rows = [job for _, job in kept]
+                    handed.append(await self._write(connection, tenant_id, rows, numbers, stored, at, handover))
+                told = iter(answers)
+                return [refused.get(job.kind) or next(told) for _, (_, job) in fresh]
 
             if gate is not None:
                 await barrier.claim(connection, gate, list[int])
@@ -154,7 +161,8 @@ class JobStore:
         ids and with what their queues say of them."""
         first = await self._ids.take(connection, len(jobs))
         stored: list[tuple[int, NewJob]] = []
-        await self._write(connection, tenant_id, list(enumerate(jobs, first)), stored, at, None)
+        numbers = await self._kinds.numbers(connection, {job.kind for job in jobs}, tenant_id)
+        await self._write(connection, tenant_id, list(enumerate(jobs, first)), numbers, stored, at, None)
         return stored
 
     async def _write_tied(
@@ -164,6 +172,7 @@ class JobStore:
         first: int,
         items: Sequence[tuple[Step, tuple[int, NewJob]]],
         fresh: Sequence[tuple[Step, tuple[int, NewJob]]],
+        numbers: Mapping[str, int],
         stored: list[tuple[int, NewJob]],
         at: datetime,
     ) -> list[int | Fault]:
@@ -172,7 +181,6 @@ class JobStore:
         before = [(step, n) for step, (n, _) in items if n not in new]
         known = await barrier.answered(connection, [step for step, _ in before], int) if before else []
         ids = {n: n for n in new} | {n: abs(a) for (_, n), a in zip(before, known, strict=True) if a is not None}
-        numbers = await self._kinds.numbers(connection, {job.kind for _, (_, job) in fresh}, tenant_id)
         full = await self._terms(connection, tenant_id, [job for _, job in fresh], numbers)
         answers, loose = await ties.write_tied(connection, tenant_id, full, numbers, lambda i: ids.get(first + i), at)
         stored.extend(loose)
@@ -183,16 +191,18 @@ class JobStore:
         connection: Connection,
         tenant_id: UUID,
         jobs: Sequence[tuple[int, NewJob]],
+        numbers: Mapping[str, int],
         stored: list[tuple[int, NewJob]],
         at: datetime,
         handover: Handover | None,
     ) -> bool:
         """Store jobs and add them to `stored`, with what their queues say of them; whether they were handed over."""
-        numbers = await self._kinds.numbers(connection, {job.kind for _, job in jobs}, tenant_id)
         asked = {numbers[job.kind] for _, job in jobs}
         terms = {row["id"]: row for row in await connection.fetch(sql.terms, tenant_id, list(asked))}
         full = [(n, _on(job, terms[numbers[job.kind]])) for n, job in jobs]
         handed = handover is not None and all(row["unhindered"] for row in terms.values())
+        if handover is not None:
+            handover.ids.extend(n for n, _ in jobs)
         await _insert(connection, tenant_id, full, numbers, at, handover if handed else None)
         stored.extend(full)
         return handed
@@ -208,6 +218,8 @@ class JobStore:
             return await self._enqueue_step(step, batch)
         kind_id, first = await self._prepared(step.tenant_id, batch)
         numbered = Numbered(first, first + len(batch.payloads) - 1)
+        if handover is not None:
+            handover.ids.extend(numbered.ids)
         (row,) = await self._db.one_trip(
             sql.enqueue_batch, step.tenant_id, step.key, step.digest, barrier.encoded(numbered, Numbered), step.at,
             *_columns(batch, kind_id, first, step.at, handover),
@@ -240,7 +252,9 @@ class JobStore:
                 return await self._enqueue_tied(connection, step, batch)
             first = await self._ids.take(connection, len(batch.payloads))
             stored: list[tuple[int, NewJob]] = []
-            await self._write(connection, step.tenant_id, list(enumerate(_singly(batch), first)), stored, step.at, None)
+            numbers = await self._kinds.numbers(connection, {batch.kind}, step.tenant_id)
+            jobs = list(enumerate(_singly(batch), first))
+            await self._write(connection, step.tenant_id, jobs, numbers, stored, step.at, None)
             full = replace(batch, priority=stored[0][1].priority, max_attempts=stored[0][1].max_attempts)
             numbered = Numbered(first, first + len(stored) - 1)
             return Enqueued((await barrier.record(connection, step, numbered, Numbered)).ids, full, new=True)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from penguin_chassis.faults import ResourceExhausted
+from penguin_chassis.faults import Fault, ResourceExhausted
 from penguin_chassis.housekeeping import Duty
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
@@ -23,6 +23,8 @@ LIMIT = 10_000
 RESERVED = 1_000
 # How many a tenant may be the first to name.
 TENANT_LIMIT = 200
+TOO_MANY = "There are too many kinds of jobs."
+TOO_MANY_OF_TENANT = "This tenant has named too many new kinds of jobs."
 # How long what was looked up is known (seconds).
 KNOWN_S = 3600.0
 # A kind unused for so long is removed. Longer than any queue keeps completed jobs, and much longer than numbers are known.
@@ -51,20 +53,29 @@ class Kinds:
         """The number of each; kinds that are new are the tenant's, or (None) of those who run the platform. Raises
         ResourceExhausted (BACKLOG_FULL) for one too many. Once a transaction: in a second call it would be remembered what may
         be rolled back."""
+        ids, refused = await self.numbers_or_faults(connection, names, tenant_id)
+        for fault in refused.values():
+            raise fault
+        return ids
+
+    async def numbers_or_faults(
+        self, connection: Connection, names: Collection[str], tenant_id: UUID | None
+    ) -> tuple[Mapping[str, int], Mapping[str, Fault]]:
+        """The same, and why there is none for those that are too many; the others have theirs."""
         ids, unknown = await self._look_up(connection, names)
         if not unknown:
-            return ids
-        room = LIMIT + (RESERVED if tenant_id is None else 0) - await connection.fetchval(sql.count)
-        if len(unknown) > room:
-            raise ResourceExhausted("There are too many kinds of jobs.", reason="BACKLOG_FULL", field="kind")
-        if tenant_id and len(unknown) + await connection.fetchval(sql.count_made, tenant_id) > TENANT_LIMIT:
-            raise ResourceExhausted(
-                "This tenant has named too many new kinds of jobs.", reason="BACKLOG_FULL", field="kind"
-            )
+            return ids, {}
+        room, why = LIMIT + (RESERVED if tenant_id is None else 0) - await connection.fetchval(sql.count), TOO_MANY
+        if tenant_id and (own := TENANT_LIMIT - await connection.fetchval(sql.count_made, tenant_id)) < room:
+            room, why = own, TOO_MANY_OF_TENANT
+        unknown, many = unknown[: max(room, 0)], unknown[max(room, 0) :]
+        refused = {name: ResourceExhausted(why, reason="BACKLOG_FULL", field="kind") for name in many}
+        if not unknown:
+            return ids, refused
         await connection.execute(sql.add, unknown, tenant_id)
         # Not remembered before it is committed: a rollback takes the number away.
         rows = await connection.fetch(sql.by_name, unknown)
-        return ids | {row["name"]: row["id"] for row in rows}
+        return ids | {row["name"]: row["id"] for row in rows}, refused
 
     async def numbers_of(self, connection: Connection, names: Collection[str]) -> Mapping[str, int]:
         """The numbers of those that there are."""
@@ -96,11 +107,12 @@ class Kinds:
         if not missing:
             return ids, []
         rows = await connection.fetch(sql.by_name, missing)
-        found = [(row["id"], row["name"]) for row in rows if not row["unused"]]
+        for row in rows:
+            if not row["unused"]:
+                ids[row["name"]], self._names[row["id"]] = row["id"], row["name"]
         if unused := [row["id"] for row in rows if row["unused"]]:
-            found += [(row["id"], row["name"]) for row in await connection.fetch(sql.use, unused)]
-        for kind_id, name in found:
-            ids[name], self._names[kind_id] = kind_id, name
+            # Not remembered either: were this rolled back it would be unused still, and be removed while it is known here.
+            ids = ids | {row["name"]: row["id"] for row in await connection.fetch(sql.use, unused)}
         return ids, sorted({name for name in missing if name not in ids})
 
 

@@ -145,7 +145,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseCampaign(self, request, context):
-        """PauseCampaign stops further steps; emails already queued are still sent.
+        """PauseCampaign stops further steps; emails already queued are still sent. A closed tenant's campaigns can be paused, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,7 +153,8 @@ class CampaignServiceServicer:
 
     def CancelCampaign(self, request, context):
         """CancelCampaign ends it for good and cancels its queued emails. None of them is sent from then on; of very many, those
-        that the call's time does not reach are cancelled when their turn comes, or when it is called again.
+        that the call's time does not reach are cancelled when their turn comes, or when it is called again. A closed
+        tenant's can be cancelled, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

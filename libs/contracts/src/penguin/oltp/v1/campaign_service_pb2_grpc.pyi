@@ -48,10 +48,11 @@ class CampaignServiceStub:
     StartCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.StartCampaignRequest, _campaign_service_pb2.StartCampaignResponse]
     """StartCampaign sets a draft or paused campaign running; starting a running one changes nothing."""
     PauseCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]
-    """PauseCampaign stops further steps; emails already queued are still sent."""
+    """PauseCampaign stops further steps; emails already queued are still sent. A closed tenant's campaigns can be paused, too."""
     CancelCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.CancelCampaignRequest, _campaign_service_pb2.CancelCampaignResponse]
     """CancelCampaign ends it for good and cancels its queued emails. None of them is sent from then on; of very many, those
-    that the call's time does not reach are cancelled when their turn comes, or when it is called again.
+    that the call's time does not reach are cancelled when their turn comes, or when it is called again. A closed
+    tenant's can be cancelled, too.
     """
     CompleteCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.CompleteCampaignRequest, _campaign_service_pb2.CompleteCampaignResponse]
     """CompleteCampaign ends a running campaign if every step is sent out and no email of it is still on its way; otherwise STATE_CONFLICT with
@@ -87,10 +88,11 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     StartCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.StartCampaignRequest, _campaign_service_pb2.StartCampaignResponse]  # type: ignore[assignment]
     """StartCampaign sets a draft or paused campaign running; starting a running one changes nothing."""
     PauseCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]  # type: ignore[assignment]
-    """PauseCampaign stops further steps; emails already queued are still sent."""
+    """PauseCampaign stops further steps; emails already queued are still sent. A closed tenant's campaigns can be paused, too."""
     CancelCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CancelCampaignRequest, _campaign_service_pb2.CancelCampaignResponse]  # type: ignore[assignment]
     """CancelCampaign ends it for good and cancels its queued emails. None of them is sent from then on; of very many, those
-    that the call's time does not reach are cancelled when their turn comes, or when it is called again.
+    that the call's time does not reach are cancelled when their turn comes, or when it is called again. A closed
+    tenant's can be cancelled, too.
     """
     CompleteCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CompleteCampaignRequest, _campaign_service_pb2.CompleteCampaignResponse]  # type: ignore[assignment]
     """CompleteCampaign ends a running campaign if every step is sent out and no email of it is still on its way; otherwise STATE_CONFLICT with
@@ -165,7 +167,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.PauseCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.PauseCampaignResponse, _abc.Awaitable[_campaign_service_pb2.PauseCampaignResponse]]:
-        """PauseCampaign stops further steps; emails already queued are still sent."""
+        """PauseCampaign stops further steps; emails already queued are still sent. A closed tenant's campaigns can be paused, too."""
 
     @_abc_1.abstractmethod
     def CancelCampaign(
@@ -174,7 +176,8 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.CancelCampaignResponse, _abc.Awaitable[_campaign_service_pb2.CancelCampaignResponse]]:
         """CancelCampaign ends it for good and cancels its queued emails. None of them is sent from then on; of very many, those
-        that the call's time does not reach are cancelled when their turn comes, or when it is called again.
+        that the call's time does not reach are cancelled when their turn comes, or when it is called again. A closed
+        tenant's can be cancelled, too.
         """
 
     @_abc_1.abstractmethod

@@ -38,6 +38,8 @@ class _SagaStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SagaState.V
     """All of it is undone."""
     SAGA_STATE_STUCK: _SagaState.ValueType  # 5
     """It goes no further until somebody retries it or skips a step."""
+    SAGA_STATE_ABANDONED: _SagaState.ValueType  # 6
+    """It was given up where it stood, for something that nobody can mend: its tenant was closed. What it did is kept."""
 
 class SagaState(_SagaState, metaclass=_SagaStateEnumTypeWrapper):
     """SagaState is where a saga stands."""
@@ -53,6 +55,8 @@ SAGA_STATE_COMPENSATED: SagaState.ValueType  # 4
 """All of it is undone."""
 SAGA_STATE_STUCK: SagaState.ValueType  # 5
 """It goes no further until somebody retries it or skips a step."""
+SAGA_STATE_ABANDONED: SagaState.ValueType  # 6
+"""It was given up where it stood, for something that nobody can mend: its tenant was closed. What it did is kept."""
 Global___SagaState: _TypeAlias = SagaState  # noqa: Y015
 
 class _SagaOperation:
@@ -84,7 +88,7 @@ class _SagaStepStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SagaSte
     """About to be asked for, or asked for; its outcome is not known."""
     SAGA_STEP_STATE_DONE: _SagaStepState.ValueType  # 2
     SAGA_STEP_STATE_REFUSED: _SagaStepState.ValueType  # 3
-    """The tier refused it for good."""
+    """The tier refused it for good: what was begun is undone, or the saga is given up."""
     SAGA_STEP_STATE_SKIPPED: _SagaStepState.ValueType  # 4
     """Somebody took it for done."""
 
@@ -96,7 +100,7 @@ SAGA_STEP_STATE_BEGUN: SagaStepState.ValueType  # 1
 """About to be asked for, or asked for; its outcome is not known."""
 SAGA_STEP_STATE_DONE: SagaStepState.ValueType  # 2
 SAGA_STEP_STATE_REFUSED: SagaStepState.ValueType  # 3
-"""The tier refused it for good."""
+"""The tier refused it for good: what was begun is undone, or the saga is given up."""
 SAGA_STEP_STATE_SKIPPED: SagaStepState.ValueType  # 4
 """Somebody took it for done."""
 Global___SagaStepState: _TypeAlias = SagaStepState  # noqa: Y015
@@ -201,7 +205,7 @@ class Saga(_message.Message):
     attempts: _builtins.int
     """How often it was given back without having come to its end."""
     last_error: _builtins.str
-    """The class of the failure that it was last given back, undone or stuck for."""
+    """The class of the failure that it was last given back, undone, stuck or given up for."""
     reason: _builtins.str
     """Why somebody last retried it or skipped a step, and who."""
     actor: _builtins.str
@@ -384,6 +388,7 @@ class AdvanceSagaRequest(_message.Message):
     """The caller's epoch."""
     state: Global___SagaState.ValueType
     last_error: _builtins.str
+    """Must be given with a saga that is given up."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SagaStepChange]: ...
     @_builtins.property

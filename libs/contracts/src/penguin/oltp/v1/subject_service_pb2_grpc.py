@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class SubjectServiceStub:
     """SubjectService is OLTP's part in erasing a person: it knows which emails and contents are theirs, and keeps them from
-    being written to again without keeping their address.
+    being written to again without keeping their address. It also keeps on record who had whose data exported.
     """
 
     def __init__(self, channel):
@@ -56,11 +56,21 @@ class SubjectServiceStub:
                 request_serializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListErasuresRequest.SerializeToString,
                 response_deserializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListErasuresResponse.FromString,
                 _registered_method=True)
+        self.RecordExport = channel.unary_unary(
+                '/penguin.oltp.v1.SubjectService/RecordExport',
+                request_serializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.RecordExportRequest.SerializeToString,
+                response_deserializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.RecordExportResponse.FromString,
+                _registered_method=True)
+        self.ListExports = channel.unary_unary(
+                '/penguin.oltp.v1.SubjectService/ListExports',
+                request_serializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListExportsRequest.SerializeToString,
+                response_deserializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListExportsResponse.FromString,
+                _registered_method=True)
 
 
 class SubjectServiceServicer:
     """SubjectService is OLTP's part in erasing a person: it knows which emails and contents are theirs, and keeps them from
-    being written to again without keeping their address.
+    being written to again without keeping their address. It also keeps on record who had whose data exported.
     """
 
     def SuppressSubject(self, request, context):
@@ -95,6 +105,20 @@ class SubjectServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordExport(self, request, context):
+        """RecordExport puts on record that the caller is about to have a person's data exported: before any of it is read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExports(self, request, context):
+        """ListExports pages through who had whose data exported, in the order of the exports' ids (creation).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SubjectServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +142,16 @@ def add_SubjectServiceServicer_to_server(servicer, server):
                     request_deserializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListErasuresRequest.FromString,
                     response_serializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListErasuresResponse.SerializeToString,
             ),
+            'RecordExport': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordExport,
+                    request_deserializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.RecordExportRequest.FromString,
+                    response_serializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.RecordExportResponse.SerializeToString,
+            ),
+            'ListExports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExports,
+                    request_deserializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListExportsRequest.FromString,
+                    response_serializer=penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListExportsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'penguin.oltp.v1.SubjectService', rpc_method_handlers)
@@ -128,7 +162,7 @@ def add_SubjectServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SubjectService:
     """SubjectService is OLTP's part in erasing a person: it knows which emails and contents are theirs, and keeps them from
-    being written to again without keeping their address.
+    being written to again without keeping their address. It also keeps on record who had whose data exported.
     """
 
     @staticmethod
@@ -229,6 +263,60 @@ class SubjectService:
             '/penguin.oltp.v1.SubjectService/ListErasures',
             penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListErasuresRequest.SerializeToString,
             penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListErasuresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.oltp.v1.SubjectService/RecordExport',
+            penguin_dot_oltp_dot_v1_dot_subject__service__pb2.RecordExportRequest.SerializeToString,
+            penguin_dot_oltp_dot_v1_dot_subject__service__pb2.RecordExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.oltp.v1.SubjectService/ListExports',
+            penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListExportsRequest.SerializeToString,
+            penguin_dot_oltp_dot_v1_dot_subject__service__pb2.ListExportsResponse.FromString,
             options,
             channel_credentials,
             insecure,

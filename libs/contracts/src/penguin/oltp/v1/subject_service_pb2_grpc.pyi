@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class SubjectServiceStub:
     """SubjectService is OLTP's part in erasing a person: it knows which emails and contents are theirs, and keeps them from
-    being written to again without keeping their address.
+    being written to again without keeping their address. It also keeps on record who had whose data exported.
     """
 
     @_typing.overload
@@ -51,11 +51,15 @@ class SubjectServiceStub:
     """ListErasures pages through what was erased, in the order of the erasures' ids (creation). A page ends early where
     its mentions are many.
     """
+    RecordExport: _grpc.UnaryUnaryMultiCallable[_subject_service_pb2.RecordExportRequest, _subject_service_pb2.RecordExportResponse]
+    """RecordExport puts on record that the caller is about to have a person's data exported: before any of it is read."""
+    ListExports: _grpc.UnaryUnaryMultiCallable[_subject_service_pb2.ListExportsRequest, _subject_service_pb2.ListExportsResponse]
+    """ListExports pages through who had whose data exported, in the order of the exports' ids (creation)."""
 
 @_typing.type_check_only
 class SubjectServiceAsyncStub(SubjectServiceStub):
     """SubjectService is OLTP's part in erasing a person: it knows which emails and contents are theirs, and keeps them from
-    being written to again without keeping their address.
+    being written to again without keeping their address. It also keeps on record who had whose data exported.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -75,10 +79,14 @@ class SubjectServiceAsyncStub(SubjectServiceStub):
     """ListErasures pages through what was erased, in the order of the erasures' ids (creation). A page ends early where
     its mentions are many.
     """
+    RecordExport: _aio.UnaryUnaryMultiCallable[_subject_service_pb2.RecordExportRequest, _subject_service_pb2.RecordExportResponse]  # type: ignore[assignment]
+    """RecordExport puts on record that the caller is about to have a person's data exported: before any of it is read."""
+    ListExports: _aio.UnaryUnaryMultiCallable[_subject_service_pb2.ListExportsRequest, _subject_service_pb2.ListExportsResponse]  # type: ignore[assignment]
+    """ListExports pages through who had whose data exported, in the order of the exports' ids (creation)."""
 
 class SubjectServiceServicer(metaclass=_abc_1.ABCMeta):
     """SubjectService is OLTP's part in erasing a person: it knows which emails and contents are theirs, and keeps them from
-    being written to again without keeping their address.
+    being written to again without keeping their address. It also keeps on record who had whose data exported.
     """
 
     @_abc_1.abstractmethod
@@ -120,5 +128,21 @@ class SubjectServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListErasures pages through what was erased, in the order of the erasures' ids (creation). A page ends early where
         its mentions are many.
         """
+
+    @_abc_1.abstractmethod
+    def RecordExport(
+        self,
+        request: _subject_service_pb2.RecordExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subject_service_pb2.RecordExportResponse, _abc.Awaitable[_subject_service_pb2.RecordExportResponse]]:
+        """RecordExport puts on record that the caller is about to have a person's data exported: before any of it is read."""
+
+    @_abc_1.abstractmethod
+    def ListExports(
+        self,
+        request: _subject_service_pb2.ListExportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_subject_service_pb2.ListExportsResponse, _abc.Awaitable[_subject_service_pb2.ListExportsResponse]]:
+        """ListExports pages through who had whose data exported, in the order of the exports' ids (creation)."""
 
 def add_SubjectServiceServicer_to_server(servicer: SubjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

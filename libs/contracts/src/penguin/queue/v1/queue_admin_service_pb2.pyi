@@ -75,8 +75,9 @@ class Queue(_message.Message):
     """Of jobs that are enqueued without; 0 means 10."""
     lost_lease_limit: _builtins.int
     """A job may lose this many leases, its workers gone without a word; one more makes it a dead letter. Absent means 5.
-    While more leases run out than workers speak of (in all queues, by the last minutes), the workers as a whole are thought
-    away, be there one or many, and a job may lose ten more. Leases that run out while the queue is away are not counted.
+    While more leases run out than workers speak of (in all queues, by the last minutes or by the last part of a lease), the
+    workers as a whole are thought away, be there one or many, and a job may lose ten more. Leases that run out while the queue
+    is away for more than five seconds are not counted.
     """
     max_in_flight: _builtins.int
     """Jobs in workers' hands at once, over all tenants; 0 means no limit."""

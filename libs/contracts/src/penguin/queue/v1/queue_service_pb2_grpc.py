@@ -231,7 +231,7 @@ class QueueServiceServicer:
 
     def CancelJobs(self, request, context):
         """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
-        "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
+        "done" ends the job, as does the end of its lease. Nothing cancelled runs again. A closed tenant's can be cancelled, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -78,7 +78,7 @@ class QueueServiceStub:
     """GetJobPayloads reads what jobs are to do. It has a scope of its own: who watches a queue need not see what is in it."""
     CancelJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.CancelJobsRequest, _queue_service_pb2.CancelJobsResponse]
     """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
-    "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
+    "done" ends the job, as does the end of its lease. Nothing cancelled runs again. A closed tenant's can be cancelled, too.
     """
     RedriveJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]
     """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
@@ -147,7 +147,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """GetJobPayloads reads what jobs are to do. It has a scope of its own: who watches a queue need not see what is in it."""
     CancelJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.CancelJobsRequest, _queue_service_pb2.CancelJobsResponse]  # type: ignore[assignment]
     """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
-    "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
+    "done" ends the job, as does the end of its lease. Nothing cancelled runs again. A closed tenant's can be cancelled, too.
     """
     RedriveJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]  # type: ignore[assignment]
     """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
@@ -291,7 +291,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.CancelJobsResponse, _abc.Awaitable[_queue_service_pb2.CancelJobsResponse]]:
         """CancelJobs ends jobs that wait, and marks those in workers' hands: these are told, and whatever they then say but
-        "done" ends the job, as does the end of its lease. Nothing cancelled runs again.
+        "done" ends the job, as does the end of its lease. Nothing cancelled runs again. A closed tenant's can be cancelled, too.
         """
 
     @_abc_1.abstractmethod

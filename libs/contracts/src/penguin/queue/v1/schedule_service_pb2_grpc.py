@@ -116,7 +116,8 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseSchedule(self, request, context):
-        """PauseSchedule lets one rest: times that pass meanwhile are not missed, they are none of its times.
+        """PauseSchedule lets one rest: times that pass meanwhile are not missed, they are none of its times. A closed tenant's can
+        rest, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,9 @@ class ScheduleServiceStub:
     the last one's job is not over it is FAILED_PRECONDITION.
     """
     PauseSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.PauseScheduleRequest, _schedule_service_pb2.PauseScheduleResponse]
-    """PauseSchedule lets one rest: times that pass meanwhile are not missed, they are none of its times."""
+    """PauseSchedule lets one rest: times that pass meanwhile are not missed, they are none of its times. A closed tenant's can
+    rest, too.
+    """
     ResumeSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.ResumeScheduleRequest, _schedule_service_pb2.ResumeScheduleResponse]
     """ResumeSchedule ends the rest: it runs from its next time on."""
 
@@ -76,7 +78,9 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     the last one's job is not over it is FAILED_PRECONDITION.
     """
     PauseSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.PauseScheduleRequest, _schedule_service_pb2.PauseScheduleResponse]  # type: ignore[assignment]
-    """PauseSchedule lets one rest: times that pass meanwhile are not missed, they are none of its times."""
+    """PauseSchedule lets one rest: times that pass meanwhile are not missed, they are none of its times. A closed tenant's can
+    rest, too.
+    """
     ResumeSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ResumeScheduleRequest, _schedule_service_pb2.ResumeScheduleResponse]  # type: ignore[assignment]
     """ResumeSchedule ends the rest: it runs from its next time on."""
 
@@ -135,7 +139,9 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.PauseScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_service_pb2.PauseScheduleResponse, _abc.Awaitable[_schedule_service_pb2.PauseScheduleResponse]]:
-        """PauseSchedule lets one rest: times that pass meanwhile are not missed, they are none of its times."""
+        """PauseSchedule lets one rest: times that pass meanwhile are not missed, they are none of its times. A closed tenant's can
+        rest, too.
+        """
 
     @_abc_1.abstractmethod
     def ResumeSchedule(

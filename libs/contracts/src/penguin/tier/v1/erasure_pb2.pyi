@@ -415,6 +415,57 @@ class PutLegalHoldResponse(_message.Message):
 Global___PutLegalHoldResponse: _TypeAlias = PutLegalHoldResponse  # noqa: Y015
 
 @_typing.final
+class ExtendLegalHoldRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    HOLD_ID_FIELD_NUMBER: _builtins.int
+    STORAGE_KEYS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    request_id: _builtins.str
+    hold_id: _builtins.str
+    @_builtins.property
+    def storage_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is the person's besides what the hold keeps already."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        hold_id: _builtins.str = ...,
+        storage_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_id", b"hold_id", "request_id", b"request_id", "storage_keys", b"storage_keys", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendLegalHoldRequest: _TypeAlias = ExtendLegalHoldRequest  # noqa: Y015
+
+@_typing.final
+class ExtendLegalHoldResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hold(self) -> Global___LegalHold: ...
+    def __init__(
+        self,
+        *,
+        hold: Global___LegalHold | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendLegalHoldResponse: _TypeAlias = ExtendLegalHoldResponse  # noqa: Y015
+
+@_typing.final
 class ListLegalHoldsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -91,6 +91,11 @@ class TierServiceStub:
                 request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldRequest.SerializeToString,
                 response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldResponse.FromString,
                 _registered_method=True)
+        self.ExtendLegalHold = channel.unary_unary(
+                '/penguin.tier.v1.TierService/ExtendLegalHold',
+                request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExtendLegalHoldRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExtendLegalHoldResponse.FromString,
+                _registered_method=True)
         self.ListLegalHolds = channel.unary_unary(
                 '/penguin.tier.v1.TierService/ListLegalHolds',
                 request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ListLegalHoldsRequest.SerializeToString,
@@ -200,6 +205,14 @@ class TierServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExtendLegalHold(self, request, context):
+        """ExtendLegalHold keeps, by a hold on a person that stands, what came later as well. NOT_FOUND where there is no such hold
+        (any more).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListLegalHolds(self, request, context):
         """ListLegalHolds pages through the holds in the order of their ids (creation).
         """
@@ -286,6 +299,11 @@ def add_TierServiceServicer_to_server(servicer, server):
                     servicer.PutLegalHold,
                     request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldRequest.FromString,
                     response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldResponse.SerializeToString,
+            ),
+            'ExtendLegalHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendLegalHold,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExtendLegalHoldRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExtendLegalHoldResponse.SerializeToString,
             ),
             'ListLegalHolds': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLegalHolds,
@@ -606,6 +624,33 @@ class TierService:
             '/penguin.tier.v1.TierService/PutLegalHold',
             penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldRequest.SerializeToString,
             penguin_dot_tier_dot_v1_dot_erasure__pb2.PutLegalHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendLegalHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/ExtendLegalHold',
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.ExtendLegalHoldRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.ExtendLegalHoldResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,10 @@ class TierServiceStub:
     """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys."""
     PutLegalHold: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.PutLegalHoldRequest, _erasure_pb2.PutLegalHoldResponse]
     """PutLegalHold keeps a person or a key: nothing of theirs is erased, deleted or let go by age from then on."""
+    ExtendLegalHold: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ExtendLegalHoldRequest, _erasure_pb2.ExtendLegalHoldResponse]
+    """ExtendLegalHold keeps, by a hold on a person that stands, what came later as well. NOT_FOUND where there is no such hold
+    (any more).
+    """
     ListLegalHolds: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ListLegalHoldsRequest, _erasure_pb2.ListLegalHoldsResponse]
     """ListLegalHolds pages through the holds in the order of their ids (creation)."""
     ReleaseLegalHold: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ReleaseLegalHoldRequest, _erasure_pb2.ReleaseLegalHoldResponse]
@@ -116,6 +120,10 @@ class TierServiceAsyncStub(TierServiceStub):
     """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys."""
     PutLegalHold: _aio.UnaryUnaryMultiCallable[_erasure_pb2.PutLegalHoldRequest, _erasure_pb2.PutLegalHoldResponse]  # type: ignore[assignment]
     """PutLegalHold keeps a person or a key: nothing of theirs is erased, deleted or let go by age from then on."""
+    ExtendLegalHold: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ExtendLegalHoldRequest, _erasure_pb2.ExtendLegalHoldResponse]  # type: ignore[assignment]
+    """ExtendLegalHold keeps, by a hold on a person that stands, what came later as well. NOT_FOUND where there is no such hold
+    (any more).
+    """
     ListLegalHolds: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ListLegalHoldsRequest, _erasure_pb2.ListLegalHoldsResponse]  # type: ignore[assignment]
     """ListLegalHolds pages through the holds in the order of their ids (creation)."""
     ReleaseLegalHold: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ReleaseLegalHoldRequest, _erasure_pb2.ReleaseLegalHoldResponse]  # type: ignore[assignment]
@@ -228,6 +236,16 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_erasure_pb2.PutLegalHoldResponse, _abc.Awaitable[_erasure_pb2.PutLegalHoldResponse]]:
         """PutLegalHold keeps a person or a key: nothing of theirs is erased, deleted or let go by age from then on."""
+
+    @_abc_1.abstractmethod
+    def ExtendLegalHold(
+        self,
+        request: _erasure_pb2.ExtendLegalHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.ExtendLegalHoldResponse, _abc.Awaitable[_erasure_pb2.ExtendLegalHoldResponse]]:
+        """ExtendLegalHold keeps, by a hold on a person that stands, what came later as well. NOT_FOUND where there is no such hold
+        (any more).
+        """
 
     @_abc_1.abstractmethod
     def ListLegalHolds(
