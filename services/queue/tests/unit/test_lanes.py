@@ -199,6 +199,8 @@ def test_a_full_queue_is_looked_at_again_by_and_by() -> None:
     lanes = limited_lanes(500, 0)
     assert lanes.choose((), 100, AT) == []
     assert len(lanes.choose((), 100, AT + FULL)) == reach(PROBED)
+    lanes = limited_lanes(500, 0)
+    assert len(lanes.choose((), 100, AT - timedelta(hours=1))) == reach(PROBED)
 
 
 def test_a_place_that_came_free_during_a_lease_is_not_missed() -> None:

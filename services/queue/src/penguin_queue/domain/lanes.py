@@ -255,20 +255,16 @@ class Lanes:
     def _first(self, lines: Sequence[tuple[int, _Lines]], most: int) -> list[Lane]:
         """The first so many of all of them together, and of a limited queue no more than there is room for."""
         with contextlib.ExitStack() as stack:
-            by_queue: dict[int | None, list[Iterable[tuple[Any, Lane]]]] = defaultdict(list)
+            together: list[Iterable[tuple[Any, Lane]]] = []
+            by_queue: dict[int, list[Iterable[tuple[Any, Lane]]]] = defaultdict(list)
             for _, each in lines:
                 ordered = stack.enter_context(contextlib.closing(each.turns.ordered()))
-                by_queue[self.limits.queue(each.kind)].append(ordered)
-            together = [
-                heapq.merge(*own)
-                if (room := self._room(queue)) is None
-                else itertools.islice(heapq.merge(*own), reach(room))
-                for queue, own in by_queue.items()
-            ]
+                queue = self.limits.queue(each.kind)
+                (together if queue is None else by_queue[queue]).append(ordered)
+            for queue, own in by_queue.items():
+                room = self.limits.room(queue)
+                together.append(itertools.islice(heapq.merge(*own), most if room is None else reach(room)))
             return [lane for _, lane in itertools.islice(heapq.merge(*together), max(0, most))]
-
-    def _room(self, queue: int | None) -> int | None:
-        return None if queue is None else self.limits.room(queue)
 
     def _eldest(self, lines: Sequence[tuple[int, _Lines]]) -> Lane | None:
         firsts = [first for _, each in lines if (first := each.ages.first()) is not None]

@@ -51,8 +51,8 @@ class Limits:
         self._in_hand = {job_id: queue for job_id, queue in self._in_hand.items() if queue in limited}
 
     def wake(self, at: datetime) -> None:
-        """Full queues may have room again by now."""
-        for queue in [queue for queue, until in self._shut_until.items() if until <= at]:
+        """Full queues may have room again by now; or the clock was put back."""
+        for queue in [queue for queue, until in self._shut_until.items() if not at < until <= at + FULL]:
             del self._shut_until[queue]
             self._rooms[queue] = PROBED
 
