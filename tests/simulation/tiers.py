@@ -45,10 +45,11 @@ from penguin_queue.servicers.scaler import ScalerServicer
 from penguin_queue.servicers.schedules import ScheduleServicer
 from penguin_queue.store.census import CensusStore
 from penguin_queue.store.control import ControlStore
+from penguin_queue.store.due import EVER
 from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import EVER, LeaseStore
+from penguin_queue.store.leases import LeaseStore
 from penguin_queue.store.queues import QueueStore
 from penguin_queue.store.rates import Rates
 from penguin_queue.store.redis import Guard
@@ -58,7 +59,8 @@ from penguin_testkit.databases import Databases
 TIERS = ("oltp", "content", "queue", "olap", "notifications")
 APP, MAINTENANCE = 5, 3
 KINDS = ("email.send", "campaign.complete")
-FORGET_FLEET = "UPDATE fleet SET heard = 0, lost = 0, at = NULL, away_since = NULL, away_until = NULL"
+FORGET_FLEET = """UPDATE fleet SET heard = 0, lost = 0, at = NULL, away_since = NULL, away_until = NULL, heard_now = 0,
+    lost_now = 0, lease = DEFAULT"""
 
 
 class SimulatedDatabase(Database):
@@ -151,9 +153,10 @@ class World:
 
 
 async def _pool(url: str, size: int, near: dict[str, Any]) -> Any:
-    # Never closed for being idle, which would take real time; opened ahead, so that no history waits for it.
+    # Never closed for being idle or having served for long, which would take real time; opened ahead, so that no history waits for
+    # it.
     return await asyncpg.create_pool(
-        url, min_size=size, max_size=size, reset=_no_reset, max_inactive_connection_lifetime=0,
+        url, min_size=size, max_size=size, reset=_no_reset, max_inactive_connection_lifetime=0, max_queries=1 << 62,
         connection_class=TurnedConnection, **near,
     )  # fmt: skip
 

@@ -9,8 +9,9 @@ from penguin_chassis.pool import Database
 from penguin_queue.domain.fleet import WELL, Fleet
 from penguin_queue.domain.jobs import Job, Lot
 from penguin_queue.domain.lanes import Lane, Lanes, Place, Taken
+from penguin_queue.store.due import EVER
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import EVER, Asked, LeaseStore, Swept
+from penguin_queue.store.leases import Asked, LeaseStore, Swept
 
 
 class Leases(LeaseStore):
@@ -40,7 +41,7 @@ class Leases(LeaseStore):
     async def sweep(self, at: datetime, after: datetime = EVER, fleet: Fleet = WELL) -> Swept:
         """What time has brought, and then what follows from jobs that have left."""
         swept = await super().sweep(at, after, fleet)
-        freed, more = await self.see_to_left(at)
+        freed, more = await self.left.see_to(at)
         return replace(swept, ready=[*swept.ready, *freed], more=swept.more or more)
 
     async def look(self) -> int:

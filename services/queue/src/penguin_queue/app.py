@@ -40,8 +40,8 @@ from penguin_queue.store.queues import QueueStore
 from penguin_queue.store.rates import Rates
 from penguin_queue.store.redis import Guard, redis_at
 from penguin_queue.store.schedules import ScheduleStore
+from penguin_queue.store.settling import Settling
 from penguin_queue.store.subjects import SubjectStore
-from penguin_queue.store.wakes import TIES
 
 
 @contextlib.asynccontextmanager
@@ -84,7 +84,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
                     state.closed.duty(),
                     state.incarnation.duty(),
                     *DUTIES,
-                    TIES,
+                    Settling().duty(),
                     KINDS,
                     Duty("census", 5.0, census.measure),
                 ),

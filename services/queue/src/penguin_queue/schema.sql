@@ -338,6 +338,26 @@ CREATE FUNCTION public.resting(tenant uuid, kind integer) RETURNS boolean
     ) OR EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
 $$;
 
+CREATE FUNCTION public.scheduling(after_tenant uuid, at timestamp with time zone, most integer) RETURNS TABLE(tenant_id uuid, due boolean)
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    SET jit TO 'off'
+    AS $$
+    WITH RECURSIVE found AS (
+        (SELECT j.tenant_id, j.run_at, 1 AS n FROM jobs AS j WHERE j.state = 0 AND j.tenant_id > after_tenant
+         ORDER BY j.tenant_id, j.run_at LIMIT 1)
+        UNION ALL
+        SELECT next.tenant_id, next.run_at, f.n + 1
+        FROM found AS f, LATERAL (
+            SELECT j.tenant_id, j.run_at FROM jobs AS j WHERE j.state = 0 AND j.tenant_id > f.tenant_id
+            ORDER BY j.tenant_id, j.run_at LIMIT 1) AS next
+        WHERE f.n < most
+    )
+    SELECT f.tenant_id, f.run_at <= at FROM found AS f
+$$;
+
 CREATE FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) RETURNS TABLE(priority smallint, kind_id integer, tenant_id uuid, rank smallint, run_at timestamp with time zone, id bigint, resting boolean)
     LANGUAGE sql STABLE
     SET enable_seqscan TO 'off'
@@ -399,6 +419,18 @@ CREATE FUNCTION public.unhindered(tenant uuid, kind integer) RETURNS boolean
     ) AND NOT EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
 $$;
 
+CREATE FUNCTION public.wakes_after(after_id bigint, most integer) RETURNS TABLE(tenant_id uuid, count bigint, first bigint, last bigint)
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    SET jit TO 'off'
+    AS $$
+    SELECT w.tenant_id, count(*), min(w.id), max(w.id)
+    FROM (SELECT v.tenant_id, v.id FROM wakes AS v WHERE v.id > after_id ORDER BY v.id LIMIT most) AS w
+    GROUP BY w.tenant_id
+$$;
+
 CREATE FUNCTION public.waking(after_tenant uuid, most integer) RETURNS SETOF uuid
     LANGUAGE sql STABLE
     SET enable_seqscan TO 'off'
@@ -412,6 +444,26 @@ CREATE FUNCTION public.waking(after_tenant uuid, most integer) RETURNS SETOF uui
         SELECT next.tenant_id, f.n + 1
         FROM found AS f, LATERAL (
             SELECT w.tenant_id FROM wakes AS w WHERE w.tenant_id > f.tenant_id ORDER BY w.tenant_id LIMIT 1) AS next
+        WHERE f.n < most
+    )
+    SELECT f.tenant_id FROM found AS f
+$$;
+
+CREATE FUNCTION public.waking_after(after_tenant uuid, after_id bigint, most integer) RETURNS SETOF uuid
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    SET jit TO 'off'
+    AS $$
+    WITH RECURSIVE found AS (
+        (SELECT w.tenant_id, 1 AS n FROM wakes AS w WHERE w.tenant_id > after_tenant AND w.id > after_id
+         ORDER BY w.tenant_id, w.id LIMIT 1)
+        UNION ALL
+        SELECT next.tenant_id, f.n + 1
+        FROM found AS f, LATERAL (
+            SELECT w.tenant_id FROM wakes AS w WHERE w.tenant_id > f.tenant_id AND w.id > after_id
+            ORDER BY w.tenant_id, w.id LIMIT 1) AS next
         WHERE f.n < most
     )
     SELECT f.tenant_id FROM found AS f
@@ -962,6 +1014,8 @@ CREATE INDEX jobs_ready ON public.jobs USING btree (priority, kind_id, tenant_id
 
 CREATE INDEX jobs_scheduled ON public.jobs USING btree (run_at) WHERE (state = 0);
 
+CREATE INDEX jobs_scheduled_of ON public.jobs USING btree (tenant_id, run_at) WHERE (state = 0);
+
 CREATE INDEX jobs_tenant ON public.jobs USING btree (tenant_id, id) WHERE (state <> 2);
 
 CREATE INDEX kinds_made_kind ON public.kinds_made USING btree (kind_id);
@@ -1177,6 +1231,9 @@ GRANT ALL ON FUNCTION public.resting(tenant uuid, kind integer) TO queue_mainten
 GRANT ALL ON FUNCTION public.resting(tenant uuid, kind integer) TO queue_app;
 GRANT ALL ON FUNCTION public.resting(tenant uuid, kind integer) TO queue_readonly;
 
+REVOKE ALL ON FUNCTION public.scheduling(after_tenant uuid, at timestamp with time zone, most integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.scheduling(after_tenant uuid, at timestamp with time zone, most integer) TO queue_maintenance;
+
 REVOKE ALL ON FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.survey_lanes(after_priority smallint, after_kind integer, after_tenant uuid, most integer) TO queue_maintenance;
 
@@ -1200,8 +1257,14 @@ GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_main
 GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_app;
 GRANT ALL ON FUNCTION public.unhindered(tenant uuid, kind integer) TO queue_readonly;
 
+REVOKE ALL ON FUNCTION public.wakes_after(after_id bigint, most integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.wakes_after(after_id bigint, most integer) TO queue_maintenance;
+
 REVOKE ALL ON FUNCTION public.waking(after_tenant uuid, most integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.waking(after_tenant uuid, most integer) TO queue_maintenance;
+
+REVOKE ALL ON FUNCTION public.waking_after(after_tenant uuid, after_id bigint, most integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.waking_after(after_tenant uuid, after_id bigint, most integer) TO queue_maintenance;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.batches TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.batches TO queue_maintenance;

@@ -11,7 +11,7 @@ from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
 from penguin_queue.domain.queues import Terms
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import Left
+from penguin_queue.store.leases import Outcome
 from penguin_queue.store.queues import QueueStore
 
 
@@ -26,7 +26,7 @@ async def limited(db: Database, *kinds: str, most: int) -> tuple[Leases, dict[st
     return leases, queue_of
 
 
-async def lease(leases: Leases, *kinds: str) -> tuple[int, Left]:
+async def lease(leases: Leases, *kinds: str) -> tuple[int, Outcome]:
     """How many of ten jobs are to be had, and what is left."""
     await leases.look()
     (found,), left = await leases.lease([asked(10)], leases.lanes.choose(kinds, 10, AT), AT)
@@ -45,8 +45,8 @@ async def test_a_lease_tells_what_room_it_left_in_the_queues_of_its_turns(own_db
     leases, queues = await limited(own_db, "k", "other", most=4)
     await enqueue(own_db, uuid4(), 3)
     await enqueue(own_db, uuid4(), 9, kind="other")
-    assert await lease(leases, "k") == (3, Left({queues["k"]: 1}, spent=False))
-    assert await lease(leases, "other") == (4, Left({queues["other"]: 0}, spent=False))
+    assert await lease(leases, "k") == (3, Outcome({queues["k"]: 1}, spent=False))
+    assert await lease(leases, "other") == (4, Outcome({queues["other"]: 0}, spent=False))
 
 
 async def test_who_meets_another_at_a_limited_queue_is_told_so_and_takes_nothing(own_db: Database) -> None:
@@ -54,5 +54,5 @@ async def test_who_meets_another_at_a_limited_queue_is_told_so_and_takes_nothing
     await enqueue(own_db, uuid4(), 3)
     async with own_db.maintenance() as other:
         await other.fetch("SELECT id FROM queues WHERE name = 'k' FOR NO KEY UPDATE")
-        assert await lease(leases, "k") == (0, Left({queues["k"]: None}, spent=False))
+        assert await lease(leases, "k") == (0, Outcome({queues["k"]: None}, spent=False))
     assert (await lease(leases, "k"))[0] == 3

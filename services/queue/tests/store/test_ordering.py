@@ -250,7 +250,7 @@ class Line:
             assert redriven == ids
             for key in {self.key[job_id] for job_id in ids}:
                 line = self.lines[key]
-                first = [job_id for job_id in line[:1] if standing[job_id].state != "held"]
+                first = [job_id for job_id in line[:1] if standing[job_id].state == "leased"]
                 back = [job_id for job_id in ids if self.key[job_id] == key]
                 self.lines[key] = first + sorted([*line[len(first) :], *back], key=self.came.__getitem__)
 

@@ -21,7 +21,7 @@ from penguin_queue.domain.fleet import SPARED, Fleet
 from penguin_queue.domain.jobs import Job, LeaseRef, NewBatch, NewJob
 from penguin_queue.domain.queues import COMPLETED_RETENTION, DEAD_RETENTION
 from penguin_queue.operations.hearing import Hearing
-from penguin_queue.store import attempts, census, control, jobs, kinds, leases, queues, retention
+from penguin_queue.store import attempts, census, control, due, jobs, kinds, leases, queues, retention, settling
 from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import LAST, Enqueued, JobStore
 from penguin_queue.store.kinds import Kinds
@@ -64,7 +64,8 @@ async def complete(store: LeaseStore, at: datetime, *refs: LeaseRef) -> set[Leas
 async def test_every_query_fits_the_schema(own_db: Database) -> None:
     async with own_db.maintenance() as connection:
         for queries in (
-            attempts.sql, census.sql, control.sql, jobs.sql, kinds.sql, leases.sql, queues.sql, retention.sql,
+            attempts.sql, census.sql, control.sql, due.sql, jobs.sql, kinds.sql, leases.sql, queues.sql, retention.sql,
+            settling.sql,
         ):  # fmt: skip
             for name, query in queries.names().items():
                 assert (await connection.prepare(query)).get_query() == query, name

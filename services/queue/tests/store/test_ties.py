@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,11 +16,13 @@ from penguin_chassis.faults import NotFound
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Failure, LeaseRef, Members, NewBatch, NewJob, PurgeFilter
 from penguin_queue.domain.ties import AWAITED_CANCELLED, LEASED, WAITING, Ties, Unique
+from penguin_queue.store import ties
 from penguin_queue.store.control import ControlStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked
-from penguin_queue.store.wakes import Turns, _see_to, _take, drain, settle_ties
+from penguin_queue.store.settling import Settling
+from penguin_queue.store.wakes import Turns, _see_to, _take, drain
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -48,8 +53,8 @@ async def freed(db: Database, kinds: Kinds) -> list[int]:
 
 async def lost_round(db: Database) -> None:
     async with db.maintenance() as connection:
-        wakes, _ = await _take(connection, Turns())
-        assert len((await _see_to(connection, wakes, AT))[0]) == 1
+        wakes, _ = await _take(connection, Turns(), AT)
+        assert len((await _see_to(connection, wakes, AT, {})).rows) == 1
         raise LostRound
 
 
@@ -89,7 +94,7 @@ async def test_the_hourly_round_forgets_keys_and_wakes_what_waits_for_nobody(own
         await connection.execute("DELETE FROM wakes")
     assert await drain(own_db, kinds, AT) == ([], False)
 
-    await settle_ties(own_db, AT)
+    await Settling().settle(own_db, AT)
     async with own_db.maintenance() as connection:
         assert [row["key"] for row in await connection.fetch("SELECT key FROM unique_keys")] == ["kept"]
     freed, _ = await drain(own_db, kinds, AT)
@@ -133,9 +138,9 @@ async def test_a_key_holds_for_its_time_and_no_longer_wherever_its_job_stands(ow
     # The time is that of the one that has the key now; the first runs beside it.
     assert await enqueue(AT + 2 * minute - timedelta(microseconds=1)) == -second
     assert [(await jobs.get(tenant, each)).state for each in (first, second)] == ["ready", "ready"]
-    await settle_ties(own_db, AT + 2 * minute - timedelta(microseconds=1))
+    await Settling().settle(own_db, AT + 2 * minute - timedelta(microseconds=1))
     assert await keys() == ["once"]
-    await settle_ties(own_db, AT + 2 * minute)
+    await Settling().settle(own_db, AT + 2 * minute)
     assert await keys() == []
     assert await enqueue(AT + 2 * minute) > 0
 
@@ -168,3 +173,94 @@ async def test_who_waits_for_a_dead_letter_that_is_purged_is_cancelled_with_all_
     assert await end_all(leases) == [anyway]
     async with own_db.maintenance() as connection:
         assert await connection.fetchval("SELECT count(*) FROM dependencies") == 0
+
+
+@dataclass
+class Crossing:
+    """A dead letter, and somebody who begins to wait for it while it is redriven."""
+
+    db: Database
+    tenant: UUID
+    dead: int
+    kinds: Kinds
+
+    async def redrive(self) -> list[int]:
+        return (await ControlStore(self.db, self.kinds).redrive(step(self.tenant), [self.dead]))[0]
+
+    async def wait_for(self) -> int:
+        item = step(self.tenant), NewJob("k", b"{}", 2, 0, None, 3, "", ties=Ties(waits_for=(self.dead,)))
+        ((answer,), _, _) = await JobStore(self.db, self.kinds).enqueue(self.tenant, [item], gate=None, at=AT)
+        assert isinstance(answer, int)
+        return answer
+
+    async def comes_free(self, waiting: int) -> None:
+        """Whoever waits does so until it is done, and no longer."""
+        leases = Leases(self.db)
+        await freed(self.db, self.kinds)
+        assert (await JobStore(self.db, self.kinds).get(self.tenant, waiting)).state == "held"
+        assert await end_all(leases) == [self.dead]
+        assert await freed(self.db, self.kinds) == [waiting]
+
+
+@pytest.fixture
+async def crossing(own_db: Database) -> Crossing:
+    kinds, tenant, leases = Kinds(), uuid4(), Leases(own_db)
+    item = step(tenant), NewJob("k", b"{}", 2, 0, None, 3, "")
+    ((dead,), _, _) = await JobStore(own_db, kinds).enqueue(tenant, [item], gate=None, at=AT)
+    assert isinstance(dead, int)
+    (leased,) = await leases.lease_ready(Asked((), 1, AT + timedelta(seconds=30), "w"))
+    await leases.fail([Failure(LeaseRef(dead, leased.lease_token or 0), "x", False, None, 0.5)], AT)
+    return Crossing(own_db, tenant, dead, kinds)
+
+
+async def test_a_dead_letter_is_redriven_after_somebody_has_begun_to_wait_for_it(
+    crossing: Crossing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, go = asyncio.Event(), asyncio.Event()
+    insert = ties.insert_tied
+
+    async def insert_slowly(*args: Any, **options: Any) -> dict[int, int]:
+        states = await insert(*args, **options)
+        stored.set()
+        await go.wait()
+        return states
+
+    monkeypatch.setattr(ties, "insert_tied", insert_slowly)
+    waiting = asyncio.create_task(crossing.wait_for())
+    await stored.wait()
+    redriven = asyncio.create_task(crossing.redrive())
+    await asyncio.sleep(0.1)
+    go.set()
+    assert await redriven == [crossing.dead]
+    await crossing.comes_free(await waiting)
+
+
+async def test_somebody_begins_to_wait_for_a_dead_letter_after_it_was_redriven(crossing: Crossing) -> None:
+    control = ControlStore(crossing.db, crossing.kinds)
+    async with crossing.db.tenant(crossing.tenant) as connection:
+        redriven, _ = await control._risen(connection, step(crossing.tenant), [crossing.dead])
+        assert redriven == [crossing.dead]
+        waiting = asyncio.create_task(crossing.wait_for())
+        await asyncio.sleep(0.1)
+    await crossing.comes_free(await waiting)
+
+
+async def test_who_is_redriven_does_not_wait_for_who_stands_behind_and_is_in_nobodys_hands(own_db: Database) -> None:
+    kinds, tenant = Kinds(), uuid4()
+    jobs, leases, control = JobStore(own_db, kinds), Leases(own_db), ControlStore(own_db, kinds)
+    later = AT + timedelta(days=7)
+    items = [
+        (step(tenant), NewJob("k", b"{}", 2, 0, run_at, 3, "", ties=Ties(ordering_key="o"))) for run_at in (None, later)
+    ]
+    answers, _, _ = await jobs.enqueue(tenant, items, gate=None, at=AT)
+    first, second = (answer for answer in answers if isinstance(answer, int))
+    (leased,) = await leases.lease_ready(Asked((), 10, AT + timedelta(seconds=30), "w"))
+    await leases.fail([Failure(LeaseRef(first, leased.lease_token or 0), "x", False, None, 0.5)], AT)
+    assert await freed(own_db, kinds) == [second]
+    assert (await control.redrive(step(tenant), [first]))[0] == [first]
+    assert (await jobs.get(tenant, second)).state == "held"
+    assert await end_all(leases) == [first]
+    assert await freed(own_db, kinds) == [second]
+    # It is there again as it was: not before its time.
+    assert (await jobs.get(tenant, second)).state == "scheduled"
+    assert await end_all(leases) == []

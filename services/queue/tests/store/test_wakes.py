@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -18,7 +21,7 @@ from penguin_queue.store.control import ControlStore
 from penguin_queue.store.jobs import JobStore
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked
-from penguin_queue.store.wakes import Turns, drain
+from penguin_queue.store.wakes import Turns, drain, drain_held
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 PAGE = 10
@@ -115,8 +118,8 @@ async def test_a_page_that_is_lost_is_done_by_the_next_round(world: World) -> No
 
     async def lost() -> None:
         async with world.db.maintenance() as connection:
-            taken, _ = await wakes._take(connection, Turns())
-            assert len((await wakes._see_to(connection, taken, AT))[0]) == PAGE
+            taken, _ = await wakes._take(connection, Turns(), AT)
+            assert len((await wakes._see_to(connection, taken, AT, {})).rows) == PAGE
             raise LostRound
 
     with pytest.raises(LostRound):
@@ -180,3 +183,75 @@ async def test_tenants_that_one_round_does_not_come_to_have_the_next(world: Worl
     freed, _ = await world.round()
     assert freed == waiting[4:]
     assert [n for ids in await world.rounds() for n in ids] == again[1:]
+
+
+@contextlib.asynccontextmanager
+async def in_hand(db: Database, tenant: UUID, key: str) -> AsyncIterator[None]:
+    """The key as a process has it in hand that is enqueueing under it, or was when it froze."""
+    async with db.maintenance() as connection:
+        await connection.execute("SELECT pg_advisory_xact_lock(turn_lock($1, $2))", tenant, key)
+        yield
+
+
+async def test_a_key_in_hand_stops_nobody_and_is_seen_to_once_it_is_let_go(world: World) -> None:
+    busy, other = uuid4(), uuid4()
+    _, second = await world.enqueue(busy, Ties(ordering_key="k"), Ties(ordering_key="k"))
+    await world.enqueue(other, None)
+    _, theirs = await world.enqueue(other, Ties(ordering_key="k"), Ties(ordering_key="k"))
+    _, elsewhere = await world.enqueue(busy, Ties(ordering_key="l"), Ties(ordering_key="l"))
+    await world.complete_all()
+    async with asyncio.timeout(5), in_hand(world.db, busy, "k"):
+        freed, more = await world.round()
+        assert (sorted(freed), more) == (sorted([theirs, elsewhere]), False)
+        assert await world.round() == ([], False)
+        assert list(world.turns.held) == [(busy, "k")]
+        waiting = asyncio.create_task(drain_held(world.db, world.kinds, AT, world.turns))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+    assert [job.id for job in await waiting] == [second]
+    assert (world.turns.held, await world.left()) == ({}, 0)
+
+
+async def test_a_key_that_is_not_let_go_is_waited_for_longer_after_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wakes, "FIRST_WAIT_S", 0.05)
+    tenant = uuid4()
+    _, first = await world.enqueue(tenant, Ties(ordering_key="k"), Ties(ordering_key="k"))
+    _, second = await world.enqueue(tenant, Ties(ordering_key="l"), Ties(ordering_key="l"))
+    await world.complete_all()
+    async with in_hand(world.db, tenant, "k"):
+        async with in_hand(world.db, tenant, "l"):
+            assert await world.round() == ([], False)
+        assert await drain_held(world.db, world.kinds, AT, world.turns) == []
+        assert world.turns.held == {(tenant, "l"): 0.05, (tenant, "k"): 0.1}
+        assert [job.id for job in await drain_held(world.db, world.kinds, AT, world.turns)] == [second]
+    # Who lets go before he is waited for again is found by any round.
+    assert await world.round() == ([first], False)
+    assert not world.turns.held
+
+
+async def test_those_before_the_first_with_a_key_in_hand_come_free_and_the_others_later(world: World) -> None:
+    tenant = uuid4()
+    (root,) = await world.enqueue(tenant, None)
+    ties = [Ties(waits_for=(root,), ordering_key=key) for key in ("", "", "k", "", "l", "")]
+    many = await world.enqueue(tenant, *ties)
+    await world.complete_all()
+    async with in_hand(world.db, tenant, "k"):
+        assert await world.round() == (many[:2], False)
+        # Nothing more can be done, and nobody is kept busy with it.
+        assert await world.round() == ([], False)
+    assert [sorted(ids) for ids in await world.rounds()] == [many[2:]]
+    assert await world.left() == 0
+
+
+async def test_wakes_that_another_process_has_in_hand_keep_nobody_busy(world: World) -> None:
+    tenants = [UUID(int=n) for n in range(1, 6)]
+    waiting = [(await world.enqueue(tenant, None, Ties(after_items=(0,))))[1] for tenant in tenants]
+    await world.complete_all()
+    async with world.db.maintenance() as connection:
+        await connection.execute("SELECT FROM wakes WHERE tenant_id <= $1 FOR UPDATE", tenants[3])
+        # Those that one round did not come to have the next; and then there is nothing to be done, nor anybody kept busy.
+        assert (await world.rounds())[:2] == [[], waiting[4:]]
+        assert await world.rounds() == [[], []]
+    assert (await world.rounds())[0] == waiting[:4]

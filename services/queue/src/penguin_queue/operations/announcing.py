@@ -54,6 +54,7 @@ class Announcer:
         self._takers: list[Taker] = []
         self._alarm = asyncio.Event()
         self._alarm_at: datetime | None = None
+        self._left = asyncio.Event()
         self._look = asyncio.Event()
         self._alarms: dict[str, asyncio.TimerHandle] = {}
         self._hurried = False
@@ -107,9 +108,17 @@ class Announcer:
                 self._alarm.set()
 
     def hurry(self) -> None:
-        """Jobs have left that others may wait for: the sweep is to look at once, and again if it is looking now."""
+        """Jobs have left that others may wait for: these are to be looked at at once, and again if they are being looked at."""
         self._hurried = True
-        self._alarm.set()
+        self._left.set()
+
+    async def until_left(self, longest_s: float, shortest_s: float) -> None:
+        """Until jobs have left, or the time is over; the shortest where some have since this was waited for last."""
+        self._left.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(shortest_s if self._hurried else longest_s):
+                await self._left.wait()
+        self._hurried = False
 
     def open(self, lanes: Mapping[Lane, Place], kinds: Counter[str]) -> None:
         """There are jobs in these lanes from these places on, so many of each kind."""
@@ -184,10 +193,7 @@ class Announcer:
         self._told_at = None
         self._alarm_at = planned_at
         self._alarm.clear()
-        if self._hurried:
-            longest_s = shortest_s
         wait = longest_s if planned_at is None else min(longest_s, (planned_at - at).total_seconds())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(wait, shortest_s)):
                 await self._alarm.wait()
-        self._hurried = False

@@ -20,7 +20,7 @@ from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.desk import Desk
 from penguin_queue.operations.rating import Rating, Wait
 from penguin_queue.operations.returning import Returning, refs_in, refs_of
-from penguin_queue.store.leases import Asked, LeaseStore, Left, Survey
+from penguin_queue.store.leases import Asked, LeaseStore, Outcome, Survey
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ ROUNDS_MAX = 50
 AWAY_S = 1.0
 
 # Leases by these turns, as of a time.
-Lease = Callable[[Sequence[Turn], datetime], Awaitable[tuple[list[Taken], Left]]]
+Lease = Callable[[Sequence[Turn], datetime], Awaitable[tuple[list[Taken], Outcome]]]
 
 
 class Leasing:
@@ -79,7 +79,7 @@ class Leasing:
     async def _once_together(self, asked: Sequence[Asked]) -> tuple[list[list[Job]], bool]:
         given: list[list[Job]] = [[] for _ in asked]
 
-        async def lease(turns: Sequence[Turn], at: datetime) -> tuple[list[Taken], Left]:
+        async def lease(turns: Sequence[Turn], at: datetime) -> tuple[list[Taken], Outcome]:
             given[:], left = await self._store.lease(asked, turns, at)
             return [_taken(job) for found in given for job in found], left
 
@@ -104,7 +104,7 @@ class Leasing:
     async def _lots_once(self, asked: Asked) -> tuple[list[Lot], bool]:
         found: list[Lot] = []
 
-        async def lease(turns: Sequence[Turn], at: datetime) -> tuple[list[Taken], Left]:
+        async def lease(turns: Sequence[Turn], at: datetime) -> tuple[list[Taken], Outcome]:
             lots, taken, left = await self._store.lease_lots(asked, turns, at)
             found.extend(lots)
             return taken, left

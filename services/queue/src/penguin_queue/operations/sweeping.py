@@ -1,5 +1,5 @@
 """The sweep beside the server: at least once a second, and when the next job falls due, it makes ready what time alone
-makes ready. No call does that, so no call waits for it."""
+makes ready; and beside it what waited for jobs that have left is seen to. No call does either, so no call waits for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from penguin_chassis.defects import places
 from penguin_chassis.pool import Database
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.work import Work
-from penguin_queue.store.leases import EVER
+from penguin_queue.store.due import EVER
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +65,25 @@ async def _keep_sweeping(db: Database, work: Work, announcer: Announcer) -> None
             continue
         if not swept.more:
             reach.swept(at, after, clock(), clock() - started)
-        # After what time has brought, a round to each: however many wait for one job, nobody else's time waits for them.
-        if not await _settle(work, db.now()) and not swept.more:
+        if not swept.more:
             await announcer.until_turn(swept.next_at, db.now(), LONGEST_S, SHORTEST_S)
+
+
+async def _keep_settling(db: Database, work: Work, announcer: Announcer) -> None:
+    waiting: asyncio.Task[None] | None = None
+    try:
+        while True:
+            if not await db.wait_up(AWAY_S):
+                continue
+            more = await _settle(work, db.now())
+            if work.held and (waiting is None or waiting.done()):
+                waiting = asyncio.create_task(_settle_held(db, work), name="settle-held")
+            if not more:
+                await announcer.until_left(LONGEST_S, SHORTEST_S)
+    finally:
+        if waiting is not None:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
 
 
 async def _settle(work: Work, at: datetime) -> bool:
@@ -79,13 +95,25 @@ async def _settle(work: Work, at: datetime) -> bool:
         return False
 
 
+async def _settle_held(db: Database, work: Work) -> None:
+    """Wait for ordering keys that somebody has in hand, one by one: everybody else is seen to meanwhile."""
+    try:
+        while work.held:
+            await work.settle_held(db.now())
+    except Exception as error:  # noqa: BLE001 - the next round that finds such a key begins anew
+        log.warning("held keys were not seen to: %s", type(error).__name__, extra={"places": places(error)})
+
+
 @contextlib.asynccontextmanager
 async def sweeping(db: Database, work: Work, announcer: Announcer) -> AsyncIterator[None]:
-    """Sweep beside the block."""
-    task = asyncio.create_task(_keep_sweeping(db, work, announcer), name="sweep")
+    """Sweep beside the block; and see to jobs that have left, apart, so that what time brings waits for nothing of theirs."""
+    tasks = [
+        asyncio.create_task(_keep_sweeping(db, work, announcer), name="sweep"),
+        asyncio.create_task(_keep_settling(db, work, announcer), name="settle"),
+    ]
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -262,9 +262,18 @@ class Work:
 
     async def settle(self, at: datetime) -> bool:
         """One round of what follows from jobs that have left; whether there is more."""
-        freed, more = await self._leases.see_to_left(at)
+        freed, more = await self._leases.left.see_to(at)
         self._announcer.tell(freed, at)
         return more
+
+    @property
+    def held(self) -> bool:
+        """Whether ordering keys that somebody has in hand are to be waited for."""
+        return self._leases.left.held
+
+    async def settle_held(self, at: datetime) -> None:
+        """Wait for one of them, and do what follows."""
+        self._announcer.tell(await self._leases.left.see_to_held(at), at)
 
 
 def _lot(

@@ -16,7 +16,7 @@ from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import LEASE_LOST, DeadFilter, LeaseRef, Preview, PurgeFilter, Ready
 from penguin_queue.store.jobs import ready_of
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.ties import recount
+from penguin_queue.store.ties import before_redriving
 
 sql = load("penguin_queue.store", "control.sql")
 ties = load("penguin_queue.store", "ties.sql")
@@ -98,7 +98,9 @@ class ControlStore:
 
     async def _risen(self, connection: Connection, step: Step, ids: Sequence[int]) -> tuple[list[int], list[Ready]]:
         """Redrive; the ids of those that were, and those that are ready: the others wait in their keys' order."""
-        await recount(connection, step.tenant_id, ids)
+        await before_redriving(connection, step.tenant_id, ids)
+        # The next statement sees all who wait for them.
+        await connection.execute(ties.redriving, step.tenant_id)
         rows = await connection.fetch(sql.redrive, step.tenant_id, list(ids), step.at)
         kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
         return sorted(row["id"] for row in rows), [ready_of(row, kinds) for row in rows if row["state"] == READY]

@@ -61,7 +61,7 @@ SELECT tenant_id, id, attempt FROM gone;
 
 -- name: redrive
 -- Each in its old place: it waits for nothing but whoever of its key is in hand, and so never for one that waits for it. Those
--- that died before places were kept stand before all others.
+-- that died before places were kept stand before all others. Whoever stood first meanwhile has been held back.
 WITH found AS MATERIALIZED (
     SELECT d.id, d.finished_at FROM dead_jobs AS d
     WHERE d.tenant_id = $1 AND d.id = ANY ($2::bigint[])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -31,10 +31,11 @@ from penguin_queue.domain.rates import Rated
 from penguin_queue.store import REPEATS_KNOWN, attempts
 from penguin_queue.store.bounds import bounds
 from penguin_queue.store.control import end_lost, end_marked
+from penguin_queue.store.due import EVER, Due, RunOut
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.lots import lots_of
-from penguin_queue.store.wakes import Turns, drain
+from penguin_queue.store.wakes import Left
 
 sql = load("penguin_queue.store", "leases.sql")
 
@@ -42,8 +43,6 @@ sql = load("penguin_queue.store", "leases.sql")
 SURVEY_MAX = 10_000
 # Before every lane.
 _FIRST = (0, 0, UUID(int=0))
-# Before anything that a sweep could move.
-EVER = datetime(1970, 1, 1, tzinfo=UTC)
 # Payloads of one lease (bytes): with what else there is of so many jobs a message of 4 MiB takes them. One job may go beyond.
 LEASE_BYTES = 2 * 1024 * 1024
 # Rows that one round of a sweep moves; the next round follows at once.
@@ -60,7 +59,7 @@ class Asked:
     worker_id: str
 
 
-class Left(NamedTuple):
+class Outcome(NamedTuple):
     """What a lease left: places of limited queues, and, where it is `spent`, jobs that were beyond its bytes."""
 
     rooms: Rooms
@@ -95,11 +94,14 @@ class LeaseStore:
         self._tied_left = tied_left
         self._db = db
         self._kinds = kinds
-        self._turns = Turns()
+        # What waited for jobs that have left.
+        self.left = Left(db, kinds)
+        self._due = Due(db)
+        self._run_out = RunOut()
 
     async def lease(
         self, asked: Sequence[Asked], turns: Sequence[Turn], at: datetime = EVER
-    ) -> tuple[list[list[Job]], Left]:
+    ) -> tuple[list[list[Job]], Outcome]:
         """Lease ready jobs for several callers at once, turn by turn, until their payloads are LEASE_BYTES; to each its own. Leases
         that have run out at `at` hold no place in a limited queue."""
         tokens = [new_token() for _ in asked]
@@ -121,7 +123,7 @@ class LeaseStore:
 
     async def lease_lots(
         self, asked: Asked, turns: Sequence[Turn], at: datetime = EVER
-    ) -> tuple[list[Lot], list[Taken], Left]:
+    ) -> tuple[list[Lot], list[Taken], Outcome]:
         """The same for one caller, as columns; and from where in their lanes they are."""
         async with self._db.maintenance() as connection:
             token = new_token()
@@ -140,7 +142,7 @@ class LeaseStore:
         tokens: Sequence[int],
         slots: Sequence[int],
         at: datetime,
-    ) -> tuple[Sequence[Any], Left]:
+    ) -> tuple[Sequence[Any], Outcome]:
         wanted = sum(each.max_jobs for each in asked)
         numbers = await self._kinds.numbers_of(connection, {turn.lane.kind for turn in turns})
         turns = [turn for turn in turns if turn.lane.kind in numbers]
@@ -154,7 +156,7 @@ class LeaseStore:
         )  # fmt: skip
         rooms = await connection.fetch(sql.rooms_left) if any(turn.limited for turn in turns) else []
         spent = len(rows) < wanted and sum(len(row["payload"]) for row in rows) >= LEASE_BYTES
-        return rows, Left(dict(map(tuple, rooms)), spent)
+        return rows, Outcome(dict(map(tuple, rooms)), spent)
 
     async def survey(self, after: Survey | None = None) -> Survey:
         """The heads of all lanes, or of the SURVEY_MAX that come after those of an earlier survey."""
@@ -313,21 +315,16 @@ class LeaseStore:
 
         The `fleet` says how many more leases than its queue's limit a job may lose, and which are no loss.
         """
-        async with self._db.maintenance() as connection:
-            due = await connection.fetch(sql.promote, at, SWEEP_LIMIT, after)
+        due, more_due = await self._due.promote(at, after, SWEEP_LIMIT)
         async with self._db.maintenance() as connection:
             cancelled, lost, buried = await self._lost(connection, at, after, fleet)
             next_at = await connection.fetchval(sql.next_turn, after)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
         if buried or cancelled:
             self._tied_left()
-        more = SWEEP_LIMIT in (len(due), len(lost), len(buried), len(cancelled))
+        more = more_due or len(lost) >= SWEEP_LIMIT or SWEEP_LIMIT in (len(buried), len(cancelled))
         losses = len(cancelled) + len(buried) + sum(not row["excused"] for row in lost)
         return Swept([ready_of(row, kinds) for row in (*due, *lost)], len(buried), losses, more, next_at)
-
-    async def see_to_left(self, at: datetime) -> tuple[list[Ready], bool]:
-        """See to what waited for jobs that have left: what came free by it, and whether there is more. Bounded."""
-        return await drain(self._db, self._kinds, at, self._turns)
 
     async def _lost(
         self, connection: Connection, at: datetime, after: datetime, fleet: Fleet
@@ -336,10 +333,11 @@ class LeaseStore:
         (expired,) = await connection.fetch(sql.expired, at, after, SWEEP_LIMIT, *fleet.excused)
         if not expired["total"]:
             return [], [], []
-        bound = (at, SWEEP_LIMIT, LEASE_LOST, after, fleet.spares(expired["losses"]), *fleet.excused)
+        spared = (fleet.spares(expired["losses"]), *fleet.excused)
         cancelled = await end_lost(connection, at, SWEEP_LIMIT, after)
-        lost = await connection.fetch(sql.recover, *bound)
-        buried = await connection.fetch(sql.bury_poison, *bound)
+        ids = await self._run_out.ids(connection, at, after, SWEEP_LIMIT, spared, many=expired["total"] == SWEEP_LIMIT)
+        lost = await connection.fetch(sql.recover, at, ids, LEASE_LOST, *spared)
+        buried = await connection.fetch(sql.bury_poison, at, SWEEP_LIMIT, LEASE_LOST, after, *spared)
         ended = [(row["tenant_id"], row["id"], row["attempt"]) for row in (*cancelled, *lost, *buried)]
         await attempts.prune(connection, ended)
         return list(cancelled), list(lost), list(buried)

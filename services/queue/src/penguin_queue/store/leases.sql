@@ -152,12 +152,6 @@ SELECT id, lease_token, run_at, created_at, $3, tenant_id, kind_id, snoozes, pri
        lost_leases, payload, traceparent, worker_id, error, rate_key, ordering_key, position, batch_id
 FROM gone WHERE dead_letters = 1;
 
--- name: promote
-UPDATE jobs AS j SET state = 1
-WHERE j.id = ANY (ARRAY(
-    SELECT id FROM jobs WHERE state = 0 AND run_at <= $1 AND run_at > $3 ORDER BY run_at LIMIT $2 FOR UPDATE SKIP LOCKED))
-RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank;
-
 -- name: expired
 -- And how many of them are losses: not those that ran out from $4 to $5, while the queue was away.
 SELECT count(*) AS total, count(*) FILTER (WHERE coalesce(leased_until <= $4 OR leased_until > $5, true)) AS losses FROM (
@@ -167,12 +161,12 @@ SELECT count(*) AS total, count(*) FILTER (WHERE coalesce(leased_until <= $4 OR 
 -- The token stays: until another lease is given, the late worker's word still counts. What ran out while the queue was away is
 -- neither counted nor told of.
 WITH found AS MATERIALIZED (
-    SELECT l.id, coalesce(l.leased_until > $6 AND l.leased_until <= $7, false) AS excused
+    SELECT l.id, coalesce(l.leased_until > $5 AND l.leased_until <= $6, false) AS excused
     FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
-    WHERE l.state = 2 AND l.leased_until <= $1 AND l.leased_until > $4
-      AND (l.lost_leases < q.lost_lease_limit + $5::integer OR l.leased_until > $6 AND l.leased_until <= $7)
+    WHERE l.id = ANY ($2::bigint[]) AND l.state = 2 AND l.leased_until <= $1
+      AND (l.lost_leases < q.lost_lease_limit + $4::integer OR l.leased_until > $5 AND l.leased_until <= $6)
       AND NOT l.cancel_wanted
-    ORDER BY l.leased_until LIMIT $2 FOR UPDATE OF l SKIP LOCKED
+    FOR UPDATE OF l SKIP LOCKED
 ), lost AS (
     UPDATE jobs AS j SET state = 1, lost_leases = j.lost_leases + 1 - f.excused::integer, leased_until = NULL
     FROM found AS f

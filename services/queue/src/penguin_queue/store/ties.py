@@ -16,7 +16,7 @@ from penguin_queue.domain.ties import BatchProgress, Ties, Unique, held_key, ove
 
 sql = load("penguin_queue.store", "ties.sql")
 
-HELD = 6
+DEAD, HELD = 4, 6
 # Jobs that wait for a callback, directly or not, among which its new members' key is looked for.
 WAITING_MAX = 10_000
 NONE = Ties()
@@ -159,9 +159,18 @@ def _key_columns(keys: Sequence[Key], owners: Sequence[tuple[int, Unique]], at: 
 
 
 async def _states(connection: Connection, tenant_id: UUID, ids: set[int]) -> dict[int, int]:
-    """Where these jobs stand, by numbers; those that are not over are locked."""
+    """Where these jobs stand, by numbers; those that are not over are locked, and dead letters are not redriven meanwhile."""
     if not ids:
         return {}
+    found = await _look(connection, tenant_id, ids)
+    if dead := {job_id for job_id, state in found.items() if state == DEAD}:
+        await connection.execute(sql.awaiting_dead, tenant_id)
+        # Who had begun to redrive them has ended.
+        found = {n: state for n, state in found.items() if n not in dead} | await _look(connection, tenant_id, dead)
+    return found
+
+
+async def _look(connection: Connection, tenant_id: UUID, ids: set[int]) -> dict[int, int]:
     found = {row["id"]: row["state"] for row in await connection.fetch(sql.lock_jobs, tenant_id, sorted(ids))}
     # Only now, in a snapshot that has how the ones waited for have ended.
     missing = sorted(ids.difference(found))
@@ -259,20 +268,26 @@ async def progress(connection: Connection, tenant_id: UUID, callback_id: int) ->
     return None if row is None else BatchProgress(**row)
 
 
-async def recount(connection: Connection, tenant_id: UUID, ids: Sequence[int]) -> None:
-    """Before dead letters are redriven: their batches count them as dead no more."""
+async def before_redriving(connection: Connection, tenant_id: UUID, ids: Sequence[int]) -> None:
+    """Before dead letters are redriven: their batches count them as dead no more, and of their keys nobody who stands behind them
+    goes first."""
     rows = await connection.fetch(sql.dead_members, tenant_id, list(ids))
     if not rows:
         return
     spared = {row["job_id"] for row in await connection.fetch(sql.uncounted, tenant_id, [row["id"] for row in rows])}
     # After wakes and before any job: as the sweep does.
     await take_turns(connection, [(tenant_id, row["ordering_key"] or "") for row in rows])
+    places: dict[str, int] = {}
+    for row in rows:
+        if key := row["ordering_key"]:
+            places[key] = min(row["position"], places.get(key, row["position"]))
+    behind = [row["id"] for row in await connection.fetch(sql.behind, tenant_id, list(places), list(places.values()))]
     ends = {row["id"]: row["batch_id"] for row in rows if row["batch_id"] is not None and row["id"] not in spared}
-    if not ends:
-        return
     batches = sorted(set(ends.values()))
+    # Of both in the order of their ids.
+    await connection.execute(sql.lock_held, sorted({*behind, *batches}))
+    await connection.execute(sql.hold_back, tenant_id, behind)
     fewer = [-list(ends.values()).count(each) for each in batches]
     tenants, zeros = [tenant_id] * len(batches), [0] * len(batches)
-    await connection.execute(sql.lock_held, batches)
     await connection.execute(sql.lock_batches, tenants, batches)
     await connection.execute(sql.count_ends, tenants, batches, zeros, fewer, zeros)

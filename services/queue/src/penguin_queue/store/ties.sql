@@ -4,6 +4,11 @@ SELECT pg_advisory_xact_lock(turn) FROM (
     SELECT DISTINCT turn_lock(k.tenant_id, k.key) AS turn FROM unnest($1::uuid[], $2::text[]) AS k (tenant_id, key)
     ORDER BY 1) AS turns;
 
+-- name: try_turns
+-- Those that nobody has.
+SELECT k.tenant_id, k.key FROM unnest($1::uuid[], $2::text[]) AS k (tenant_id, key)
+WHERE pg_try_advisory_xact_lock(turn_lock(k.tenant_id, k.key));
+
 -- name: take_keys
 -- Locked in their order; who has one already stays, and is told.
 INSERT INTO unique_keys (tenant_id, kind_id, key, job_id, holds, until)
@@ -26,6 +31,14 @@ SELECT id, state FROM jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) ORDE
 SELECT id, 4 AS state FROM dead_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[])
 UNION ALL
 SELECT id, CASE outcome WHEN 0 THEN 3 WHEN 1 THEN 5 ELSE 7 END FROM completed_jobs WHERE tenant_id = $1 AND id = ANY ($2::bigint[]);
+
+-- name: redriving
+-- Who redrives dead letters of the tenant has this alone, and who waits for dead letters among themselves: until the transaction
+-- ends. Each sees what the other has done.
+SELECT pg_advisory_xact_lock(hashtextextended($1::uuid::text, 1));
+
+-- name: awaiting_dead
+SELECT pg_advisory_xact_lock_shared(hashtextextended($1::uuid::text, 1));
 
 -- name: replace
 UPDATE jobs AS j
@@ -93,12 +106,15 @@ FROM (SELECT id FROM waiting LIMIT $4) AS found LEFT JOIN jobs AS j ON j.tenant_
 SELECT total, completed, dead, cancelled, open FROM batches WHERE tenant_id = $1 AND callback_id = $2;
 
 -- name: waking
-SELECT tenant_id FROM waking($1, $2) AS tenant_id;
+SELECT tenant_id FROM waking_after($1, $2, $3) AS tenant_id;
+
+-- name: wakes_after
+SELECT tenant_id, count, first, last FROM wakes_after($1, $2) ORDER BY tenant_id;
 
 -- name: take_wakes
 -- As many of each tenant.
 SELECT w.* FROM unnest($1::uuid[]) AS t (id), LATERAL (
-    SELECT id, tenant_id, job_id, ordering_key, batch_id, awaited, seen FROM wakes WHERE wakes.tenant_id = t.id
+    SELECT id, tenant_id, job_id, ordering_key, batch_id, awaited, seen FROM wakes WHERE wakes.tenant_id = t.id AND wakes.id > $3
     ORDER BY wakes.id LIMIT $2 FOR UPDATE SKIP LOCKED) AS w;
 
 -- name: dependents
@@ -194,7 +210,8 @@ INSERT INTO wakes (tenant_id, job_id, awaited)
 SELECT DISTINCT tenant_id, awaits, true FROM dependencies WHERE tenant_id = $1 AND awaits = ANY ($2::bigint[]);
 
 -- name: dead_members
-SELECT id, batch_id, ordering_key FROM dead_jobs
+-- Those that died before places were kept stand before all others.
+SELECT id, batch_id, ordering_key, coalesce(position, id - (1::bigint << 62)) AS position FROM dead_jobs
 WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND (batch_id IS NOT NULL OR ordering_key IS NOT NULL)
 ORDER BY id, finished_at FOR UPDATE;
 
@@ -203,48 +220,12 @@ ORDER BY id, finished_at FOR UPDATE;
 UPDATE wakes SET batch_id = NULL WHERE tenant_id = $1 AND job_id = ANY ($2::bigint[]) AND batch_id IS NOT NULL
 RETURNING job_id;
 
--- name: keys_page
-SELECT tenant_id, kind_id, key FROM unique_keys WHERE (tenant_id, kind_id, key) > ($1, $2, $3::text COLLATE "C")
-ORDER BY tenant_id, kind_id, key LIMIT $4 FOR UPDATE SKIP LOCKED;
+-- name: behind
+-- Of these keys whoever stands behind these places and is in nobody's hands.
+SELECT j.id FROM unnest($2::text[], $3::bigint[]) AS k (key, place)
+JOIN jobs AS j ON j.tenant_id = $1 AND j.ordering_key = k.key AND j.position > k.place
+WHERE j.state <> 6 AND j.state < 2;
 
--- name: drop_keys
--- Of these, which are locked, those whose job does not hold them.
-DELETE FROM unique_keys AS u USING unnest($1::uuid[], $2::integer[], $3::text[]) AS r (tenant_id, kind_id, key)
-WHERE u.tenant_id = r.tenant_id AND u.kind_id = r.kind_id AND u.key = r.key AND (u.until <= $4 OR NOT (
-    -- One that is in hand, or dead, may come to where it holds the key again.
-    EXISTS (SELECT FROM jobs AS j WHERE j.id = u.job_id)
-    OR EXISTS (SELECT FROM dead_jobs AS d WHERE d.tenant_id = u.tenant_id AND d.id = u.job_id)
-    OR (u.holds & 4 > 0 AND EXISTS (SELECT FROM completed_jobs AS c
-                                    WHERE c.tenant_id = u.tenant_id AND c.id = u.job_id AND c.outcome = 0))));
-
--- name: wake_lost
--- Jobs whose awaited one is over or nowhere, and keys whose first job waits for nothing.
-INSERT INTO wakes (tenant_id, job_id, ordering_key, awaited)
-SELECT * FROM (
-    SELECT DISTINCT d.tenant_id, d.awaits, NULL::text, true FROM dependencies AS d
-    WHERE NOT EXISTS (SELECT FROM jobs AS j WHERE j.id = d.awaits)
-      AND NOT EXISTS (SELECT FROM dead_jobs AS e WHERE e.tenant_id = d.tenant_id AND e.id = d.awaits)
-    LIMIT $1) AS nowhere
-UNION ALL
-SELECT * FROM (
-    SELECT h.tenant_id, h.id, h.ordering_key, NULL::boolean FROM jobs AS h
-    WHERE h.ordering_key IS NOT NULL AND h.state = 6 AND coalesce(h.waits, 0) <= 0 AND NOT EXISTS (
-        SELECT FROM jobs AS o
-        WHERE o.tenant_id = h.tenant_id AND o.ordering_key = h.ordering_key AND o.position < h.position)
-      AND NOT EXISTS (
-        SELECT FROM jobs AS i
-        WHERE i.tenant_id = h.tenant_id AND i.ordering_key = h.ordering_key AND i.state <> 6)
-    LIMIT $1) AS stuck;
-
--- name: drop_dependencies
-DELETE FROM dependencies AS d WHERE (d.tenant_id, d.awaits, d.job_id) IN (
-    SELECT e.tenant_id, e.awaits, e.job_id FROM dependencies AS e
-    WHERE NOT EXISTS (SELECT FROM jobs AS j WHERE j.id = e.job_id) LIMIT $1 FOR UPDATE SKIP LOCKED);
-
--- name: drop_batches
-DELETE FROM batches AS b WHERE (b.tenant_id, b.callback_id) IN (
-    SELECT e.tenant_id, e.callback_id FROM batches AS e
-    WHERE NOT EXISTS (SELECT FROM jobs AS j WHERE j.id = e.callback_id)
-      AND NOT EXISTS (SELECT FROM dead_jobs AS x WHERE x.tenant_id = e.tenant_id AND x.id = e.callback_id)
-      AND NOT EXISTS (SELECT FROM completed_jobs AS c WHERE c.tenant_id = e.tenant_id AND c.id = e.callback_id)
-    LIMIT $1 FOR UPDATE SKIP LOCKED);
+-- name: hold_back
+-- Those that have been leased meanwhile stay.
+UPDATE jobs SET state = 6 WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state < 2;
