@@ -23,9 +23,9 @@ class Leases(LeaseStore):
 
     async def lease_ready(self, asked: Asked, age: timedelta = timedelta(seconds=30)) -> list[Job]:
         """Lease what is ready at `age` before the lease's end."""
-        mark = await self._look()
+        mark = await self.look()
         turns = self.lanes.choose(asked.kinds, asked.max_jobs, asked.until - age)
-        (found,) = await self.lease([asked], turns) if turns else [[]]
+        (found,) = (await self.lease([asked], turns, asked.until - age))[0] if turns else [[]]
         taken = [
             Taken(Lane(job.priority, job.kind, job.tenant_id), 1, Place(job.rank, job.run_at, job.id)) for job in found
         ]
@@ -34,7 +34,7 @@ class Leases(LeaseStore):
 
     async def lots(self, asked: Asked) -> list[Lot]:
         """Lease what is ready now, as columns."""
-        await self._look()
+        await self.look()
         turns = self.lanes.choose(asked.kinds, asked.max_jobs, asked.until)
         return (await self.lease_lots(asked, turns))[0] if turns else []
 
@@ -44,7 +44,8 @@ class Leases(LeaseStore):
         freed, more = await self.left.see_to(at)
         return replace(swept, ready=[*swept.ready, *freed], more=swept.more or more)
 
-    async def _look(self) -> int:
+    async def look(self) -> int:
+        """Survey all lanes; returns the mark to lease from."""
         mark = self.lanes.mark
         survey = await self.survey()
         assert not survey.more

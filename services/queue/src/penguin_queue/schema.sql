@@ -172,7 +172,7 @@ WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', au
 
 ALTER TABLE ONLY public.jobs FORCE ROW LEVEL SECURITY;
 
-CREATE FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[]) RETURNS SETOF public.jobs
+CREATE FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[], at timestamp with time zone DEFAULT now(), bytes integer DEFAULT 2147483647) RETURNS SETOF public.jobs
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
@@ -191,8 +191,14 @@ DECLARE
     found tid[];
     given integer;
     lane_found tid[];
+    -- Bytes of payloads that are left, and of what one lane gave; weighed only where so many of the largest could be more, for it
+    -- costs a small lease some per cent.
+    weighed boolean := wanted > bytes / 65536;
+    spare bigint := bytes;
+    size bigint;
     short boolean[] := array_fill(false, ARRAY[cardinality(bands)]);
-    -- Queues with a limit, and how many jobs may still be taken of each; each lane's place among them.
+    -- Queues with a limit among those of the lanes, and how many jobs may still be taken of each, less than none where another
+    -- lease has it; each lane's place among them.
     limited integer[];
     locked integer[];
     rooms integer[];
@@ -200,22 +206,25 @@ DECLARE
 BEGIN
     limited := ARRAY(SELECT q.id FROM queues q WHERE q.max_in_flight IS NOT NULL);
     IF cardinality(limited) > 0 THEN
+        limited := ARRAY(SELECT DISTINCT k.queue_id FROM kinds k WHERE k.id = ANY (lease_lanes.kinds) AND k.queue_id = ANY (limited));
+    END IF;
+    IF cardinality(limited) > 0 THEN
         locked := ARRAY(
             SELECT q.id FROM queues q
-            WHERE q.max_in_flight IS NOT NULL AND EXISTS (
-                SELECT FROM kinds k WHERE k.queue_id = q.id AND k.id = ANY (lease_lanes.kinds))
+            WHERE q.max_in_flight IS NOT NULL AND q.id = ANY (limited)
             FOR NO KEY UPDATE SKIP LOCKED);
         -- Only now, in a snapshot that has what the last holder of the lock leased.
         rooms := ARRAY(
-            SELECT CASE WHEN l.id = ANY (locked) THEN q.max_in_flight - (
+            SELECT CASE WHEN l.id = ANY (locked) THEN greatest(0, q.max_in_flight - (
                        SELECT count(*)::integer FROM jobs j JOIN kinds k ON k.id = j.kind_id
-                       WHERE j.state = 2 AND k.queue_id = l.id)
-                   ELSE 0 END
+                       WHERE j.state = 2 AND j.leased_until > lease_lanes.at AND k.queue_id = l.id))
+                   ELSE -1 END
             FROM unnest(limited) WITH ORDINALITY AS l (id, n) JOIN queues q ON q.id = l.id ORDER BY l.n);
         places := ARRAY(
             SELECT array_position(limited, k.queue_id)
             FROM unnest(lease_lanes.kinds) WITH ORDINALITY AS l (kind, n) JOIN kinds k ON k.id = l.kind ORDER BY l.n);
     END IF;
+    <<every_band>>
     FOR band IN 1..3 LOOP
         CONTINUE WHEN array_position(bands, band::smallint) IS NULL;
         at_hand := remaining;
@@ -229,15 +238,37 @@ BEGIN
                 most := least(most, caps[lane], rooms[places[lane]]);
                 CONTINUE WHEN most <= 0;
                 -- Locked first, and as an array: as a sub-select on the inner side of a join it would be run, and lock, again.
-                lane_found := ARRAY(
-                    SELECT r.ctid FROM jobs r
-                    WHERE r.state = 1 AND r.priority = levels[lane] AND r.kind_id = lease_lanes.kinds[lane]
-                      AND r.tenant_id = tenants[lane]
-                      AND (r.rank, r.run_at, r.id) >= (ranks[lane], dues[lane], lease_lanes.ids[lane])
-                      AND (SELECT NOT resting(tenants[lane], lease_lanes.kinds[lane]))
-                    ORDER BY r.rank, r.run_at, r.id
-                    LIMIT most
-                    FOR UPDATE SKIP LOCKED);
+                IF weighed THEN
+                    SELECT coalesce(array_agg(f.place), '{}'), coalesce(sum(f.size), 0) INTO lane_found, size FROM (
+                        SELECT r.ctid AS place, octet_length(r.payload) AS size FROM jobs r
+                        WHERE r.state = 1 AND r.priority = levels[lane] AND r.kind_id = lease_lanes.kinds[lane]
+                          AND r.tenant_id = tenants[lane]
+                          AND (r.rank, r.run_at, r.id) >= (ranks[lane], dues[lane], lease_lanes.ids[lane])
+                          AND (SELECT NOT resting(tenants[lane], lease_lanes.kinds[lane]))
+                        ORDER BY r.rank, r.run_at, r.id
+                        LIMIT most
+                        FOR UPDATE SKIP LOCKED) AS f;
+                    IF size >= spare THEN
+                        -- Those that are beyond the bytes stay as they are.
+                        lane_found := ARRAY(
+                            SELECT f.place FROM (
+                                SELECT f.place, f.n, sum(octet_length(j.payload)) OVER (ORDER BY f.n) - octet_length(j.payload)
+                                           AS before
+                                FROM unnest(lane_found) WITH ORDINALITY AS f (place, n) JOIN jobs j ON j.ctid = f.place) AS f
+                            WHERE f.before < spare ORDER BY f.n);
+                    END IF;
+                    spare := spare - size;
+                ELSE
+                    lane_found := ARRAY(
+                        SELECT r.ctid FROM jobs r
+                        WHERE r.state = 1 AND r.priority = levels[lane] AND r.kind_id = lease_lanes.kinds[lane]
+                          AND r.tenant_id = tenants[lane]
+                          AND (r.rank, r.run_at, r.id) >= (ranks[lane], dues[lane], lease_lanes.ids[lane])
+                          AND (SELECT NOT resting(tenants[lane], lease_lanes.kinds[lane]))
+                        ORDER BY r.rank, r.run_at, r.id
+                        LIMIT most
+                        FOR UPDATE SKIP LOCKED);
+                END IF;
                 taken := cardinality(lane_found);
                 found := found || lane_found;
                 short[lane] := taken < most;
@@ -246,7 +277,7 @@ BEGIN
                     rooms[places[lane]] := rooms[places[lane]] - taken;
                 END IF;
                 remaining := remaining - taken;
-                EXIT WHEN remaining = 0;
+                EXIT WHEN remaining = 0 OR spare <= 0;
             END LOOP;
             -- What one pass found is leased before the next one looks, or it would find it again.
             IF cardinality(slots) = 0 THEN
@@ -265,11 +296,12 @@ BEGIN
                     WHERE j.ctid = f.place
                     RETURNING j.*;
             END IF;
-            IF remaining = 0 THEN
-                RETURN;
-            END IF;
+            EXIT every_band WHEN remaining = 0 OR spare <= 0;
         END LOOP;
     END LOOP;
+    IF cardinality(limited) > 0 THEN
+        PERFORM set_config('app.rooms', array_to_string(limited, ' ') || ',' || array_to_string(rooms, ' '), true);
+    END IF;
 END $$;
 
 CREATE FUNCTION public.leave_wake() RETURNS trigger
@@ -1181,8 +1213,8 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.jobs TO queue_maintenance;
 GRANT SELECT ON TABLE public.jobs TO queue_readonly;
 
-REVOKE ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[]) TO queue_maintenance;
+REVOKE ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[], at timestamp with time zone, bytes integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.lease_lanes(bands smallint[], levels smallint[], kinds integer[], tenants uuid[], ranks smallint[], dues timestamp with time zone[], ids bigint[], shares integer[], caps integer[], wanted integer, tokens bigint[], untils timestamp with time zone[], workers text[], slots integer[], at timestamp with time zone, bytes integer) TO queue_maintenance;
 
 REVOKE ALL ON FUNCTION public.leave_wake() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.leave_wake() TO queue_maintenance;

@@ -130,11 +130,11 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     taken: list[str] = []
     right = Lanes.leased
 
-    def leased(self: Lanes, mark: int, turns: Any, wanted: int, rows: Any) -> None:
+    def leased(self: Lanes, mark: int, turns: Any, wanted: int, rows: Any, **named: Any) -> None:
         if rows and not taken:
             taken.extend(each.lane.kind for each in rows)
             raise Broken
-        right(self, mark, turns, wanted, rows)
+        right(self, mark, turns, wanted, rows, **named)
 
     monkeypatch.setattr(Lanes, "leased", leased)
     return taken

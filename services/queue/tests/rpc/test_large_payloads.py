@@ -7,10 +7,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from services.queue.tests.rows import batch_request, lease_request, ref_of, seconds
+from services.queue.tests.rpc.test_queues import Admin
 
+from penguin.queue.v1 import queue_admin_service_pb2 as admin_pb
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_queue.store.leases import LEASE_BYTES
 from penguin_testkit.calling import TierClient
 
 METHOD = "/penguin.queue.v1.QueueService/WorkJobs"
@@ -49,6 +53,19 @@ async def test_a_lease_is_as_many_as_a_message_takes_and_the_others_are_ready_at
             if reply.jobs:
                 await queue.call(stub.CompleteJobs, pb.CompleteJobsRequest(leases=map(ref_of, reply.jobs)))
     assert await lost_leases(queue, stub, tenant, ids) == 0
+
+
+async def test_what_a_message_does_not_take_costs_its_rate_nothing(
+    queue: TierClient, stub: QueueServiceStub, tenant: UUID, kind: str
+) -> None:
+    await Admin(queue, kind).put(rate=admin_pb.RateLimit(jobs=100, per=Duration(seconds=1), burst=100))
+    await enqueued(queue, stub, tenant, kind, 100, 60_000)
+    await queue.call(stub.LeaseJobs, lease_request(kind, max_jobs=1))
+    # A bucket that is new fills from then on.
+    await asyncio.sleep(0.8)
+    request = lease_request(kind, max_jobs=1000, lease_s=600)
+    leased = [len((await queue.call(stub.LeaseJobs, request)).jobs) for _ in range(2)]
+    assert leased == [-(-LEASE_BYTES // 60_008)] * 2
 
 
 @pytest.mark.parametrize(("count", "size"), [(1000, 5_000), (200, 60_000)])

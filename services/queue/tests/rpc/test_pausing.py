@@ -76,7 +76,23 @@ async def lease(connection: Open, admin: Admin, tenant: UUID, n: int) -> list[An
     until = await connection.fetchval("SELECT now() + interval '1 min'")
     before = await connection.fetchval("SELECT timestamptz '2000-01-01'")
     found = await connection.fetch(
-        leases.lease_lots, [1], [2], [kind_id], [tenant], [-1000], [before], [0], [n], [n], n, [7], [until], ["w"], []
+        leases.lease_lots,
+        [1],
+        [2],
+        [kind_id],
+        [tenant],
+        [-1000],
+        [before],
+        [0],
+        [n],
+        [n],
+        n,
+        [7],
+        [until],
+        ["w"],
+        [],
+        before,
+        1_000_000,
     )
     return [row["id"] for row in found]
 

@@ -19,10 +19,11 @@ from penguin_queue.operations.leasing import Leasing
 from penguin_queue.operations.news import news
 from penguin_queue.operations.rating import Rating
 from penguin_queue.operations.work import Work
+from penguin_queue.store.due import EVER
 from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import Enqueued, JobStore
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import Asked, LeaseStore
+from penguin_queue.store.leases import Asked, LeaseStore, Outcome
 from penguin_queue.store.rates import Rates
 from penguin_queue.store.redis import Guard
 
@@ -34,8 +35,10 @@ class Slow(LeaseStore):
         super().__init__(db, kinds)
         self.leased, self.answers = asyncio.Event(), asyncio.Event()
 
-    async def lease_lots(self, asked: Asked, turns: Sequence[Turn]) -> tuple[list[Lot], list[Taken]]:
-        lots = await super().lease_lots(asked, turns)
+    async def lease_lots(
+        self, asked: Asked, turns: Sequence[Turn], at: datetime = EVER
+    ) -> tuple[list[Lot], list[Taken], Outcome]:
+        lots = await super().lease_lots(asked, turns, at)
         self.leased.set()
         await self.answers.wait()
         return lots

@@ -25,7 +25,7 @@ from penguin_queue.store import attempts, census, control, due, jobs, kinds, lea
 from penguin_queue.store.fleet import FleetStore
 from penguin_queue.store.jobs import LAST, Enqueued, JobStore
 from penguin_queue.store.kinds import Kinds
-from penguin_queue.store.leases import Asked, LeaseStore
+from penguin_queue.store.leases import LEASE_BYTES, Asked, LeaseStore
 from penguin_queue.store.retention import keep_partitions
 
 # What the first queue says.
@@ -263,6 +263,21 @@ async def test_a_compensated_batch_takes_its_jobs_back_and_bars_its_action(own_d
     assert await store.enqueue_batch(late, batch) == Enqueued(range(0), batch)
 
 
+@pytest.mark.parametrize("columns", [False, True])
+async def test_no_more_is_leased_than_the_bytes_of_a_lease(own_db: Database, columns: bool) -> None:
+    tenant, store = uuid4(), JobStore(own_db, Kinds())
+    payloads = [b'{"a":"%s"}' % (b"x" * 60_000)] * 60
+    ids = (await store.enqueue_batch(Step(tenant, "req:1", b"d", AT), NewBatch("k", payloads, 2, 0, None, 10, ()))).ids
+    leases_of = Leases(own_db)
+    if columns:
+        leased = [job_id for lot in await leases_of.lots(asked(1000)) for job_id in lot.ids]
+    else:
+        leased = [job.id for job in await leases_of.lease_ready(asked(1000))]
+    assert sorted(leased) == list(ids[: -(-LEASE_BYTES // len(payloads[0]))])
+    async with own_db.maintenance() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM jobs WHERE state = 2") == len(leased)
+
+
 async def test_lower_ranks_go_first_within_a_priority(own_db: Database) -> None:
     tenant, store = uuid4(), JobStore(own_db, Kinds())
     for n, rank in enumerate((5, -5, 0)):
@@ -340,4 +355,4 @@ async def test_tenants_see_their_own_jobs_only(own_db: Database) -> None:
             assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         async with own_db.tenant(other) as connection:
-            await connection.fetch(leases.sql.lease_lanes, *[[]] * 9, 1, *[[]] * 4)
+            await connection.fetch(leases.sql.lease_lanes, *[[]] * 9, 1, *[[]] * 4, AT, 1)

@@ -21,6 +21,7 @@ from penguin_queue.domain.lanes import (
     Taken,
     reach,
 )
+from penguin_queue.domain.limits import BUSY, FULL, PROBED
 from penguin_queue.domain.loads import HALF_LIFE_S
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -169,16 +170,69 @@ def test_an_empty_lane_is_forgotten_and_one_told_of_meanwhile_is_not() -> None:
     assert [turn.lane for turn in lanes.choose((), 10, AT)] == [other]
 
 
-def test_a_limited_lane_rests_until_a_job_has_ended() -> None:
-    limited = lane(1)
+def limited_lanes(count: int, room: int) -> Lanes:
+    """As many lanes of a queue with so much room, one of whose jobs, number 7, is in a worker's hands."""
     lanes = Lanes()
-    lanes.limited = frozenset({"k"})
-    lanes.surveyed(lanes.mark, [Head(limited, place(1))], whole=True)
-    turns = lanes.choose((), 10, AT)
-    lanes.leased(lanes.mark, turns, 10, [Taken(limited, 1, place(1))])
-    assert lanes.choose((), 10, AT) == []
-    assert lanes.freed() == {"k"}
-    assert [turn.lane for turn in lanes.choose((), 10, AT)] == [limited]
+    lanes.limits.read({"limited": 1})
+    lanes.limits.given("limited", [7])
+    lanes.surveyed(lanes.mark, [Head(lane(n, kind="limited"), place(n)) for n in range(count)], whole=True)
+    lanes.limits.found({1: room}, {}, AT)
+    return lanes
+
+
+def test_a_full_queue_is_passed_over_as_a_whole_until_a_job_of_its_own_has_ended() -> None:
+    lanes = limited_lanes(500, 0)
+    other = lane(1, kind="other")
+    lanes.told(other, place(1))
+    assert [turn.lane for turn in lanes.choose((), 10, AT)] == [other]
+    lanes.surveyed(lanes.mark, [Head(lane(n, kind="limited"), place(n)) for n in range(500)], whole=False)
+    assert [turn.lane for turn in lanes.choose((), 10, AT)] == [other]
+    assert not lanes.limits.ended([8])
+    assert [turn.lane for turn in lanes.choose((), 10, AT)] == [other]
+    assert lanes.limits.ended([7]) == {"limited": 1}
+    turns = lanes.choose((), 100, AT)
+    assert sum(turn.limited for turn in turns) == reach(1)
+    assert other in {turn.lane for turn in turns}
+
+
+def test_a_full_queue_is_looked_at_again_by_and_by() -> None:
+    lanes = limited_lanes(500, 0)
+    assert lanes.choose((), 100, AT) == []
+    assert len(lanes.choose((), 100, AT + FULL)) == reach(PROBED)
+    lanes = limited_lanes(500, 0)
+    assert len(lanes.choose((), 100, AT - timedelta(hours=1))) == reach(PROBED)
+
+
+def test_a_place_that_came_free_during_a_lease_is_not_missed() -> None:
+    lanes = limited_lanes(10, 1)
+    freed = lanes.limits.freed
+    lanes.limits.ended([7])
+    lanes.limits.found({1: 0}, freed, AT)
+    assert lanes.choose((), 100, AT)
+
+
+def test_who_met_another_at_a_queue_comes_back_sooner_than_who_found_it_full() -> None:
+    lanes = limited_lanes(10, 1)
+    lanes.limits.found({1: None}, {}, AT)
+    assert lanes.choose((), 100, AT) == []
+    assert lanes.choose((), 100, AT + BUSY)
+
+
+def test_lanes_are_forgotten_that_gave_nothing_though_there_was_room() -> None:
+    for room, left in ((0, 10), (1, 0)):
+        lanes = limited_lanes(10, 9)
+        mark, turns = lanes.mark, lanes.choose((), 100, AT)
+        lanes.limits.found({1: room}, {}, AT)
+        lanes.leased(mark, turns, 100, [])
+        assert len(lanes) == left
+
+
+def test_a_lane_that_a_lease_did_not_come_to_the_end_of_for_its_bytes_is_not_forgotten() -> None:
+    one, other = lane(1), lane(2)
+    lanes = told(one, other)
+    turns = lanes.choose((), 100, AT)
+    lanes.leased(lanes.mark, turns, 100, [Taken(one, 3, place(3))], spent=True)
+    assert {turn.lane: turn.floor for turn in lanes.choose((), 100, AT)} == {one: place(3), other: place(0)}
 
 
 def test_a_survey_finds_what_came_back_behind_the_floor() -> None:

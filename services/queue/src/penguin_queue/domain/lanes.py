@@ -13,10 +13,11 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from penguin_queue.domain.crowd import Crowd
+from penguin_queue.domain.limits import Limits
 from penguin_queue.domain.line import Line
 from penguin_queue.domain.loads import Loads
 
@@ -70,13 +71,14 @@ class Head:
 @dataclass(frozen=True)
 class Turn:
     """A lane to be leased from, from `floor` on. A later `band` has its turn when the earlier ones are empty; within one each
-    gives `share` jobs at first, and never more than `cap`."""
+    gives `share` jobs at first, and never more than `cap`. Of a `limited` one only so many may be in flight."""
 
     lane: Lane
     band: int
     share: int
     floor: Place
     cap: int = UNCAPPED
+    limited: bool = False
 
 
 class Keyed(NamedTuple):
@@ -88,12 +90,13 @@ class Keyed(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What was leased of a lane: how many jobs, the last of their places, and those that go by the rate of a key."""
+    """What was leased of a lane: how many jobs, the last of their places, those that go by the rate of a key, and their ids."""
 
     lane: Lane
     jobs: int
     last: Place
     keyed: Sequence[Keyed] = ()
+    ids: Sequence[int] = ()
 
 
 @dataclass(slots=True)
@@ -103,7 +106,6 @@ class _Known:
     # When it was told of and served last, in the order of such events.
     told: int
     served: int = 0
-    blocked: bool = False
     # Its rate lets nothing go before.
     rests_until: datetime | None = None
 
@@ -111,6 +113,7 @@ class _Known:
 class _Lines(NamedTuple):
     """The lanes of one kind and priority that can be leased from: by whose turn it is, and by how long they have waited."""
 
+    kind: str
     turns: Line[Lane]
     ages: Line[Lane]
 
@@ -120,8 +123,8 @@ class Lanes:
 
     def __init__(self) -> None:
         self.loads = Loads(self._lowered)
-        # Kinds of which only so many jobs may be in flight: a lane of theirs may have jobs though none is to be had.
-        self.limited: frozenset[str] = frozenset()
+        # Of kinds of which only so many jobs may be in flight a lane may have jobs though none is to be had.
+        self.limits = Limits()
         self._known: dict[Lane, _Known] = {}
         self._lines: dict[str, dict[int, _Lines]] = {}
         self._crowd: Crowd[Lane] = Crowd()
@@ -129,7 +132,6 @@ class Lanes:
         self._newest: Lane | None = None
         self._of_kind: Counter[str] = Counter()
         self._leases = 0
-        self._blocked: dict[str, set[Lane]] = defaultdict(set)
         self._resting: list[tuple[datetime, Lane]] = []
         self._events = 0
 
@@ -150,7 +152,6 @@ class Lanes:
             return
         known.told = self._events
         self._lower(lane, known, place)
-        self._unblock(lane, known)
 
     def surveyed(self, mark: int, heads: Sequence[Head], *, whole: bool) -> list[Lane]:
         """What a survey that began at `mark` found, of all lanes where it is a `whole` one; returns the lanes that were not
@@ -169,7 +170,6 @@ class Lanes:
                 if known.told <= mark:
                     known.floor = max(known.floor, head.place)
                 self._lower(head.lane, known, head.place)
-                self._unblock(head.lane, known)
             elif self._learn(head.lane, _Known(head.place, mark), alike=True):
                 new.append(head.lane)
         return new
@@ -177,31 +177,39 @@ class Lanes:
     def choose(self, kinds: Collection[str], wanted: int, at: datetime) -> list[Turn]:
         """Whose turn it is where a worker of these kinds (none: all) can take so many: least loaded tenants first."""
         self._wake(at)
+        self.limits.wake(at)
         lines = self._lines_of(kinds)
         bands_of = _bands(lines, at)
         self._leases += 1
         turns: list[Turn] = []
+        limits = self.limits
         eldest = self._eldest(lines) if self._leases % ELDEST_EVERY == 0 else None
         if eldest is not None and at - self._known[eldest].floor.run_at >= LONG:
-            turns.append(Turn(eldest, 1, 1, self._known[eldest].floor))
+            limited = limits.queue(eldest.kind) is not None
+            turns.append(Turn(eldest, 1, 1, self._known[eldest].floor, limited=limited))
         most = reach(wanted)
         bands: dict[int, list[Lane]] = {}
         for band in sorted(set(bands_of.values())):
-            found = _first([each.turns for priority, each in lines if bands_of[priority] == band], most)
+            found = self._first([each for each in lines if bands_of[each[0]] == band], most)
             most -= len(found)
             bands[band] = [lane for lane in found if not turns or lane != eldest]
         for band, lanes in bands.items():
             if not lanes:
                 continue
             shares = self._shares(lanes, wanted - sum(turn.share for turn in turns if turn.band == band))
-            turns += [Turn(lane, band, shares[lane], self._known[lane].floor) for lane in lanes]
+            turns += [
+                Turn(lane, band, shares[lane], self._known[lane].floor, limited=limits.queue(lane.kind) is not None)
+                for lane in lanes
+            ]
         return turns
 
-    def leased(self, mark: int, turns: Sequence[Turn], wanted: int, rows: Iterable[Taken]) -> None:
-        """What a lease that began at `mark` took of its turns."""
+    def leased(
+        self, mark: int, turns: Sequence[Turn], wanted: int, rows: Iterable[Taken], *, spent: bool = False
+    ) -> None:
+        """What a lease that began at `mark` took of its turns; where it is `spent` it ended by the bytes of what it took."""
         counts: Counter[Lane] = Counter()
         last: dict[Lane, Place] = {}
-        for lane, jobs, place, _ in rows:
+        for lane, jobs, place, *_ in rows:
             counts[lane] += jobs
             last[lane] = max(last.get(lane, place), place)
         total = counts.total()
@@ -220,9 +228,9 @@ class Lanes:
             if turn.lane in last:
                 known.floor = max(known.floor, last[turn.lane])
             # A lease that is full has looked into no more than the first band for certain.
-            looked = total < wanted or turn.band == turns[0].band
+            looked = not spent and (total < wanted or turn.band == turns[0].band)
             if looked and counts[turn.lane] < min(turn.cap, wanted if total < wanted else turn.share):
-                self._came_short(turn.lane, known)
+                self._came_short(turn.lane)
 
     def rest(self, lane: Lane, until: datetime) -> None:
         """Pass a lane over until then: its rate lets nothing go."""
@@ -230,23 +238,33 @@ class Lanes:
             known.rests_until = until
             heapq.heappush(self._resting, (until, lane))
 
-    def freed(self) -> set[str]:
-        """Jobs have ended: limited lanes may give again. Returns their kinds."""
-        blocked, self._blocked = self._blocked, defaultdict(set)
-        for lane in itertools.chain.from_iterable(blocked.values()):
-            self._known[lane].blocked = False
-            self._line_up(lane)
-        return set(blocked)
+    def knows(self, kinds: Collection[str]) -> bool:
+        """Whether there is believed to be something of these kinds (none: of any), to be had or not."""
+        return any(kind in self._of_kind for kind in kinds) if kinds else bool(self._of_kind)
 
     def open_kind(self, kinds: Collection[str]) -> str | None:
         """A kind among these (none: any) of which there may be more."""
         among = kinds or self._of_kind
-        return next((kind for kind in among if self._of_kind[kind] > len(self._blocked.get(kind, ()))), None)
+        return next((kind for kind in among if self._of_kind[kind] and not self.limits.full(kind)), None)
 
     def _lines_of(self, kinds: Collection[str]) -> list[tuple[int, _Lines]]:
-        """What there is of these kinds (none: all), by priority."""
-        among = dict.fromkeys(kinds or self._lines)
+        """What there may be had of these kinds (none: all), by priority. Full queues are passed over as a whole."""
+        among = [kind for kind in dict.fromkeys(kinds or self._lines) if not self.limits.full(kind)]
         return [pair for kind in among for pair in self._lines.get(kind, {}).items()]
+
+    def _first(self, lines: Sequence[tuple[int, _Lines]], most: int) -> list[Lane]:
+        """The first so many of all of them together, and of a limited queue no more than there is room for."""
+        with contextlib.ExitStack() as stack:
+            together: list[Iterable[tuple[Any, Lane]]] = []
+            by_queue: dict[int, list[Iterable[tuple[Any, Lane]]]] = defaultdict(list)
+            for _, each in lines:
+                ordered = stack.enter_context(contextlib.closing(each.turns.ordered()))
+                queue = self.limits.queue(each.kind)
+                (together if queue is None else by_queue[queue]).append(ordered)
+            for queue, own in by_queue.items():
+                room = self.limits.room(queue)
+                together.append(itertools.islice(heapq.merge(*own), most if room is None else reach(room)))
+            return [lane for _, lane in itertools.islice(heapq.merge(*together), max(0, most))]
 
     def _eldest(self, lines: Sequence[tuple[int, _Lines]]) -> Lane | None:
         firsts = [first for _, each in lines if (first := each.ages.first()) is not None]
@@ -281,24 +299,10 @@ class Lanes:
             heapq.heappush(line, (load + given / self.loads.weight(tenant), n, tenant))
         return shares
 
-    def _came_short(self, lane: Lane, known: _Known) -> None:
-        if lane.kind in self.limited:
-            known.blocked = True
-            self._blocked[lane.kind].add(lane)
-        else:
+    def _came_short(self, lane: Lane) -> None:
+        # In a full queue it may have jobs all the same.
+        if not self.limits.full(lane.kind):
             self._forget(lane)
-
-    def _unblock(self, lane: Lane, known: _Known) -> None:
-        if known.blocked:
-            known.blocked = False
-            self._freed(lane)
-            self._line_up(lane)
-
-    def _freed(self, lane: Lane) -> None:
-        if lane.kind in self._blocked:
-            self._blocked[lane.kind].discard(lane)
-            if not self._blocked[lane.kind]:
-                del self._blocked[lane.kind]
 
     def _lower(self, lane: Lane, known: _Known, place: Place) -> None:
         """There may be a job before what was known to be the first."""
@@ -313,13 +317,13 @@ class Lanes:
     def _turn(self, lane: Lane) -> tuple[float, int] | None:
         """What its turn goes by; nothing where it cannot be leased from."""
         known = self._known.get(lane)
-        if known is None or known.blocked or known.rests_until is not None:
+        if known is None or known.rests_until is not None:
             return None
         return self.loads.of(lane.tenant_id), known.served
 
     def _age(self, lane: Lane) -> datetime | None:
         known = self._known.get(lane)
-        return None if known is None or known.blocked or known.rests_until is not None else known.floor.run_at
+        return None if known is None or known.rests_until is not None else known.floor.run_at
 
     def _line_up(self, lane: Lane) -> None:
         """It can be leased from, and could not before."""
@@ -343,14 +347,13 @@ class Lanes:
         self._of_kind[lane.kind] += 1
         by_priority = self._lines.setdefault(lane.kind, {})
         if lane.priority not in by_priority:
-            by_priority[lane.priority] = _Lines(Line(self._turn), Line(self._age))
+            by_priority[lane.priority] = _Lines(lane.kind, Line(self._turn), Line(self._age))
         self._line_up(lane)
         return True
 
     def _forget(self, lane: Lane) -> None:
         del self._known[lane]
         self._crowd.drop(lane)
-        self._freed(lane)
         self._of_kind[lane.kind] -= 1
         if not self._of_kind[lane.kind]:
             del self._of_kind[lane.kind], self._lines[lane.kind]
@@ -359,13 +362,6 @@ class Lanes:
 def reach(wanted: int) -> int:
     """How many lanes are looked into for so many jobs."""
     return min(REACH, SPARE * wanted + MORE)
-
-
-def _first(lines: Sequence[Line[Lane]], most: int) -> list[Lane]:
-    """The first so many of all of them together."""
-    with contextlib.ExitStack() as stack:
-        ordered = [stack.enter_context(contextlib.closing(line.ordered())) for line in lines]
-        return [lane for _, lane in itertools.islice(heapq.merge(*ordered), max(0, most))]
 
 
 def _bands(lines: Sequence[tuple[int, _Lines]], at: datetime) -> dict[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -147,9 +147,10 @@ class Announcer:
         if kind is not None:
             self._ring(Counter({kind: 1}))
 
-    def freed(self) -> None:
-        """Jobs have ended: what a limit held back may be had now."""
-        self.found(self._lanes.freed())
+    def freed(self, ids: Iterable[int]) -> None:
+        """These jobs are in nobody's hands any more: as many that a limit held back may be had now."""
+        if kinds := self._lanes.limits.ended(ids):
+            self._ring(kinds)
 
     def later(self, kind: str, seconds: float) -> None:
         """Jobs of this kind may be had again after so long: one alarm for each kind, the first one."""

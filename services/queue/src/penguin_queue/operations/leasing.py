@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from penguin_chassis.clock import Now
 from penguin_chassis.defects import places
@@ -15,11 +15,12 @@ from penguin_chassis.faults import Fault
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Job, LeaseRef, Lot
 from penguin_queue.domain.lanes import Keyed, Lane, Lanes, Place, Taken, Turn, reach
+from penguin_queue.domain.limits import BUSY, PROBED, Rooms
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.desk import Desk
 from penguin_queue.operations.rating import Rating, Wait
 from penguin_queue.operations.returning import Returning, refs_in, refs_of
-from penguin_queue.store.leases import Asked, LeaseStore, Survey
+from penguin_queue.store.leases import Asked, LeaseStore, Outcome, Survey
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ ROUNDS_MAX = 50
 # While the database is away the monitor watches it; this only looks whether it is back (seconds).
 AWAY_S = 1.0
 
+# Leases by these turns, as of a time.
+Lease = Callable[[Sequence[Turn], datetime], Awaitable[tuple[list[Taken], Outcome]]]
+
 
 class Leasing:
     """Leases from the lanes that are known here, and keeps knowing them."""
@@ -51,6 +55,7 @@ class Leasing:
         self._bounded = False
         self._limited = asyncio.Lock()
         self._looking = asyncio.Lock()
+        self._reading = asyncio.Lock()
         self._survey: Survey | None = None
         self._looked_at = -LONGEST_S
         self._cost_s = 0.0
@@ -58,7 +63,7 @@ class Leasing:
     async def jobs(self, asked: Asked) -> list[Job]:
         """Lease what there is for these kinds, up to so many, together with whoever asks for the same at the same time. Where
         nothing is known, and the last look is a while ago, it looks."""
-        if not self._lanes.open_kind(asked.kinds):
+        if not self._lanes.knows(asked.kinds):
             await self.look(max(FRESH_S, FEW * self._cost_s))
         return await self._desk.ask(asked)
 
@@ -74,9 +79,9 @@ class Leasing:
     async def _once_together(self, asked: Sequence[Asked]) -> tuple[list[list[Job]], bool]:
         given: list[list[Job]] = [[] for _ in asked]
 
-        async def lease(turns: Sequence[Turn]) -> list[Taken]:
-            given[:] = await self._store.lease(asked, turns)
-            return [_taken(job) for found in given for job in found]
+        async def lease(turns: Sequence[Turn], at: datetime) -> tuple[list[Taken], Outcome]:
+            given[:], left = await self._store.lease(asked, turns, at)
+            return [_taken(job) for found in given for job in found], left
 
         with self._returning.unless_done(lambda: refs_of(job for found in given for job in found)):
             waits = await self._by_turns(asked[0].kinds, sum(each.max_jobs for each in asked), lease)
@@ -99,10 +104,10 @@ class Leasing:
     async def _lots_once(self, asked: Asked) -> tuple[list[Lot], bool]:
         found: list[Lot] = []
 
-        async def lease(turns: Sequence[Turn]) -> list[Taken]:
-            lots, taken = await self._store.lease_lots(asked, turns)
+        async def lease(turns: Sequence[Turn], at: datetime) -> tuple[list[Taken], Outcome]:
+            lots, taken, left = await self._store.lease_lots(asked, turns, at)
             found.extend(lots)
-            return taken
+            return taken, left
 
         with self._returning.unless_done(lambda: refs_in(found)):
             waits = await self._by_turns(asked.kinds, asked.max_jobs, lease)
@@ -111,24 +116,20 @@ class Leasing:
             await self._put_in_line({ref: waits[ref.job_id] for ref in refs_in(found) if ref.job_id in waits})
         return [rest for lot in found if (rest := lot.without(waits)).ids], True
 
-    async def _by_turns(
-        self, kinds: Sequence[str], wanted: int, lease: Callable[[Sequence[Turn]], Awaitable[list[Taken]]]
-    ) -> dict[int, Wait]:
+    async def _by_turns(self, kinds: Sequence[str], wanted: int, lease: Lease) -> dict[int, Wait]:
         """Choose turns and lease by them until some are worth it; returns which of the jobs their rates do not let go."""
         for _ in range(ROUNDS_MAX):
             # A limit's jobs are leased by one call at a time, and one that meets another goes without.
-            alone = not self._lanes.limited.isdisjoint(kinds) if kinds else bool(self._lanes.limited)
+            alone = self._lanes.limits.any_open(kinds, self._now())
             async with self._limited if alone else contextlib.nullcontext():
-                taken, looked_at = await self._round(kinds, wanted, lease)
-            if taken or looked_at < reach(wanted):
+                taken, more = await self._round(kinds, wanted, lease)
+            if taken or not more:
                 return await self._rating.waits(taken)
             # All that were looked at have nothing to give, and are out of the way now.
         return {}
 
-    async def _round(
-        self, kinds: Sequence[str], wanted: int, lease: Callable[[Sequence[Turn]], Awaitable[list[Taken]]]
-    ) -> tuple[list[Taken], int]:
-        """What one choice of turns brought, and of how many lanes it was."""
+    async def _round(self, kinds: Sequence[str], wanted: int, lease: Lease) -> tuple[list[Taken], bool]:
+        """What one choice of turns brought, and whether there may be lanes that it did not come to."""
         if not self._bounded:
             # What there is of rates and limits holds for the very first lease, too.
             await self.read_bounds()
@@ -139,16 +140,35 @@ class Leasing:
         for lane, seconds in capped.resting.items():
             self._lanes.rest(lane, at + timedelta(seconds=seconds))
             self._announcer.later(lane.kind, seconds)
+        more = len(chosen) >= reach(wanted)
         if not turns:
-            return [], len(chosen)
-        taken = await lease(turns)
-        self._lanes.leased(mark, turns, wanted, taken)
+            return [], more
+        limits = self._lanes.limits
+        freed = limits.freed
+        taken, left = await lease(turns, at)
+        for each in taken:
+            limits.given(each.lane.kind, each.ids)
+        if left.rooms:
+            self._bound(left.rooms, freed)
+            more = more or (sum(turn.limited for turn in turns) >= reach(PROBED) and limits.any_open(kinds, at))
+        self._lanes.leased(mark, turns, wanted, taken, spent=left.spent)
+        if left.spent:
+            self._announcer.more_of(kinds)
         await self._rating.give_back(capped, taken)
-        return taken, len(chosen)
+        return taken, more
+
+    def _bound(self, rooms: Rooms, freed: Mapping[int, int]) -> None:
+        """Go by what a lease from limited queues found."""
+        limits = self._lanes.limits
+        limits.found(rooms, freed, self._now())
+        for kind in limits.kinds(queue for queue, room in rooms.items() if room is None):
+            self._announcer.later(kind, BUSY.total_seconds())
 
     async def _put_in_line(self, waits: Mapping[LeaseRef, Wait]) -> None:
         at = self._now()
-        self._announcer.tell(await self._store.put_in_line(waits, at), at)
+        lined = await self._store.put_in_line(waits, at)
+        self._announcer.freed([ref.job_id for ref in waits])
+        self._announcer.tell(lined, at)
 
     async def look(self, good_for_s: float = 0.0) -> float:
         """Survey the lanes, or those that the last survey did not come to, and tell who waits for what is news; not where the
@@ -180,9 +200,12 @@ class Leasing:
 
     async def read_bounds(self) -> None:
         """Look which rates and limits there are."""
-        rated, self._lanes.limited = await self._store.bounds()
-        self._rating.read(rated)
-        self._bounded = True
+        # One after another, or what was read before a change could be what is gone by after it.
+        async with self._reading:
+            rated, limited = await self._store.bounds()
+            self._lanes.limits.read(limited)
+            self._rating.read(rated)
+            self._bounded = True
 
 
 async def _keep_looking(db: Database, leasing: Leasing, announcer: Announcer) -> None:
@@ -204,7 +227,7 @@ async def _keep_looking(db: Database, leasing: Leasing, announcer: Announcer) ->
 def _taken(job: Job) -> Taken:
     keyed = [] if job.rate_key is None else [Keyed(job.id, job.rate_key, job.lined)]
     lane = Lane(job.priority, job.kind, job.tenant_id)
-    return Taken(lane, 1, Place(job.rank, job.run_at, job.id), keyed)
+    return Taken(lane, 1, Place(job.rank, job.run_at, job.id), keyed, (job.id,))
 
 
 @contextlib.asynccontextmanager

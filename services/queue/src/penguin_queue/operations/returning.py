@@ -49,7 +49,7 @@ class Returning:
             at = self._now()
             with contextlib.suppress(Fault):
                 back, risen, ended = await self._store.release([r.job_id for r in refs], [r.token for r in refs], at)
-                self._announcer.freed()
+                self._announcer.freed(ref.job_id for ref in back | ended)
                 self._announcer.tell(risen, at)
                 refs = [ref for ref in refs if ref not in back and ref not in ended]
             if not refs:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -15,23 +15,18 @@ from penguin_chassis import calls
 from penguin_chassis.barrier import REQUEST, Step
 from penguin_chassis.clock import Now
 from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
-from penguin_chassis.parting import parted
 from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Progress, Ready, Snooze
 from penguin_queue.domain.lanes import Lane, Place
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.hearing import Hearing
 from penguin_queue.operations.leasing import Leasing
-from penguin_queue.operations.returning import Returning, refs_in, refs_of
+from penguin_queue.operations.returning import Returning, refs_in
 from penguin_queue.store.jobs import Enqueued, JobStore, tied
 from penguin_queue.store.leases import Asked, LeaseStore, Swept
 
 # How a waiting lease looks for what other processes made ready (seconds).
 POLL_MIN_S = 0.05
 POLL_MAX_S = 0.5
-# Jobs of one answer (bytes), of a message's 4 MiB: one that is larger would not arrive, and its leases would be taken. Each takes
-# so much besides its payload and trace: its tenant, its kind and the like.
-LEASED_BYTES = 3 * 1024 * 1024
-ROW_BYTES = 512
 # What may have been leased by a transaction whose outcome nobody learnt is given back at once, and again after these pauses
 # (seconds): it may be committed a moment later.
 AGAIN_S = (1.0, 5.0)
@@ -172,16 +167,9 @@ class Work:
                 found = await self._leasing.jobs(Asked(kinds, max_jobs, self.now() + duration, worker_id))
                 left = ends - clock()
                 if found or left <= 0 or self._draining():
-                    return self._fitting(found)
+                    return found
                 await waiter.wait(min(left, pause * random.uniform(0.75, 1.25)))
                 pause = min(pause * 2, POLL_MAX_S)
-
-    def _fitting(self, jobs: list[Job]) -> list[Job]:
-        """As many as fit into a message, and always the first; the others are ready again, untouched."""
-        fitting = next(parted(jobs, lambda job: len(job.payload) + len(job.traceparent) + ROW_BYTES, LEASED_BYTES), [])
-        if back := jobs[len(fitting) :]:
-            self._returning.give_back(refs_of(back))
-        return fitting
 
     async def lease_lots(self, asked: Asked) -> list[Lot]:
         """Lease due jobs as columns, without waiting. Whoever is cancelled meanwhile never learns what was leased to
@@ -218,7 +206,7 @@ class Work:
         """Make jobs ready again untouched; returns those that are, and those that were cancelled."""
         at = self.now()
         back, risen, cancelled = await self._leases.release(ids, tokens, at)
-        self._spoken(len(back) + len(cancelled))
+        self._spoken(back, cancelled)
         self._announcer.tell(risen, at)
         return back, cancelled
 
@@ -238,14 +226,15 @@ class Work:
     ) -> list[int]:
         """End jobs that are done, some with results by their ids; returns those that are not, their lease being lost."""
         lost = await self._leases.complete(ids, tokens, self.now(), results)
-        self._spoken(len(ids) - len(lost))
+        self._hearing.heard(len(ids) - len(lost))
+        self._announcer.freed(set(ids).difference(lost) if lost else ids)
         return lost
 
     async def fail(self, failures: Sequence[Failure]) -> tuple[set[LeaseRef], set[LeaseRef], set[LeaseRef]]:
         """Put failed jobs back or bury them; returns the retried, the dead, and those that were cancelled."""
         at = self.now()
         retried, dead, cancelled = await self._leases.fail(failures, at)
-        self._spoken(len(retried) + len(dead) + len(cancelled))
+        self._spoken(retried, dead, cancelled)
         self._announcer.tell(list(retried.values()), at)
         return set(retried), dead, cancelled
 
@@ -253,20 +242,21 @@ class Work:
         """Put jobs off; returns those that were, and those that were cancelled."""
         at = self.now()
         off, cancelled = await self._leases.snooze(snoozes, at)
-        self._spoken(len(off) + len(cancelled))
+        self._spoken(off, cancelled)
         self._announcer.tell(list(off.values()), at)
         return set(off), cancelled
 
-    def _spoken(self, jobs: int) -> None:
-        """So many jobs have left their workers' hands by a word of theirs."""
-        self._hearing.heard(jobs)
-        self._announcer.freed()
+    def _spoken(self, *leases: Collection[LeaseRef]) -> None:
+        """Jobs have left their workers' hands by a word of theirs."""
+        self._hearing.heard(sum(map(len, leases)))
+        self._announcer.freed(ref.job_id for each in leases for ref in each)
 
     async def sweep(self, at: datetime, after: datetime) -> Swept:
         """One round of what time alone has brought between two moments."""
         # Told before anything else is looked at.
         swept = await self._leases.sweep(at, after, await self._hearing.fleet(at))
         self._hearing.lost(swept.lost)
+        self._announcer.freed(job.id for job in swept.ready)
         self._announcer.tell(swept.ready, at)
         return swept
 

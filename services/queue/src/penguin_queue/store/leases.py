@@ -3,14 +3,11 @@ another lease has replaced moves nothing."""
 
 from __future__ import annotations
 
-import itertools
 import secrets
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from penguin_chassis.pool import Connection, Database
@@ -28,13 +25,16 @@ from penguin_queue.domain.jobs import (
     Snooze,
     retry_at,
 )
-from penguin_queue.domain.lanes import Head, Keyed, Lane, Place, Taken, Turn
-from penguin_queue.domain.rates import Rate, Rated
+from penguin_queue.domain.lanes import Head, Lane, Place, Taken, Turn
+from penguin_queue.domain.limits import Rooms
+from penguin_queue.domain.rates import Rated
 from penguin_queue.store import REPEATS_KNOWN, attempts
+from penguin_queue.store.bounds import bounds
 from penguin_queue.store.control import end_lost, end_marked
 from penguin_queue.store.due import EVER, Due, RunOut
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
+from penguin_queue.store.lots import lots_of
 from penguin_queue.store.wakes import Left
 
 sql = load("penguin_queue.store", "leases.sql")
@@ -43,8 +43,8 @@ sql = load("penguin_queue.store", "leases.sql")
 SURVEY_MAX = 10_000
 # Before every lane.
 _FIRST = (0, 0, UUID(int=0))
-# The first columns of `lease_lots`.
-_GROUPED = itemgetter(0, 1, 2)
+# Payloads of one lease (bytes): with what else there is of so many jobs a message of 4 MiB takes them. One job may go beyond.
+LEASE_BYTES = 2 * 1024 * 1024
 # Rows that one round of a sweep moves; the next round follows at once.
 SWEEP_LIMIT = 1000
 
@@ -57,6 +57,13 @@ class Asked:
     max_jobs: int
     until: datetime
     worker_id: str
+
+
+class Outcome(NamedTuple):
+    """What a lease left: places of limited queues, and, where it is `spent`, jobs that were beyond its bytes."""
+
+    rooms: Rooms
+    spent: bool
 
 
 @dataclass(frozen=True)
@@ -92,38 +99,39 @@ class LeaseStore:
         self._due = Due(db)
         self._run_out = RunOut()
 
-    async def lease(self, asked: Sequence[Asked], turns: Sequence[Turn]) -> list[list[Job]]:
-        """Lease ready jobs for several callers at once, turn by turn; to each its own."""
+    async def lease(
+        self, asked: Sequence[Asked], turns: Sequence[Turn], at: datetime = EVER
+    ) -> tuple[list[list[Job]], Outcome]:
+        """Lease ready jobs for several callers at once, turn by turn, until their payloads are LEASE_BYTES; to each its own. Leases
+        that have run out at `at` hold no place in a limited queue."""
         tokens = [new_token() for _ in asked]
         wanted = [each.max_jobs for each in asked]
         # In rounds, so that few jobs go to many.
-        slots = [n for left in range(max(wanted)) for n, each in enumerate(wanted, 1) if each > left]
+        slots = (
+            [n for left in range(max(wanted)) for n, each in enumerate(wanted, 1) if each > left]
+            if len(asked) > 1
+            else []
+        )
         async with self._db.maintenance() as connection:
-            rows = await self._take(connection, sql.lease_lanes, asked, turns, tokens, slots if len(asked) > 1 else [])
+            rows, left = await self._take(connection, sql.lease_lanes, asked, turns, tokens, slots, at)
             found = await self._jobs(connection, rows)
         places = {token: n for n, token in enumerate(tokens)}
         given: list[list[Job]] = [[] for _ in asked]
         for job in found:
             given[places[job.lease_token or 0]].append(job)
-        return given
+        return given, left
 
-    async def lease_lots(self, asked: Asked, turns: Sequence[Turn]) -> tuple[list[Lot], list[Taken]]:
-        """Lease ready jobs for one caller, as columns; and from where in their lanes they are."""
+    async def lease_lots(
+        self, asked: Asked, turns: Sequence[Turn], at: datetime = EVER
+    ) -> tuple[list[Lot], list[Taken], Outcome]:
+        """The same for one caller, as columns; and from where in their lanes they are."""
         async with self._db.maintenance() as connection:
             token = new_token()
-            rows = await self._take(connection, sql.lease_lots, [asked], turns, [token], [])
+            rows, left = await self._take(connection, sql.lease_lots, [asked], turns, [token], [], at)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
-            # They come in the order of their places on disk, so lanes alternate. By runs of one: who is leased thousands from one
-            # lane is not to pay for a look at the lane of each.
-            lanes: dict[tuple[UUID, int, int], list[Any]] = defaultdict(list)
-            for name, run in itertools.groupby(rows, key=_GROUPED):
-                lanes[name].extend(run)
             # While the transaction is open: rows that cannot be read are not leased.
-            found = [
-                _lot(Lane(priority, kinds[kind_id], tenant_id), own, token, asked.until)
-                for (tenant_id, kind_id, priority), own in lanes.items()
-            ]
-        return [lot for lot, _ in found], [taken for _, taken in found]
+            found = lots_of(rows, kinds, token, asked.until)
+        return [lot for lot, _ in found], [taken for _, taken in found], left
 
     async def _take(
         self,
@@ -133,7 +141,9 @@ class LeaseStore:
         turns: Sequence[Turn],
         tokens: Sequence[int],
         slots: Sequence[int],
-    ) -> Sequence[Any]:
+        at: datetime,
+    ) -> tuple[Sequence[Any], Outcome]:
+        wanted = sum(each.max_jobs for each in asked)
         numbers = await self._kinds.numbers_of(connection, {turn.lane.kind for turn in turns})
         turns = [turn for turn in turns if turn.lane.kind in numbers]
         rows: list[Any] = await connection.fetch(
@@ -141,10 +151,12 @@ class LeaseStore:
             [turn.band for turn in turns], [turn.lane.priority for turn in turns],
             [numbers[turn.lane.kind] for turn in turns], [turn.lane.tenant_id for turn in turns],
             [turn.floor.rank for turn in turns], [turn.floor.run_at for turn in turns], [turn.floor.id for turn in turns],
-            [turn.share for turn in turns], [turn.cap for turn in turns], sum(each.max_jobs for each in asked),
-            tokens, [each.until for each in asked], [each.worker_id for each in asked], slots,
+            [turn.share for turn in turns], [turn.cap for turn in turns], wanted,
+            tokens, [each.until for each in asked], [each.worker_id for each in asked], slots, at, LEASE_BYTES,
         )  # fmt: skip
-        return rows
+        rooms = await connection.fetch(sql.rooms_left) if any(turn.limited for turn in turns) else []
+        spent = len(rows) < wanted and sum(len(row["payload"]) for row in rows) >= LEASE_BYTES
+        return rows, Outcome(dict(map(tuple, rooms)), spent)
 
     async def survey(self, after: Survey | None = None) -> Survey:
         """The heads of all lanes, or of the SURVEY_MAX that come after those of an earlier survey."""
@@ -292,15 +304,10 @@ class LeaseStore:
             await connection.execute(sql.put_in_line, *_returned(off), lined, at)
         return off
 
-    async def bounds(self) -> tuple[dict[str, Rated], frozenset[str]]:
-        """The kinds that go by a rate, and by which; and those of which only so many may be in flight."""
+    async def bounds(self) -> tuple[dict[str, Rated], dict[str, int]]:
+        """The kinds that go by a rate, and by which; and those of which only so many may be in flight, by their queues."""
         async with self._db.maintenance() as connection:
-            rows = await connection.fetch(sql.rated)
-            limited = await connection.fetch(sql.limited)
-        rated = {
-            row["kind"]: Rated(row["queue"], *(_rate(row, name) for name in ("", "tenant_", "key_"))) for row in rows
-        }
-        return rated, frozenset(row["name"] for row in limited)
+            return await bounds(connection)
 
     async def sweep(self, at: datetime, after: datetime = EVER, fleet: Fleet = WELL) -> Swept:
         """Do what time has brought since `after` and no call does: scheduled jobs fall due, leases run out, poison is buried.
@@ -338,24 +345,6 @@ class LeaseStore:
 
 def _mapping(rows: Sequence[Any]) -> dict[UUID, int]:
     return dict(map(tuple, rows))
-
-
-def _lot(lane: Lane, rows: Sequence[Any], token: int, until: datetime) -> tuple[Lot, Taken]:
-    """Rows of `lease_lots` as columns, and from where in their lane they are. By place and not by name: it is half the work."""
-    _, _, _, ids, payloads, created, most, traces, attempts, lost, snoozes, ranks, dues, keys, lined = zip(
-        *rows, strict=True
-    )
-    lot = Lot(
-        lane.tenant_id, lane.kind, lane.priority, token, until, ids, payloads, created, most, traces,
-        attempts if any(attempts) else (), lost if any(lost) else (), snoozes if any(snoozes) else (),
-    )  # fmt: skip
-    keyed = [Keyed(*each) for each in zip(ids, keys, lined, strict=True) if each[1] is not None] if any(keys) else []
-    return lot, Taken(lane, len(ids), Place(*max(zip(ranks, dues, ids, strict=True))), keyed)
-
-
-def _rate(row: Any, whose: str) -> Rate | None:
-    jobs, ms, burst = (row[f"{whose}rate_{part}"] for part in ("jobs", "ms", "burst"))
-    return None if jobs is None else Rate(1000 * jobs / ms, burst)
 
 
 def _again(row: Any, kinds: Mapping[int, str], run_at: datetime) -> Ready:

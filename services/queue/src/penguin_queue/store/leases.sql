@@ -3,14 +3,20 @@ SELECT id, kind_id, tenant_id, payload, priority, rank, state, run_at, attempts,
        created_at, leased_until, NULL::timestamptz AS finished_at, last_error, traceparent, lease_token, rate_key,
        coalesce(lined, false) AS lined
 FROM lease_lanes($1::smallint[], $2::smallint[], $3::integer[], $4::uuid[], $5::smallint[], $6::timestamptz[], $7::bigint[],
-                 $8::integer[], $9::integer[], $10, $11::bigint[], $12::timestamptz[], $13::text[], $14::integer[]);
+                 $8::integer[], $9::integer[], $10, $11::bigint[], $12::timestamptz[], $13::text[], $14::integer[], $15, $16);
 
 -- name: lease_lots
 -- The same for whoever takes them as columns, and needs no more of them.
 SELECT tenant_id, kind_id, priority, id, payload, created_at, max_attempts, coalesce(traceparent, '') AS traceparent, attempts,
        lost_leases, snoozes, rank, run_at, rate_key, coalesce(lined, false) AS lined
 FROM lease_lanes($1::smallint[], $2::smallint[], $3::integer[], $4::uuid[], $5::smallint[], $6::timestamptz[], $7::bigint[],
-                 $8::integer[], $9::integer[], $10, $11::bigint[], $12::timestamptz[], $13::text[], $14::integer[]);
+                 $8::integer[], $9::integer[], $10, $11::bigint[], $12::timestamptz[], $13::text[], $14::integer[], $15, $16);
+
+-- name: rooms_left
+-- Of the limited queues of a lease in the same transaction; null where another process was leasing from one.
+SELECT queue, nullif(room, -1) AS room
+FROM unnest(string_to_array(split_part(current_setting('app.rooms', true), ',', 1), ' ')::integer[],
+            string_to_array(split_part(current_setting('app.rooms', true), ',', 2), ' ')::integer[]) AS r (queue, room);
 
 -- name: survey_lanes
 SELECT priority, kind_id, tenant_id, rank, run_at, id, resting FROM survey_lanes($1::smallint, $2, $3, $4);
@@ -18,15 +24,6 @@ SELECT priority, kind_id, tenant_id, rank, run_at, id, resting FROM survey_lanes
 -- name: in_flight
 -- Leases that ran out are not looked at, nor what is left of those that ended.
 SELECT tenant_id, count(*) AS count FROM jobs WHERE state = 2 AND leased_until > $1 GROUP BY 1;
-
--- name: rated
-SELECT k.name AS kind, q.name AS queue, q.rate_jobs, q.rate_ms, q.rate_burst, q.tenant_rate_jobs, q.tenant_rate_ms,
-       q.tenant_rate_burst, q.key_rate_jobs, q.key_rate_ms, q.key_rate_burst
-FROM queues AS q JOIN kinds AS k ON k.queue_id = q.id
-WHERE q.rate_jobs IS NOT NULL OR q.tenant_rate_jobs IS NOT NULL OR q.key_rate_jobs IS NOT NULL;
-
--- name: limited
-SELECT k.name FROM queues AS q JOIN kinds AS k ON k.queue_id = q.id WHERE q.max_in_flight IS NOT NULL;
 
 -- name: weights
 SELECT tenant_id, weight FROM tenant_weights;
