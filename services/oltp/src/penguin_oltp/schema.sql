@@ -331,6 +331,7 @@ CREATE TABLE public.erasure_receipts (
     erased_at timestamp with time zone NOT NULL,
     mentions jsonb NOT NULL,
     mentioned bigint NOT NULL,
+    skipped_by text DEFAULT ''::text NOT NULL,
     CONSTRAINT erasure_receipts_chain_head_check CHECK ((chain_head ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT erasure_receipts_mentioned_check CHECK ((mentioned >= 0)),
     CONSTRAINT erasure_receipts_tier_check CHECK (((length(tier) >= 1) AND (length(tier) <= 50)))
@@ -533,6 +534,7 @@ CREATE TABLE public.sagas (
     created_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
     finished_at timestamp with time zone,
+    takeovers integer DEFAULT 0 NOT NULL,
     CONSTRAINT sagas_input_check CHECK ((length(input) <= 65536)),
     CONSTRAINT sagas_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 100))),
     CONSTRAINT sagas_state_check CHECK ((state = ANY (ARRAY['running'::text, 'compensating'::text, 'succeeded'::text, 'compensated'::text, 'stuck'::text, 'abandoned'::text]))),

@@ -30,12 +30,11 @@ def _object(text: bytes, field: str) -> bytes:
 
 def new_saga(request: pb.CreateSagaRequest, at: datetime) -> Saga:
     """A saga as it begins, its creator's."""
-    nothing = {"last_error": "", "reason": "", "actor": ""}
     return Saga(
         tenant_id=UUID(request.tenant_id), id=UUID(request.saga_id), kind=request.kind, version=request.version,
         subject=request.subject, state=RUNNING, undoing=False, input=_object(request.input, "input"),
         owner=request.owner, owner_epoch=1, due_at=at + span(request, "lease_duration"), attempts=0,
-        created_at=at, updated_at=at, finished_at=None, **nothing,
+        last_error="", reason="", actor="", created_at=at, updated_at=at, finished_at=None,
     )  # fmt: skip
 
 
@@ -87,7 +86,7 @@ def saga(row: Saga, steps: Iterable[SagaStep] = ()) -> pb.Saga:
         owned_until=stamp(row.due_at) if owned else None, due_at=None if owned else stamp(row.due_at),
         attempts=row.attempts, last_error=row.last_error, reason=row.reason, actor=row.actor,
         created_at=stamp(row.created_at), updated_at=stamp(row.updated_at), finished_at=stamp(row.finished_at),
-        steps=map(_step, steps),
+        takeovers=row.takeovers, steps=map(_step, steps),
     )  # fmt: skip
 
 

@@ -51,12 +51,15 @@ class ErasureReceipt(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     CHAIN_HEAD_FIELD_NUMBER: _builtins.int
     ERASED_AT_FIELD_NUMBER: _builtins.int
+    SKIPPED_BY_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
     erasure_id: _builtins.str
     subject: _builtins.str
     """HMAC-SHA256 of the address under the tenant's subject key, lower-case hex."""
     chain_head: _builtins.str
     """The head of the erasure ledger's chain when it was ordered, lower-case hex."""
+    skipped_by: _builtins.str
+    """Who took the tier's part for done. Where given, the tier has not said that the subject is gone: somebody answers for it."""
     @_builtins.property
     def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Rows removed or anonymised, by table."""
@@ -72,10 +75,11 @@ class ErasureReceipt(_message.Message):
         counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         chain_head: _builtins.str = ...,
         erased_at: _timestamp_pb2.Timestamp | None = ...,
+        skipped_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["erased_at", b"erased_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_head", b"chain_head", "counts", b"counts", "erased_at", b"erased_at", "erasure_id", b"erasure_id", "subject", b"subject", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_head", b"chain_head", "counts", b"counts", "erased_at", b"erased_at", "erasure_id", b"erasure_id", "skipped_by", b"skipped_by", "subject", b"subject", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
