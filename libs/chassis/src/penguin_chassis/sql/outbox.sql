@@ -69,7 +69,8 @@ SET available_at = failed.available_at, last_error = failed.error, lease_token =
 FROM unnest($1::uuid[], $2::uuid[], $4::timestamptz[], $5::text[]) AS failed (tenant_id, id, available_at, error)
 WHERE o.tenant_id = failed.tenant_id AND o.id = failed.id AND o.lease_token = $3;
 
--- name: depth
+-- name: depths
 -- Counts no further than the limit: the answer is how deep, not how endless.
-SELECT count(*) AS depth, min(created_at) AS oldest_at
-FROM (SELECT created_at FROM outbox LIMIT $1) AS counted;
+SELECT destination, count(*) AS rows, min(created_at) AS oldest_at
+FROM (SELECT destination, created_at FROM outbox LIMIT $1) AS counted
+GROUP BY destination;
