@@ -30,11 +30,12 @@ def _object(text: bytes, field: str) -> bytes:
 
 def new_saga(request: pb.CreateSagaRequest, at: datetime) -> Saga:
     """A saga as it begins, its creator's."""
+    nothing: dict[str, Any] = {"last_error": "", "reason": "", "actor": ""}
     return Saga(
         tenant_id=UUID(request.tenant_id), id=UUID(request.saga_id), kind=request.kind, version=request.version,
         subject=request.subject, state=RUNNING, undoing=False, input=_object(request.input, "input"),
         owner=request.owner, owner_epoch=1, due_at=at + span(request, "lease_duration"), attempts=0,
-        last_error="", reason="", actor="", created_at=at, updated_at=at, finished_at=None,
+        created_at=at, updated_at=at, finished_at=None, **nothing,
     )  # fmt: skip
 
 
