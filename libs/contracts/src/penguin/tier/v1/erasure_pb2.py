@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from penguin.common.v1 import options_pb2 as penguin_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpenguin/tier/v1/erasure.proto\x12\x0fpenguin.tier.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpenguin/common/v1/options.proto\"\x90\x02\n\x0e\x45rasureReceipt\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x12\n\nerasure_id\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12;\n\x06\x63ounts\x18\x04 \x03(\x0b\x32+.penguin.tier.v1.ErasureReceipt.CountsEntry\x12\x12\n\nchain_head\x18\x05 \x01(\t\x12-\n\terased_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\nskipped_by\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"4\n\x07Mention\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05place\x18\x03 \x01(\t\"\xf2\x02\n\x13\x45raseSubjectRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nerasure_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12&\n\x07subject\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1f\n\x07\x61\x64\x64ress\x18\x05 \x01(\tB\x0e\xbaH\x07r\x05\x10\x03\x18\xc0\x02\x98\xb5\x18\x01\x12)\n\nchain_head\x18\x06 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12(\n\x0cstorage_keys\x18\x07 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xf4\x03\x12#\n\temail_ids\x18\x08 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\x12\x18\n\x06\x63ursor\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12%\n\tlist_keys\x18\n \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xf4\x03\"\x84\x01\n\x14\x45raseSubjectResponse\x12\x30\n\x07receipt\x18\x01 \x01(\x0b\x32\x1f.penguin.tier.v1.ErasureReceipt\x12*\n\x08mentions\x18\x02 \x03(\x0b\x32\x18.penguin.tier.v1.Mention\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"z\n\x14\x45xportSubjectRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\x07\x61\x64\x64ress\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x18\xc0\x02`\x01\x12(\n\x0cstorage_keys\x18\x03 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xf4\x03\"C\n\x15\x45xportSubjectResponse\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06record\x18\x03 \x01(\x0c\"{\n\x13\x43heckErasureRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12&\n\x07subject\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1f\n\x0cstorage_keys\x18\x03 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"\x16\n\x14\x43heckErasureResponse\"\xb2\x01\n\tLegalHold\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x13\n\x0bstorage_key\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tkept_keys\x18\x08 \x01(\x05\"\xab\x02\n\x13PutLegalHoldRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x02id\x18\x03 \x01(\tB\x0c\xbaH\x05r\x03\xb0\x01\x01\x98\xb5\x18\x01\x12(\n\x07subject\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$H\x00\x12!\n\x0bstorage_key\x18\x05 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03H\x00\x12\x1a\n\x06reason\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03\x12(\n\x0cstorage_keys\x18\x07 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x90N\"\x07r\x05\x10\x01\x18\xf4\x03\x12\x1f\n\x0bsubject_key\x18\x08 \x01(\x0c\x42\n\xbaH\x07z\x02h \xd8\x01\x01\x42\x0b\n\x02on\x12\x05\xbaH\x02\x08\x01\"@\n\x14PutLegalHoldResponse\x12(\n\x04hold\x18\x01 \x01(\x0b\x32\x1a.penguin.tier.v1.LegalHold\"\x9a\x01\n\x16\x45xtendLegalHoldRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07hold_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x0cstorage_keys\x18\x04 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x90N\"\x07r\x05\x10\x01\x18\xf4\x03\"C\n\x17\x45xtendLegalHoldResponse\x12(\n\x04hold\x18\x01 \x01(\x0b\x32\x1a.penguin.tier.v1.LegalHold\"q\n\x15ListLegalHoldsRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"\\\n\x16ListLegalHoldsResponse\x12)\n\x05holds\x18\x01 \x03(\x0b\x32\x1a.penguin.tier.v1.LegalHold\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x17ReleaseLegalHoldRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07hold_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x1a\n\x18ReleaseLegalHoldResponse\"\x15\n\x13MarkRestoredRequest\"+\n\x14MarkRestoredResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\"4\n\x13MarkReplayedRequest\x12\x1d\n\x0bincarnation\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x16\n\x14MarkReplayedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpenguin/tier/v1/erasure.proto\x12\x0fpenguin.tier.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpenguin/common/v1/options.proto\"\x90\x02\n\x0e\x45rasureReceipt\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x12\n\nerasure_id\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12;\n\x06\x63ounts\x18\x04 \x03(\x0b\x32+.penguin.tier.v1.ErasureReceipt.CountsEntry\x12\x12\n\nchain_head\x18\x05 \x01(\t\x12-\n\terased_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\nskipped_by\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"4\n\x07Mention\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05place\x18\x03 \x01(\t\"\xf2\x02\n\x13\x45raseSubjectRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nerasure_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12&\n\x07subject\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1f\n\x07\x61\x64\x64ress\x18\x05 \x01(\tB\x0e\xbaH\x07r\x05\x10\x03\x18\xc0\x02\x98\xb5\x18\x01\x12)\n\nchain_head\x18\x06 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12(\n\x0cstorage_keys\x18\x07 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xf4\x03\x12#\n\temail_ids\x18\x08 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\x12\x18\n\x06\x63ursor\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12%\n\tlist_keys\x18\n \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xf4\x03\"\x84\x01\n\x14\x45raseSubjectResponse\x12\x30\n\x07receipt\x18\x01 \x01(\x0b\x32\x1f.penguin.tier.v1.ErasureReceipt\x12*\n\x08mentions\x18\x02 \x03(\x0b\x32\x18.penguin.tier.v1.Mention\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"z\n\x14\x45xportSubjectRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\x07\x61\x64\x64ress\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x18\xc0\x02`\x01\x12(\n\x0cstorage_keys\x18\x03 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xf4\x03\"C\n\x15\x45xportSubjectResponse\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06record\x18\x03 \x01(\x0c\"S\n\x17\x43ountSubjectRowsRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\x07\x61\x64\x64ress\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x03\x18\xc0\x02\"\x90\x01\n\x18\x43ountSubjectRowsResponse\x12\x45\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x35.penguin.tier.v1.CountSubjectRowsResponse.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"{\n\x13\x43heckErasureRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12&\n\x07subject\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1f\n\x0cstorage_keys\x18\x03 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"\x16\n\x14\x43heckErasureResponse\"\xb2\x01\n\tLegalHold\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x13\n\x0bstorage_key\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tkept_keys\x18\x08 \x01(\x05\"\xab\x02\n\x13PutLegalHoldRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x02id\x18\x03 \x01(\tB\x0c\xbaH\x05r\x03\xb0\x01\x01\x98\xb5\x18\x01\x12(\n\x07subject\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$H\x00\x12!\n\x0bstorage_key\x18\x05 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03H\x00\x12\x1a\n\x06reason\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03\x12(\n\x0cstorage_keys\x18\x07 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x90N\"\x07r\x05\x10\x01\x18\xf4\x03\x12\x1f\n\x0bsubject_key\x18\x08 \x01(\x0c\x42\n\xbaH\x07z\x02h \xd8\x01\x01\x42\x0b\n\x02on\x12\x05\xbaH\x02\x08\x01\"@\n\x14PutLegalHoldResponse\x12(\n\x04hold\x18\x01 \x01(\x0b\x32\x1a.penguin.tier.v1.LegalHold\"\x9a\x01\n\x16\x45xtendLegalHoldRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07hold_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x0cstorage_keys\x18\x04 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x90N\"\x07r\x05\x10\x01\x18\xf4\x03\"C\n\x17\x45xtendLegalHoldResponse\x12(\n\x04hold\x18\x01 \x01(\x0b\x32\x1a.penguin.tier.v1.LegalHold\"q\n\x15ListLegalHoldsRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"\\\n\x16ListLegalHoldsResponse\x12)\n\x05holds\x18\x01 \x03(\x0b\x32\x1a.penguin.tier.v1.LegalHold\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x17ReleaseLegalHoldRequest\x12\x1b\n\ttenant_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07hold_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x1a\n\x18ReleaseLegalHoldResponse\"\x15\n\x13MarkRestoredRequest\"+\n\x14MarkRestoredResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\"4\n\x13MarkReplayedRequest\x12\x1d\n\x0bincarnation\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x16\n\x14MarkReplayedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -64,6 +64,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPORTSUBJECTREQUEST'].fields_by_name['address']._serialized_options = b'\272H\007r\005\030\300\002`\001'
   _globals['_EXPORTSUBJECTREQUEST'].fields_by_name['storage_keys']._loaded_options = None
   _globals['_EXPORTSUBJECTREQUEST'].fields_by_name['storage_keys']._serialized_options = b'\272H\017\222\001\014\020\350\007\"\007r\005\020\001\030\364\003'
+  _globals['_COUNTSUBJECTROWSREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_COUNTSUBJECTROWSREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_COUNTSUBJECTROWSREQUEST'].fields_by_name['address']._loaded_options = None
+  _globals['_COUNTSUBJECTROWSREQUEST'].fields_by_name['address']._serialized_options = b'\272H\007r\005\020\003\030\300\002'
+  _globals['_COUNTSUBJECTROWSRESPONSE_COUNTSENTRY']._loaded_options = None
+  _globals['_COUNTSUBJECTROWSRESPONSE_COUNTSENTRY']._serialized_options = b'8\001'
   _globals['_CHECKERASUREREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_CHECKERASUREREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CHECKERASUREREQUEST'].fields_by_name['subject']._loaded_options = None
@@ -124,34 +130,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPORTSUBJECTREQUEST']._serialized_end=1104
   _globals['_EXPORTSUBJECTRESPONSE']._serialized_start=1106
   _globals['_EXPORTSUBJECTRESPONSE']._serialized_end=1173
-  _globals['_CHECKERASUREREQUEST']._serialized_start=1175
-  _globals['_CHECKERASUREREQUEST']._serialized_end=1298
-  _globals['_CHECKERASURERESPONSE']._serialized_start=1300
-  _globals['_CHECKERASURERESPONSE']._serialized_end=1322
-  _globals['_LEGALHOLD']._serialized_start=1325
-  _globals['_LEGALHOLD']._serialized_end=1503
-  _globals['_PUTLEGALHOLDREQUEST']._serialized_start=1506
-  _globals['_PUTLEGALHOLDREQUEST']._serialized_end=1805
-  _globals['_PUTLEGALHOLDRESPONSE']._serialized_start=1807
-  _globals['_PUTLEGALHOLDRESPONSE']._serialized_end=1871
-  _globals['_EXTENDLEGALHOLDREQUEST']._serialized_start=1874
-  _globals['_EXTENDLEGALHOLDREQUEST']._serialized_end=2028
-  _globals['_EXTENDLEGALHOLDRESPONSE']._serialized_start=2030
-  _globals['_EXTENDLEGALHOLDRESPONSE']._serialized_end=2097
-  _globals['_LISTLEGALHOLDSREQUEST']._serialized_start=2099
-  _globals['_LISTLEGALHOLDSREQUEST']._serialized_end=2212
-  _globals['_LISTLEGALHOLDSRESPONSE']._serialized_start=2214
-  _globals['_LISTLEGALHOLDSRESPONSE']._serialized_end=2306
-  _globals['_RELEASELEGALHOLDREQUEST']._serialized_start=2308
-  _globals['_RELEASELEGALHOLDREQUEST']._serialized_end=2419
-  _globals['_RELEASELEGALHOLDRESPONSE']._serialized_start=2421
-  _globals['_RELEASELEGALHOLDRESPONSE']._serialized_end=2447
-  _globals['_MARKRESTOREDREQUEST']._serialized_start=2449
-  _globals['_MARKRESTOREDREQUEST']._serialized_end=2470
-  _globals['_MARKRESTOREDRESPONSE']._serialized_start=2472
-  _globals['_MARKRESTOREDRESPONSE']._serialized_end=2515
-  _globals['_MARKREPLAYEDREQUEST']._serialized_start=2517
-  _globals['_MARKREPLAYEDREQUEST']._serialized_end=2569
-  _globals['_MARKREPLAYEDRESPONSE']._serialized_start=2571
-  _globals['_MARKREPLAYEDRESPONSE']._serialized_end=2593
+  _globals['_COUNTSUBJECTROWSREQUEST']._serialized_start=1175
+  _globals['_COUNTSUBJECTROWSREQUEST']._serialized_end=1258
+  _globals['_COUNTSUBJECTROWSRESPONSE']._serialized_start=1261
+  _globals['_COUNTSUBJECTROWSRESPONSE']._serialized_end=1405
+  _globals['_COUNTSUBJECTROWSRESPONSE_COUNTSENTRY']._serialized_start=373
+  _globals['_COUNTSUBJECTROWSRESPONSE_COUNTSENTRY']._serialized_end=418
+  _globals['_CHECKERASUREREQUEST']._serialized_start=1407
+  _globals['_CHECKERASUREREQUEST']._serialized_end=1530
+  _globals['_CHECKERASURERESPONSE']._serialized_start=1532
+  _globals['_CHECKERASURERESPONSE']._serialized_end=1554
+  _globals['_LEGALHOLD']._serialized_start=1557
+  _globals['_LEGALHOLD']._serialized_end=1735
+  _globals['_PUTLEGALHOLDREQUEST']._serialized_start=1738
+  _globals['_PUTLEGALHOLDREQUEST']._serialized_end=2037
+  _globals['_PUTLEGALHOLDRESPONSE']._serialized_start=2039
+  _globals['_PUTLEGALHOLDRESPONSE']._serialized_end=2103
+  _globals['_EXTENDLEGALHOLDREQUEST']._serialized_start=2106
+  _globals['_EXTENDLEGALHOLDREQUEST']._serialized_end=2260
+  _globals['_EXTENDLEGALHOLDRESPONSE']._serialized_start=2262
+  _globals['_EXTENDLEGALHOLDRESPONSE']._serialized_end=2329
+  _globals['_LISTLEGALHOLDSREQUEST']._serialized_start=2331
+  _globals['_LISTLEGALHOLDSREQUEST']._serialized_end=2444
+  _globals['_LISTLEGALHOLDSRESPONSE']._serialized_start=2446
+  _globals['_LISTLEGALHOLDSRESPONSE']._serialized_end=2538
+  _globals['_RELEASELEGALHOLDREQUEST']._serialized_start=2540
+  _globals['_RELEASELEGALHOLDREQUEST']._serialized_end=2651
+  _globals['_RELEASELEGALHOLDRESPONSE']._serialized_start=2653
+  _globals['_RELEASELEGALHOLDRESPONSE']._serialized_end=2679
+  _globals['_MARKRESTOREDREQUEST']._serialized_start=2681
+  _globals['_MARKRESTOREDREQUEST']._serialized_end=2702
+  _globals['_MARKRESTOREDRESPONSE']._serialized_start=2704
+  _globals['_MARKRESTOREDRESPONSE']._serialized_end=2747
+  _globals['_MARKREPLAYEDREQUEST']._serialized_start=2749
+  _globals['_MARKREPLAYEDREQUEST']._serialized_end=2801
+  _globals['_MARKREPLAYEDRESPONSE']._serialized_start=2803
+  _globals['_MARKREPLAYEDRESPONSE']._serialized_end=2825
 # @@protoc_insertion_point(module_scope)
