@@ -49,10 +49,13 @@ def ordered(number: int) -> UUID:
     return UUID(int=0x0190_0000_0000_7000_8000_0000_0000_0000 + number)
 
 
-async def owe(db: Database, tenant: UUID, count: int = 1, destination: str = "queue", at: datetime = NOW) -> list[UUID]:
+async def owe(
+    db: Database, tenant: UUID, count: int = 1, destination: str = "queue", at: datetime = NOW, aggregate: str = ""
+) -> list[UUID]:
     ids = [uuid4() for _ in range(count)]
+    owed = [Owed(i, destination, "k", {"n": 1}, aggregate=aggregate) for i in ids]
     async with db.tenant(tenant) as connection:
-        await outbox.append(connection, tenant, [Owed(i, destination, "k", {"n": 1}) for i in ids], at)
+        await outbox.append(connection, tenant, owed, at)
     return ids
 
 
@@ -193,6 +196,42 @@ async def test_a_backlog_that_waits_for_another_destination_costs_little(own: Da
     assert len(rows) == 1000
     gone, _ = await outbox.settle(own, token, [(r.tenant_id, r.id) for r in rows], [], NOW)
     assert gone == 1000
+
+
+async def test_what_is_owed_of_an_aggregate_goes_one_after_the_other(own: Database, tenant: UUID) -> None:
+    # The second is due before the first, by the clock of who wrote it, and goes elsewhere.
+    (first,) = await owe(own, tenant, aggregate="a")
+    (second,) = await owe(own, tenant, destination="content", at=NOW - timedelta(hours=1), aggregate="a")
+    third, fourth = await owe(own, tenant, 2, aggregate="a")
+    (other,) = await owe(own, tenant, aggregate="b")
+    (any_,) = await owe(own, tenant)
+    (strangers,) = await owe(own, uuid4(), aggregate="a")
+    assert (await lease(own, "content"))[1] == []
+    token, rows = await lease(own)
+    assert {row.id for row in rows} == {first, other, any_, strangers}
+    # Neither while it is delivered, nor while it waits to be tried again, nor when its relay has died.
+    assert (await lease(own))[1] == []
+    await outbox.settle(own, token, [(row.tenant_id, row.id) for row in rows if row.id != first], [], NOW)
+    await outbox.settle(own, token, [], [(tenant, first, 60.0, "UNAVAILABLE")], NOW)
+    assert (await lease(own))[1] == []
+    at = NOW + timedelta(minutes=2)
+    for expected in (first, first, second, third, fourth):
+        token, rows = await lease(own, at=at)
+        assert [row.id for row in rows] == [expected]
+        if expected != first or rows[0].attempt > 2:
+            await outbox.settle(own, token, [(tenant, expected)], [], at)
+        at += timedelta(minutes=1)
+    assert await outbox.depth(own) == (0, None)
+
+
+async def test_who_waits_for_the_one_before_uses_up_nobodys_place(own: Database) -> None:
+    for number in range(20):
+        await owe(own, ordered(number), 1, "queue", aggregate="a")
+        await owe(own, ordered(number), 1, "content", aggregate="a")
+    last = ordered(99)
+    await owe(own, last, 1, "content")
+    _, rows = await lease(own, "content", tenants=5)
+    assert [r.tenant_id for r in rows] == [last]
 
 
 async def test_what_a_rolled_back_write_owed_is_owed_to_nobody(own: Database, tenant: UUID) -> None:

@@ -33,13 +33,18 @@ _propagator = TraceContextTextMapPropagator()
 
 @dataclass(frozen=True)
 class Owed:
-    """One thing owed: its id, where it goes, what it asks for, its JSON-able payload (ids and keys only)."""
+    """One thing owed: its id, where it goes, what it asks for, its JSON-able payload (ids and keys only).
+
+    What is owed of one `aggregate`, as "template:<id>", is delivered in the order in which it was owed, each once the one before
+    it is settled: whoever owes it holds the aggregate's own row locked. Empty: in any order.
+    """
 
     id: UUID
     destination: str
     kind: str
     payload: dict[str, Any]
     available_at: datetime | None = None
+    aggregate: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ async def append(connection: Connection, tenant_id: UUID, owed: Sequence[Owed], 
     await connection.execute(
         sql.append, tenant_id, [o.id for o in owed], [o.destination for o in owed], [o.kind for o in owed],
         [json_bytes(o.payload) for o in owed], traceparent(), at, [o.available_at or at for o in owed],
+        [o.aggregate for o in owed],
     )  # fmt: skip
 
 

@@ -77,8 +77,14 @@ class TemplateStore:
 
 
 def _claim(template: Template) -> outbox.Owed:
-    return outbox.Owed(uuid4(), "content", "claim_contents", {"storage_keys": [template.content_storage_key]})
+    return _owed("claim_contents", template)
 
 
 def _delete(template: Template) -> outbox.Owed:
-    return outbox.Owed(uuid4(), "content", "delete_contents", {"storage_keys": [template.content_storage_key]})
+    return _owed("delete_contents", template)
+
+
+def _owed(kind: str, template: Template) -> outbox.Owed:
+    """A content that is claimed and deleted soon after is claimed first: the other way round it would be missed."""
+    keys = {"storage_keys": [template.content_storage_key]}
+    return outbox.Owed(uuid4(), "content", kind, keys, aggregate=f"template:{template.id}")
