@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 from services.olap.tests.rows import DAY, cell, load_request, span, watermark_request
-from tests.contract.cases import Case, Mutation, Within, equal
+from tests.contract.cases import Case, Listing, Mutation, Within, equal
 from tests.contract.harness import ServiceContract
 from tests.contract.wire import World
 
@@ -52,6 +53,19 @@ def check_watermark(request: Any, reply: Any) -> None:
     assert reply.watermark.cursor == "1"
 
 
+async def loaded(world: World) -> Any:
+    await world.call(f"{SERVICE}/LoadDay", load_request(world.tenant, cell(sent=3), cell(str(uuid4()), sent=4)))
+    return pb.ListDayFactsRequest(tenant_id=str(world.tenant), day=DAY)
+
+
+def check_facts(request: Any, reply: Any) -> None:
+    assert [(fact.table, fact.measures.sent) for fact in reply.facts] == [(1, 3), (1, 4), (2, 3), (2, 4), (3, 7)]
+
+
+def nothing(reply: Any) -> None:
+    assert not reply.facts
+
+
 def none_yet(reply: Any) -> None:
     assert not reply.HasField("watermark")
 
@@ -85,5 +99,14 @@ class TestFactsService(ServiceContract):
             ("source", lambda r: r.ClearField("source")),
             Within(lambda r: setattr(r, "source", "nobody.there"), none_yet),
             stranger=none_yet,
+        ),
+        Case(
+            "ListDayFacts",
+            loaded,
+            check_facts,
+            ("day", lambda r: setattr(r, "day", "yesterday")),
+            Within(lambda r: setattr(r, "day", "2001-01-01"), nothing),
+            stranger=nothing,
+            listing=Listing("facts", 5, lambda r: setattr(r, "day", "2001-01-01")),
         ),
     )

@@ -52,6 +52,10 @@ async def export(world: World) -> Any:
     return erasure_pb2.ExportSubjectRequest(tenant_id=str(world.tenant), address=ADDRESS, storage_keys=["none"])
 
 
+async def count(world: World) -> Any:
+    return erasure_pb2.CountSubjectRowsRequest(tenant_id=str(world.tenant), address=ADDRESS)
+
+
 async def may_be_erased(world: World) -> Any:
     return erasure_pb2.CheckErasureRequest(tenant_id=str(world.tenant), subject=SUBJECT, storage_keys=["k"])
 
@@ -148,6 +152,14 @@ CASES = (
         ("address", lambda r: setattr(r, "address", "nobody")),
         "of a person that is not known there is nothing to tell",
         stranger=lambda reply: equal(list(reply), []),
+    ),
+    Case(
+        "CountSubjectRows",
+        count,
+        lambda request, reply: equal(dict(reply.counts), {}),
+        ("address", lambda r: setattr(r, "address", "x")),
+        "of a person that is not known there is nothing to count",
+        stranger=lambda reply: equal(dict(reply.counts), {}),
     ),
     Case(
         "CheckErasure",

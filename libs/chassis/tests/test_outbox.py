@@ -6,13 +6,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
 
 from penguin.tier.v1 import tier_service_pb2 as pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_chassis import outbox
+from penguin_chassis.faults import ResourceExhausted
 from penguin_chassis.outbox import LeasedRow, Owed
 from penguin_chassis.pool import Database, database
 from penguin_chassis.settings import PoolSettings
@@ -44,10 +49,13 @@ def ordered(number: int) -> UUID:
     return UUID(int=0x0190_0000_0000_7000_8000_0000_0000_0000 + number)
 
 
-async def owe(db: Database, tenant: UUID, count: int = 1, destination: str = "queue", at: datetime = NOW) -> list[UUID]:
+async def owe(
+    db: Database, tenant: UUID, count: int = 1, destination: str = "queue", at: datetime = NOW, aggregate: str = ""
+) -> list[UUID]:
     ids = [uuid4() for _ in range(count)]
+    owed = [Owed(i, destination, "k", {"n": 1}, aggregate=aggregate) for i in ids]
     async with db.tenant(tenant) as connection:
-        await outbox.append(connection, tenant, [Owed(i, destination, "k", {"n": 1}) for i in ids], at)
+        await outbox.append(connection, tenant, owed, at)
     return ids
 
 
@@ -190,6 +198,42 @@ async def test_a_backlog_that_waits_for_another_destination_costs_little(own: Da
     assert gone == 1000
 
 
+async def test_what_is_owed_of_an_aggregate_goes_one_after_the_other(own: Database, tenant: UUID) -> None:
+    # The second is due before the first, by the clock of who wrote it, and goes elsewhere.
+    (first,) = await owe(own, tenant, aggregate="a")
+    (second,) = await owe(own, tenant, destination="content", at=NOW - timedelta(hours=1), aggregate="a")
+    third, fourth = await owe(own, tenant, 2, aggregate="a")
+    (other,) = await owe(own, tenant, aggregate="b")
+    (any_,) = await owe(own, tenant)
+    (strangers,) = await owe(own, uuid4(), aggregate="a")
+    assert (await lease(own, "content"))[1] == []
+    token, rows = await lease(own)
+    assert {row.id for row in rows} == {first, other, any_, strangers}
+    # Neither while it is delivered, nor while it waits to be tried again, nor when its relay has died.
+    assert (await lease(own))[1] == []
+    await outbox.settle(own, token, [(row.tenant_id, row.id) for row in rows if row.id != first], [], NOW)
+    await outbox.settle(own, token, [], [(tenant, first, 60.0, "UNAVAILABLE")], NOW)
+    assert (await lease(own))[1] == []
+    at = NOW + timedelta(minutes=2)
+    for expected in (first, first, second, third, fourth):
+        token, rows = await lease(own, at=at)
+        assert [row.id for row in rows] == [expected]
+        if expected != first or rows[0].attempt > 2:
+            await outbox.settle(own, token, [(tenant, expected)], [], at)
+        at += timedelta(minutes=1)
+    assert await outbox.depth(own) == (0, None)
+
+
+async def test_who_waits_for_the_one_before_uses_up_nobodys_place(own: Database) -> None:
+    for number in range(20):
+        await owe(own, ordered(number), 1, "queue", aggregate="a")
+        await owe(own, ordered(number), 1, "content", aggregate="a")
+    last = ordered(99)
+    await owe(own, last, 1, "content")
+    _, rows = await lease(own, "content", tenants=5)
+    assert [r.tenant_id for r in rows] == [last]
+
+
 async def test_what_a_rolled_back_write_owed_is_owed_to_nobody(own: Database, tenant: UUID) -> None:
     async def write() -> None:
         async with own.tenant(tenant) as connection:
@@ -225,3 +269,52 @@ async def test_what_is_owed_for_the_platform_itself_has_its_turn(own: Database, 
     others = [await owe(own, ordered(n)) for n in range(2)]
     _, rows = await lease(own, after=after)
     assert {row.id for row in rows} == {*ids, *(id_ for each in others for id_ in each)}
+
+
+async def test_what_waits_is_told_by_destination_and_so_is_that_nothing_does(
+    own: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = InMemoryMetricReader()
+    meter = MeterProvider(metric_readers=[reader], resource=Resource({}), shutdown_on_exit=False).get_meter("test")
+    monkeypatch.setattr(outbox, "_gauges", outbox.Gauges(meter))
+
+    async def told(at: datetime) -> dict[tuple[str, str], float]:
+        await outbox.measure(own, at)
+        found: Any = reader.get_metrics_data()
+        return {
+            (metric.name.removeprefix("penguin.outbox."), point.attributes["destination"]): point.value
+            for metric in found.resource_metrics[0].scope_metrics[0].metrics
+            for point in metric.data.data_points
+        }
+
+    await owe(own, tenant, 3, "queue", NOW - timedelta(seconds=90))
+    await owe(own, uuid4(), 1, "queue", NOW - timedelta(seconds=30))
+    await owe(own, uuid4(), 2, "content", NOW - timedelta(seconds=5))
+    assert await told(NOW) == {
+        ("rows", "queue"): 4, ("oldest_age", "queue"): 90, ("rows", "content"): 2, ("oldest_age", "content"): 5,
+    }  # fmt: skip
+    assert own.owed == 6
+    token, rows = await lease(own, "content")
+    await outbox.settle(own, token, [(row.tenant_id, row.id) for row in rows], [], NOW)
+    assert await told(NOW + timedelta(seconds=1)) == {
+        ("rows", "queue"): 4, ("oldest_age", "queue"): 91, ("rows", "content"): 0, ("oldest_age", "content"): 0,
+    }  # fmt: skip
+
+
+async def test_what_is_taken_on_counts_before_it_is_counted(
+    own: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "COUNT_LIMIT", 2)
+    await outbox.measure(own, NOW)
+
+    async def take_on() -> None:
+        async with own.tenant(tenant) as connection:
+            await outbox.take_on(own, connection, tenant, [Owed(uuid4(), "queue", "k", {})], NOW)
+            await outbox.take_on(own, connection, tenant, [], NOW)
+
+    await take_on()
+    await take_on()
+    with pytest.raises(ResourceExhausted):
+        await take_on()
+    assert (await outbox.depth(own))[0] == 2
+    own.owed = 0

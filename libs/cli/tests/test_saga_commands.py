@@ -11,10 +11,12 @@ from uuid import uuid4
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from penguin.oltp.v1 import saga_service_pb2 as pb
-from penguin_cli import saga_commands
+from penguin.oltp.v1 import subject_service_pb2 as subject_pb
+from penguin_cli import saga_commands, subject_commands
 from penguin_cli.app import build
 
 TENANT, SAGA = str(uuid4()), str(uuid4())
@@ -99,3 +101,25 @@ def test_who_lets_it_go_on_says_why(run: Run) -> None:
         result, asked = run(None, *command, "-t", TENANT)
         assert (result.exit_code, asked) == (2, {})
         assert "--reason" in result.output
+
+
+def test_how_often_its_owners_left_it_is_told(run: Run) -> None:
+    left = pb.Saga()
+    left.CopyFrom(STUCK)
+    left.last_error, left.takeovers = "OWNERS_LOST", 21
+    result, _ = run(pb.GetSagaResponse(saga=left), "show", SAGA, "-t", TENANT)
+    assert "left without a word  21 times" in " ".join(result.output.split("\n")), result.output
+
+
+def test_a_receipt_says_who_answers_for_a_tier_that_was_skipped() -> None:
+    erasure = subject_pb.Erasure(id=SAGA, subject="5" * 64)
+    erasure.receipts.add(tier="olap", skipped_by="ann[b]")
+    erasure.receipts.add(tier="oltp", counts={"emails": 2}, skipped_by="ann")
+    erasure.receipts.add(tier="queue")
+    console = Console(width=100)
+    with console.capture() as shown:
+        console.print(subject_commands.told(erasure))
+    lines = [line.split("1970")[0].split() for line in shown.get().splitlines()]
+    assert ["olap", *["not", "told;", "skipped", "by", "ann[b]"]] in lines
+    assert ["oltp", *["2", "emails;", "skipped", "by", "ann"]] in lines
+    assert ["queue", "nothing"] in lines

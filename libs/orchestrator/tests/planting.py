@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -88,7 +89,7 @@ def datetime_ago(seconds: float) -> datetime:
     return datetime.now(UTC) - timedelta(seconds=seconds)
 
 
-async def findings(tiers: dict[str, Tier], run: pb.ReconcileRun) -> set[tuple[str, str, str]]:
+async def findings(tiers: Mapping[str, Tier], run: pb.ReconcileRun) -> set[tuple[str, str, str]]:
     """Kind, subject and action of what a run found."""
     oltp = tiers["oltp"]
     request = pb.ListReconcileFindingsRequest(run_id=run.id, page_size=1000)

@@ -65,6 +65,21 @@ def test_the_same_record_is_written_once(ledger: ErasureLedger, tmp_path: Path) 
     assert len(files(tmp_path / "ledger")) == len(files(tmp_path / "copy")) == 1
 
 
+def test_threads_that_read_it_for_the_first_time_read_the_same(
+    ledger: ErasureLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the steps of an erasure do side by side, in a process that goes on with it."""
+    monkeypatch.setattr("penguin_orchestrator.erasure_ledger.os.fsync", lambda _: None)
+    written = [ledger.append(order(ledger)) for _ in range(40)]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(10):
+            other = again(tmp_path)
+            reads = [threads.submit(read) for read in (other.entries, other.verify, other.entries, other.entries)]
+            for read in reads:
+                assert read.result() in (written, written[-1].digest)
+            assert other.entries() == written
+
+
 def test_nothing_of_a_person_stands_there_in_the_clear(ledger: ErasureLedger, tmp_path: Path) -> None:
     # Letters that no hexadecimal digit is: what is sealed is written in those, and "ada" came up by chance.
     ledger.append(order(ledger, "zworykin@example.com"))

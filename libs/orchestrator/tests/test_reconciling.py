@@ -375,7 +375,7 @@ async def test_of_two_processes_that_keep_reconciling_one_runs(
     all_tiers: dict[str, Tier], world: World, oltp_db: Database
 ) -> None:
     terms, every = Terms(tenant_id=world.tenant), timedelta(hours=1)
-    both = [asyncio.create_task(keep_reconciling(all_tiers, terms, every, ask_s=0.05)) for _ in range(2)]
+    both = [asyncio.create_task(keep_reconciling(Reconciler(all_tiers), terms, every, ask_s=0.05)) for _ in range(2)]
 
     async def ended() -> bool:
         async with oltp_db.maintenance() as connection:

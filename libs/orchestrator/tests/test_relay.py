@@ -12,9 +12,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from libs.orchestrator.tests.conftest import Make
 from libs.orchestrator.tests.stored import contents, jobs, outgoing, owed, until
+from services.oltp.tests.rows import new_template
 
+from penguin.oltp.v1 import template_service_pb2 as template_pb
+from penguin.oltp.v1.template_service_pb2_grpc import TemplateServiceStub
 from penguin.tier.v1 import tier_service_pb2 as tier_pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_chassis import outbox
@@ -29,6 +33,7 @@ from penguin_orchestrator.sending import Sender
 from penguin_testkit.faults import Break, Code, Faults
 
 LEASE, SETTLE, CLAIM, ENQUEUE = "LeaseOutbox", "SettleOutbox", "ClaimContents", "EnqueueJobs"
+DELETE = "DeleteContents"
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +103,28 @@ async def test_what_a_tenant_was_promised_before_its_close_ends(
     async with oltp_db.tenant(tenant) as connection:
         statuses = await connection.fetch("SELECT status FROM emails WHERE tenant_id = $1", tenant)
     assert [row["status"] for row in statuses] == ["cancelled"] * 3
+
+
+async def test_a_template_s_contents_are_claimed_and_deleted_in_the_order_of_its_changes(
+    relay: Relay, tiers: dict[str, Tier], tenant: UUID, faults: dict[str, Faults]
+) -> None:
+    oltp, templates = tiers["oltp"], tiers["oltp"].stub(TemplateServiceStub)
+    made = new_template()
+    named: dict[str, Any] = {"tenant_id": str(tenant), "template_id": made.id}
+    await oltp.call(templates.CreateTemplate, template_pb.CreateTemplateRequest(tenant_id=str(tenant), template=made))
+    update = template_pb.TemplateUpdate(content_storage_key="k/new", content_generation=3)
+    mask = FieldMask(paths=["content_storage_key", "content_generation"])
+    changed = template_pb.UpdateTemplateRequest(**named, request_id=str(uuid4()), template=update, update_mask=mask)
+    await oltp.call(templates.UpdateTemplate, changed)
+    await oltp.call(templates.DeleteTemplate, template_pb.DeleteTemplateRequest(**named, request_id=str(uuid4())))
+    expected = [(CLAIM, made.content_storage_key), (CLAIM, "k/new")]
+    expected += [(DELETE, made.content_storage_key), (DELETE, "k/new")]
+    for n in range(len(expected)):
+        assert await relay.turn() == 1
+        told = [(method, key) for method in (CLAIM, DELETE) for each in faults["content"].requests.get(method, ())
+                for key in each.storage_keys]  # fmt: skip
+        assert told == expected[: n + 1]
+    assert await relay.turn() == 0
 
 
 async def test_after_a_crash_before_the_settlement_the_same_is_delivered_again(

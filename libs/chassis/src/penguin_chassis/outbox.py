@@ -6,12 +6,13 @@ It delivers nothing and knows no destination. Rows come at least once; receivers
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+from opentelemetry import metrics
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from penguin_chassis.faults import ResourceExhausted
@@ -25,18 +26,25 @@ if TYPE_CHECKING:
 sql = load("penguin_chassis.sql", "outbox.sql")
 # The depth reported is exact up to this many rows.
 COUNT_LIMIT = 100_000
+# Every replica counts the same database and says so by itself.
+_OF_ALL = "Of the whole database, the same from every replica: aggregate by max, never by sum."
 _propagator = TraceContextTextMapPropagator()
 
 
 @dataclass(frozen=True)
 class Owed:
-    """One thing owed: its id, where it goes, what it asks for, its JSON-able payload (ids and keys only)."""
+    """One thing owed: its id, where it goes, what it asks for, its JSON-able payload (ids and keys only).
+
+    What is owed of one `aggregate`, as "template:<id>", is delivered in the order in which it was owed, each once the one before
+    it is settled: whoever owes it holds the aggregate's own row locked. Empty: in any order.
+    """
 
     id: UUID
     destination: str
     kind: str
     payload: dict[str, Any]
     available_at: datetime | None = None
+    aggregate: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,14 @@ class LeasedRow:
     created_at: datetime
 
 
+@dataclass(frozen=True)
+class Depth:
+    """How many rows wait, and when the oldest of them was written."""
+
+    rows: int
+    oldest_at: datetime
+
+
 def traceparent() -> str:
     """The current span as a W3C traceparent, or nothing."""
     carrier: dict[str, str] = {}
@@ -60,13 +76,24 @@ def traceparent() -> str:
     return carrier.get("traceparent", "")
 
 
+async def take_on(db: Database, connection: Connection, tenant_id: UUID, owed: Sequence[Owed], at: datetime) -> None:
+    """Owe these to others from the commit of this transaction on: what is new. Raises ResourceExhausted (BACKLOG_FULL) while
+    the outbox is at its limit; a repeat of what was taken on before owes nothing and is answered."""
+    if owed:
+        admit(db)
+        await append(connection, tenant_id, owed, at)
+        db.owed += len(owed)  # until it is counted again
+
+
 async def append(connection: Connection, tenant_id: UUID, owed: Sequence[Owed], at: datetime) -> None:
-    """Owe these to others from the commit of this transaction on."""
+    """Owe these to others from the commit of this transaction on, however much is owed already: what follows from what was
+    taken on, a row for each at most, and would be lost or stand still if it were refused. All else is `take_on`'s."""
     if not owed:
         return
     await connection.execute(
         sql.append, tenant_id, [o.id for o in owed], [o.destination for o in owed], [o.kind for o in owed],
         [json_bytes(o.payload) for o in owed], traceparent(), at, [o.available_at or at for o in owed],
+        [o.aggregate for o in owed],
     )  # fmt: skip
 
 
@@ -144,13 +171,42 @@ async def settle(
     return gone, back
 
 
-async def measure(db: Database, _: datetime) -> None:
-    """Count what waits, for `admit`."""
-    db.owed, _oldest = await depth(db)
+class Gauges:
+    """What waits, as metrics."""
+
+    def __init__(self, meter: metrics.Meter) -> None:
+        self._rows = meter.create_gauge(
+            "penguin.outbox.rows", unit="{row}",
+            description=f"Rows that wait to be relayed, by destination, up to {COUNT_LIMIT} in all. {_OF_ALL}",
+        )  # fmt: skip
+        self._age = meter.create_gauge(
+            "penguin.outbox.oldest_age", unit="s", description=f"Age of the oldest of them, by destination. {_OF_ALL}"
+        )
+        self._shown: set[str] = set()
+
+    def show(self, waiting: Mapping[str, Depth], at: datetime) -> None:
+        """Tell of these. A destination that is owed nothing any more is told of as such: a gauge that falls silent keeps its last
+        value."""
+        for name in self._shown | set(waiting):
+            depth = waiting.get(name, Depth(0, at))
+            self._rows.set(depth.rows, {"destination": name})
+            self._age.set(max(0.0, (at - depth.oldest_at).total_seconds()), {"destination": name})
+        self._shown |= set(waiting)
+
+
+_gauges = Gauges(metrics.get_meter("penguin.outbox"))
+
+
+async def measure(db: Database, at: datetime) -> None:
+    """Count what waits, for `admit` and as metrics."""
+    waiting = await depths(db)
+    db.owed = sum(each.rows for each in waiting.values())
+    _gauges.show(waiting, at)
 
 
 def admit(db: Database) -> None:
-    """Refuse what would owe still more while the outbox is at its limit (100,000 rows; a row may owe for a batch).
+    """Refuse what would owe still more while the outbox is at its limit (100,000 rows; a row may owe for a batch). It is counted
+    every two seconds: other processes may pass it by what they write meanwhile.
 
     Raises ResourceExhausted (BACKLOG_FULL): what has been taken on is kept, and nothing new is.
     """
@@ -160,8 +216,14 @@ def admit(db: Database) -> None:
         )
 
 
+async def depths(db: Database) -> dict[str, Depth]:
+    """What waits, by destination (exact up to 100,000 rows in all)."""
+    async with db.maintenance() as connection:
+        rows = await connection.fetch(sql.depths, COUNT_LIMIT)
+    return {row["destination"]: Depth(row["rows"], row["oldest_at"]) for row in rows}
+
+
 async def depth(db: Database) -> tuple[int, datetime | None]:
     """How many rows wait (exact up to 100,000) and when the oldest of those was written."""
-    async with db.maintenance() as connection:
-        row = await connection.fetchrow(sql.depth, COUNT_LIMIT)
-    return (row["depth"], row["oldest_at"]) if row else (0, None)
+    waiting = (await depths(db)).values()
+    return sum(each.rows for each in waiting), min((each.oldest_at for each in waiting), default=None)

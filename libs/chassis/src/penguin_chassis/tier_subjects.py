@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
@@ -62,6 +63,15 @@ class SubjectMethods:
         keys = list(request.storage_keys)
         async for found in self._subjects.export(UUID(request.tenant_id), request.address.lower(), keys):
             yield pb.ExportSubjectResponse(table=found.table, key=found.key, record=found.record)
+
+    async def CountSubjectRows(  # noqa: N802
+        self, request: pb.CountSubjectRowsRequest, context: Any
+    ) -> pb.CountSubjectRowsResponse:
+        """Count what is a person's."""
+        counts: Counter[str] = Counter()
+        async for found in self._subjects.export(UUID(request.tenant_id), request.address.lower(), ()):
+            counts[found.table] += 1
+        return pb.CountSubjectRowsResponse(counts=counts)
 
     async def CheckErasure(self, request: pb.CheckErasureRequest, context: Any) -> pb.CheckErasureResponse:  # noqa: N802
         """Whether a hold stands in the way."""

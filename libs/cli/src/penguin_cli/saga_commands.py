@@ -146,6 +146,7 @@ def facts(row: pb.Saga) -> RenderableType:
         "owner": f"{owner}, the {row.owner_epoch}. in turn",
         "due": _at(row.due_at) if row.HasField("due_at") else "",
         "rounds": str(row.attempts or ""),
+        "left without a word": f"{row.takeovers} times" if row.takeovers else "",
         "last error": escape(row.last_error),
         "begun": _at(row.created_at),
         "finished": _at(row.finished_at) if row.HasField("finished_at") else "",

@@ -191,6 +191,8 @@ def told(erasure: pb.Erasure) -> RenderableType:
     lines = Table("tier", "erased", "at", box=None, header_style="dim", pad_edge=False)
     for receipt in erasure.receipts:
         counts = ", ".join(f"{count} {table}" for table, count in sorted(receipt.counts.items()))
+        if receipt.skipped_by:
+            counts = f"{counts or 'not told'}; skipped by {escape(receipt.skipped_by)}"
         lines.add_row(receipt.tier, counts or "nothing", f"{receipt.erased_at.ToDatetime():%Y-%m-%d %H:%M:%S}")
     head = Text.from_markup(f"[bold]erasure[/] {erasure.id}\n[dim]subject {erasure.subject}[/]")
     return Group(head, lines, *_mentioned(erasure.mentions))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -60,6 +61,16 @@ CLOSED = "TENANT_CLOSED"
 Deliver = Callable[[Mapping[str, Tier], UUID, Sequence[Row]], Awaitable[None]]
 
 
+@contextlib.contextmanager
+def _nothing_once_closed() -> Iterator[None]:
+    """What a closed tenant refuses is owed to it no more."""
+    try:
+        yield
+    except TierError as error:
+        if error.reason != CLOSED:
+            raise
+
+
 async def claim_contents(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequence[Row]) -> None:
     """Tell Content that its keys are referred to."""
     content = tiers["content"]
@@ -85,12 +96,9 @@ async def delete_contents(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequ
             request_id=str(keys.request_id("delete", first, *(row.id for row in rows))),
             storage_keys=storage_keys[first : first + PER_CALL],
         )
-        try:
+        # A closed tenant keeps what it has; reconcile finds what nothing refers to.
+        with _nothing_once_closed():
             await content.call(content.stub(ContentServiceStub).DeleteContents, request)
-        except TierError as error:
-            # A closed tenant keeps what it has; reconcile finds what nothing refers to.
-            if error.reason != CLOSED:
-                raise
 
 
 async def extend_legal_hold(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequence[Row]) -> None:
@@ -199,7 +207,7 @@ def _job(row: Row, place: int, job: dict[str, Any]) -> queue_pb.NewJob:
 
 
 async def create_notifications(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequence[Row]) -> None:
-    """Tell a tenant's users."""
+    """Tell a tenant's users; those of a closed one have nothing left to be told of."""
     notifications = tiers["notifications"]
     items = [
         notification_pb.NewNotification(
@@ -219,9 +227,10 @@ async def create_notifications(tiers: Mapping[str, Tier], tenant_id: UUID, rows:
             tenant_id=str(tenant_id), notifications=items[first : first + PER_CALL]
         )
         method = notifications.stub(NotificationServiceStub).BatchCreateNotifications
-        for result in (await notifications.call(method, request)).results:
-            if result.WhichOneof("outcome") == "error":
-                raise UndeliverableError(f"notification refused: code {result.error.code}")
+        with _nothing_once_closed():
+            for result in (await notifications.call(method, request)).results:
+                if result.WhichOneof("outcome") == "error":
+                    raise UndeliverableError(f"notification refused: code {result.error.code}")
 
 
 async def create_admin_events(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequence[Row]) -> None:

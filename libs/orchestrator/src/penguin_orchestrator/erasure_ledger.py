@@ -13,6 +13,7 @@ import hmac
 import os
 import re
 import secrets
+import threading
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,6 +83,8 @@ class ErasureLedger:
         self._key = key
         self._cipher = AESGCM(HKDF(SHA256(), KEY_BYTES, None, b"penguin erasure ledger").derive(key))
         self._entries: list[Entry] = []
+        # Threads of one process read in turn: two at once would each add what comes next.
+        self._turn = threading.Lock()
 
     @classmethod
     def open(cls, folder: Path, copy: Path, key_path: Path) -> ErasureLedger:
@@ -120,6 +123,11 @@ class ErasureLedger:
 
     def entries(self) -> list[Entry]:
         """Every record in order, each held against its hash, its seal and the one before it. Raises LedgerError."""
+        with self._turn:
+            return self._read()
+
+    def _read(self) -> list[Entry]:
+        """Go on from the records that are known."""
         names = sorted(each.name for each in self._folder.glob("*.erasure")) if self._folder.exists() else []
         if len(names) < len(self._entries):
             raise LedgerError("records of the ledger are gone")
@@ -136,8 +144,9 @@ class ErasureLedger:
 
     def verify(self) -> str:
         """Read all of it anew, and its copy; returns the chain's head. Raises LedgerError."""
-        self._entries = []
-        entries = self.entries()
+        with self._turn:
+            self._entries = []
+            entries = self._read()
         names = {_name(entry.sequence) for entry in entries}
         copied = {each.name for each in self._copy.glob("*.erasure")} if self._copy.exists() else set()
         if copied != names:

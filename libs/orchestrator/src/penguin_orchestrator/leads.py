@@ -42,7 +42,9 @@ class ImportedLeads:
     @classmethod
     def of(cls, held: Held) -> ImportedLeads:
         """From the journal of a saga that has ended."""
-        made, form = held.results["create"], held.results["check"]
+        # Of a step that was skipped, what had come of it.
+        made: dict[str, Any] = {"rows": 0, "created": 0, "existed": 0, "reasons": {}, **held.results["create"]}
+        form: dict[str, Any] = {"encoding": "", **held.results["check"]}
         left_out = made["rows"] - made["created"] - made["existed"]
         return cls(
             held.id, made["rows"], made["created"], made["existed"], left_out, dict(made["reasons"]), form["encoding"]

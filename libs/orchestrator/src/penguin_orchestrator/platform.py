@@ -54,7 +54,7 @@ class Penguin:
         self.tenants = Tenants(content, oltp, self.sagas)
         self.jobs = Jobs(tiers["queue"])
         self.subjects = Subjects(tiers, self.sagas, ledger)
-        self.reconciler = Reconciler(tiers)
+        self.reconciler = Reconciler(tiers, ledger=ledger)
 
     @classmethod
     @contextlib.asynccontextmanager

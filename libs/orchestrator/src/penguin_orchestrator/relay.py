@@ -253,7 +253,7 @@ async def _main(config: RelayConfig) -> None:
         tasks = [asyncio.create_task(relay.run()) for relay in relays]
         if config.reconcile_every_s:
             every, terms = timedelta(seconds=config.reconcile_every_s), Terms(apply=config.reconcile_apply)
-            tasks.append(asyncio.create_task(keep_reconciling(penguin.tiers, terms, every)))
+            tasks.append(asyncio.create_task(keep_reconciling(penguin.reconciler, terms, every)))
         tasks.append(asyncio.create_task(Recovery(penguin.sagas.engine).run()))
         memory.settle()
         log.info("relaying for %s", config.tiers)

@@ -26,7 +26,7 @@ from penguin_orchestrator.sagas.carrying import Sagas, SagaStuckError, SagaUnfin
 from penguin_orchestrator.sagas.deeds import Deed
 from penguin_orchestrator.sagas.definition import ACTION, COMPENSATION, Definition, DefinitionError, Registry, Step
 from penguin_orchestrator.sagas.engine import Engine
-from penguin_orchestrator.sagas.journal import Held, OwnerLostError
+from penguin_orchestrator.sagas.journal import Held, OwnerLostError, Record
 from penguin_orchestrator.sagas.recovery import Recovery
 
 Code = grpc.StatusCode
@@ -48,6 +48,8 @@ class Script:
         self.fails: dict[tuple[str, str], list[Exception]] = {}
         self.waits: dict[str, asyncio.Event] = {}
         self.seen: dict[str, list[Mapping[str, Any]]] = {}
+        # What comes of a step, where that matters.
+        self.made: dict[str, Mapping[str, Any]] = {}
 
     def act(self) -> Callable[[Deed], Awaitable[Mapping[str, Any]]]:
         """A step's action, or its compensation."""
@@ -61,7 +63,7 @@ class Script:
                 deed.report(so_far=len(self.seen[deed.step]))
                 await self.waits[deed.step].wait()
             self.did.append((deed.step, deed.operation))
-            return {"by": deed.step}
+            return self.made.get(deed.step, {"by": deed.step})
 
         return act
 
@@ -224,6 +226,56 @@ async def test_after_many_rounds_it_is_stuck_rather_than_tried_for_ever(
     script.fails["a", ACTION] = [unknown()]
     with pytest.raises(SagaStuckError):
         await carried(world, script.definition("a", pivot="a"), patience_s=0.05)
+
+
+async def test_what_the_journal_refuses_to_note_is_stuck_and_not_done_for_ever(world: World, script: Script) -> None:
+    definition, tenant = script.definition("a", "b", pivot="b"), uuid4()
+    await world.owe_nothing()
+    script.made["a"] = {"much": "x" * 65_536}
+    with pytest.raises(SagaStuckError) as stuck:
+        await carried(world, definition, tenant=tenant)
+    held = stuck.value.held
+    assert held.last_error == "oltp INVALID_ARGUMENT INVALID_FIELD"
+    assert (await Engine(world.tiers, Registry([definition])).journal.get(tenant, held.id)).state == "stuck"
+    (owed,) = await world.rows("oltp", tenant, "SELECT kind FROM outbox WHERE tenant_id = $1")
+    assert owed["kind"] == "create_admin_events"
+    assert script.did == [("a", ACTION)]
+
+
+async def test_a_saga_that_ends_whoever_carries_it_is_stuck_after_so_many(world: World, script: Script) -> None:
+    definition, tenant = script.definition("a", "b", pivot="a"), uuid4()
+    await world.owe_nothing()
+    journal = Engine(world.tiers, Registry([definition])).journal
+    held, _ = await journal.create(definition.kind, 1, tenant, {}, saga_id=keys.new_id(), subject="")
+    lease_ends = "UPDATE sagas SET due_at = now() - interval '1 s' WHERE tenant_id = $1 AND due_at IS NOT NULL"
+
+    async def taken_over(times: int) -> Held:
+        """What the last of so many owners has, none of whom says a word."""
+        taken: Held | None = held
+        for n in range(times):
+            await world.rows("oltp", tenant, lease_ends)
+            # By whoever waits for it and by whoever recovers alike.
+            taken = await journal.claim_one(held) if n % 2 else (await journal.claim(1, [definition.id]))[0][0]
+        assert taken is not None
+        return taken
+
+    last = await taken_over(20)
+    # What comes on is not what ends them: they are counted anew.
+    await journal.advance(last, "running", [Record("a", ACTION, "done")])
+    await taken_over(20)
+    for claim in (journal.claim_one(held), journal.claim(1, [definition.id])):
+        await world.rows("oltp", tenant, lease_ends)
+        assert await claim in (None, ([], []))
+    stuck = await journal.get(tenant, held.id)
+    assert (stuck.state, stuck.owner, stuck.last_error) == ("stuck", "", "OWNERS_LOST")
+    (owed,) = await world.rows("oltp", tenant, "SELECT kind FROM outbox WHERE tenant_id = $1")
+    assert owed["kind"] == "create_admin_events", "one event"
+    # Once it is mended it goes on, and is counted anew.
+    oltp = world.tiers["oltp"]
+    retry = pb.RetrySagaRequest(tenant_id=str(tenant), saga_id=str(held.id), request_id=str(uuid4()), reason="mended")
+    await oltp.call(oltp.stub(SagaServiceStub).RetrySaga, retry)
+    await Recovery(Engine(world.tiers, Registry([definition]))).turn()
+    assert script.did == [("b", ACTION)]
 
 
 async def test_a_long_step_keeps_its_saga_and_lets_go_once_it_is_lost(

@@ -18,12 +18,15 @@ from libs.orchestrator.tests.sagas.conftest import world
 from libs.orchestrator.tests.sagas.crashes import BEFORE, EFFECT, REPLY, points, refusals, told
 from libs.orchestrator.tests.sagas.scenarios import Begun, Scenario, World
 from libs.orchestrator.tests.sagas.test_crash_points import brisk, one, stopped_at
+from libs.orchestrator.tests.sagas.test_skipping import ended_without
 from services.oltp.tests.rows import make_tenant
 
+from penguin.oltp.v1 import subject_service_pb2 as pb
+from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.erasure_ledger import ERASE, Entry, ErasureLedger
 from penguin_orchestrator.messages import OutgoingEmail
-from penguin_orchestrator.sagas.subjects import KIND, Erasing
+from penguin_orchestrator.sagas.subjects import KIND, TIERS, Erasing
 from penguin_orchestrator.sending import Sender
 
 __all__ = ["brisk", "world"]
@@ -82,7 +85,8 @@ async def at_once(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 # Its steps alone are looked at: no file is opened.
-WAYS = refusals(Erasing(ErasureLedger(Path(), Path(), b"k" * 32)).definition())
+UNOPENED = Erasing(ErasureLedger(Path(), Path(), b"k" * 32)).definition()
+WAYS = refusals(UNOPENED)
 
 
 @pytest.mark.parametrize("refused", WAYS, ids=[way[0] if way else "nothing refused" for way in WAYS])
@@ -119,3 +123,26 @@ async def test_a_closed_tenants_people_are_erased_all_the_same(
             raise AssertionError(f"closed {closing}") from error
         ends[held.state] += 1
     record_property("figure", f"{definition.id} in a tenant that is closed: {dict(sorted(ends.items()))}")
+
+
+STEPS = [step.name for step in UNOPENED.steps if UNOPENED.decided(step.name)]
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_tier_that_is_skipped_is_told_by_who_answers_for_it(
+    world: World, ledger: ErasureLedger, step: str
+) -> None:
+    tenant, held = await ended_without(world, Erasing(ledger).definition(), step)
+    assert held.state == "succeeded"
+    subjects = world.tiers["oltp"].stub(SubjectServiceStub)
+    listed = await world.tiers["oltp"].call(subjects.ListErasures, pb.ListErasuresRequest(tenant_id=str(tenant)))
+    if step == "receipts":
+        assert not listed.erasures
+        return
+    (erasure,) = listed.erasures
+    told = {receipt.tier: (receipt.skipped_by, bool(receipt.counts)) for receipt in erasure.receipts}
+    assert told == {
+        # These hold nothing of hers; the others say what went.
+        tier: (held.skipped.get(tier, ""), tier in {"content", "oltp"} and tier not in held.skipped) for tier in TIERS
+    } | ({"content": (held.skipped[step], False)} if step == "collect" else {})  # fmt: skip
+    assert all(receipt.HasField("erased_at") for receipt in erasure.receipts)

@@ -246,12 +246,22 @@ CREATE TABLE public.outbox (
     last_error text DEFAULT ''::text NOT NULL,
     available_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    aggregate text DEFAULT ''::text NOT NULL,
+    place bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT outbox_aggregate_check CHECK ((length(aggregate) <= 200)),
     CONSTRAINT outbox_destination_check CHECK (((length(destination) >= 1) AND (length(destination) <= 50))),
     CONSTRAINT outbox_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 50)))
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02');
 
 ALTER TABLE ONLY public.outbox FORCE ROW LEVEL SECURITY;
+
+CREATE SEQUENCE public.outbox_places
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
 
 CREATE TABLE public.schema_migrations (
     version integer NOT NULL,
@@ -349,6 +359,8 @@ CREATE INDEX legal_hold_keys_key ON public.legal_hold_keys USING btree (tenant_i
 CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
 
 CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
+
+CREATE INDEX outbox_aggregate ON public.outbox USING btree (tenant_id, aggregate, place) WHERE (aggregate <> ''::text);
 
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
@@ -484,6 +496,9 @@ GRANT SELECT ON TABLE public.legal_holds TO content_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO content_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO content_maintenance;
 GRANT SELECT ON TABLE public.outbox TO content_readonly;
+
+GRANT SELECT,USAGE ON SEQUENCE public.outbox_places TO content_app;
+GRANT SELECT,USAGE ON SEQUENCE public.outbox_places TO content_maintenance;
 
 GRANT SELECT ON TABLE public.schema_migrations TO content_app;
 GRANT SELECT ON TABLE public.schema_migrations TO content_maintenance;

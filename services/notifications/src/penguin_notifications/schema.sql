@@ -190,12 +190,22 @@ CREATE TABLE public.outbox (
     last_error text DEFAULT ''::text NOT NULL,
     available_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    aggregate text DEFAULT ''::text NOT NULL,
+    place bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT outbox_aggregate_check CHECK ((length(aggregate) <= 200)),
     CONSTRAINT outbox_destination_check CHECK (((length(destination) >= 1) AND (length(destination) <= 50))),
     CONSTRAINT outbox_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 50)))
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02');
 
 ALTER TABLE ONLY public.outbox FORCE ROW LEVEL SECURITY;
+
+CREATE SEQUENCE public.outbox_places
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
 
 CREATE TABLE public.schema_migrations (
     version integer NOT NULL,
@@ -282,6 +292,8 @@ CREATE INDEX notifications_for_all ON public.notifications USING btree (tenant_i
 CREATE INDEX notifications_newest ON public.notifications USING btree (tenant_id, user_id, created_at DESC, id DESC) WHERE (deleted_at IS NULL);
 
 CREATE INDEX notifications_unread ON public.notifications USING btree (tenant_id, user_id, created_at DESC, id DESC) INCLUDE (expires_at) WHERE ((NOT is_read) AND (deleted_at IS NULL));
+
+CREATE INDEX outbox_aggregate ON public.outbox USING btree (tenant_id, aggregate, place) WHERE (aggregate <> ''::text);
 
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
@@ -383,6 +395,9 @@ GRANT SELECT ON TABLE public.notifications TO notifications_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO notifications_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO notifications_maintenance;
 GRANT SELECT ON TABLE public.outbox TO notifications_readonly;
+
+GRANT SELECT,USAGE ON SEQUENCE public.outbox_places TO notifications_maintenance;
+GRANT SELECT,USAGE ON SEQUENCE public.outbox_places TO notifications_app;
 
 GRANT SELECT ON TABLE public.schema_migrations TO notifications_app;
 GRANT SELECT ON TABLE public.schema_migrations TO notifications_maintenance;

@@ -336,12 +336,22 @@ CREATE TABLE public.outbox (
     last_error text DEFAULT ''::text NOT NULL,
     available_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    aggregate text DEFAULT ''::text NOT NULL,
+    place bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT outbox_aggregate_check CHECK ((length(aggregate) <= 200)),
     CONSTRAINT outbox_destination_check CHECK (((length(destination) >= 1) AND (length(destination) <= 50))),
     CONSTRAINT outbox_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 50)))
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02');
 
 ALTER TABLE ONLY public.outbox FORCE ROW LEVEL SECURITY;
+
+CREATE SEQUENCE public.outbox_places
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
 
 CREATE TABLE public.schema_migrations (
     version integer NOT NULL,
@@ -525,6 +535,8 @@ CREATE INDEX mailbox_analytics_subject ON ONLY public.mailbox_analytics USING bt
 
 CREATE INDEX mailbox_analytics_default_tenant_id_email_account_id_day_idx ON public.mailbox_analytics_default USING btree (tenant_id, email_account_id, day);
 
+CREATE INDEX outbox_aggregate ON public.outbox USING btree (tenant_id, aggregate, place) WHERE (aggregate <> ''::text);
+
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
 CREATE INDEX sequence_step_analytics_subject ON ONLY public.sequence_step_analytics USING btree (tenant_id, campaign_id, day, step_id);
@@ -702,6 +714,9 @@ GRANT SELECT ON TABLE public.mailbox_analytics TO olap_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO olap_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO olap_maintenance;
 GRANT SELECT ON TABLE public.outbox TO olap_readonly;
+
+GRANT SELECT,USAGE ON SEQUENCE public.outbox_places TO olap_app;
+GRANT SELECT,USAGE ON SEQUENCE public.outbox_places TO olap_maintenance;
 
 GRANT SELECT ON TABLE public.schema_migrations TO olap_app;
 GRANT SELECT ON TABLE public.schema_migrations TO olap_maintenance;

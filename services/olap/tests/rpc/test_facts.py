@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from services.olap.tests.rows import cell, counted, load_request, span, watermark_request
+from services.olap.tests.rows import DAY, cell, counted, load_request, span, watermark_request
 
 from penguin.olap.v1 import facts_service_pb2 as pb
 from penguin.olap.v1 import report_service_pb2 as report_pb
@@ -157,3 +157,32 @@ async def test_nobody_loads_for_another(olap: TierClient, stub: FactsServiceStub
         assert (anonymous.code, anonymous.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
         stranger = await refusal(olap, method, request, tenant=uuid4())
         assert (stranger.code, stranger.reason) == (grpc.StatusCode.PERMISSION_DENIED, "TENANT_MISMATCH")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+async def test_what_stands_of_a_day_is_listed_table_by_table(
+    olap: TierClient, stub: FactsServiceStub, tenant: UUID, size: int
+) -> None:
+    campaign, step, others, mailbox = str(uuid4()), str(uuid4()), str(uuid4()), str(uuid4())
+    # Of no campaign; of one step from two mailboxes; of another.
+    cells = (
+        cell(sent=1),
+        cell(campaign, step, sent=2),
+        cell(campaign, step, mailbox, sent=3),
+        cell(campaign, others, sent=4),
+    )
+    await olap.call(stub.LoadDay, load_request(tenant, *cells))
+    await olap.call(stub.LoadDay, load_request(tenant, cell(sent=9), day="2031-05-18"))
+    request = pb.ListDayFactsRequest(tenant_id=str(tenant), day=DAY, page_size=size)
+    found: list[tuple[Any, ...]] = []
+    while True:
+        reply = await olap.call(stub.ListDayFacts, request)
+        assert len(reply.facts) <= size
+        found += [(f.table, f.campaign_id, f.step_id, f.email_account_id, f.measures.sent) for f in reply.facts]
+        if not reply.next_page_token:
+            break
+        request.page_token = reply.next_page_token
+    steps = sorted([(2, campaign, step, "", 5), (2, campaign, others, "", 4)])
+    assert found == [
+        (1, "", "", "", 1), (1, campaign, "", "", 9), (2, "", "", "", 1), *steps, (3, "", "", "", 7), (3, "", "", mailbox, 3),
+    ]  # fmt: skip

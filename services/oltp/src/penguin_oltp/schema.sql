@@ -331,6 +331,7 @@ CREATE TABLE public.erasure_receipts (
     erased_at timestamp with time zone NOT NULL,
     mentions jsonb NOT NULL,
     mentioned bigint NOT NULL,
+    skipped_by text DEFAULT ''::text NOT NULL,
     CONSTRAINT erasure_receipts_chain_head_check CHECK ((chain_head ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT erasure_receipts_mentioned_check CHECK ((mentioned >= 0)),
     CONSTRAINT erasure_receipts_tier_check CHECK (((length(tier) >= 1) AND (length(tier) <= 50)))
@@ -438,12 +439,22 @@ CREATE TABLE public.outbox (
     last_error text DEFAULT ''::text NOT NULL,
     available_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    aggregate text DEFAULT ''::text NOT NULL,
+    place bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT outbox_aggregate_check CHECK ((length(aggregate) <= 200)),
     CONSTRAINT outbox_destination_check CHECK (((length(destination) >= 1) AND (length(destination) <= 50))),
     CONSTRAINT outbox_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 50)))
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02');
 
 ALTER TABLE ONLY public.outbox FORCE ROW LEVEL SECURITY;
+
+CREATE SEQUENCE public.outbox_places
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
 
 CREATE TABLE public.reconcile_findings (
     tenant_id uuid NOT NULL,
@@ -533,6 +544,7 @@ CREATE TABLE public.sagas (
     created_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
     finished_at timestamp with time zone,
+    takeovers integer DEFAULT 0 NOT NULL,
     CONSTRAINT sagas_input_check CHECK ((length(input) <= 65536)),
     CONSTRAINT sagas_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 100))),
     CONSTRAINT sagas_state_check CHECK ((state = ANY (ARRAY['running'::text, 'compensating'::text, 'succeeded'::text, 'compensated'::text, 'stuck'::text, 'abandoned'::text]))),
@@ -826,6 +838,8 @@ CREATE INDEX legal_hold_keys_key ON public.legal_hold_keys USING btree (tenant_i
 CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, storage_key) WHERE (storage_key <> ''::text);
 
 CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
+
+CREATE INDEX outbox_aggregate ON public.outbox USING btree (tenant_id, aggregate, place) WHERE (aggregate <> ''::text);
 
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
@@ -1232,6 +1246,9 @@ GRANT SELECT ON TABLE public.legal_holds TO oltp_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO oltp_maintenance;
 GRANT SELECT ON TABLE public.outbox TO oltp_readonly;
+
+GRANT SELECT,USAGE ON SEQUENCE public.outbox_places TO oltp_maintenance;
+GRANT SELECT,USAGE ON SEQUENCE public.outbox_places TO oltp_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.reconcile_findings TO oltp_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.reconcile_findings TO oltp_maintenance;

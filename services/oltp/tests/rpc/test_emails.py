@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,9 +15,7 @@ from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import email_service_pb2 as pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin_chassis import outbox
-from penguin_chassis.faults import ResourceExhausted
 from penguin_chassis.pool import Database
-from penguin_oltp.store.emails import EmailStore
 from penguin_testkit.calling import Refused, TierClient
 
 
@@ -275,18 +273,6 @@ async def test_only_queued_emails_are_cancelled(oltp: TierClient, stub: EmailSer
         reply = await oltp.call(stub.CancelEmails, request)
         assert list(reply.cancelled_ids) == [queued.id]
         assert list(reply.skipped_ids) == [sending.id]
-
-
-async def test_a_full_outbox_refuses_what_would_owe_more(db: Database, tenant: UUID) -> None:
-    store = EmailStore(db)
-    at = datetime.now(UTC)
-    db.owed = outbox.COUNT_LIMIT
-    try:
-        with pytest.raises(ResourceExhausted) as refused:
-            await store.create_batch(tenant, [], gate=None, claim_by=at + timedelta(hours=1), generation=1, at=at)
-    finally:
-        db.owed = 0
-    assert (refused.value.reason, refused.value.retry_after_s) == ("BACKLOG_FULL", 5.0)
 
 
 async def test_what_waits_in_the_outbox_is_counted(

@@ -723,12 +723,22 @@ CREATE TABLE public.outbox (
     last_error text DEFAULT ''::text NOT NULL,
     available_at timestamp with time zone NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    aggregate text DEFAULT ''::text NOT NULL,
+    place bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT outbox_aggregate_check CHECK ((length(aggregate) <= 200)),
     CONSTRAINT outbox_destination_check CHECK (((length(destination) >= 1) AND (length(destination) <= 50))),
     CONSTRAINT outbox_kind_check CHECK (((length(kind) >= 1) AND (length(kind) <= 50)))
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02');
 
 ALTER TABLE ONLY public.outbox FORCE ROW LEVEL SECURITY;
+
+CREATE SEQUENCE public.outbox_places
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
 
 CREATE TABLE public.pauses (
     tenant_id uuid NOT NULL,
@@ -1028,6 +1038,8 @@ CREATE INDEX legal_holds_key ON public.legal_holds USING btree (tenant_id, stora
 
 CREATE INDEX legal_holds_subject ON public.legal_holds USING btree (tenant_id, subject) WHERE (subject <> ''::text);
 
+CREATE INDEX outbox_aggregate ON public.outbox USING btree (tenant_id, aggregate, place) WHERE (aggregate <> ''::text);
+
 CREATE INDEX outbox_due ON public.outbox USING btree (tenant_id, destination, available_at, id);
 
 CREATE INDEX schedules_due ON public.schedules USING btree (next_at) WHERE (NOT paused);
@@ -1324,6 +1336,9 @@ GRANT SELECT ON TABLE public.legal_holds TO queue_readonly;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.outbox TO queue_maintenance;
 GRANT SELECT ON TABLE public.outbox TO queue_readonly;
+
+GRANT SELECT,USAGE ON SEQUENCE public.outbox_places TO queue_maintenance;
+GRANT SELECT,USAGE ON SEQUENCE public.outbox_places TO queue_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.pauses TO queue_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.pauses TO queue_maintenance;

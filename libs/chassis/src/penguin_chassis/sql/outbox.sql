@@ -1,8 +1,10 @@
 -- name: append
-INSERT INTO outbox (tenant_id, id, destination, kind, payload, traceparent, available_at, created_at)
-SELECT $1, id, destination, kind, payload, $6, available_at, $7
-FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bytea[], $8::timestamptz[])
-    AS owed (id, destination, kind, payload, available_at);
+INSERT INTO outbox (
+    tenant_id, id, destination, kind, payload, traceparent, available_at, created_at, aggregate, place)
+SELECT $1, id, destination, kind, payload, $6, available_at, $7, aggregate,
+    CASE WHEN aggregate <> '' THEN nextval('outbox_places') ELSE 0 END
+FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bytea[], $8::timestamptz[], $9::text[])
+    AS owed (id, destination, kind, payload, available_at, aggregate);
 
 -- name: destinations
 -- Reads all that is owed: for a caller that names no destination.
@@ -27,6 +29,10 @@ WHERE EXISTS (
         LATERAL (
             SELECT FROM outbox AS o
             WHERE o.tenant_id = tenants.tenant_id AND o.destination = wanted.destination AND o.available_at <= $3
+                AND (o.aggregate = '' OR NOT EXISTS (
+                    SELECT FROM outbox AS before
+                    WHERE before.tenant_id = o.tenant_id AND before.aggregate = o.aggregate AND before.aggregate <> ''
+                        AND before.place < o.place))
             ORDER BY o.tenant_id, o.destination, o.available_at LIMIT 1
         ) AS due
 )
@@ -34,12 +40,17 @@ LIMIT $4;
 
 -- name: lease
 -- Picked once: as a plain sub-select the planner may run it again for each row, and lease more than was asked for.
+-- Of an aggregate the first that stands, wherever it goes: until it is settled the next is nobody's.
 WITH picked AS MATERIALIZED (
     SELECT due.id, due.available_at
     FROM unnest($6::text[]) AS wanted (destination),
         LATERAL (
             SELECT d.id, d.available_at FROM outbox AS d
             WHERE d.tenant_id = $1 AND d.destination = wanted.destination AND d.available_at <= $2
+                AND (d.aggregate = '' OR NOT EXISTS (
+                    SELECT FROM outbox AS before
+                    WHERE before.tenant_id = $1 AND before.aggregate = d.aggregate AND before.aggregate <> ''
+                        AND before.place < d.place))
             ORDER BY d.available_at, d.id
             LIMIT $5
             FOR UPDATE SKIP LOCKED
@@ -69,7 +80,8 @@ SET available_at = failed.available_at, last_error = failed.error, lease_token =
 FROM unnest($1::uuid[], $2::uuid[], $4::timestamptz[], $5::text[]) AS failed (tenant_id, id, available_at, error)
 WHERE o.tenant_id = failed.tenant_id AND o.id = failed.id AND o.lease_token = $3;
 
--- name: depth
+-- name: depths
 -- Counts no further than the limit: the answer is how deep, not how endless.
-SELECT count(*) AS depth, min(created_at) AS oldest_at
-FROM (SELECT created_at FROM outbox LIMIT $1) AS counted;
+SELECT destination, count(*) AS rows, min(created_at) AS oldest_at
+FROM (SELECT destination, created_at FROM outbox LIMIT $1) AS counted
+GROUP BY destination;

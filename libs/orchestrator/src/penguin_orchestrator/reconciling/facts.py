@@ -1,4 +1,5 @@
-"""Compares OLAP's cells with a recount of the ledger, day by day: what is billed of the day, and every campaign's counts."""
+"""Compares OLAP's cells with a recount of the ledger, day by day: what is billed of the day, and what stands of it in every
+table of sums, campaigns', steps' and mailboxes'."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
-from penguin.olap.v1 import facts_service_pb2 as facts_pb
+from penguin.olap.v1 import facts_service_pb2 as pb
 from penguin.olap.v1 import report_service_pb2 as report_pb
 from penguin.olap.v1.facts_service_pb2_grpc import FactsServiceStub
 from penguin.olap.v1.report_service_pb2_grpc import ReportServiceStub
@@ -23,7 +24,11 @@ DAYS = 7
 TIMEOUT_S = 25.0
 BILLED = {"sent": "emails_sent", "delivered": "emails_delivered", "bounced": "emails_bounced"}
 
-Counts = dict[tuple[str, str], int]
+PAGE = 1000
+BILLING = 0
+# A table, the ids of its row (a campaign's and a step's, or a mailbox's), and a measure.
+Place = tuple[int, str, str, str]
+Counts = dict[Place, int]
 
 
 class FactsComparison:
@@ -38,8 +43,9 @@ class FactsComparison:
     async def run(self) -> tuple[int, list[str]]:
         """How many days were compared, and those that differ. A day with changes that the ETL has yet to load is none."""
         days = await self._loaded()
-        differing = [day for day in days if await self._recounted(day) != await self._reported(day)]
-        # What has changed since is the ETL's.
+        differing = [day for day in days if await self._differs(day)]
+        # What was loaded between the two looks differs no more, and what has changed since is the ETL's.
+        differing = [day for day in differing if await self._differs(day)]
         still = set(await self._loaded()) if differing else set[str]()
         return len(days), [day for day in differing if day in still]
 
@@ -52,13 +58,16 @@ class FactsComparison:
 
     async def _loaded(self) -> list[str]:
         """Days without a change that waits to be loaded; none before the first load."""
-        get = facts_pb.GetWatermarkRequest(tenant_id=str(self._tenant_id), source=etl.SOURCE)
+        get = pb.GetWatermarkRequest(tenant_id=str(self._tenant_id), source=etl.SOURCE)
         cursor = (await _ask(self._olap, self._olap.stub(FactsServiceStub).GetWatermark, get)).watermark.cursor
         if not cursor:
             return []
         request = ledger_pb.ListChangedDaysRequest(tenant_id=str(self._tenant_id), cursor=cursor)
         changed = await _ask(self._oltp, self._oltp.stub(LedgerServiceStub).ListChangedDays, request)
         return [day for day in self._days if day not in set(changed.days)]
+
+    async def _differs(self, day: str) -> bool:
+        return await self._recounted(day) != await self._reported(day)
 
     async def _recounted(self, day: str) -> Counts:
         request = ledger_pb.CountDayRequest(tenant_id=str(self._tenant_id), day=day)
@@ -67,34 +76,35 @@ class FactsComparison:
         for cell in counted.cells:
             for name in etl.MEASURES:
                 count = getattr(cell, name)
-                if cell.campaign_id:
-                    _add(counts, cell.campaign_id, name, count)
+                _add(counts, (pb.FACT_TABLE_CAMPAIGN, cell.campaign_id, "", name), count)
+                _add(counts, (pb.FACT_TABLE_SEQUENCE_STEP, cell.campaign_id, cell.step_id, name), count)
+                _add(counts, (pb.FACT_TABLE_MAILBOX, cell.email_account_id, "", name), count)
                 if name in BILLED:
-                    _add(counts, "", name, count)
+                    _add(counts, (BILLING, "", "", name), count)
         return counts
 
     async def _reported(self, day: str) -> Counts:
         counts: Counts = {}
         span = report_pb.DaySpan(first_day=day, last_day=day)
-        stub = self._olap.stub(ReportServiceStub)
         billing = report_pb.GetBillingReportRequest(tenant_id=str(self._tenant_id), span=span)
-        totals = (await _ask(self._olap, stub.GetBillingReport, billing)).totals
+        totals = (await _ask(self._olap, self._olap.stub(ReportServiceStub).GetBillingReport, billing)).totals
         for name, billed in BILLED.items():
-            _add(counts, "", name, getattr(totals, billed))
-        request = report_pb.ListCampaignTotalsRequest(tenant_id=str(self._tenant_id), span=span, page_size=1000)
+            _add(counts, (BILLING, "", "", name), getattr(totals, billed))
+        request = pb.ListDayFactsRequest(tenant_id=str(self._tenant_id), day=day, page_size=PAGE)
         while True:
-            reply = await _ask(self._olap, stub.ListCampaignTotals, request)
-            for each in reply.campaigns:
+            reply = await _ask(self._olap, self._olap.stub(FactsServiceStub).ListDayFacts, request)
+            for fact in reply.facts:
                 for name in etl.MEASURES:
-                    _add(counts, each.campaign_id, name, getattr(each.measures, name))
+                    place = fact.table, fact.campaign_id or fact.email_account_id, fact.step_id, name
+                    _add(counts, place, getattr(fact.measures, name))
             if not reply.next_page_token:
                 return counts
             request.page_token = reply.next_page_token
 
 
-def _add(counts: Counts, campaign_id: str, name: str, count: int) -> None:
+def _add(counts: Counts, place: Place, count: int) -> None:
     if count:
-        counts[campaign_id, name] = counts.get((campaign_id, name), 0) + count
+        counts[place] = counts.get(place, 0) + count
 
 
 async def _ask(tier: Tier, method: Any, request: Any) -> Any:

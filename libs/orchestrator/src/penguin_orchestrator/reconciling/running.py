@@ -12,17 +12,19 @@ from uuid import UUID
 from penguin.oltp.v1 import reconcile_service_pb2 as pb
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.erasure_ledger import ErasureLedger
 from penguin_orchestrator.reconciling.comparing import Comparison, Difference
 from penguin_orchestrator.reconciling.facts import FactsComparison
 from penguin_orchestrator.reconciling.jobs import JobsComparison
 from penguin_orchestrator.reconciling.mending import Confirmed, Found, Mender, confirmed, told
 from penguin_orchestrator.reconciling.reading import KeyReader, LeftOutError, Places, RefusedError
 from penguin_orchestrator.reconciling.receipts import FOUND, Part, Receipt, Terms
+from penguin_orchestrator.reconciling.subjects import Orders, SubjectsComparison, ordered
 
 # How long after its keys were minted a generation is closed: by then their contents' claim_by has passed (six hours after
 # they were put), and so has whatever a clock or a slow caller may add.
 CLOSED_AFTER = timedelta(hours=8)
-KEYS, QUARANTINE, JOBS, FACTS, LEFT_OUT = "keys", "quarantine", "jobs", "facts", "left_out"
+KEYS, QUARANTINE, JOBS, FACTS, SUBJECTS, LEFT_OUT = "keys", "quarantine", "jobs", "facts", "subjects", "left_out"
 
 
 def closed_before(now_s: float) -> int:
@@ -38,13 +40,18 @@ class _Work:
     places: Places
     receipt: Receipt
     terms: Terms
+    # What the ledger of erasures has ordered; None where this process has no ledger.
+    orders: Orders | None
 
 
 class Reconciler:
     """Runs reconcile over the tiers."""
 
-    def __init__(self, tiers: Mapping[str, Tier], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, tiers: Mapping[str, Tier], clock: Callable[[], float] = time.time, *, ledger: ErasureLedger | None = None
+    ) -> None:
         self._tiers = tiers
+        self._ledger = ledger
         self._clock = clock
 
     async def run(self, terms: Terms, *, min_interval: timedelta = timedelta()) -> pb.ReconcileRun:
@@ -55,11 +62,18 @@ class Reconciler:
         receipt = await Receipt.start(self._tiers["oltp"], terms, min_interval)
         try:
             reader = KeyReader(self._tiers)
-            work = _Work(reader, await reader.places(), receipt, terms)
+            orders = await ordered(self._ledger) if self._ledger is not None else None
+            work = _Work(reader, await reader.places(), receipt, terms, orders)
             tenants = [terms.tenant_id] if terms.tenant_id else await reader.tenants(work.places)
+            # Of a tenant whose every key is gone there may be erased people all the same.
+            erased = tenants if terms.tenant_id else sorted({*tenants, *(orders or ())})
             # Keys first, of all tenants: the other pairs ask more tiers.
-            for parts in ((self._sweep, self._compare), (self._compare_jobs, self._compare_facts)):
-                for tenant_id in tenants:
+            for parts, those in (
+                ((self._sweep, self._compare), tenants),
+                ((self._compare_jobs, self._compare_facts), tenants),
+                ((self._look_for_erased,), erased),
+            ):
+                for tenant_id in those:
                     for part in parts:
                         await self._do(part, work, tenant_id)
         except RefusedError as error:
@@ -188,6 +202,30 @@ class Reconciler:
         part.done = True
         done = "reloaded" if work.terms.apply else ""
         await work.receipt.record(part, [Found("differing_day", day, "olap.facts", done) for day in differing])
+
+    async def _look_for_erased(self, work: _Work, tenant_id: UUID) -> None:
+        """Look for people who were erased; without the ledger nobody knows whom to look for, and that is counted."""
+        part = work.receipt.part(tenant_id, SUBJECTS)
+        if part.done:
+            return
+        comparison = SubjectsComparison(self._tiers, work.reader, tenant_id, datetime.fromtimestamp(self._clock(), UTC))
+        found: list[Found] = []
+        if work.orders is None:
+            part.counts["erased_not_looked_for"] = len(await comparison.recorded())
+        else:
+            gone = await comparison.run(work.orders.get(tenant_id, ()), UUID(work.receipt.run.id).int)
+            found = [
+                *(Found("erased_person", f"{erasure}/{place}", place) for erasure, place in gone.left),
+                *(Found("erasure_open", each, "oltp.erasures") for each in gone.open),
+                *(Found("erasure_unordered", each, "oltp.erasures") for each in gone.unordered),
+            ]
+            part.counts.update(
+                {"erased_looked_for": gone.looked_for, "erased_not_looked_for": gone.not_looked_for,
+                 f"{FOUND}erased_person": len({erasure for erasure, _ in gone.left}),
+                 f"{FOUND}erasure_open": len(gone.open), f"{FOUND}erasure_unordered": len(gone.unordered)}
+            )  # fmt: skip
+        part.done = True
+        await work.receipt.record(part, found)
 
 
 def _disposed(

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
 from datetime import timedelta
 
 from penguin_chassis.defects import places
-from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.reconciling.receipts import Terms
 from penguin_orchestrator.reconciling.running import Reconciler
@@ -21,9 +19,8 @@ log = logging.getLogger(__name__)
 ASK_S = 300.0
 
 
-async def keep_reconciling(tiers: Mapping[str, Tier], terms: Terms, every: timedelta, *, ask_s: float = ASK_S) -> None:
+async def keep_reconciling(reconciler: Reconciler, terms: Terms, every: timedelta, *, ask_s: float = ASK_S) -> None:
     """Run at the interval until cancelled; a run that cannot be begun is asked for again."""
-    reconciler = Reconciler(tiers)
     while True:
         await asyncio.sleep(min(ask_s, every.total_seconds()) * random.uniform(0.5, 1.0))
         try:

@@ -42,6 +42,14 @@ class Deed:
     # What has come of this one so far; journaled with each heartbeat, and given to who takes the saga over.
     so_far: dict[str, Any] = field(default_factory=dict)
     progress: Callable[[Mapping[str, Any]], None] | None = None
+    # Steps that somebody took for done, and who: what would have come of them is missing in `results`.
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def result(self, step: str) -> Mapping[str, Any]:
+        """What came of a step that this one builds on; raises RefusedError where it was skipped before it had come to anything."""
+        if step in self.skipped and not self.results[step]:
+            raise RefusedError(f"{step} was skipped")
+        return self.results[step]
 
     def request_id(self, *parts: object) -> str:
         """The idempotency key of one of the step's calls, the same with each try."""

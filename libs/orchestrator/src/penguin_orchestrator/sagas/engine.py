@@ -71,7 +71,8 @@ class Engine:
         self, held: Held, *, patience_s: float, progress: Callable[[Mapping[str, Any]], None] | None = None
     ) -> Ending:
         """Carry a saga that is ours on until it is finished, is stuck, or `patience_s` seconds of failures have passed: it
-        is given back then. Raises OwnerLostError, TierError (the journal is away: whoever claims it goes on)."""
+        is given back then. One that the journal refuses to note what has come of is stuck. Raises OwnerLostError, TierError
+        (the journal is away: whoever claims it goes on)."""
         definition = self.registry.find(held.kind, held.version)
         if definition is None:
             raise KeyError(f"{held.kind}/{held.version}")
@@ -81,6 +82,12 @@ class Engine:
                 await run.forward()
             if held.state == "compensating" or held.undoing:
                 await run.backward()
+        except TierError as refused:
+            # Asked again, the journal would say the same to whoever comes next.
+            if refused.retryable:
+                raise
+            await self.journal.advance(held, "stuck", [], error=described(refused))
+            run.failure = refused
         except asyncio.CancelledError:
             await self._give_back(held)
             raise
@@ -235,7 +242,7 @@ class _Run:
         action = held.records[step.name, ACTION]
         deed = Deed(
             self._engine.tiers, held.tenant_id, held.id, step.name, record.operation, held.input, action.keys,
-            {**held.results, step.name: action.result}, record.result, self._progress,
+            {**held.results, step.name: action.result}, record.result, self._progress, held.skipped,
         )  # fmt: skip
         record.result = dict(await act(deed) or deed.so_far)
 

@@ -47,6 +47,8 @@ class Record:
     result: dict[str, Any] = field(default_factory=dict)
     attempts: int = 0
     last_error: str = ""
+    # Who took it for done, where it was skipped.
+    actor: str = ""
 
     def change(self) -> pb.SagaStepChange:
         """To be journaled."""
@@ -84,6 +86,7 @@ class Held:
             Record(
                 each.step, word(pb.SagaOperation, each.operation), word(pb.SagaStepState, each.state),
                 orjson.loads(each.keys or b"{}"), orjson.loads(each.result or b"{}"), each.attempts, each.last_error,
+                each.actor,
             )
             for each in saga.steps
         ]  # fmt: skip
@@ -100,6 +103,14 @@ class Held:
         """Steps of which the action (or compensation) stands in one of these states; none given: in any."""
         wanted = None if states is None else set(states)
         return {r.step for r in self.records.values() if r.operation == operation and (not wanted or r.state in wanted)}
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Steps whose action somebody took for done, and who."""
+        return {
+            r.step: r.actor or "somebody" for r in self.records.values()
+            if r.operation == ACTION and r.state == "skipped"
+        }  # fmt: skip
 
     @property
     def results(self) -> dict[str, Mapping[str, Any]]:

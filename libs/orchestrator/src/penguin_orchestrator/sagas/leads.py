@@ -61,7 +61,7 @@ async def _check(deed: Deed) -> Mapping[str, Any]:
 
 async def _rows(deed: Deed) -> AsyncGenerator[list[Row], None]:
     """The file's rows, as many at a time as come at once."""
-    form = Format(**deed.results["check"])
+    form = Format(**deed.result("check"))
     reader = LeadReader(form, deed.input["columns"], deed.input["list"], deed.saga_id)
     async with _gate(), aclosing(_chunks(deed)) as chunks:
         try:
@@ -86,7 +86,7 @@ class _Creation:
         self._waiting: list[tuple[int, lead_pb.NewLead]] = []
         self._size = 0
         self.told: dict[str, Any] = {
-            "line": 0, "lines": deed.results["check"]["lines"], "created": 0, "existed": 0, "odd": [], "odd_more": 0,
+            "line": 0, "lines": deed.result("check")["lines"], "created": 0, "existed": 0, "odd": [], "odd_more": 0,
         } | deed.so_far  # fmt: skip
 
     async def add(self, line: int, lead: lead_pb.NewLead) -> None:
@@ -154,7 +154,9 @@ async def _create(deed: Deed) -> Mapping[str, Any]:
 
 async def _report(deed: Deed) -> Mapping[str, Any]:
     """What was left out, line by line, under the key that was minted for it; where all was taken there is nothing to keep."""
-    report, created = Report(), deed.results["create"]
+    # One that was skipped has counted as far as it came.
+    created: dict[str, Any] = {"odd": [], "odd_more": 0, **deed.results["create"]}
+    report = Report()
     odd = deque(Problem(line, field, reason, "OLTP refused it") for line, field, reason in created["odd"])
     async with aclosing(_rows(deed)) as pieces:
         async for piece in pieces:

@@ -173,22 +173,30 @@ class Erasing:
                 return
 
     async def receipts(self, deed: Deed) -> Mapping[str, Any]:
-        """Keep what the tiers said."""
+        """Keep what the tiers said, and of whose part was skipped who said so in its place."""
         order, _ = await self._ordered(deed)
         request = pb.RecordErasureRequest(
             tenant_id=str(deed.tenant_id), erasure_id=str(order.erasure_id), subject=order.subject
         )
         for tier in TIERS:
-            told = deed.results[tier]
+            # Of a tier whose part was skipped nothing is known but who answers for it.
+            told: dict[str, Any] = {"counts": {}, "mentions": [], "mentioned": 0, **deed.results[tier]}
             receipt = request.receipts.add(
                 tier=tier, erasure_id=str(order.erasure_id), subject=order.subject, chain_head=order.digest,
-                counts=told["counts"],
+                counts=told["counts"], skipped_by=_answering(deed, tier)[:200],
             )  # fmt: skip
-            receipt.erased_at.FromJsonString(told["erased_at"])
+            if "erased_at" in told:
+                receipt.erased_at.FromJsonString(told["erased_at"])
             mentions = [tier_pb.Mention(table=t, key=k, place=p) for t, k, p in told["mentions"]]
             request.mentions.add(tier=tier, mentions=mentions, total=told["mentioned"])
         await deed.call("oltp", SubjectServiceStub, "RecordErasure", request)
         return {"recorded": True}
+
+
+def _answering(deed: Deed, tier: str) -> str:
+    """Who answers for a tier's part; nobody where the tier does. Content is told its keys by what was collected."""
+    by = deed.skipped.get(tier, "")
+    return by or (deed.skipped.get("collect", "") if tier == "content" else "")
 
 
 async def _files(deed: Deed, *, minted: bool) -> AsyncIterator[str]:

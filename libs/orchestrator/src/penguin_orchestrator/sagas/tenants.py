@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +25,8 @@ from penguin_orchestrator.sagas.definition import Act, Definition, Step
 TIERS = ("content", "queue", "olap", "notifications", "oltp")
 PAGE = 1000
 SEND_JOB = "email.send"
+# Campaigns that the survey names, and the journal has room for (64 KiB): those that are resumed where the close is refused.
+SURVEYED = 1000
 # States that a job can be cancelled in.
 _WAITING = (job_pb.JOB_STATE_READY, job_pb.JOB_STATE_HELD)
 
@@ -51,31 +53,44 @@ async def _create(deed: Deed) -> None:
 
 
 async def _survey(deed: Deed) -> Mapping[str, Any]:
-    """The campaigns that run; NOT_FOUND where there is no such tenant."""
+    """Campaigns that run, as many as are named; NOT_FOUND where there is no such tenant."""
     tenant_id = str(deed.tenant_id)
     await deed.call("oltp", TenantServiceStub, "GetTenant", tenant_pb.GetTenantRequest(tenant_id=tenant_id))
-    request = campaign_pb.ListCampaignsRequest(
-        tenant_id=tenant_id, page_size=PAGE, status=campaign_pb.CAMPAIGN_STATUS_RUNNING
+    page = await deed.call("oltp", CampaignServiceStub, "ListCampaigns", _running(deed, SURVEYED))
+    return {"campaigns": [campaign.id for campaign in page.campaigns]}
+
+
+def _running(deed: Deed, page_size: int) -> campaign_pb.ListCampaignsRequest:
+    return campaign_pb.ListCampaignsRequest(
+        tenant_id=str(deed.tenant_id), page_size=page_size, status=campaign_pb.CAMPAIGN_STATUS_RUNNING
     )
-    running: list[str] = []
-    while True:
-        page = await deed.call("oltp", CampaignServiceStub, "ListCampaigns", request)
-        running += [campaign.id for campaign in page.campaigns]
-        if not page.next_page_token:
-            return {"campaigns": running}
-        request.page_token = page.next_page_token
 
 
-async def _pause_campaigns(deed: Deed) -> None:
-    """Pause what runs; what has ended meanwhile needs none."""
-    for campaign in deed.results["survey"]["campaigns"]:
+async def _pause(deed: Deed, campaigns: Iterable[str]) -> None:
+    """Pause these; what has ended meanwhile needs none."""
+    for campaign in campaigns:
         await unless_over(
             deed, "PauseCampaign", campaign_pb.PauseCampaignRequest(tenant_id=str(deed.tenant_id), campaign_id=campaign)
         )
 
 
+async def _pause_campaigns(deed: Deed) -> None:
+    await _pause(deed, deed.results["survey"].get("campaigns", ()))
+
+
+async def _pause_others(deed: Deed) -> None:
+    """Those that were too many to be named, and those begun since: past the pivot nobody has to know which they were."""
+    request = _running(deed, PAGE)
+    while True:
+        page = await deed.call("oltp", CampaignServiceStub, "ListCampaigns", request)
+        await _pause(deed, [campaign.id for campaign in page.campaigns])
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+
+
 async def _resume_campaigns(deed: Deed) -> None:
-    for campaign in deed.results["survey"]["campaigns"]:
+    for campaign in deed.results["survey"].get("campaigns", ()):
         await unless_over(
             deed, "StartCampaign", campaign_pb.StartCampaignRequest(tenant_id=str(deed.tenant_id), campaign_id=campaign)
         )
@@ -95,6 +110,7 @@ async def _pause_schedules(deed: Deed) -> None:
 
 
 async def _cancel_emails(deed: Deed) -> Mapping[str, Any]:
+    await _pause_others(deed)
     tenant_id, cancelled = str(deed.tenant_id), int(deed.so_far.get("cancelled", 0))
     request = email_pb.ListEmailsRequest(tenant_id=tenant_id, page_size=PAGE, status=email_pb.EMAIL_STATUS_QUEUED)
     while True:

@@ -57,6 +57,21 @@ class Cell:
     measures: Measures
 
 
+# Tables of sums, in the order in which a day's rows are listed.
+TABLES = ("campaign", "sequence_step", "mailbox")
+
+
+@dataclass(frozen=True)
+class DayFact:
+    """A row of one of the tables: NOBODY for an id that it has none of."""
+
+    table: str
+    campaign_id: UUID
+    step_id: UUID
+    email_account_id: UUID
+    measures: Measures
+
+
 @dataclass(frozen=True)
 class DayLoad:
     """Everything one source counted for one tenant's day, at `computed_at`."""

@@ -8,7 +8,9 @@ from uuid import UUID
 from penguin.olap.v1 import facts_service_pb2 as pb
 from penguin.olap.v1 import facts_service_pb2_grpc
 from penguin_chassis.mutations import now, step_of
+from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.pool import Database
+from penguin_olap.domain.days import day_of
 from penguin_olap.servicers import facts_wire as wire
 from penguin_olap.store.facts import FactStore
 
@@ -35,3 +37,10 @@ class FactsServicer(facts_service_pb2_grpc.FactsServiceServicer):
     async def GetWatermark(self, request: pb.GetWatermarkRequest, context: Any) -> pb.GetWatermarkResponse:
         found = await self._facts.watermark(UUID(request.tenant_id), request.source)
         return pb.GetWatermarkResponse(watermark=wire.watermark(found) if found else None)
+
+    async def ListDayFacts(self, request: pb.ListDayFactsRequest, context: Any) -> pb.ListDayFactsResponse:
+        day, size = day_of(request.day, "day"), page_size(request.page_size)
+        after = page_start(request, wire.placed, None)
+        found = await self._facts.day_facts(UUID(request.tenant_id), day, after, size + 1)
+        token = next_token(request, wire.place(found[size - 1])) if len(found) > size else ""
+        return pb.ListDayFactsResponse(facts=map(wire.fact, found[:size]), next_page_token=token)

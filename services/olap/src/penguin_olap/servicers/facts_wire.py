@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from penguin.olap.v1 import facts_service_pb2 as pb
-from penguin_chassis.wire import stamp, when
+from penguin_chassis.wire import number, stamp, when
 from penguin_olap.domain.days import day_of
 from penguin_olap.domain.facts import (
     MEASURES,
     NOBODY,
+    TABLES,
     Cell,
+    DayFact,
     DayLoad,
     Measures,
     Watermark,
@@ -47,6 +50,29 @@ def watermark(row: Watermark) -> pb.Watermark:
 def measures(counts: Measures) -> pb.EmailMeasures:
     """Counts as the wire has them."""
     return pb.EmailMeasures(**dict(zip(MEASURES, counts_of(counts), strict=True)))
+
+
+def fact(row: DayFact) -> pb.DayFact:
+    """A row of a table."""
+    ids = {name: getattr(row, name) for name in ("campaign_id", "step_id", "email_account_id")}
+    return pb.DayFact(
+        table=number(pb.FactTable, row.table), measures=measures(row.measures),
+        **{name: str(each) for name, each in ids.items() if each != NOBODY},
+    )  # fmt: skip
+
+
+def place(row: DayFact) -> list[str]:
+    """Where a page ends."""
+    return [row.table, str(row.campaign_id), str(row.step_id), str(row.email_account_id)]
+
+
+def placed(key: list[Any]) -> DayFact:
+    """Where a page begins; raises ValueError."""
+    table, *ids = key
+    if table not in TABLES:
+        raise ValueError(table)
+    campaign, step, account = map(UUID, ids)
+    return DayFact(table, campaign, step, account, Measures())
 
 
 def _cell(item: pb.EmailCell) -> Cell:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,9 @@ from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_olap.domain.facts import (
     MEASURES,
+    NOBODY,
+    TABLES,
+    DayFact,
     DayLoad,
     Loaded,
     Measures,
@@ -58,6 +61,23 @@ class FactStore:
         async with self._db.tenant(tenant_id) as connection:
             row = await connection.fetchrow(sql.watermark, tenant_id, source)
         return Watermark(**dict(row)) if row else None
+
+    async def day_facts(self, tenant_id: UUID, day: date, after: DayFact | None, limit: int) -> list[DayFact]:
+        """Up to `limit` rows of the day after one, table by table."""
+        place = (-1, NOBODY, NOBODY)
+        if after is not None:
+            mailbox = after.table == "mailbox"
+            place = (TABLES.index(after.table), after.email_account_id if mailbox else after.campaign_id, after.step_id)
+        async with self._db.tenant(tenant_id) as connection:
+            return [_fact(row) for row in await connection.fetch(sql.day_facts, tenant_id, day, *place, limit)]
+
+
+def _fact(row: Any) -> DayFact:
+    table = TABLES[row["n"]]
+    measures = Measures(**{name: row[name] for name in MEASURES})
+    if table == "mailbox":
+        return DayFact(table, NOBODY, NOBODY, row["id"], measures)
+    return DayFact(table, row["id"], row["step_id"], NOBODY, measures)
 
 
 class _Rows:

@@ -90,3 +90,26 @@ RETURNING source, cursor, data_through, committed_at;
 
 -- name: watermark
 SELECT source, cursor, data_through, committed_at FROM watermarks WHERE tenant_id = $1 AND source = $2;
+
+-- name: day_facts
+-- After ($3: a table by number, -1 at first; $4 and $5: its ids). Each part is read by its primary key, and no further than the page.
+WITH campaigns AS (
+    SELECT 0 AS n, campaign_id AS id, '00000000-0000-0000-0000-000000000000'::uuid AS step_id, sent, delivered, opened,
+        opened_machine, clicked, replied, bounced, unsubscribed, spam_complaints, failed, outcome_unknown
+    FROM campaign_analytics
+    WHERE tenant_id = $1 AND day = $2 AND ($3::integer < 0 OR $3::integer = 0 AND campaign_id > $4::uuid)
+    ORDER BY campaign_id LIMIT $6
+), steps AS (
+    SELECT 1 AS n, campaign_id AS id, step_id, sent, delivered, opened, opened_machine, clicked, replied, bounced,
+        unsubscribed, spam_complaints, failed, outcome_unknown
+    FROM sequence_step_analytics
+    WHERE tenant_id = $1 AND day = $2 AND ($3::integer < 1 OR $3::integer = 1 AND (campaign_id, step_id) > ($4, $5::uuid))
+    ORDER BY campaign_id, step_id LIMIT $6
+), mailboxes AS (
+    SELECT 2 AS n, email_account_id AS id, '00000000-0000-0000-0000-000000000000'::uuid AS step_id, sent, delivered,
+        opened, opened_machine, clicked, replied, bounced, unsubscribed, spam_complaints, failed, outcome_unknown
+    FROM mailbox_analytics
+    WHERE tenant_id = $1 AND day = $2 AND ($3::integer < 2 OR email_account_id > $4)
+    ORDER BY email_account_id LIMIT $6
+)
+SELECT * FROM (TABLE campaigns UNION ALL TABLE steps UNION ALL TABLE mailboxes) AS found ORDER BY n, id, step_id LIMIT $6;

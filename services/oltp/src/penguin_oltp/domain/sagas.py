@@ -21,6 +21,9 @@ SKIPPED = "skipped"
 DONE = frozenset({"done", SKIPPED})
 # How old a saga may be for its steps to be asked for again: the tiers remember steps for longer (180 days).
 RETRIED_WITHIN = timedelta(days=150)
+# How many owners in a row may leave a saga without a word, none of its steps having ended: it may be what ends them.
+TAKEOVERS = 20
+OWNERS_LOST = "OWNERS_LOST"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Saga:
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    # Owners whose lease ran out since a step last ended, or since it was last given back.
+    takeovers: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,12 +125,18 @@ def advance(saga: Saga, told: Advance, at: datetime) -> Saga:
     moved = replace(
         saga, state=told.state, last_error=told.last_error or saga.last_error, updated_at=at,
         undoing=saga.undoing or told.state == COMPENSATING,
+        takeovers=0 if any(change.state != "begun" for change in told.changes) else saga.takeovers,
     )  # fmt: skip
     if told.state not in MOVING:
         return replace(moved, owner="", due_at=None, finished_at=at if told.state in FINISHED else None)
     if told.lease is not None:
         return replace(moved, due_at=at + told.lease)
-    return replace(moved, owner="", due_at=at + (told.due_in or timedelta()), attempts=saga.attempts + 1)
+    return replace(moved, owner="", due_at=at + (told.due_in or timedelta()), attempts=saga.attempts + 1, takeovers=0)
+
+
+def lost(saga: Saga, at: datetime) -> Saga:
+    """The saga, stuck: too many of its owners have ended without a word."""
+    return replace(saga, state=STUCK, owner="", due_at=None, last_error=OWNERS_LOST, updated_at=at)
 
 
 def journal(standing: SagaStep | None, change: Change, at: datetime) -> SagaStep:
@@ -149,7 +160,7 @@ def journal(standing: SagaStep | None, change: Change, at: datetime) -> SagaStep
 def _freed(saga: Saga, actor: str, reason: str, at: datetime) -> Saga:
     return replace(
         saga, state=COMPENSATING if saga.undoing else RUNNING, owner="", owner_epoch=saga.owner_epoch + 1, due_at=at,
-        attempts=0, reason=reason, actor=actor, updated_at=at,
+        attempts=0, takeovers=0, reason=reason, actor=actor, updated_at=at,
     )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Receipt:
-    """One tier's word, and where it found the subject mentioned: (table, key, place), `mentioned` in all."""
+    """One tier's word, or that of `skipped_by` in its place, and where it found the subject mentioned: (table, key, place),
+    `mentioned` in all."""
 
     tier: str
     counts: dict[str, int]
@@ -21,6 +22,7 @@ class Receipt:
     erased_at: datetime
     mentions: list[tuple[str, str, str]] = field(default_factory=list)
     mentioned: int = 0
+    skipped_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def _object(text: bytes, field: str) -> bytes:
 
 def new_saga(request: pb.CreateSagaRequest, at: datetime) -> Saga:
     """A saga as it begins, its creator's."""
-    nothing = {"last_error": "", "reason": "", "actor": ""}
+    nothing: dict[str, Any] = {"last_error": "", "reason": "", "actor": ""}
     return Saga(
         tenant_id=UUID(request.tenant_id), id=UUID(request.saga_id), kind=request.kind, version=request.version,
         subject=request.subject, state=RUNNING, undoing=False, input=_object(request.input, "input"),
@@ -87,7 +87,7 @@ def saga(row: Saga, steps: Iterable[SagaStep] = ()) -> pb.Saga:
         owned_until=stamp(row.due_at) if owned else None, due_at=None if owned else stamp(row.due_at),
         attempts=row.attempts, last_error=row.last_error, reason=row.reason, actor=row.actor,
         created_at=stamp(row.created_at), updated_at=stamp(row.updated_at), finished_at=stamp(row.finished_at),
-        steps=map(_step, steps),
+        takeovers=row.takeovers, steps=map(_step, steps),
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def _receipt(receipt: tier_pb.ErasureReceipt, found: pb.TierMentions | None, at:
     places = [(m.table, m.key, m.place) for m in found.mentions] if found is not None else []
     return Receipt(
         receipt.tier, dict(receipt.counts), receipt.chain_head, when(receipt, "erased_at") or at, places,
-        found.total if found is not None else 0,
+        found.total if found is not None else 0, receipt.skipped_by,
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def erasure(found: Erasure) -> pb.Erasure:
     for receipt in found.receipts:
         wire.receipts.add(
             tier=receipt.tier, erasure_id=wire.id, subject=found.subject, counts=receipt.counts,
-            chain_head=receipt.chain_head, erased_at=stamp(receipt.erased_at),
+            chain_head=receipt.chain_head, erased_at=stamp(receipt.erased_at), skipped_by=receipt.skipped_by,
         )  # fmt: skip
         if receipt.mentioned:
             places = [tier_pb.Mention(table=t, key=k, place=p) for t, k, p in receipt.mentions]

@@ -44,7 +44,7 @@ class AttemptStore:
             return await barrier.once_each(connection, items, str, write)
 
     async def settle(self, step: Step, email_id: UUID, settlement: str, reason: str) -> Email:
-        """Decide an email whose outcome is unknown; a re-send owes a new job to the queue."""
+        """Decide an email whose outcome is unknown; a re-send owes a new job to the queue. Raises ResourceExhausted then."""
         tenant_id = step.tenant_id
         async with self._db.tenant(tenant_id) as connection:
             if (done := await barrier.claim(connection, step, Email)) is not None:
@@ -59,7 +59,7 @@ class AttemptStore:
                 sql.finish, tenant_id, [email_id], [email.attempt], [outcome], [step.at], [0], [""], [reason]
             )
             if settled.status == ledger.QUEUED:
-                await outbox.append(connection, tenant_id, [_send_again(settled)], step.at)
+                await outbox.take_on(self._db, connection, tenant_id, [_send_again(settled)], step.at)
             return await barrier.record(connection, step, settled, Email)
 
 

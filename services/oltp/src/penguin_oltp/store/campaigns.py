@@ -109,14 +109,14 @@ class CampaignStore:
     async def seal(self, step: Step, campaign_id: UUID) -> Campaign:
         """Record that every recipient's email stands, and owe the job that completes the campaign once they are sent.
 
-        Raises NotFound, FailedPrecondition (STATE_CONFLICT) unless it runs.
+        Raises NotFound, FailedPrecondition (STATE_CONFLICT) unless it runs, ResourceExhausted (BACKLOG_FULL).
         """
 
         async def act(connection: Connection) -> Campaign:
             held = await _hold(connection, step.tenant_id, campaign_id)
             sealed = campaigns.seal(held, step.at)
             if sealed is not held:
-                await outbox.append(connection, step.tenant_id, [_completion(sealed)], step.at)
+                await outbox.take_on(self._db, connection, step.tenant_id, [_completion(sealed)], step.at)
             return await _write(connection, held, sealed)
 
         return await rows.once(self._db.tenant(step.tenant_id), step, Campaign, act)

@@ -56,10 +56,9 @@ class EmailStore:
         the outbox is full.
         """
         claimable(claim_by, at)
-        outbox.admit(self._db)
 
         async def write(fresh: list[tuple[Step, NewEmail]]) -> list[Fault | None]:
-            return await _write(connection, tenant_id, [email for _, email in fresh], generation, at)
+            return await _write(self._db, connection, tenant_id, [email for _, email in fresh], generation, at)
 
         async with self._db.tenant(tenant_id) as connection:
             if gate is not None:
@@ -100,8 +99,7 @@ class EmailStore:
             return await barrier.record(connection, step, sorted(row["id"] for row in rows), list[UUID])
 
     async def requeue(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
-        """Owe the jobs of emails that are still queued once more; returns those that were."""
-        outbox.admit(self._db)
+        """Owe the jobs of emails that are still queued once more; returns those that were. Raises ResourceExhausted."""
         async with self._db.tenant(step.tenant_id) as connection:
             if (done := await barrier.claim(connection, step, list[UUID])) is not None:
                 return done.reply
@@ -112,12 +110,12 @@ class EmailStore:
                 owed = outbox.Owed(
                     uuid5(step.tenant_id, step.key), "queue", "enqueue_jobs", {"kind": SEND_JOB, "jobs": jobs}
                 )
-                await outbox.append(connection, step.tenant_id, [owed], step.at)
+                await outbox.take_on(self._db, connection, step.tenant_id, [owed], step.at)
             return await barrier.record(connection, step, [row["id"] for row in rows], list[UUID])
 
 
 async def _write(
-    connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail], generation: int, at: datetime
+    db: Database, connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail], generation: int, at: datetime
 ) -> list[Fault | None]:
     """Insert the emails that can be, and owe what follows from them; answers why not, in order."""
     named = rows.firsts(emails)
@@ -128,7 +126,7 @@ async def _write(
     owed = _owed([e for e in named.values() if e.id in inserted])
     if holds:
         owed += kept_too(await connection.fetch(sql.held, tenant_id, sorted(inserted)))
-    await outbox.append(connection, tenant_id, owed, at)
+    await outbox.take_on(db, connection, tenant_id, owed, at)
     left_out = [e for e in named.values() if e.id not in faulty and e.id not in inserted]
     faulty |= await _erased(connection, tenant_id, left_out)
     taken = AlreadyExists("An email for this lead and step, or with this id or key, exists.", field="lead_id")

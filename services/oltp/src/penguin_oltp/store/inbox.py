@@ -46,12 +46,12 @@ class InboxStore:
         """Add references, and owe "claim the content" for those that are new, in one transaction.
 
         Answers in the order of `items`. Raises FailedPrecondition (CONTENT_CLAIM_EXPIRED) for the whole batch, NotFound
-        for an unknown tenant.
+        for an unknown tenant, ResourceExhausted (BACKLOG_FULL) while the outbox is full.
         """
         claimable(claim_by, at)
 
         async def write(fresh: list[tuple[Step, InboxMessage]]) -> list[Answer]:
-            return await _write(connection, tenant_id, [message for _, message in fresh], generation, at)
+            return await _write(self._db, connection, tenant_id, [message for _, message in fresh], generation, at)
 
         async with self._db.tenant(tenant_id) as connection:
             if gate is not None:
@@ -86,7 +86,7 @@ class InboxStore:
     async def delete(self, step: Step, ids: Sequence[UUID]) -> int:
         """Remove references, and owe the deletion of their contents; returns how many there were.
 
-        Raises FailedPrecondition (LEGAL_HOLD), and removes none, where a hold keeps one of them.
+        Raises FailedPrecondition (LEGAL_HOLD), and removes none, where a hold keeps one of them; ResourceExhausted (BACKLOG_FULL).
         """
 
         async def remove(connection: Connection) -> int:
@@ -96,9 +96,8 @@ class InboxStore:
             keys = await connection.fetch(sql.keys_of, step.tenant_id, list(ids))
             await subjects.check(connection, step.tenant_id, "", [row["content_storage_key"] for row in keys])
             gone = await connection.fetch(sql.delete, step.tenant_id, list(ids))
-            await outbox.append(
-                connection, step.tenant_id, _owed("delete_contents", [r["content_storage_key"] for r in gone]), step.at
-            )
+            owed = _owed("delete_contents", [r["content_storage_key"] for r in gone])
+            await outbox.take_on(self._db, connection, step.tenant_id, owed, step.at)
             return len(gone)
 
         return await rows.once(self._db.tenant(step.tenant_id), step, int, remove)
@@ -113,7 +112,12 @@ def _owed(kind: str, storage_keys: list[str]) -> list[outbox.Owed]:
 
 
 async def _write(
-    connection: Connection, tenant_id: UUID, messages: Sequence[InboxMessage], generation: int, at: datetime
+    db: Database,
+    connection: Connection,
+    tenant_id: UUID,
+    messages: Sequence[InboxMessage],
+    generation: int,
+    at: datetime,
 ) -> list[Answer]:
     """Insert the messages that are new; the others are answered with what stands for them."""
     named = rows.firsts(messages)
@@ -136,5 +140,5 @@ async def _write(
             claimed.append(message.content_storage_key)
         answers.append(CreatedInboxMessage(standing["id"], standing["content_storage_key"], existed=not own))
     kept = kept_too(await connection.fetch(sql.kept, tenant_id, sorted(new))) if new else []
-    await outbox.append(connection, tenant_id, _owed("claim_contents", claimed) + kept, at)
+    await outbox.take_on(db, connection, tenant_id, _owed("claim_contents", claimed) + kept, at)
     return answers

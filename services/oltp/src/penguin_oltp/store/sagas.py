@@ -63,9 +63,10 @@ class SagaStore:
             await _journal(
                 connection, held, told.changes, lambda record, change: sagas.journal(record, change, step.at)
             )
-            await _move(connection, moved)
             if moved.state == sagas.STUCK:
-                await outbox.append(connection, step.tenant_id, [_raised(moved)], step.at)
+                await _stop(connection, moved, step.at)
+            else:
+                await _move(connection, moved)
             return moved
 
         return await rows.once(self._db.tenant(step.tenant_id), step, Saga, act)
@@ -114,6 +115,7 @@ class SagaStore:
         self, owner: str, lease: timedelta, limit: int, definitions: Sequence[str], at: datetime
     ) -> tuple[list[Journaled], list[str]]:
         """Take over up to `limit` due sagas of these definitions (none given: of any), tenants in turn from a random one.
+        One that too many owners have left without a word becomes stuck instead.
 
         Answers also some definitions of due sagas that were not asked for.
         """
@@ -125,7 +127,7 @@ class SagaStore:
                 # What is left is shared evenly, so that one tenant's many take no other's place.
                 share = -(-(limit - len(found)) // (len(tenants) - n))
                 records = await connection.fetch(sql.claim, tenant, at, owner, at + lease, share, list(definitions))
-                taken = {record["id"]: rows.read(Saga, record) for record in records}
+                taken = {saga.id: saga for saga in await _sound(connection, records, at)}
                 steps = await _steps(connection, tenant, list(taken))
                 found += [Journaled(saga, tuple(steps.get(identifier, ()))) for identifier, saga in taken.items()]
             if definitions and len(found) < limit:
@@ -135,10 +137,10 @@ class SagaStore:
     async def claim_one(
         self, tenant_id: UUID, saga_id: UUID, owner: str, lease: timedelta, at: datetime
     ) -> list[Journaled]:
-        """Take over this one, if it is due; answers nothing where it is not."""
+        """Take over this one, if it is due; answers nothing where it is not, or is stuck from now on."""
         async with self._db.tenant(tenant_id) as connection:
-            record = await connection.fetchrow(sql.claim_one, tenant_id, saga_id, at, owner, at + lease)
-            return [] if record is None else [await _with_steps(connection, rows.read(Saga, record))]
+            records = await connection.fetch(sql.claim_one, tenant_id, saga_id, at, owner, at + lease)
+            return [await _with_steps(connection, saga) for saga in await _sound(connection, records, at)]
 
 
 async def forget(db: Database, at: datetime) -> None:
@@ -154,6 +156,21 @@ async def _due_tenants(connection: Connection, definitions: list[str], at: datet
         around = await connection.fetch(sql.due_tenants, UUID(int=0), at, definitions, limit)
         tenants += [r["tenant_id"] for r in around if r["tenant_id"] <= start][: limit - len(tenants)]
     return tenants
+
+
+async def _sound(connection: Connection, claimed: Sequence[rows.Record], at: datetime) -> list[Saga]:
+    """Of sagas just claimed, those worth being carried on. The others may be what ended their owners: they are stuck."""
+    found = [rows.read(Saga, record) for record in claimed]
+    for saga in found:
+        if saga.takeovers > sagas.TAKEOVERS:
+            await _stop(connection, sagas.lost(saga, at), at)
+    return [saga for saga in found if saga.takeovers <= sagas.TAKEOVERS]
+
+
+async def _stop(connection: Connection, stuck: Saga, at: datetime) -> None:
+    """Leave it to the operators, and owe them the event."""
+    await _move(connection, stuck)
+    await outbox.append(connection, stuck.tenant_id, [_raised(stuck)], at)
 
 
 async def _hold(connection: Connection, tenant_id: UUID, saga_id: UUID) -> Saga:
@@ -195,6 +212,7 @@ async def _move(connection: Connection, saga: Saga) -> None:
     await connection.execute(
         sql.move, saga.tenant_id, saga.id, saga.state, saga.undoing, saga.owner, saga.owner_epoch, saga.due_at,
         saga.attempts, saga.last_error, saga.reason, saga.actor, saga.updated_at, saga.finished_at,
+        saga.takeovers,
     )  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 -- Nothing where the saga, or an unfinished one about the same subject, stands already.
 INSERT INTO sagas (
     tenant_id, id, kind, version, subject, state, undoing, input, owner, owner_epoch, due_at, attempts, last_error,
-    reason, actor, created_at, updated_at, finished_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+    reason, actor, created_at, updated_at, finished_at, takeovers)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 ON CONFLICT DO NOTHING
 RETURNING id;
 
@@ -20,7 +20,7 @@ SELECT * FROM sagas WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE;
 -- name: move
 UPDATE sagas
 SET state = $3, undoing = $4, owner = $5, owner_epoch = $6, due_at = $7, attempts = $8, last_error = $9, reason = $10,
-    actor = $11, updated_at = $12, finished_at = $13
+    actor = $11, updated_at = $12, finished_at = $13, takeovers = $14
 WHERE tenant_id = $1 AND id = $2;
 
 -- name: steps
@@ -72,6 +72,7 @@ LIMIT 10;
 
 -- name: claim
 -- Picked once: as a plain sub-select the planner may run it again for each row, and claim more than was asked for.
+-- Who still owns one that is due has let its lease run out.
 WITH picked AS MATERIALIZED (
     SELECT s.id FROM sagas AS s
     WHERE s.tenant_id = $1 AND s.due_at <= $2 AND ($6::text[] = '{}' OR s.kind || '/' || s.version = ANY ($6))
@@ -80,13 +81,16 @@ WITH picked AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE sagas AS s
-SET owner = $3, owner_epoch = s.owner_epoch + 1, due_at = $4, updated_at = $2
+SET owner = $3, owner_epoch = s.owner_epoch + 1, due_at = $4, updated_at = $2,
+    takeovers = s.takeovers + (s.owner <> '')::integer
 FROM picked
 WHERE s.tenant_id = $1 AND s.id = picked.id
 RETURNING s.*;
 
 -- name: claim_one
-UPDATE sagas SET owner = $4, owner_epoch = owner_epoch + 1, due_at = $5, updated_at = $3
+UPDATE sagas
+SET owner = $4, owner_epoch = owner_epoch + 1, due_at = $5, updated_at = $3,
+    takeovers = takeovers + (owner <> '')::integer
 WHERE tenant_id = $1 AND id = $2 AND due_at <= $3
 RETURNING *;
 

@@ -93,7 +93,7 @@ class SubjectStore:
                 sql.put_receipts, erasure.tenant_id, erasure.id, [r.tier for r in receipts],
                 [orjson.dumps(r.counts).decode() for r in receipts], [r.chain_head for r in receipts],
                 [r.erased_at for r in receipts], [orjson.dumps(r.mentions).decode() for r in receipts],
-                [r.mentioned for r in receipts],
+                [r.mentioned for r in receipts], [r.skipped_by for r in receipts],
             )  # fmt: skip
             return await barrier.record(connection, step, erasure, Erasure)
 
@@ -154,6 +154,7 @@ def _receipt(row: Any) -> Receipt:
     return Receipt(
         row["tier"], orjson.loads(row["counts"]), row["chain_head"], row["erased_at"],
         [tuple(each) for each in orjson.loads(row["mentions"])], row["mentioned"],
+        row["skipped_by"],
     )  # fmt: skip
 
 

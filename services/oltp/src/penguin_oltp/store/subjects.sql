@@ -94,20 +94,21 @@ INSERT INTO erasures (tenant_id, id, subject, recorded_at) VALUES ($1, $2, $3, $
 ON CONFLICT (tenant_id, id) DO UPDATE SET recorded_at = excluded.recorded_at;
 
 -- name: put_receipts
-INSERT INTO erasure_receipts (tenant_id, erasure_id, tier, counts, chain_head, erased_at, mentions, mentioned)
-SELECT $1, $2, tier, counts::jsonb, chain_head, erased_at, mentions::jsonb, mentioned
-FROM unnest($3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::bigint[])
-    AS r (tier, counts, chain_head, erased_at, mentions, mentioned)
+INSERT INTO erasure_receipts (
+    tenant_id, erasure_id, tier, counts, chain_head, erased_at, mentions, mentioned, skipped_by)
+SELECT $1, $2, tier, counts::jsonb, chain_head, erased_at, mentions::jsonb, mentioned, skipped_by
+FROM unnest($3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::bigint[], $9::text[])
+    AS r (tier, counts, chain_head, erased_at, mentions, mentioned, skipped_by)
 ORDER BY tier
 ON CONFLICT (tenant_id, erasure_id, tier) DO UPDATE
 SET counts = excluded.counts, chain_head = excluded.chain_head, erased_at = excluded.erased_at,
-    mentions = excluded.mentions, mentioned = excluded.mentioned;
+    mentions = excluded.mentions, mentioned = excluded.mentioned, skipped_by = excluded.skipped_by;
 
 -- name: list
 SELECT tenant_id, id, subject, recorded_at FROM erasures WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3;
 
 -- name: receipts
-SELECT erasure_id, tier, counts, chain_head, erased_at, mentions, mentioned FROM erasure_receipts
+SELECT erasure_id, tier, counts, chain_head, erased_at, mentions, mentioned, skipped_by FROM erasure_receipts
 WHERE tenant_id = $1 AND erasure_id = ANY ($2::uuid[]) ORDER BY erasure_id, tier;
 
 -- name: put_export

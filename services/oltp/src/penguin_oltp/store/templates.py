@@ -23,11 +23,12 @@ class TemplateStore:
         self._db = db
 
     async def create(self, step: Step, template: Template) -> Template:
-        """Add one, and owe the claim of its content; raises AlreadyExists, FailedPrecondition (REFERENCE_MISSING), NotFound (the tenant)."""
+        """Add one, and owe the claim of its content; raises AlreadyExists, FailedPrecondition (REFERENCE_MISSING), NotFound (the tenant),
+        ResourceExhausted (BACKLOG_FULL)."""
 
         async def insert(connection: Connection) -> Template:
             await rows.write(connection, sql.insert, rows.columns(template))
-            await outbox.append(connection, step.tenant_id, [_claim(template)], step.at)
+            await outbox.take_on(self._db, connection, step.tenant_id, [_claim(template)], step.at)
             return template
 
         return await rows.once(self._db.tenant(step.tenant_id), step, Template, insert)
@@ -46,7 +47,7 @@ class TemplateStore:
     async def update(self, step: Step, template_id: UUID, etag: str, changes: Mapping[str, Any]) -> Template:
         """Change one; a new content is owed its claim, the old one its deletion.
 
-        Raises NotFound, Aborted (ETAG_MISMATCH), AlreadyExists.
+        Raises NotFound, Aborted (ETAG_MISMATCH), AlreadyExists, ResourceExhausted (BACKLOG_FULL).
         """
 
         async def write(connection: Connection) -> Template:
@@ -55,26 +56,35 @@ class TemplateStore:
             template = rows.changed(held, changes, step.at)
             await rows.write(connection, sql.update, rows.columns(template))
             if template.content_storage_key != held.content_storage_key:
-                await outbox.append(connection, step.tenant_id, [_claim(template), _delete(held)], step.at)
+                await outbox.take_on(self._db, connection, step.tenant_id, [_claim(template), _delete(held)], step.at)
             return template
 
         return await rows.once(self._db.tenant(step.tenant_id), step, Template, write)
 
     async def delete(self, step: Step, template_id: UUID, etag: str) -> None:
-        """Remove one, and owe the deletion of its content; raises NotFound, Aborted (ETAG_MISMATCH), FailedPrecondition (STILL_REFERENCED)."""
+        """Remove one, and owe the deletion of its content; raises NotFound, Aborted (ETAG_MISMATCH), FailedPrecondition (STILL_REFERENCED),
+        ResourceExhausted (BACKLOG_FULL)."""
 
         async def remove(connection: Connection) -> bool:
             gone = await rows.remove(connection, step, "template", template_id, etag, hold=sql.hold, delete=sql.delete)
             if gone is not None:
-                await outbox.append(connection, step.tenant_id, [_delete(rows.read(Template, gone))], step.at)
+                await outbox.take_on(
+                    self._db, connection, step.tenant_id, [_delete(rows.read(Template, gone))], step.at
+                )
             return True
 
         await rows.once(self._db.tenant(step.tenant_id), step, bool, remove)
 
 
 def _claim(template: Template) -> outbox.Owed:
-    return outbox.Owed(uuid4(), "content", "claim_contents", {"storage_keys": [template.content_storage_key]})
+    return _owed("claim_contents", template)
 
 
 def _delete(template: Template) -> outbox.Owed:
-    return outbox.Owed(uuid4(), "content", "delete_contents", {"storage_keys": [template.content_storage_key]})
+    return _owed("delete_contents", template)
+
+
+def _owed(kind: str, template: Template) -> outbox.Owed:
+    """A content that is claimed and deleted soon after is claimed first: the other way round it would be missed."""
+    keys = {"storage_keys": [template.content_storage_key]}
+    return outbox.Owed(uuid4(), "content", kind, keys, aggregate=f"template:{template.id}")

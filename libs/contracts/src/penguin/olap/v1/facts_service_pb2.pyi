@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from penguin.common.v1 import mutation_pb2 as _mutation_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,26 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _FactTable:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FactTableEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FactTable.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FACT_TABLE_UNSPECIFIED: _FactTable.ValueType  # 0
+    FACT_TABLE_CAMPAIGN: _FactTable.ValueType  # 1
+    FACT_TABLE_SEQUENCE_STEP: _FactTable.ValueType  # 2
+    FACT_TABLE_MAILBOX: _FactTable.ValueType  # 3
+
+class FactTable(_FactTable, metaclass=_FactTableEnumTypeWrapper):
+    """FactTable is a table of sums over a day's cells."""
+
+FACT_TABLE_UNSPECIFIED: FactTable.ValueType  # 0
+FACT_TABLE_CAMPAIGN: FactTable.ValueType  # 1
+FACT_TABLE_SEQUENCE_STEP: FactTable.ValueType  # 2
+FACT_TABLE_MAILBOX: FactTable.ValueType  # 3
+Global___FactTable: _TypeAlias = FactTable  # noqa: Y015
 
 @_typing.final
 class EmailMeasures(_message.Message):
@@ -309,3 +330,90 @@ class Watermark(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Watermark: _TypeAlias = Watermark  # noqa: Y015
+
+@_typing.final
+class ListDayFactsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    day: _builtins.str
+    """ISO date (UTC)."""
+    page_size: _builtins.int
+    """0 means the default (100)."""
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        day: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "page_size", b"page_size", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDayFactsRequest: _TypeAlias = ListDayFactsRequest  # noqa: Y015
+
+@_typing.final
+class DayFact(_message.Message):
+    """DayFact is a row of one of the tables. Ids that the table has none of, or that stand for "none", are empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    STEP_ID_FIELD_NUMBER: _builtins.int
+    EMAIL_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
+    table: Global___FactTable.ValueType
+    campaign_id: _builtins.str
+    step_id: _builtins.str
+    email_account_id: _builtins.str
+    @_builtins.property
+    def measures(self) -> Global___EmailMeasures: ...
+    def __init__(
+        self,
+        *,
+        table: Global___FactTable.ValueType = ...,
+        campaign_id: _builtins.str = ...,
+        step_id: _builtins.str = ...,
+        email_account_id: _builtins.str = ...,
+        measures: Global___EmailMeasures | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["measures", b"measures"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "email_account_id", b"email_account_id", "measures", b"measures", "step_id", b"step_id", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DayFact: _TypeAlias = DayFact  # noqa: Y015
+
+@_typing.final
+class ListDayFactsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def facts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayFact]: ...
+    def __init__(
+        self,
+        *,
+        facts: _abc.Iterable[Global___DayFact] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDayFactsResponse: _TypeAlias = ListDayFactsResponse  # noqa: Y015

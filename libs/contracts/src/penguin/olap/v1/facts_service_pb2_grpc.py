@@ -51,6 +51,11 @@ class FactsServiceStub:
                 request_serializer=penguin_dot_olap_dot_v1_dot_facts__service__pb2.GetWatermarkRequest.SerializeToString,
                 response_deserializer=penguin_dot_olap_dot_v1_dot_facts__service__pb2.GetWatermarkResponse.FromString,
                 _registered_method=True)
+        self.ListDayFacts = channel.unary_unary(
+                '/penguin.olap.v1.FactsService/ListDayFacts',
+                request_serializer=penguin_dot_olap_dot_v1_dot_facts__service__pb2.ListDayFactsRequest.SerializeToString,
+                response_deserializer=penguin_dot_olap_dot_v1_dot_facts__service__pb2.ListDayFactsResponse.FromString,
+                _registered_method=True)
 
 
 class FactsServiceServicer:
@@ -81,6 +86,14 @@ class FactsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDayFacts(self, request, context):
+        """ListDayFacts pages through what stands of a day in each table that reports read, by table and ids: to be held against a
+        recount of the source.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FactsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +111,11 @@ def add_FactsServiceServicer_to_server(servicer, server):
                     servicer.GetWatermark,
                     request_deserializer=penguin_dot_olap_dot_v1_dot_facts__service__pb2.GetWatermarkRequest.FromString,
                     response_serializer=penguin_dot_olap_dot_v1_dot_facts__service__pb2.GetWatermarkResponse.SerializeToString,
+            ),
+            'ListDayFacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDayFacts,
+                    request_deserializer=penguin_dot_olap_dot_v1_dot_facts__service__pb2.ListDayFactsRequest.FromString,
+                    response_serializer=penguin_dot_olap_dot_v1_dot_facts__service__pb2.ListDayFactsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -183,6 +201,33 @@ class FactsService:
             '/penguin.olap.v1.FactsService/GetWatermark',
             penguin_dot_olap_dot_v1_dot_facts__service__pb2.GetWatermarkRequest.SerializeToString,
             penguin_dot_olap_dot_v1_dot_facts__service__pb2.GetWatermarkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDayFacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.olap.v1.FactsService/ListDayFacts',
+            penguin_dot_olap_dot_v1_dot_facts__service__pb2.ListDayFactsRequest.SerializeToString,
+            penguin_dot_olap_dot_v1_dot_facts__service__pb2.ListDayFactsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class FactsServiceStub:
     """
     GetWatermark: _grpc.UnaryUnaryMultiCallable[_facts_service_pb2.GetWatermarkRequest, _facts_service_pb2.GetWatermarkResponse]
     """GetWatermark reads how far a source has been loaded."""
+    ListDayFacts: _grpc.UnaryUnaryMultiCallable[_facts_service_pb2.ListDayFactsRequest, _facts_service_pb2.ListDayFactsResponse]
+    """ListDayFacts pages through what stands of a day in each table that reports read, by table and ids: to be held against a
+    recount of the source.
+    """
 
 @_typing.type_check_only
 class FactsServiceAsyncStub(FactsServiceStub):
@@ -63,6 +67,10 @@ class FactsServiceAsyncStub(FactsServiceStub):
     """
     GetWatermark: _aio.UnaryUnaryMultiCallable[_facts_service_pb2.GetWatermarkRequest, _facts_service_pb2.GetWatermarkResponse]  # type: ignore[assignment]
     """GetWatermark reads how far a source has been loaded."""
+    ListDayFacts: _aio.UnaryUnaryMultiCallable[_facts_service_pb2.ListDayFactsRequest, _facts_service_pb2.ListDayFactsResponse]  # type: ignore[assignment]
+    """ListDayFacts pages through what stands of a day in each table that reports read, by table and ids: to be held against a
+    recount of the source.
+    """
 
 class FactsServiceServicer(metaclass=_abc_1.ABCMeta):
     """FactsService loads facts as whole cells per (tenant, day): a load replaces what stood there, so loading twice is
@@ -96,5 +104,15 @@ class FactsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_facts_service_pb2.GetWatermarkResponse, _abc.Awaitable[_facts_service_pb2.GetWatermarkResponse]]:
         """GetWatermark reads how far a source has been loaded."""
+
+    @_abc_1.abstractmethod
+    def ListDayFacts(
+        self,
+        request: _facts_service_pb2.ListDayFactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_facts_service_pb2.ListDayFactsResponse, _abc.Awaitable[_facts_service_pb2.ListDayFactsResponse]]:
+        """ListDayFacts pages through what stands of a day in each table that reports read, by table and ids: to be held against a
+        recount of the source.
+        """
 
 def add_FactsServiceServicer_to_server(servicer: FactsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -188,6 +188,7 @@ class Saga(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    TAKEOVERS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     tenant_id: _builtins.str
     kind: _builtins.str
@@ -209,6 +210,10 @@ class Saga(_message.Message):
     reason: _builtins.str
     """Why somebody last retried it or skipped a step, and who."""
     actor: _builtins.str
+    takeovers: _builtins.int
+    """How many owners have let their lease run out since a step last ended, or since it was given back. Beyond 20 it is stuck
+    (OWNERS_LOST): it may be what ends them.
+    """
     @_builtins.property
     def owned_until(self) -> _timestamp_pb2.Timestamp:
         """Until when the owner has it."""
@@ -249,10 +254,11 @@ class Saga(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         steps: _abc.Iterable[Global___SagaStepRecord] | None = ...,
+        takeovers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "due_at", b"due_at", "finished_at", b"finished_at", "owned_until", b"owned_until", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempts", b"attempts", "created_at", b"created_at", "due_at", b"due_at", "finished_at", b"finished_at", "id", b"id", "input", b"input", "kind", b"kind", "last_error", b"last_error", "owned_until", b"owned_until", "owner", b"owner", "owner_epoch", b"owner_epoch", "reason", b"reason", "state", b"state", "steps", b"steps", "subject", b"subject", "tenant_id", b"tenant_id", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempts", b"attempts", "created_at", b"created_at", "due_at", b"due_at", "finished_at", b"finished_at", "id", b"id", "input", b"input", "kind", b"kind", "last_error", b"last_error", "owned_until", b"owned_until", "owner", b"owner", "owner_epoch", b"owner_epoch", "reason", b"reason", "state", b"state", "steps", b"steps", "subject", b"subject", "takeovers", b"takeovers", "tenant_id", b"tenant_id", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -81,6 +81,11 @@ class TierServiceStub:
                 request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectRequest.SerializeToString,
                 response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectResponse.FromString,
                 _registered_method=True)
+        self.CountSubjectRows = channel.unary_unary(
+                '/penguin.tier.v1.TierService/CountSubjectRows',
+                request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.CountSubjectRowsRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.CountSubjectRowsResponse.FromString,
+                _registered_method=True)
         self.CheckErasure = channel.unary_unary(
                 '/penguin.tier.v1.TierService/CheckErasure',
                 request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.CheckErasureRequest.SerializeToString,
@@ -191,6 +196,14 @@ class TierServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountSubjectRows(self, request, context):
+        """CountSubjectRows counts by table what ExportSubject would tell of a person by the address alone, and tells none of it: for
+        whoever makes sure that one who was erased is gone. Contents are looked for by their keys (KeyService.FindKeys).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckErasure(self, request, context):
         """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys.
         """
@@ -289,6 +302,11 @@ def add_TierServiceServicer_to_server(servicer, server):
                     servicer.ExportSubject,
                     request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectRequest.FromString,
                     response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectResponse.SerializeToString,
+            ),
+            'CountSubjectRows': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountSubjectRows,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.CountSubjectRowsRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.CountSubjectRowsResponse.SerializeToString,
             ),
             'CheckErasure': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckErasure,
@@ -570,6 +588,33 @@ class TierService:
             '/penguin.tier.v1.TierService/ExportSubject',
             penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectRequest.SerializeToString,
             penguin_dot_tier_dot_v1_dot_erasure__pb2.ExportSubjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountSubjectRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/CountSubjectRows',
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.CountSubjectRowsRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.CountSubjectRowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

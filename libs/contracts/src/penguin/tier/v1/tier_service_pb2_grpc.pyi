@@ -63,6 +63,10 @@ class TierServiceStub:
     """
     ExportSubject: _grpc.UnaryStreamMultiCallable[_erasure_pb2.ExportSubjectRequest, _erasure_pb2.ExportSubjectResponse]
     """ExportSubject tells what the tier holds of a person, a row a message."""
+    CountSubjectRows: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.CountSubjectRowsRequest, _erasure_pb2.CountSubjectRowsResponse]
+    """CountSubjectRows counts by table what ExportSubject would tell of a person by the address alone, and tells none of it: for
+    whoever makes sure that one who was erased is gone. Contents are looked for by their keys (KeyService.FindKeys).
+    """
     CheckErasure: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.CheckErasureRequest, _erasure_pb2.CheckErasureResponse]
     """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys."""
     PutLegalHold: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.PutLegalHoldRequest, _erasure_pb2.PutLegalHoldResponse]
@@ -116,6 +120,10 @@ class TierServiceAsyncStub(TierServiceStub):
     """
     ExportSubject: _aio.UnaryStreamMultiCallable[_erasure_pb2.ExportSubjectRequest, _erasure_pb2.ExportSubjectResponse]  # type: ignore[assignment]
     """ExportSubject tells what the tier holds of a person, a row a message."""
+    CountSubjectRows: _aio.UnaryUnaryMultiCallable[_erasure_pb2.CountSubjectRowsRequest, _erasure_pb2.CountSubjectRowsResponse]  # type: ignore[assignment]
+    """CountSubjectRows counts by table what ExportSubject would tell of a person by the address alone, and tells none of it: for
+    whoever makes sure that one who was erased is gone. Contents are looked for by their keys (KeyService.FindKeys).
+    """
     CheckErasure: _aio.UnaryUnaryMultiCallable[_erasure_pb2.CheckErasureRequest, _erasure_pb2.CheckErasureResponse]  # type: ignore[assignment]
     """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys."""
     PutLegalHold: _aio.UnaryUnaryMultiCallable[_erasure_pb2.PutLegalHoldRequest, _erasure_pb2.PutLegalHoldResponse]  # type: ignore[assignment]
@@ -220,6 +228,16 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_erasure_pb2.ExportSubjectResponse], _abc.AsyncIterator[_erasure_pb2.ExportSubjectResponse]]:
         """ExportSubject tells what the tier holds of a person, a row a message."""
+
+    @_abc_1.abstractmethod
+    def CountSubjectRows(
+        self,
+        request: _erasure_pb2.CountSubjectRowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.CountSubjectRowsResponse, _abc.Awaitable[_erasure_pb2.CountSubjectRowsResponse]]:
+        """CountSubjectRows counts by table what ExportSubject would tell of a person by the address alone, and tells none of it: for
+        whoever makes sure that one who was erased is gone. Contents are looked for by their keys (KeyService.FindKeys).
+        """
 
     @_abc_1.abstractmethod
     def CheckErasure(
