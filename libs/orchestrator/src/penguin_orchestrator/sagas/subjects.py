@@ -115,10 +115,9 @@ class Erasing:
         return {"cancelled": reply.cancelled, "own": [[m.table, m.key, m.place] for m in reply.own]}
 
     async def collect(self, deed: Deed) -> Mapping[str, Any]:
-        """Write the keys that are theirs to the ledger, while OLTP still knows. What stands there already stays: the parts
-        are numbered by what they hold first."""
+        """Write the keys that are theirs to the ledger, while OLTP still knows."""
         order, known = await self._ordered(deed)
-        seen, cancelled, parts = set(known), 0, len(known)
+        seen, cancelled = set(known), 0
         new: list[str] = []
         async for item in self._items(deed, order):
             cancelled += item.cancelled
@@ -126,11 +125,20 @@ class Erasing:
                 seen.add(item.storage_key)
                 new.append(item.storage_key)
             if len(new) == PAGE:
-                await asyncio.to_thread(self._ledger.append, numbered(order, parts, tuple(new)))
-                parts, new = parts + len(new), []
-        if new:
-            await asyncio.to_thread(self._ledger.append, numbered(order, parts, tuple(new)))
+                await self._write_down(deed, new)
+                new = []
+        await self._write_down(deed, new)
         return {"contents": len(seen), "cancelled": cancelled}
+
+    async def _write_down(self, deed: Deed, keys: list[str]) -> None:
+        """Add those that are not in the ledger. Parts are numbered by how many keys come before them: where a replay of the same
+        order had the number first, what it wrote is read, and the rest follows it."""
+        while True:
+            order, known = await self._ordered(deed)
+            keys = [key for key in keys if key not in set(known)]
+            if not keys:
+                return
+            await asyncio.to_thread(self._ledger.append, numbered(order, len(known), tuple(keys)))
 
     def erase(self, tier: str) -> Act:
         """One tier's part: first what is known by key, then what is to be looked for."""
