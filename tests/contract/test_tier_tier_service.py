@@ -247,6 +247,17 @@ async def replayed(world: World) -> Any:
     return erasure_pb2.MarkReplayedRequest(incarnation=reply.incarnation)
 
 
+async def told(world: World) -> Any:
+    """Of a record that it was not told of."""
+    newest = erasure_pb2.LedgerMark(sequence=await noted(world, None) + 1, head="7" * 64)
+    return erasure_pb2.NoteLedgerRequest(ledger=newest)
+
+
+async def noted(world: World, request: Any) -> Any:
+    async with (await world.database()).tenant(world.tenant) as connection:
+        return await connection.fetchval("SELECT ledger_sequence FROM incarnation")
+
+
 async def let_in(world: World) -> None:
     """Other tests need the tier to serve."""
     status = await world.call(f"{SERVICE}/GetStatus", pb.GetStatusRequest())
@@ -387,6 +398,14 @@ class TestTierService(ServiceContract):
             mutation=Mutation(restoring, unkeyed="it is restored, once more or not", repeats=another_life),
         ),
         Case(
+            "NoteLedger",
+            told,
+            lambda request, reply: equal((reply.ledger, reply.restoring), (request.ledger, False)),
+            ("ledger.head", lambda r: setattr(r.ledger, "head", "7")),
+            "every tier can be told",
+            mutation=Mutation(noted, unkeyed="what it was told stays"),
+        ),
+        Case(
             "MarkReplayed",
             replayed,
             lambda request, reply: None,
@@ -407,6 +426,24 @@ class TestTierService(ServiceContract):
         assert await forgotten(world, request) == 0
         by_key = erasure_pb2.CheckErasureRequest(tenant_id=str(world.tenant), subject="6" * 64, storage_keys=["k"])
         await world.call(f"{SERVICE}/CheckErasure", by_key)
+
+    async def test_a_tenant_of_whom_something_was_not_replayed_is_refused_alone(self, world: World) -> None:
+        request = await replayed(world)
+        request.unreplayed_tenant_ids.append(str(world.tenant))
+        await world.call(f"{SERVICE}/MarkReplayed", request)
+        status = await world.call(f"{SERVICE}/GetStatus", pb.GetStatusRequest())
+        assert (status.restoring, status.unreplayed_tenants) == (False, 1)
+        assert await ready(world) == health_pb2.HealthCheckResponse.SERVING
+        path = f"{SERVICE}/ListLegalHolds"
+        listed = erasure_pb2.ListLegalHoldsRequest(tenant_id=str(world.tenant))
+        refusal = await world.refusal(path, listed, right_token(world, method_at(path), listed))
+        assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "RESTORE_NOT_REPLAYED")
+        other = erasure_pb2.ListLegalHoldsRequest(tenant_id=str(uuid4()))
+        await world.call(path, other)
+        check_erased(erasing := await erase(world), await world.call(f"{SERVICE}/EraseSubject", erasing))
+        del request.unreplayed_tenant_ids[:]
+        await world.call(f"{SERVICE}/MarkReplayed", request)
+        await world.call(path, listed)
 
     async def test_a_restored_tier_serves_nobody_until_it_is_replayed(self, world: World) -> None:
         listed = await holds(world)

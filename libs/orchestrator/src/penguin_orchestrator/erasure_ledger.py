@@ -32,6 +32,9 @@ ERASE = "erase"
 KEYS = "keys"
 # It was refused, and nothing was erased: not to be replayed.
 WITHDRAWN = "withdrawn"
+# Every tier has carried it out; and every tier was told of that record.
+ERASED = "erased"
+KNOWN = "known"
 
 GENESIS = "0" * 64
 KEY_BYTES = 32
@@ -163,7 +166,7 @@ class ErasureLedger:
                 orders[entry.erasure_id] = entry
             elif entry.kind == WITHDRAWN:
                 orders.pop(entry.erasure_id, None)
-            else:
+            elif entry.kind == KEYS:
                 keys.setdefault(entry.erasure_id, []).extend(entry.keys)
         return [(order, keys.get(order.erasure_id, [])) for order in orders.values()]
 
@@ -173,6 +176,18 @@ class ErasureLedger:
             if order.erasure_id == erasure_id:
                 return order, keys
         raise LedgerError("the ledger has no such erasure")
+
+    def known(self) -> Entry | None:
+        """The newest record of an erasure carried out that every tier was told of, as each keeps."""
+        erased: dict[UUID, Entry] = {}
+        newest: Entry | None = None
+        for entry in self.entries():
+            if entry.kind == ERASED:
+                erased[entry.erasure_id] = entry
+            elif entry.kind == KNOWN:
+                told = erased[entry.erasure_id]
+                newest = told if newest is None or told.sequence > newest.sequence else newest
+        return newest
 
     def restore(self) -> int:
         """Bring back from the copy what the folder lacks, and the other way round; returns how many records. Nothing is where
@@ -216,7 +231,7 @@ class ErasureLedger:
         try:
             if all(_identity(e) != _identity(order) for e in self.entries()):
                 return True
-            self._add(replace(order, kind=WITHDRAWN, address=""))
+            self._add(ended(order, WITHDRAWN))
         except (OSError, LedgerError):
             return False
         return True
@@ -308,6 +323,11 @@ def _put(folder: Path, name: str, data: bytes) -> bool:
     finally:
         os.close(directory)
     return True
+
+
+def ended(order: Entry, kind: str) -> Entry:
+    """A record of how an order ended, or of who was told."""
+    return replace(order, kind=kind, address="", keys=(), part=0, sequence=0, digest="")
 
 
 def numbered(entry: Entry, part: int, keys: tuple[str, ...]) -> Entry:

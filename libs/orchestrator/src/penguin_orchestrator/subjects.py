@@ -17,9 +17,9 @@ from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.blobs import File, drop_file, put_file
 from penguin_orchestrator.clients import DEADLINE_S, Tier
-from penguin_orchestrator.erasure_ledger import ERASE, WITHDRAWN, Entry, ErasureLedger, LedgerError
+from penguin_orchestrator.erasure_ledger import ERASE, WITHDRAWN, Entry, ErasureLedger, LedgerError, ended
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.replaying import Replay, Replayed, restoring
+from penguin_orchestrator.replaying import Replay, Replayed, erasures, restoring
 from penguin_orchestrator.sagas.carrying import PATIENCE_S, Progress, SagaError, Sagas, SagaUnfinishedError
 from penguin_orchestrator.sagas.definition import ACTION
 from penguin_orchestrator.sagas.exports import EXPORT, KEPT, Exported, items, records, stored
@@ -87,20 +87,12 @@ class Subjects:
     async def _withdraw_unless_carried(self, order: Entry, held: Sequence[Held]) -> None:
         """An order whose own saga stands is that saga's to withdraw."""
         if all(each.id != order.erasure_id for each in held):
-            withdrawn = Entry(WITHDRAWN, order.erasure_id, order.tenant_id, order.subject, order.at)
-            await asyncio.to_thread(self.ledger.append, withdrawn)
+            await asyncio.to_thread(self.ledger.append, ended(order, WITHDRAWN))
 
     async def erasures(self, tenant_id: UUID) -> AsyncIterator[pb.Erasure]:
         """What was erased, with the tiers' receipts; raises TierError."""
-        request = pb.ListErasuresRequest(tenant_id=str(tenant_id), page_size=100)
-        method = self._tiers["oltp"].stub(SubjectServiceStub).ListErasures
-        while True:
-            page = await self._tiers["oltp"].call(method, request)
-            for erasure in page.erasures:
-                yield erasure
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        async for erasure in erasures(self._tiers["oltp"], tenant_id):
+            yield erasure
 
     async def verify(self, tenant_id: UUID) -> list[str]:
         """What of a tenant's receipts does not agree with the ledger; nothing where all do. Raises LedgerError, TierError."""
@@ -304,8 +296,9 @@ class Subjects:
         return str(reply.incarnation)
 
     async def restoring(self) -> dict[str, str]:
-        """Tiers that wait for a replay, with their incarnations. Raises TierError where one does not answer."""
-        return await restoring(self._tiers)
+        """Tiers that wait for a replay, or with a tenant that does, with their incarnations. Raises TierError where one does not
+        answer, LedgerError where the ledger lacks what one was told of."""
+        return await restoring(self._tiers, self._ledger)
 
     async def replay(self, *, progress: Callable[[Replayed], Any] | None = None) -> Replayed:
         """Carry every erasure of the ledger out again, and let the tiers in that waited for it. What a legal hold keeps, or

@@ -16,7 +16,17 @@ from penguin.oltp.v1.saga_service_pb2_grpc import SagaServiceStub
 from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin.tier.v1 import erasure_pb2 as tier_pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
-from penguin_orchestrator.erasure_ledger import WITHDRAWN, Entry, ErasureLedger, LedgerError, numbered
+from penguin_orchestrator.erasure_ledger import (
+    ERASED,
+    KNOWN,
+    WITHDRAWN,
+    Entry,
+    ErasureLedger,
+    LedgerError,
+    ended,
+    numbered,
+)
+from penguin_orchestrator.ledger_marks import check, telling
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
 from penguin_orchestrator.sagas.definition import Act, Definition, Step
 from penguin_orchestrator.sagas.exports import EXPORT
@@ -58,12 +68,24 @@ class Erasing:
         return await asyncio.to_thread(self._ledger.order, UUID(deed.input["erasure_id"]))
 
     async def order(self, deed: Deed) -> Mapping[str, Any]:
-        """The order was written before the saga began; read it again, as whoever goes on must be able to."""
+        """The order was written before the saga began; read it again, as whoever goes on must be able to. OLTP is told of it;
+        refused where the ledger lacks what OLTP was told before."""
         try:
             order, _ = await self._ordered(deed)
         except LedgerError as error:
             raise RefusedError("the ledger has no such erasure") from error
+        try:
+            await self._tell(deed, order, ("oltp",))
+        except LedgerError as error:
+            raise RefusedError("the ledger lacks records") from error
         return {"chain_head": order.digest}
+
+    async def _tell(self, deed: Deed, entry: Entry, tiers: Sequence[str] = TIERS) -> None:
+        """Tell tiers of a record of the ledger, once more or not. Raises LedgerError, TierError."""
+        for tier in tiers:
+            request = await asyncio.to_thread(telling, self._ledger, entry)
+            reply = await deed.call(tier, TierServiceStub, "NoteLedger", request, as_platform=True)
+            await asyncio.to_thread(check, self._ledger, tier, reply.ledger)
 
     async def withdraw(self, deed: Deed) -> None:
         """It was refused: a replay must not carry it out. Nothing is withdrawn that was carried out before."""
@@ -73,8 +95,7 @@ class Erasing:
             order, _ = await self._ordered(deed)
         except LedgerError:
             return
-        withdrawn = Entry(WITHDRAWN, order.erasure_id, order.tenant_id, order.subject, order.at)
-        await asyncio.to_thread(self._ledger.append, withdrawn)
+        await asyncio.to_thread(self._ledger.append, ended(order, WITHDRAWN))
 
     async def holds(self, deed: Deed) -> None:
         """Refused where any tier keeps the subject, or Content one of the keys, by a legal hold."""
@@ -181,7 +202,8 @@ class Erasing:
                 return
 
     async def receipts(self, deed: Deed) -> Mapping[str, Any]:
-        """Keep what the tiers said."""
+        """Keep what the tiers said; and that each has done it, in the ledger, of which each is told: one that is put back to
+        before this is known by it."""
         order, _ = await self._ordered(deed)
         request = pb.RecordErasureRequest(
             tenant_id=str(deed.tenant_id), erasure_id=str(order.erasure_id), subject=order.subject
@@ -196,6 +218,8 @@ class Erasing:
             mentions = [tier_pb.Mention(table=t, key=k, place=p) for t, k, p in told["mentions"]]
             request.mentions.add(tier=tier, mentions=mentions, total=told["mentioned"])
         await deed.call("oltp", SubjectServiceStub, "RecordErasure", request)
+        await self._tell(deed, await asyncio.to_thread(self._ledger.append, ended(order, ERASED)))
+        await asyncio.to_thread(self._ledger.append, ended(order, KNOWN))
         return {"recorded": True}
 
 
