@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -90,6 +91,22 @@ def test_many_writers_make_one_chain(tmp_path: Path) -> None:
         written = list(pool.map(write, range(40)))
     assert sorted(entry.sequence for entry in written) == list(range(1, 41))
     again(tmp_path).verify()
+
+
+def test_many_threads_read_it_at_once(ledger: ErasureLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(8):
+        ledger.append(order(ledger))
+    read = Path.read_bytes
+
+    def slowly(path: Path) -> bytes:
+        time.sleep(0.001)  # others come between
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", slowly)
+    mine = again(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        assert [len(each) for each in pool.map(lambda _: mine.entries(), range(8))] == [8] * 8
+    assert mine.verify() == ledger.entries()[-1].digest
 
 
 def test_whoever_changes_a_record_is_found_out(ledger: ErasureLedger, tmp_path: Path) -> None:

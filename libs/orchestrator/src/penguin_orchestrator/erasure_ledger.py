@@ -14,6 +14,7 @@ import hmac
 import os
 import re
 import secrets
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -87,6 +88,8 @@ class ErasureLedger:
         self._key = key
         self._cipher = AESGCM(HKDF(SHA256(), KEY_BYTES, None, b"penguin erasure ledger").derive(key))
         self._entries: list[Entry] = []
+        # Held while records are read: steps of sagas do so side by side, each in a thread.
+        self._reading = threading.RLock()
 
     @classmethod
     def open(cls, folder: Path, copy: Path, key_path: Path) -> ErasureLedger:
@@ -128,6 +131,10 @@ class ErasureLedger:
 
     def entries(self) -> list[Entry]:
         """Every record in order, each held against its hash, its seal and the one before it. Raises LedgerError."""
+        with self._reading:
+            return self._read()
+
+    def _read(self) -> list[Entry]:
         names = sorted(each.name for each in self._folder.glob("*.erasure")) if self._folder.exists() else []
         if len(names) < len(self._entries):
             raise LedgerError("records of the ledger are gone: `penguin erasure recover`")
@@ -144,8 +151,9 @@ class ErasureLedger:
 
     def verify(self) -> str:
         """Read all of it anew, and its copy; returns the chain's head. Raises LedgerError."""
-        self._entries = []
-        entries = self.entries()
+        with self._reading:
+            self._entries = []
+            entries = self.entries()
         names = {_name(entry.sequence) for entry in entries}
         copied = {each.name for each in self._copy.glob("*.erasure")} if self._copy.exists() else set()
         if copied != names:

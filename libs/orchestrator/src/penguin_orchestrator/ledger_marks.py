@@ -48,17 +48,22 @@ async def look(here: Tier, ledger: ErasureLedger) -> bool:
 
 
 async def keep_looking(tiers: Mapping[str, Tier], ledger: ErasureLedger, every_s: float = WATCH_S) -> None:
-    """Look at every tier until cancelled. What is found is logged once."""
+    """Look at every tier until cancelled."""
     told: dict[str, str] = {}
     while True:
-        for name, here in tiers.items():
-            try:
-                found = "waits for erasures to be replayed" if await look(here, ledger) else ""
-            except LedgerError as error:
-                found = str(error)
-            except TierError:
-                continue
-            if found and told.get(name) != found:
-                log.error("%s: %s", name, found)
-            told[name] = found
+        await look_at_all(tiers, ledger, told)
         await asyncio.sleep(every_s)
+
+
+async def look_at_all(tiers: Mapping[str, Tier], ledger: ErasureLedger, told: dict[str, str]) -> None:
+    """Look at every tier that answers. What is found is logged once: `told`, by tier, is what was."""
+    for name, here in tiers.items():
+        try:
+            found = "waits for erasures to be replayed" if await look(here, ledger) else ""
+        except LedgerError as error:
+            found = str(error)
+        except TierError:
+            continue
+        if found and told.get(name) != found:
+            log.error("%s: %s", name, found)
+        told[name] = found

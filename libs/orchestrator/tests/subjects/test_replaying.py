@@ -3,7 +3,6 @@ case keeps a tier shut for all others."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
@@ -19,7 +18,7 @@ from penguin.tier.v1 import erasure_pb2
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator.erasure_ledger import LedgerError
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.ledger_marks import keep_looking, look
+from penguin_orchestrator.ledger_marks import look, look_at_all
 from penguin_orchestrator.messages import OutgoingEmail
 from penguin_orchestrator.replaying import Replayed
 from penguin_orchestrator.sagas.carrying import SagaStuckError, SagaUnfinishedError
@@ -233,18 +232,13 @@ async def test_a_database_that_was_put_back_is_found_out_whoever_forgets_to_say_
     # In its place, as a snapshot of a disk is, which the relay finds, and says once; what is away is asked again.
     assert await look(town.tiers["olap"], subjects.ledger) is False
     await forget_marks(town, "olap")
-    rounds = itertools.count(1)
-
-    async def pause(_: float) -> None:
-        if next(rounds) == 3:
-            raise KilledError
-
-    with monkeypatch.context() as patched:
-        patched.setattr("penguin_orchestrator.ledger_marks.asyncio.sleep", pause)
+    told: dict[str, str] = {}
+    with monkeypatch.context() as away:
         down = TierError("content", grpc.StatusCode.UNAVAILABLE, "TIER_DB_DOWN", "")
-        patched.setattr(town.tiers["content"], "call", AsyncMock(side_effect=down))
-        with pytest.raises(KilledError):
-            await keep_looking(town.tiers, subjects.ledger)
+        away.setattr(town.tiers["content"], "call", AsyncMock(side_effect=down))
+        for _ in range(3):
+            await look_at_all(town.tiers, subjects.ledger, told)
+    assert "content" not in told
     said = [each.getMessage() for each in caplog.records if each.name == "penguin_orchestrator.ledger_marks"]
     assert said == ["olap: waits for erasures to be replayed"]
     assert list(await subjects.restoring()) == ["olap"]
