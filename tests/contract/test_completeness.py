@@ -35,6 +35,7 @@ UNKEYED = {
     "TierService.LeaseOutbox",
     "TierService.MarkReplayed",
     "TierService.MarkRestored",
+    "TierService.NoteLedger",
     "TierService.SettleOutbox",
 }
 # Carries a request_id for the log, and is known by the hash of its bytes, which is checked: no body can be another.

@@ -224,6 +224,25 @@ class TestTierService(ServiceContract):
         by_key = erasure_pb2.CheckErasureRequest(tenant_id=str(world.tenant), subject="6" * 64, storage_keys=["k"])
         await world.call(f"{SERVICE}/CheckErasure", by_key)
 
+    async def test_a_tenant_of_whom_something_was_not_replayed_is_refused_alone(self, world: World) -> None:
+        request = await tier_erasure.replayed(world)
+        request.unreplayed_tenant_ids.append(str(world.tenant))
+        await world.call(f"{SERVICE}/MarkReplayed", request)
+        status = await world.call(f"{SERVICE}/GetStatus", pb.GetStatusRequest())
+        assert (status.restoring, status.unreplayed_tenants) == (False, 1)
+        assert await tier_erasure.ready(world) == health_pb2.HealthCheckResponse.SERVING
+        path = f"{SERVICE}/ListLegalHolds"
+        listed = erasure_pb2.ListLegalHoldsRequest(tenant_id=str(world.tenant))
+        refusal = await world.refusal(path, listed, right_token(world, method_at(path), listed))
+        assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "RESTORE_NOT_REPLAYED")
+        other = erasure_pb2.ListLegalHoldsRequest(tenant_id=str(uuid4()))
+        await world.call(path, other)
+        erasing = await tier_erasure.erase(world)
+        tier_erasure.check_erased(erasing, await world.call(f"{SERVICE}/EraseSubject", erasing))
+        del request.unreplayed_tenant_ids[:]
+        await world.call(f"{SERVICE}/MarkReplayed", request)
+        await world.call(path, listed)
+
     async def test_a_restored_tier_serves_nobody_until_it_is_replayed(self, world: World) -> None:
         listed = await tier_erasure.holds(world)
         listed.page_size = 1

@@ -122,6 +122,17 @@ async def replayed(world: World) -> Any:
     return erasure_pb2.MarkReplayedRequest(incarnation=reply.incarnation)
 
 
+async def told(world: World) -> Any:
+    """Of a record that it was not told of."""
+    newest = erasure_pb2.LedgerMark(sequence=await noted(world, None) + 1, head="7" * 64)
+    return erasure_pb2.NoteLedgerRequest(ledger=newest)
+
+
+async def noted(world: World, request: Any) -> Any:
+    async with (await world.database()).tenant(world.tenant) as connection:
+        return await connection.fetchval("SELECT ledger_sequence FROM incarnation")
+
+
 async def let_in(world: World) -> None:
     """Other tests need the tier to serve."""
     status = await world.call(f"{SERVICE}/GetStatus", pb.GetStatusRequest())
@@ -210,6 +221,14 @@ CASES = (
         "it has no fields that could be wrong",
         "it asks for nothing that could be missing",
         mutation=Mutation(restoring, unkeyed="it is restored, once more or not", repeats=another_life),
+    ),
+    Case(
+        "NoteLedger",
+        told,
+        lambda request, reply: equal((reply.ledger, reply.restoring), (request.ledger, False)),
+        ("ledger.head", lambda r: setattr(r.ledger, "head", "7")),
+        "every tier can be told",
+        mutation=Mutation(noted, unkeyed="what it was told stays"),
     ),
     Case(
         "MarkReplayed",

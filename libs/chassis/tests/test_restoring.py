@@ -12,7 +12,7 @@ import pytest
 from penguin_chassis import main, restoring
 from penguin_chassis.faults import FailedPrecondition, Unavailable
 from penguin_chassis.pool import Database, database
-from penguin_chassis.restoring import Incarnation
+from penguin_chassis.restoring import Incarnation, Mark
 from penguin_chassis.settings import PoolSettings, TelemetrySettings
 from penguin_testkit.databases import Databases
 
@@ -47,14 +47,65 @@ async def test_a_life_begins_replayed_and_a_restored_one_waits(databases: Databa
             (await look(db)).admit()
         assert (refused.value.reason, refused.value.metadata) == ("RESTORE_NOT_REPLAYED", {"effect": "none"})
         with pytest.raises(FailedPrecondition):
-            await restoring.mark_replayed(db, uuid4(), NOW)
+            await restoring.mark_replayed(db, uuid4(), Mark(), (), NOW)
         third = await restoring.mark_restored(db, NOW)
         with pytest.raises(FailedPrecondition):
-            await restoring.mark_replayed(db, second, NOW)
-        await restoring.mark_replayed(db, third, NOW)
+            await restoring.mark_replayed(db, second, Mark(), (), NOW)
+        await restoring.mark_replayed(db, third, Mark(), (), NOW)
         await first.refresh(db)
         first.admit()
         assert told == [True, False]
+
+
+async def test_a_database_made_anew_from_another_waits_though_nobody_said_so(databases: Databases) -> None:
+    _, settings = await olap(databases)
+    async with database(settings) as db:
+        first = await look(db)
+        assert not first.restoring
+        async with db.maintenance() as connection:
+            await connection.execute("UPDATE incarnation SET seen_as = '7/7'")
+        again = await look(db)
+        assert again.restoring
+        assert again.id != first.id
+        # Once: whoever looks next sees the same life.
+        assert (await look(db)).id == again.id
+
+
+async def test_a_database_that_was_told_less_of_the_ledger_than_every_tier_waits(databases: Databases) -> None:
+    _, settings = await olap(databases)
+    async with database(settings) as db:
+        seen = await look(db)
+        assert await restoring.note(db, 0, Mark(5, "5" * 64), NOW) == Mark(5, "5" * 64)
+        # What it was told stays, if it is further; and what every tier was told is not more.
+        assert await restoring.note(db, 5, Mark(4, "4" * 64), NOW) == Mark(5, "5" * 64)
+        await seen.refresh(db)
+        seen.admit()
+        await restoring.note(db, 6, Mark(9, "9" * 64), NOW)
+        behind = await look(db)
+        assert behind.restoring
+        assert behind.id != seen.id
+        # It is told on, and begins no other life while it waits.
+        assert await restoring.note(db, 11, Mark(12, "c" * 64), NOW) == Mark(12, "c" * 64)
+        assert (await look(db)).id == behind.id
+        await restoring.mark_replayed(db, UUID(behind.id), Mark(10, "a" * 64), (), NOW)
+        assert not (await look(db)).restoring
+        assert await restoring.note(db, 12, Mark(), NOW) == Mark(12, "c" * 64)
+        assert not (await look(db)).restoring
+
+
+async def test_a_tenant_of_whom_something_was_not_replayed_waits_alone(databases: Databases) -> None:
+    _, settings = await olap(databases)
+    one, other = uuid4(), uuid4()
+    async with database(settings) as db:
+        life = await restoring.mark_restored(db, NOW)
+        await restoring.mark_replayed(db, life, Mark(), (one,), NOW)
+        seen = await look(db)
+        seen.admit(other)
+        with pytest.raises(Unavailable):
+            seen.admit(one)
+        await restoring.mark_replayed(db, life, Mark(), (), NOW)
+        await seen.refresh(db)
+        seen.admit(one)
 
 
 async def test_a_server_without_a_database_serves() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 
+from penguin_orchestrator import erasure_ledger
 from penguin_orchestrator.erasure_ledger import (
     ERASE,
     GENESIS,
@@ -106,6 +108,22 @@ def test_many_writers_make_one_chain(tmp_path: Path) -> None:
     again(tmp_path).verify()
 
 
+def test_many_threads_read_it_at_once(ledger: ErasureLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(8):
+        ledger.append(order(ledger))
+    read = Path.read_bytes
+
+    def slowly(path: Path) -> bytes:
+        time.sleep(0.001)  # others come between
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", slowly)
+    mine = again(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        assert [len(each) for each in pool.map(lambda _: mine.entries(), range(8))] == [8] * 8
+    assert mine.verify() == ledger.entries()[-1].digest
+
+
 def test_whoever_changes_a_record_is_found_out(ledger: ErasureLedger, tmp_path: Path) -> None:
     for _ in range(3):
         ledger.append(order(ledger))
@@ -173,3 +191,72 @@ def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     path.write_text("00")
     with pytest.raises(LedgerError, match="32"):
         ErasureLedger.open(tmp_path / "ledger", tmp_path / "copy", path)
+
+
+def test_an_order_that_the_copy_cannot_take_is_withdrawn(
+    ledger: ErasureLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.append(order(ledger))
+    refused = order(ledger, "bob@example.com")
+    put = erasure_ledger._put
+
+    def full(folder: Path, name: str, data: bytes) -> bool:
+        if folder.name == "copy":
+            raise OSError(28, "full")
+        return put(folder, name, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(erasure_ledger, "_put", full)
+        with pytest.raises(LedgerError, match=r"cannot be written \(OSError\)$"):
+            ledger.append(refused)
+    assert len(again(tmp_path).orders()) == 1
+    # Whoever sees that the two differ mends it without another's being erased, and what was refused stays refused.
+    with pytest.raises(LedgerError, match="recover"):
+        again(tmp_path).verify()
+    assert again(tmp_path).restore() == 2
+    with pytest.raises(LedgerError, match="withdrawn"):
+        again(tmp_path).append(refused)
+    assert len(again(tmp_path).orders()) == 1
+
+
+def test_an_order_that_may_stand_after_all_is_said_to(
+    ledger: ErasureLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = erasure_ledger._put
+
+    def once(folder: Path, name: str, data: bytes) -> bool:
+        if folder.name == "copy" or name != "000000000001.erasure":
+            raise OSError(28, "full")
+        return put(folder, name, data)
+
+    monkeypatch.setattr(erasure_ledger, "_put", once)
+    with pytest.raises(LedgerError, match="may stand"):
+        ledger.append(order(ledger))
+
+
+@pytest.mark.parametrize("left", [0, 2], ids=["all of it", "the tail"])
+def test_nothing_is_added_to_a_folder_that_lost_what_its_copy_has(
+    ledger: ErasureLedger, tmp_path: Path, left: int
+) -> None:
+    for _ in range(3):
+        ledger.append(order(ledger))
+    for path in files(tmp_path / "ledger")[left:]:
+        path.unlink()
+    with pytest.raises(LedgerError, match=f"{3 - left} records that the ledger lacks"):
+        again(tmp_path).append(order(ledger))
+    assert len(files(tmp_path / "ledger")) == left
+    assert again(tmp_path).restore() == 3 - left
+    again(tmp_path).append(order(ledger))
+    assert again(tmp_path).verify() == again(tmp_path).entries()[3].digest
+
+
+def test_nothing_is_mended_where_the_two_contradict_each_other(ledger: ErasureLedger, tmp_path: Path) -> None:
+    ledger.append(order(ledger))
+    files(tmp_path / "ledger")[0].unlink()
+    forked = ErasureLedger(tmp_path / "ledger", tmp_path / "elsewhere", KEY)
+    forked.append(order(forked))
+    forked.append(order(forked))
+    for act in (again(tmp_path).restore, lambda: again(tmp_path).append(order(forked))):
+        with pytest.raises(LedgerError, match=r"the copy of 0+1\.erasure is another"):
+            act()
+    assert len(files(tmp_path / "copy")) == 1

@@ -252,8 +252,8 @@ class Gate(grpc.aio.ServerInterceptor):
         caller = call.caller
         if info.changes and caller.tenant_id in self._closed:
             raise FailedPrecondition("The tenant is closed.", reason="TENANT_CLOSED")
-        if self._incarnation.restoring and caller.tenant_id is not None and not info.while_restoring:
-            self._incarnation.admit()
+        if caller.tenant_id is not None and not info.while_restoring:
+            self._incarnation.admit(caller.tenant_id)
         if info.has_tenant and not caller.platform:
             if hasattr(request, "tenant_id"):
                 _same_tenant(request.tenant_id, caller)

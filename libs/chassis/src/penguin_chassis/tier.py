@@ -77,6 +77,7 @@ class TierServicer(SubjectMethods, tier_service_pb2_grpc.TierServiceServicer):
         await self._state.incarnation.refresh(self._db)
         reply.incarnation = self._state.incarnation.id
         reply.restoring = self._state.incarnation.restoring
+        reply.unreplayed_tenants = len(self._state.incarnation.unreplayed)
         reply.outbox_depth, oldest = await outbox.depth(self._db)
         if oldest is not None:
             reply.outbox_oldest_age.FromTimedelta(mutations.now() - oldest)

@@ -156,9 +156,19 @@ class SubjectMethods:
         await self._state.incarnation.refresh(self._db)
         return pb.MarkRestoredResponse(incarnation=str(incarnation))
 
+    async def NoteLedger(self, request: pb.NoteLedgerRequest, context: Any) -> pb.NoteLedgerResponse:  # noqa: N802
+        """Note how far the ledger of erasures has come."""
+        mark = restoring.Mark(request.ledger.sequence, request.ledger.head)
+        noted = await restoring.note(self._db, request.known_sequence, mark, now())
+        await self._state.incarnation.refresh(self._db)
+        ledger = pb.LedgerMark(sequence=noted.sequence, head=noted.head)
+        return pb.NoteLedgerResponse(ledger=ledger, restoring=self._state.incarnation.restoring)
+
     async def MarkReplayed(self, request: pb.MarkReplayedRequest, context: Any) -> pb.MarkReplayedResponse:  # noqa: N802
         """Let tenants in again."""
-        await restoring.mark_replayed(self._db, UUID(request.incarnation), now())
+        mark = restoring.Mark(request.ledger.sequence, request.ledger.head)
+        unreplayed = [UUID(each) for each in request.unreplayed_tenant_ids]
+        await restoring.mark_replayed(self._db, UUID(request.incarnation), mark, unreplayed, now())
         await self._state.incarnation.refresh(self._db)
         return pb.MarkReplayedResponse()
 

@@ -104,15 +104,17 @@ def replay(context: typer.Context) -> None:
             done = await penguin.subjects.replay()
         screen().print(f"{done.erased} erasures carried out again")
         for erasure_id, why in done.kept.items():
-            screen().print(f"  kept  {erasure_id}  {why}")
+            screen().print(f"  kept    {erasure_id}  {escape(why)}")
         for tier in done.ready:
-            screen().print(f"  ready {tier}")
+            screen().print(f"  ready   {tier}")
+        for tenant_id in sorted(map(str, done.refused)) if done.ready else ():
+            screen().print(f"  refused {tenant_id}  until what was kept is settled, and replayed")
 
     act(work())
 
 
 def recover(context: typer.Context) -> None:
-    """Bring the ledger back from its copy, where its folder was lost."""
+    """Bring the ledger back from its copy, where its folder was lost, or the copy from the ledger."""
 
     async def work() -> None:
         count = await asyncio.to_thread(_ledger(context).restore)
@@ -144,7 +146,7 @@ def mark(
 
 
 def status(context: typer.Context) -> None:
-    """List the tiers that wait for erasures to be replayed."""
+    """List the tiers that wait for erasures to be replayed, all of them or those of a tenant."""
 
     async def work() -> None:
         async with connected(root_of(context)) as penguin:

@@ -3,7 +3,8 @@ again after one of them is restored.
 
 A folder of small files, one a record, numbered without a gap and only ever added. Each is sealed with AES-256-GCM under a
 key that is kept elsewhere, and names the hash of the one before it: none can be changed, left out or put in unseen. A second
-folder, on another disk, has the same files; a record counts as written once both have it on disk.
+folder, on another disk, has the same files; a record counts as written once both have it on disk. It is written to the folder
+first: a copy that is ahead means that the folder has lost something, and nothing is added until that is brought back.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import re
 import secrets
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +33,9 @@ ERASE = "erase"
 KEYS = "keys"
 # It was refused, and nothing was erased: not to be replayed.
 WITHDRAWN = "withdrawn"
+# Every tier has carried it out; and every tier was told of that record.
+ERASED = "erased"
+KNOWN = "known"
 
 GENESIS = "0" * 64
 KEY_BYTES = 32
@@ -83,8 +88,8 @@ class ErasureLedger:
         self._key = key
         self._cipher = AESGCM(HKDF(SHA256(), KEY_BYTES, None, b"penguin erasure ledger").derive(key))
         self._entries: list[Entry] = []
-        # Threads of one process read in turn: two at once would each add what comes next.
-        self._turn = threading.Lock()
+        # Held while records are read: steps of sagas do so side by side, each in a thread.
+        self._reading = threading.RLock()
 
     @classmethod
     def open(cls, folder: Path, copy: Path, key_path: Path) -> ErasureLedger:
@@ -106,31 +111,33 @@ class ErasureLedger:
     def append(self, entry: Entry) -> Entry:
         """Add a record, durably in both folders; one of the same erasure, kind and part that stands is answered instead.
 
-        Raises LedgerError: then it may be tried again.
+        Raises LedgerError. An order is withdrawn then; the rest may be tried again.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._copy.mkdir(parents=True, exist_ok=True)
-            while True:
-                entries = self.entries()
-                standing = [e for e in entries if _identity(e) == _identity(entry)]
-                written = standing[0] if standing else self._write(entry, entries[-1] if entries else None)
-                if written is not None:
-                    self._mend_copy()
-                    return written
+            self._compare()
+            written = self._add(entry)
+            self._mend(self._folder, self._copy)
         except OSError as error:
-            raise LedgerError(f"the ledger cannot be written ({type(error).__name__})") from None
+            may_stand = entry.kind == ERASE and not self._taken_back(entry)
+            raise LedgerError(
+                f"the ledger cannot be written ({type(error).__name__})"
+                + (": what was ordered may stand in it" if may_stand else "")
+            ) from None
+        if entry.kind == ERASE and any(e.kind == WITHDRAWN and e.erasure_id == entry.erasure_id for e in self._entries):
+            raise LedgerError("the order was withdrawn")
+        return written
 
     def entries(self) -> list[Entry]:
         """Every record in order, each held against its hash, its seal and the one before it. Raises LedgerError."""
-        with self._turn:
+        with self._reading:
             return self._read()
 
     def _read(self) -> list[Entry]:
-        """Go on from the records that are known."""
         names = sorted(each.name for each in self._folder.glob("*.erasure")) if self._folder.exists() else []
         if len(names) < len(self._entries):
-            raise LedgerError("records of the ledger are gone")
+            raise LedgerError("records of the ledger are gone: `penguin erasure recover`")
         for number in range(len(self._entries) + 1, len(names) + 1):
             if names[number - 1] != _name(number):
                 raise LedgerError(f"record {number} of the ledger is missing")
@@ -144,13 +151,15 @@ class ErasureLedger:
 
     def verify(self) -> str:
         """Read all of it anew, and its copy; returns the chain's head. Raises LedgerError."""
-        with self._turn:
+        with self._reading:
             self._entries = []
-            entries = self._read()
+            entries = self.entries()
         names = {_name(entry.sequence) for entry in entries}
         copied = {each.name for each in self._copy.glob("*.erasure")} if self._copy.exists() else set()
         if copied != names:
-            raise LedgerError(f"ledger and copy differ: {len(names)} records, {len(copied)} copied")
+            raise LedgerError(
+                f"ledger and copy differ: {len(names)} records, {len(copied)} copied: `penguin erasure recover`"
+            )
         for name in sorted(names):
             if (self._copy / name).read_bytes() != (self._folder / name).read_bytes():
                 raise LedgerError(f"the copy of {name} is another")
@@ -165,7 +174,7 @@ class ErasureLedger:
                 orders[entry.erasure_id] = entry
             elif entry.kind == WITHDRAWN:
                 orders.pop(entry.erasure_id, None)
-            else:
+            elif entry.kind == KEYS:
                 keys.setdefault(entry.erasure_id, []).extend(entry.keys)
         return [(order, keys.get(order.erasure_id, [])) for order in orders.values()]
 
@@ -176,17 +185,64 @@ class ErasureLedger:
                 return order, keys
         raise LedgerError("the ledger has no such erasure")
 
+    def known(self) -> Entry | None:
+        """The newest record of an erasure carried out that every tier was told of, as each keeps."""
+        erased: dict[UUID, Entry] = {}
+        newest: Entry | None = None
+        for entry in self.entries():
+            if entry.kind == ERASED:
+                erased[entry.erasure_id] = entry
+            elif entry.kind == KNOWN:
+                told = erased[entry.erasure_id]
+                newest = told if newest is None or told.sequence > newest.sequence else newest
+        return newest
+
     def restore(self) -> int:
-        """Bring back from the copy what the folder lacks; returns how many records. Raises LedgerError."""
+        """Bring back from the copy what the folder lacks, and the other way round; returns how many records. Nothing is where
+        the two contradict each other. Raises LedgerError."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            missing = _missing(self._copy, self._folder)
-            for name in missing:
-                _put(self._folder, name, (self._copy / name).read_bytes())
+            self._copy.mkdir(parents=True, exist_ok=True)
+            both = _names(self._copy) & _names(self._folder)
+            if (other := self._contradicted(sorted(both))) is not None:
+                raise LedgerError(f"the copy of {other} is another")
+            count = self._mend(self._copy, self._folder) + self._mend(self._folder, self._copy)
         except OSError as error:
             raise LedgerError(f"the ledger cannot be written ({type(error).__name__})") from None
         self.verify()
-        return len(missing)
+        return count
+
+    def _compare(self) -> None:
+        """Raise LedgerError where the copy has what the folder lacks, or another newest record. The copy is looked at first:
+        others may be writing, the folder before the copy."""
+        copied = _names(self._copy)
+        if lost := copied - _names(self._folder):
+            raise LedgerError(f"the copy has {len(lost)} records that the ledger lacks: `penguin erasure recover`")
+        if (other := self._contradicted(sorted(copied)[-1:])) is not None:
+            raise LedgerError(f"the copy of {other} is another")
+
+    def _contradicted(self, names: Sequence[str]) -> str | None:
+        return next((n for n in names if (self._copy / n).read_bytes() != (self._folder / n).read_bytes()), None)
+
+    def _add(self, entry: Entry) -> Entry:
+        """Put the record into the folder, unless it stands."""
+        while True:
+            entries = self.entries()
+            standing = [e for e in entries if _identity(e) == _identity(entry)]
+            written = standing[0] if standing else self._write(entry, entries[-1] if entries else None)
+            if written is not None:
+                return written
+
+    def _taken_back(self, order: Entry) -> bool:
+        """Withdraw an order that could not be kept in both folders, where it stands in one: whoever gave it is told that nothing
+        was done. Whether it stands nowhere."""
+        try:
+            if all(_identity(e) != _identity(order) for e in self.entries()):
+                return True
+            self._add(ended(order, WITHDRAWN))
+        except (OSError, LedgerError):
+            return False
+        return True
 
     def _write(self, entry: Entry, last: Entry | None) -> Entry | None:
         """Seal and link the record in; None where another process had the number first."""
@@ -196,9 +252,12 @@ class ErasureLedger:
             return None
         return self.entries()[number - 1]
 
-    def _mend_copy(self) -> None:
-        for name in _missing(self._folder, self._copy):
-            _put(self._copy, name, (self._folder / name).read_bytes())
+    def _mend(self, source: Path, target: Path) -> int:
+        """Put into one folder what only the other has; returns how many records."""
+        missing = sorted(_names(source) - _names(target))
+        for name in missing:
+            _put(target, name, (source / name).read_bytes())
+        return len(missing)
 
     def _sealed(self, number: int, head: str, entry: Entry) -> bytes:
         nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -247,9 +306,9 @@ def _hash(number: int, head: str, nonce: bytes, data: bytes) -> str:
     return hashlib.sha256(_bound(number, head) + nonce + data).hexdigest()
 
 
-def _missing(source: Path, target: Path) -> list[str]:
-    have = {each.name for each in target.glob("*.erasure")}
-    return sorted(e.name for e in source.glob("*.erasure") if _NAME.match(e.name) and e.name not in have)
+def _names(folder: Path) -> set[str]:
+    """Records that a folder has."""
+    return {each.name for each in folder.glob("*.erasure") if _NAME.match(each.name)}
 
 
 def _put(folder: Path, name: str, data: bytes) -> bool:
@@ -272,6 +331,11 @@ def _put(folder: Path, name: str, data: bytes) -> bool:
     finally:
         os.close(directory)
     return True
+
+
+def ended(order: Entry, kind: str) -> Entry:
+    """A record of how an order ended, or of who was told."""
+    return replace(order, kind=kind, address="", keys=(), part=0, sequence=0, digest="")
 
 
 def numbered(entry: Entry, part: int, keys: tuple[str, ...]) -> Entry:

@@ -43,6 +43,8 @@ class Penguin:
 
     def __init__(self, tiers: Mapping[str, Tier], ledger: ErasureLedger | None = None) -> None:
         self.tiers = tiers
+        # Of erasures; none where this process was told of none.
+        self.ledger = ledger
         content, oltp = tiers["content"], tiers["oltp"]
         self._sender = Sender(content, oltp)
         self._coalescer = SendCoalescer(self._sender.send_emails)

@@ -36,6 +36,7 @@ from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.config import RelayConfig
 from penguin_orchestrator.deliveries import DELIVERIES, DESTINATIONS, Row, UndeliverableError
 from penguin_orchestrator.errors import LATER, TierError
+from penguin_orchestrator.ledger_marks import keep_looking
 from penguin_orchestrator.platform import Penguin
 from penguin_orchestrator.reconciling.receipts import Terms
 from penguin_orchestrator.reconciling.scheduling import keep_reconciling
@@ -255,6 +256,8 @@ async def _main(config: RelayConfig) -> None:
             every, terms = timedelta(seconds=config.reconcile_every_s), Terms(apply=config.reconcile_apply)
             tasks.append(asyncio.create_task(keep_reconciling(penguin.reconciler, terms, every)))
         tasks.append(asyncio.create_task(Recovery(penguin.sagas.engine).run()))
+        if penguin.ledger is not None:
+            tasks.append(asyncio.create_task(keep_looking(penguin.tiers, penguin.ledger)))
         memory.settle()
         log.info("relaying for %s", config.tiers)
         await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)

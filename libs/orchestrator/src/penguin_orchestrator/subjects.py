@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -14,14 +13,14 @@ from uuid import UUID
 from penguin.oltp.v1 import subject_service_pb2 as pb
 from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin.tier.v1 import erasure_pb2 as tier_pb
-from penguin.tier.v1 import tier_service_pb2 as status_pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.blobs import File, drop_file, put_file
 from penguin_orchestrator.clients import DEADLINE_S, Tier
-from penguin_orchestrator.erasure_ledger import ERASE, WITHDRAWN, Entry, ErasureLedger, LedgerError
+from penguin_orchestrator.erasure_ledger import ERASE, WITHDRAWN, Entry, ErasureLedger, LedgerError, ended
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.sagas.carrying import PATIENCE_S, Progress, Sagas, SagaUnfinishedError
+from penguin_orchestrator.replaying import Replay, Replayed, erasures, restoring
+from penguin_orchestrator.sagas.carrying import PATIENCE_S, Progress, SagaError, Sagas, SagaUnfinishedError
 from penguin_orchestrator.sagas.definition import ACTION
 from penguin_orchestrator.sagas.exports import EXPORT, KEPT, Exported, items, records, stored
 from penguin_orchestrator.sagas.journal import Held
@@ -30,15 +29,6 @@ from penguin_orchestrator.sagas.subjects import KIND, PAGE, TIERS
 # Tiers that keep what stands under keys, and how many keys one part of a hold names.
 KEY_TIERS = ("oltp", "content")
 KEYS_A_PART = 10_000
-
-
-@dataclass
-class Replayed:
-    """What became of a replay: erasures carried out again, those that a hold or something else kept, and tiers let in."""
-
-    erased: int = 0
-    kept: dict[str, str] = field(default_factory=dict)
-    ready: list[str] = field(default_factory=list)
 
 
 class Subjects:
@@ -67,31 +57,42 @@ class Subjects:
         subject = ledger.subject(tenant_id, address)
         order = Entry(ERASE, keys.new_id(), tenant_id, subject, datetime.now(UTC), address.lower())
         await asyncio.to_thread(ledger.append, order)
-        held = await self._sagas.carry_out(
-            KIND, tenant_id, {"erasure_id": str(order.erasure_id)}, saga_id=order.erasure_id, subject=subject,
-            progress=progress,
-        )  # fmt: skip
-        if held.id != order.erasure_id:
-            # Another's, joined: that one is in the ledger too, and is the one to be replayed.
-            withdrawn = Entry(WITHDRAWN, order.erasure_id, tenant_id, subject, order.at)
-            await asyncio.to_thread(ledger.append, withdrawn)
+        held = await self._carried_out(order, progress)
         erasure_id = str(held.input["erasure_id"])
         async for erasure in self.erasures(tenant_id):
             if erasure.id == erasure_id:
                 return erasure
         raise LookupError(erasure_id)
 
+    async def _carried_out(self, order: Entry, progress: Progress | None) -> Held:
+        """Begin an order's saga, or join the one that stands. The order is withdrawn where no saga of its own will carry it out:
+        what was refused is not to be replayed, and another's order stands in the ledger itself."""
+        stood: list[Held] = []
+        try:
+            held = await self._sagas.carry_out(
+                KIND, order.tenant_id, {"erasure_id": str(order.erasure_id)}, saga_id=order.erasure_id,
+                subject=order.subject, progress=progress, begun=stood.append,
+            )  # fmt: skip
+        except TierError as error:
+            # With an unknown outcome it may have begun, and goes on by itself.
+            if stood or not error.outcome_unknown:
+                await self._withdraw_unless_carried(order, stood)
+            raise
+        except SagaError as error:
+            await self._withdraw_unless_carried(order, [error.held])
+            raise
+        await self._withdraw_unless_carried(order, [held])
+        return held
+
+    async def _withdraw_unless_carried(self, order: Entry, held: Sequence[Held]) -> None:
+        """An order whose own saga stands is that saga's to withdraw."""
+        if all(each.id != order.erasure_id for each in held):
+            await asyncio.to_thread(self.ledger.append, ended(order, WITHDRAWN))
+
     async def erasures(self, tenant_id: UUID) -> AsyncIterator[pb.Erasure]:
         """What was erased, with the tiers' receipts; raises TierError."""
-        request = pb.ListErasuresRequest(tenant_id=str(tenant_id), page_size=100)
-        method = self._tiers["oltp"].stub(SubjectServiceStub).ListErasures
-        while True:
-            page = await self._tiers["oltp"].call(method, request)
-            for erasure in page.erasures:
-                yield erasure
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        async for erasure in erasures(self._tiers["oltp"], tenant_id):
+            yield erasure
 
     async def verify(self, tenant_id: UUID) -> list[str]:
         """What of a tenant's receipts does not agree with the ledger; nothing where all do. Raises LedgerError, TierError."""
@@ -295,40 +296,14 @@ class Subjects:
         return str(reply.incarnation)
 
     async def restoring(self) -> dict[str, str]:
-        """Tiers that wait for a replay, with their incarnations. Raises TierError where one does not answer."""
-        found: dict[str, str] = {}
-        for tier in TIERS:
-            here = self._tiers[tier]
-            status = await here.call(here.stub(TierServiceStub).GetStatus, status_pb.GetStatusRequest())
-            if status.restoring:
-                found[tier] = status.incarnation
-        return found
+        """Tiers that wait for a replay, or with a tenant that does, with their incarnations. Raises TierError where one does not
+        answer, LedgerError where the ledger lacks what one was told of."""
+        return await restoring(self._tiers, self._ledger)
 
     async def replay(self, *, progress: Callable[[Replayed], Any] | None = None) -> Replayed:
-        """Carry every erasure of the ledger out again, and let the tiers in that waited for it. What a legal hold keeps is
-        told. Raises LedgerError (no tier is let in), TierError, SagaError: to be called again."""
-        waiting = await self.restoring()
-        await asyncio.to_thread(self.ledger.verify)
-        lives = sorted(waiting.items()) or [("again", str(keys.new_id()))]
-        done = Replayed()
-        for order, _ in await asyncio.to_thread(self.ledger.orders):
-            saga_id = keys.request_id("replay", order.erasure_id, *lives)
-            input_ = {"erasure_id": str(order.erasure_id), "replay": True}
-            try:
-                await self._sagas.carry_out(KIND, order.tenant_id, input_, saga_id=saga_id, subject=order.subject)
-                done.erased += 1
-            except TierError as error:
-                if error.reason != "LEGAL_HOLD":
-                    raise
-                done.kept[str(order.erasure_id)] = error.reason
-            if progress is not None:
-                progress(done)
-        for tier, incarnation in waiting.items():
-            here = self._tiers[tier]
-            request = tier_pb.MarkReplayedRequest(incarnation=incarnation)
-            await here.insist(here.stub(TierServiceStub).MarkReplayed, request, deadline_s=DEADLINE_S)
-            done.ready.append(tier)
-        return done
+        """Carry every erasure of the ledger out again, and let the tiers in that waited for it. What a legal hold keeps, or
+        waits for somebody's decision, is told. Raises LedgerError (no tier is let in), TierError, SagaError: to be called again."""
+        return await Replay(self._tiers, self._sagas, self.ledger).run(progress=progress)
 
 
 def _held(tenant_id: UUID, hold_id: UUID, reason: str, **on: Any) -> tier_pb.PutLegalHoldRequest:

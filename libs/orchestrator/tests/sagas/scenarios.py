@@ -45,6 +45,12 @@ class World:
         async with self.dbs["oltp"].maintenance() as connection:
             await connection.execute("DELETE FROM outbox")
 
+    async def know_no_ledger(self) -> None:
+        """Forget what tiers were told of other tests' ledgers of erasures: they would lack it."""
+        for db in self.dbs.values():
+            async with db.maintenance() as connection:
+                await connection.execute("UPDATE incarnation SET ledger_sequence = 0, ledger_head = ''")
+
     async def rows(self, tier: str, tenant: UUID, query: str, *values: object) -> list[Any]:
         """What a tier's database has of the tenant."""
         async with self.dbs[tier].tenant(tenant) as connection:

@@ -68,11 +68,12 @@ class Erased:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ErasureLedger:
+async def ledger(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ErasureLedger:
     """A ledger of this test's own, with the scenario over it. Processes end here, and not machines: nothing is waited for
     until it is on disk; and no thread decides which of two steps comes first, so that each run comes by the same places."""
     monkeypatch.setattr("penguin_orchestrator.erasure_ledger.os.fsync", lambda _: None)
     monkeypatch.setattr("penguin_orchestrator.sagas.subjects.asyncio", SimpleNamespace(to_thread=at_once))
+    await world.know_no_ledger()
     opened = ErasureLedger(tmp_path / "ledger", tmp_path / "copy", b"k" * 32)
     scene = Erased(opened)
     monkeypatch.setitem(scenarios.SCENARIOS, KIND, Scenario(scene.prepare, scene.check))

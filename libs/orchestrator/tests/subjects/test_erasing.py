@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import uuid4
 
 import pytest
@@ -23,6 +24,7 @@ from penguin_devstack.valkey import ValkeyServer
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.mailsources import Source
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
+from penguin_orchestrator.sagas.carrying import SagaRefusedError
 
 EMAILS = 1000
 # What is Bob's and mentions Ada: told, and left to somebody's decision. Table and column as they are stored.
@@ -226,6 +228,11 @@ async def test_a_legal_hold_refuses_before_anything_is_erased(town: Town) -> Non
     with pytest.raises(TierError) as refused:
         await subjects.erase(life.tenant, ADDRESS)
     assert refused.value.reason == "LEGAL_HOLD"
+    # Nor is anything ordered for those who joined what was refused.
+    asked = [town.penguin.subjects.erase(life.tenant, ADDRESS) for _ in range(6)]
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(each, (TierError, SagaRefusedError)) for each in ended)
+    assert subjects.ledger.orders() == []
     await subjects.release(life.tenant, by_person)
     keys = [r.key async for r in subjects.tell(life.tenant, ADDRESS) if r.table == "content_objects"]
     by_key = await subjects.hold(life.tenant, "Case 8", key=keys[-1])

@@ -37,9 +37,10 @@ ATTACHED = "SELECT count(*) FROM attachments WHERE tenant_id = $1"
 
 
 @pytest.fixture
-def penguin(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Penguin:
+async def penguin(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Penguin:
     """The platform with a ledger."""
     monkeypatch.setattr(engines, "RETRY_MIN_S", 0.001)
+    await world.know_no_ledger()
     return Penguin(world.tiers, ErasureLedger(tmp_path / "ledger", tmp_path / "copy", b"k" * 32))
 
 

@@ -106,6 +106,13 @@ BEGIN
                    target, tier || '_maintenance');
 END $$;
 
+CREATE FUNCTION public.this_database() RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT c.system_identifier || '/' || d.oid
+    FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database()
+$$;
+
 CREATE FUNCTION public.tier_of(target regclass) RETURNS text
     LANGUAGE sql STABLE
     AS $_$
@@ -231,6 +238,12 @@ CREATE TABLE public.incarnation (
     began_at timestamp with time zone NOT NULL,
     replayed uuid NOT NULL,
     replayed_at timestamp with time zone NOT NULL,
+    ledger_sequence bigint DEFAULT 0 NOT NULL,
+    ledger_head text DEFAULT ''::text NOT NULL,
+    seen_as text DEFAULT ''::text NOT NULL,
+    unreplayed uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    CONSTRAINT incarnation_ledger_head_check CHECK ((ledger_head ~ '^([0-9a-f]{64})?$'::text)),
+    CONSTRAINT incarnation_ledger_sequence_check CHECK ((ledger_sequence >= 0)),
     CONSTRAINT incarnation_one_check CHECK (one)
 );
 
@@ -677,6 +690,11 @@ REVOKE ALL ON FUNCTION public.protect_tenant_table(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO olap_readonly;
 GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO olap_app;
 GRANT ALL ON FUNCTION public.protect_tenant_table(target regclass) TO olap_maintenance;
+
+REVOKE ALL ON FUNCTION public.this_database() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.this_database() TO olap_readonly;
+GRANT ALL ON FUNCTION public.this_database() TO olap_app;
+GRANT ALL ON FUNCTION public.this_database() TO olap_maintenance;
 
 REVOKE ALL ON FUNCTION public.tier_of(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.tier_of(target regclass) TO olap_readonly;

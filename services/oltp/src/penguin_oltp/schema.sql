@@ -158,6 +158,13 @@ CREATE FUNCTION public.subject_of(inner_pad bytea, outer_pad bytea, address text
     SELECT sha256(outer_pad || sha256(inner_pad || convert_to(lower(address), 'UTF8')));
 $$;
 
+CREATE FUNCTION public.this_database() RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT c.system_identifier || '/' || d.oid
+    FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database()
+$$;
+
 CREATE FUNCTION public.tier_of(target regclass) RETURNS text
     LANGUAGE sql STABLE
     AS $_$
@@ -378,6 +385,12 @@ CREATE TABLE public.incarnation (
     began_at timestamp with time zone NOT NULL,
     replayed uuid NOT NULL,
     replayed_at timestamp with time zone NOT NULL,
+    ledger_sequence bigint DEFAULT 0 NOT NULL,
+    ledger_head text DEFAULT ''::text NOT NULL,
+    seen_as text DEFAULT ''::text NOT NULL,
+    unreplayed uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    CONSTRAINT incarnation_ledger_head_check CHECK ((ledger_head ~ '^([0-9a-f]{64})?$'::text)),
+    CONSTRAINT incarnation_ledger_sequence_check CHECK ((ledger_sequence >= 0)),
     CONSTRAINT incarnation_one_check CHECK (one)
 );
 
@@ -1173,6 +1186,11 @@ REVOKE ALL ON FUNCTION public.subject_of(inner_pad bytea, outer_pad bytea, addre
 GRANT ALL ON FUNCTION public.subject_of(inner_pad bytea, outer_pad bytea, address text) TO oltp_maintenance;
 GRANT ALL ON FUNCTION public.subject_of(inner_pad bytea, outer_pad bytea, address text) TO oltp_app;
 GRANT ALL ON FUNCTION public.subject_of(inner_pad bytea, outer_pad bytea, address text) TO oltp_readonly;
+
+REVOKE ALL ON FUNCTION public.this_database() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.this_database() TO oltp_maintenance;
+GRANT ALL ON FUNCTION public.this_database() TO oltp_app;
+GRANT ALL ON FUNCTION public.this_database() TO oltp_readonly;
 
 REVOKE ALL ON FUNCTION public.tier_of(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.tier_of(target regclass) TO oltp_maintenance;

@@ -399,6 +399,13 @@ BEGIN
     RETURN NEW;
 END $$;
 
+CREATE FUNCTION public.this_database() RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT c.system_identifier || '/' || d.oid
+    FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database()
+$$;
+
 CREATE FUNCTION public.tier_of(target regclass) RETURNS text
     LANGUAGE sql STABLE
     AS $_$
@@ -615,6 +622,12 @@ CREATE TABLE public.incarnation (
     began_at timestamp with time zone NOT NULL,
     replayed uuid NOT NULL,
     replayed_at timestamp with time zone NOT NULL,
+    ledger_sequence bigint DEFAULT 0 NOT NULL,
+    ledger_head text DEFAULT ''::text NOT NULL,
+    seen_as text DEFAULT ''::text NOT NULL,
+    unreplayed uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    CONSTRAINT incarnation_ledger_head_check CHECK ((ledger_head ~ '^([0-9a-f]{64})?$'::text)),
+    CONSTRAINT incarnation_ledger_sequence_check CHECK ((ledger_sequence >= 0)),
     CONSTRAINT incarnation_one_check CHECK (one)
 );
 
@@ -1253,6 +1266,11 @@ REVOKE ALL ON FUNCTION public.take_position() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.take_position() TO queue_maintenance;
 GRANT ALL ON FUNCTION public.take_position() TO queue_app;
 GRANT ALL ON FUNCTION public.take_position() TO queue_readonly;
+
+REVOKE ALL ON FUNCTION public.this_database() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.this_database() TO queue_maintenance;
+GRANT ALL ON FUNCTION public.this_database() TO queue_app;
+GRANT ALL ON FUNCTION public.this_database() TO queue_readonly;
 
 REVOKE ALL ON FUNCTION public.tier_of(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.tier_of(target regclass) TO queue_maintenance;

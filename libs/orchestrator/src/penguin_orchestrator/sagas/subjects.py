@@ -16,7 +16,17 @@ from penguin.oltp.v1.saga_service_pb2_grpc import SagaServiceStub
 from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin.tier.v1 import erasure_pb2 as tier_pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
-from penguin_orchestrator.erasure_ledger import WITHDRAWN, Entry, ErasureLedger, LedgerError, numbered
+from penguin_orchestrator.erasure_ledger import (
+    ERASED,
+    KNOWN,
+    WITHDRAWN,
+    Entry,
+    ErasureLedger,
+    LedgerError,
+    ended,
+    numbered,
+)
+from penguin_orchestrator.ledger_marks import check, telling
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
 from penguin_orchestrator.sagas.definition import Act, Definition, Step
 from penguin_orchestrator.sagas.exports import EXPORT
@@ -58,12 +68,24 @@ class Erasing:
         return await asyncio.to_thread(self._ledger.order, UUID(deed.input["erasure_id"]))
 
     async def order(self, deed: Deed) -> Mapping[str, Any]:
-        """The order was written before the saga began; read it again, as whoever goes on must be able to."""
+        """The order was written before the saga began; read it again, as whoever goes on must be able to. OLTP is told of it;
+        refused where the ledger lacks what OLTP was told before."""
         try:
             order, _ = await self._ordered(deed)
         except LedgerError as error:
             raise RefusedError("the ledger has no such erasure") from error
+        try:
+            await self._tell(deed, order, ("oltp",))
+        except LedgerError as error:
+            raise RefusedError("the ledger lacks records") from error
         return {"chain_head": order.digest}
+
+    async def _tell(self, deed: Deed, entry: Entry, tiers: Sequence[str] = TIERS) -> None:
+        """Tell tiers of a record of the ledger, once more or not. Raises LedgerError, TierError."""
+        for tier in tiers:
+            request = await asyncio.to_thread(telling, self._ledger, entry)
+            reply = await deed.call(tier, TierServiceStub, "NoteLedger", request, as_platform=True)
+            await asyncio.to_thread(check, self._ledger, tier, reply.ledger)
 
     async def withdraw(self, deed: Deed) -> None:
         """It was refused: a replay must not carry it out. Nothing is withdrawn that was carried out before."""
@@ -73,8 +95,7 @@ class Erasing:
             order, _ = await self._ordered(deed)
         except LedgerError:
             return
-        withdrawn = Entry(WITHDRAWN, order.erasure_id, order.tenant_id, order.subject, order.at)
-        await asyncio.to_thread(self._ledger.append, withdrawn)
+        await asyncio.to_thread(self._ledger.append, ended(order, WITHDRAWN))
 
     async def holds(self, deed: Deed) -> None:
         """Refused where any tier keeps the subject, or Content one of the keys, by a legal hold."""
@@ -115,10 +136,9 @@ class Erasing:
         return {"cancelled": reply.cancelled, "own": [[m.table, m.key, m.place] for m in reply.own]}
 
     async def collect(self, deed: Deed) -> Mapping[str, Any]:
-        """Write the keys that are theirs to the ledger, while OLTP still knows. What stands there already stays: the parts
-        are numbered by what they hold first."""
+        """Write the keys that are theirs to the ledger, while OLTP still knows."""
         order, known = await self._ordered(deed)
-        seen, cancelled, parts = set(known), 0, len(known)
+        seen, cancelled = set(known), 0
         new: list[str] = []
         async for item in self._items(deed, order):
             cancelled += item.cancelled
@@ -126,11 +146,20 @@ class Erasing:
                 seen.add(item.storage_key)
                 new.append(item.storage_key)
             if len(new) == PAGE:
-                await asyncio.to_thread(self._ledger.append, numbered(order, parts, tuple(new)))
-                parts, new = parts + len(new), []
-        if new:
-            await asyncio.to_thread(self._ledger.append, numbered(order, parts, tuple(new)))
+                await self._write_down(deed, new)
+                new = []
+        await self._write_down(deed, new)
         return {"contents": len(seen), "cancelled": cancelled}
+
+    async def _write_down(self, deed: Deed, keys: list[str]) -> None:
+        """Add those that are not in the ledger. Parts are numbered by how many keys come before them: where a replay of the same
+        order had the number first, what it wrote is read, and the rest follows it."""
+        while True:
+            order, known = await self._ordered(deed)
+            keys = [key for key in keys if key not in set(known)]
+            if not keys:
+                return
+            await asyncio.to_thread(self._ledger.append, numbered(order, len(known), tuple(keys)))
 
     def erase(self, tier: str) -> Act:
         """One tier's part: first what is known by key, then what is to be looked for."""
@@ -173,7 +202,8 @@ class Erasing:
                 return
 
     async def receipts(self, deed: Deed) -> Mapping[str, Any]:
-        """Keep what the tiers said, and of whose part was skipped who said so in its place."""
+        """Keep what the tiers said, and of whose part was skipped who said so in its place; and that each has done it, in the
+        ledger, of which each is told: one that is put back to before this is known by it."""
         order, _ = await self._ordered(deed)
         request = pb.RecordErasureRequest(
             tenant_id=str(deed.tenant_id), erasure_id=str(order.erasure_id), subject=order.subject
@@ -190,6 +220,8 @@ class Erasing:
             mentions = [tier_pb.Mention(table=t, key=k, place=p) for t, k, p in told["mentions"]]
             request.mentions.add(tier=tier, mentions=mentions, total=told["mentioned"])
         await deed.call("oltp", SubjectServiceStub, "RecordErasure", request)
+        await self._tell(deed, await asyncio.to_thread(self._ledger.append, ended(order, ERASED)))
+        await asyncio.to_thread(self._ledger.append, ended(order, KNOWN))
         return {"recorded": True}
 
 

@@ -658,20 +658,112 @@ class MarkRestoredResponse(_message.Message):
 Global___MarkRestoredResponse: _TypeAlias = MarkRestoredResponse  # noqa: Y015
 
 @_typing.final
+class LedgerMark(_message.Message):
+    """LedgerMark names a record of the ledger of erasures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Its number, from 1; 0: none."""
+    head: _builtins.str
+    """Its hash in the chain, lower-case hex; empty: none."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        head: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedgerMark: _TypeAlias = LedgerMark  # noqa: Y015
+
+@_typing.final
+class NoteLedgerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEDGER_FIELD_NUMBER: _builtins.int
+    KNOWN_SEQUENCE_FIELD_NUMBER: _builtins.int
+    known_sequence: _builtins.int
+    """The number of a record that every tier was told of; 0: none."""
+    @_builtins.property
+    def ledger(self) -> Global___LedgerMark:
+        """The newest record; what the tier was told already stays if it is further."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Global___LedgerMark | None = ...,
+        known_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_sequence", b"known_sequence", "ledger", b"ledger"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoteLedgerRequest: _TypeAlias = NoteLedgerRequest  # noqa: Y015
+
+@_typing.final
+class NoteLedgerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEDGER_FIELD_NUMBER: _builtins.int
+    RESTORING_FIELD_NUMBER: _builtins.int
+    restoring: _builtins.bool
+    """Whether erasures are to be replayed into it."""
+    @_builtins.property
+    def ledger(self) -> Global___LedgerMark:
+        """The furthest that the database was ever told: a ledger that has no such record is not the one, or has lost some."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Global___LedgerMark | None = ...,
+        restoring: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "restoring", b"restoring"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoteLedgerResponse: _TypeAlias = NoteLedgerResponse  # noqa: Y015
+
+@_typing.final
 class MarkReplayedRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INCARNATION_FIELD_NUMBER: _builtins.int
+    LEDGER_FIELD_NUMBER: _builtins.int
+    UNREPLAYED_TENANT_IDS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """What was replayed into; FAILED_PRECONDITION where the database has another by now."""
+    @_builtins.property
+    def ledger(self) -> Global___LedgerMark:
+        """The newest record of the ledger that was replayed."""
+
+    @_builtins.property
+    def unreplayed_tenant_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tenants of whom an erasure could not be replayed, for another reason than a legal hold: they are refused still, until a
+        replay leaves them out.
+        """
+
     def __init__(
         self,
         *,
         incarnation: _builtins.str = ...,
+        ledger: Global___LedgerMark | None = ...,
+        unreplayed_tenant_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "ledger", b"ledger", "unreplayed_tenant_ids", b"unreplayed_tenant_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -187,6 +187,7 @@ class GetStatusResponse(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     RESTORING_FIELD_NUMBER: _builtins.int
+    UNREPLAYED_TENANTS_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
     """The tier's name: oltp, content, olap, queue or notifications."""
     version: _builtins.str
@@ -207,6 +208,8 @@ class GetStatusResponse(_message.Message):
     """Which life of the database this is (UUID): a restore begins another. Absent while the database is down."""
     restoring: _builtins.bool
     """Whether erasures are still to be replayed into it: until then it refuses tenants' calls."""
+    unreplayed_tenants: _builtins.int
+    """Tenants that it refuses still, for an erasure of theirs could not be replayed."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When this process began to serve."""
@@ -230,10 +233,11 @@ class GetStatusResponse(_message.Message):
         draining: _builtins.bool = ...,
         incarnation: _builtins.str = ...,
         restoring: _builtins.bool = ...,
+        unreplayed_tenants: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_applied_schema_version", b"_applied_schema_version", "_outbox_depth", b"_outbox_depth", "applied_schema_version", b"applied_schema_version", "outbox_depth", b"outbox_depth", "outbox_oldest_age", b"outbox_oldest_age", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_applied_schema_version", b"_applied_schema_version", "_outbox_depth", b"_outbox_depth", "applied_schema_version", b"applied_schema_version", "database", b"database", "draining", b"draining", "incarnation", b"incarnation", "outbox_depth", b"outbox_depth", "outbox_oldest_age", b"outbox_oldest_age", "pool_idle", b"pool_idle", "pool_max", b"pool_max", "pool_size", b"pool_size", "restoring", b"restoring", "schema_version", b"schema_version", "started_at", b"started_at", "tier", b"tier", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_applied_schema_version", b"_applied_schema_version", "_outbox_depth", b"_outbox_depth", "applied_schema_version", b"applied_schema_version", "database", b"database", "draining", b"draining", "incarnation", b"incarnation", "outbox_depth", b"outbox_depth", "outbox_oldest_age", b"outbox_oldest_age", "pool_idle", b"pool_idle", "pool_max", b"pool_max", "pool_size", b"pool_size", "restoring", b"restoring", "schema_version", b"schema_version", "started_at", b"started_at", "tier", b"tier", "unreplayed_tenants", b"unreplayed_tenants", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__applied_schema_version: _TypeAlias = _typing.Literal["applied_schema_version"]  # noqa: Y015
     _WhichOneofArgType__applied_schema_version: _TypeAlias = _typing.Literal["_applied_schema_version", b"_applied_schema_version"]  # noqa: Y015

@@ -116,6 +116,11 @@ class TierServiceStub:
                 request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredRequest.SerializeToString,
                 response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredResponse.FromString,
                 _registered_method=True)
+        self.NoteLedger = channel.unary_unary(
+                '/penguin.tier.v1.TierService/NoteLedger',
+                request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.NoteLedgerRequest.SerializeToString,
+                response_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.NoteLedgerResponse.FromString,
+                _registered_method=True)
         self.MarkReplayed = channel.unary_unary(
                 '/penguin.tier.v1.TierService/MarkReplayed',
                 request_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkReplayedRequest.SerializeToString,
@@ -248,8 +253,16 @@ class TierServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NoteLedger(self, request, context):
+        """NoteLedger tells the tier how far the ledger of erasures has come, and is told the furthest that the database was ever told.
+        One that was told less than every tier had been was put back to an older state: it begins another incarnation by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MarkReplayed(self, request, context):
-        """MarkReplayed says that every erasure of the ledger was replayed into this incarnation.
+        """MarkReplayed says that every erasure of the ledger was replayed into this incarnation, but for those of the tenants it names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -337,6 +350,11 @@ def add_TierServiceServicer_to_server(servicer, server):
                     servicer.MarkRestored,
                     request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredRequest.FromString,
                     response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredResponse.SerializeToString,
+            ),
+            'NoteLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteLedger,
+                    request_deserializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.NoteLedgerRequest.FromString,
+                    response_serializer=penguin_dot_tier_dot_v1_dot_erasure__pb2.NoteLedgerResponse.SerializeToString,
             ),
             'MarkReplayed': grpc.unary_unary_rpc_method_handler(
                     servicer.MarkReplayed,
@@ -777,6 +795,33 @@ class TierService:
             '/penguin.tier.v1.TierService/MarkRestored',
             penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredRequest.SerializeToString,
             penguin_dot_tier_dot_v1_dot_erasure__pb2.MarkRestoredResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NoteLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.tier.v1.TierService/NoteLedger',
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.NoteLedgerRequest.SerializeToString,
+            penguin_dot_tier_dot_v1_dot_erasure__pb2.NoteLedgerResponse.FromString,
             options,
             channel_credentials,
             insecure,

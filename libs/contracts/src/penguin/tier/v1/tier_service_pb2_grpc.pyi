@@ -83,8 +83,12 @@ class TierServiceStub:
     """MarkRestored gives the database a new incarnation, after a restore: the tier is not ready, and refuses tenants' calls
     (RESTORE_NOT_REPLAYED), until MarkReplayed.
     """
+    NoteLedger: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.NoteLedgerRequest, _erasure_pb2.NoteLedgerResponse]
+    """NoteLedger tells the tier how far the ledger of erasures has come, and is told the furthest that the database was ever told.
+    One that was told less than every tier had been was put back to an older state: it begins another incarnation by itself.
+    """
     MarkReplayed: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.MarkReplayedRequest, _erasure_pb2.MarkReplayedResponse]
-    """MarkReplayed says that every erasure of the ledger was replayed into this incarnation."""
+    """MarkReplayed says that every erasure of the ledger was replayed into this incarnation, but for those of the tenants it names."""
 
 @_typing.type_check_only
 class TierServiceAsyncStub(TierServiceStub):
@@ -140,8 +144,12 @@ class TierServiceAsyncStub(TierServiceStub):
     """MarkRestored gives the database a new incarnation, after a restore: the tier is not ready, and refuses tenants' calls
     (RESTORE_NOT_REPLAYED), until MarkReplayed.
     """
+    NoteLedger: _aio.UnaryUnaryMultiCallable[_erasure_pb2.NoteLedgerRequest, _erasure_pb2.NoteLedgerResponse]  # type: ignore[assignment]
+    """NoteLedger tells the tier how far the ledger of erasures has come, and is told the furthest that the database was ever told.
+    One that was told less than every tier had been was put back to an older state: it begins another incarnation by itself.
+    """
     MarkReplayed: _aio.UnaryUnaryMultiCallable[_erasure_pb2.MarkReplayedRequest, _erasure_pb2.MarkReplayedResponse]  # type: ignore[assignment]
-    """MarkReplayed says that every erasure of the ledger was replayed into this incarnation."""
+    """MarkReplayed says that every erasure of the ledger was replayed into this incarnation, but for those of the tenants it names."""
 
 class TierServiceServicer(metaclass=_abc_1.ABCMeta):
     """TierService is what every tier owes, whatever it stores: its state, and what it owes to the rest of the world."""
@@ -292,11 +300,21 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def NoteLedger(
+        self,
+        request: _erasure_pb2.NoteLedgerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.NoteLedgerResponse, _abc.Awaitable[_erasure_pb2.NoteLedgerResponse]]:
+        """NoteLedger tells the tier how far the ledger of erasures has come, and is told the furthest that the database was ever told.
+        One that was told less than every tier had been was put back to an older state: it begins another incarnation by itself.
+        """
+
+    @_abc_1.abstractmethod
     def MarkReplayed(
         self,
         request: _erasure_pb2.MarkReplayedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_erasure_pb2.MarkReplayedResponse, _abc.Awaitable[_erasure_pb2.MarkReplayedResponse]]:
-        """MarkReplayed says that every erasure of the ledger was replayed into this incarnation."""
+        """MarkReplayed says that every erasure of the ledger was replayed into this incarnation, but for those of the tenants it names."""
 
 def add_TierServiceServicer_to_server(servicer: TierServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,246 @@
+"""Restores and what goes wrong around them: erasures half done, refused, stuck. Nobody comes back with a backup, and nobody's
+case keeps a tier shut for all others."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import AsyncMock
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+from libs.orchestrator.tests.subjects.conftest import Town
+from libs.orchestrator.tests.subjects.lives import MAILBOX
+
+from penguin.oltp.v1 import saga_service_pb2 as saga_pb
+from penguin.oltp.v1.saga_service_pb2_grpc import SagaServiceStub
+from penguin.tier.v1 import erasure_pb2
+from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
+from penguin_orchestrator.erasure_ledger import LedgerError
+from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.ledger_marks import look, look_at_all
+from penguin_orchestrator.messages import OutgoingEmail
+from penguin_orchestrator.replaying import Replayed
+from penguin_orchestrator.sagas.carrying import SagaStuckError, SagaUnfinishedError
+
+pytestmark = pytest.mark.timeout(120)
+
+ADA = "ada@example.com"
+BOB = "bob@example.com"
+
+
+class KilledError(Exception):
+    """The process that replays was ended."""
+
+
+async def written_to(town: Town, *addresses: str) -> UUID:
+    """A tenant who has written to these people."""
+    tenant = await town.penguin.tenants.onboard("Acme")
+    emails = [OutgoingEmail(each, MAILBOX, "Hi", text=f"Dear {each}") for each in addresses]
+    await town.penguin.send_emails(tenant, emails)
+    return tenant
+
+
+async def contents(town: Town) -> int:
+    connection = await town.superuser("content")
+    try:
+        return int(await connection.fetchval("SELECT count(*) FROM content_objects"))
+    finally:
+        await connection.close()
+
+
+def failing(
+    town: Town, monkeypatch: pytest.MonkeyPatch, tier: str, code: grpc.StatusCode, reason: str, of: UUID | None = None
+) -> None:
+    """Have a tier erase nobody, or nobody of one tenant's."""
+    here = town.tiers[tier]
+    inner = here.call
+
+    async def call(method: Any, request: Any, **more: Any) -> Any:
+        if isinstance(request, erasure_pb2.EraseSubjectRequest) and request.tenant_id == str(of or request.tenant_id):
+            raise TierError(tier, code, reason, "")
+        return await inner(method, request, **more)
+
+    monkeypatch.setattr(here, "call", call)
+
+
+async def test_what_an_unfinished_erasure_did_before_the_restore_is_done_again(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = await written_to(town, ADA)
+    backup, penguin = town.back_up("content"), town.penguin
+    with monkeypatch.context() as away:
+        failing(town, away, "notifications", grpc.StatusCode.UNAVAILABLE, "TIER_DB_DOWN")
+        away.setitem(penguin.sagas.carry_out.__func__.__kwdefaults__, "patience_s", 0.5)  # type: ignore[attr-defined]
+        with pytest.raises(SagaUnfinishedError):
+            await penguin.subjects.erase(tenant, ADA)
+    assert await contents(town) == 0
+    await town.restore("content", backup)
+    assert await contents(town) == 1
+    await town.penguin.subjects.mark_restored("content")
+    replayed = await town.penguin.subjects.replay()
+    assert (replayed.erased, replayed.ready) == (1, ["content"])
+    assert await contents(town) == 0
+
+
+async def test_a_replay_is_called_again_after_a_hold_refused_one_of_it(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = await written_to(town, ADA, BOB)
+    subjects = town.penguin.subjects
+    erasure = await subjects.erase(tenant, ADA)
+    hold = await subjects.hold(tenant, "Case 7", address=ADA)
+    await subjects.mark_restored("olap")
+
+    def killed(_: Replayed) -> None:
+        raise KilledError
+
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            await town.penguin.subjects.replay(progress=killed)
+    again = await town.penguin.subjects.replay()
+    assert (again.kept, again.ready) == ({erasure.id: "LEGAL_HOLD"}, ["olap"])
+    await subjects.release(tenant, hold)
+    await subjects.mark_restored("olap")
+    # Another's erasure ends in the meantime, of which tiers are told more than the replay had read.
+    olap = town.tiers["olap"]
+    insist = olap.insist
+
+    async def marking(method: Any, request: Any, **more: Any) -> Any:
+        if isinstance(request, erasure_pb2.MarkReplayedRequest):
+            await town.penguin.subjects.erase(tenant, BOB)
+        return await insist(method, request, **more)
+
+    monkeypatch.setattr(olap, "insist", marking)
+    released = await town.penguin.subjects.replay()
+    assert (released.erased, released.kept, released.ready) == (1, {}, ["olap"])
+    assert await subjects.restoring() == {}, "a tier is taken for put back"
+
+
+async def test_a_stuck_erasure_keeps_no_tier_shut(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant, other = await written_to(town, ADA), await written_to(town, BOB)
+    backup = town.back_up("content")
+    await town.penguin.subjects.erase(other, BOB)
+    refused = await town.penguin.subjects.erase(tenant, ADA)
+    await town.restore("content", backup)
+
+    def served() -> Any:
+        here = town.tiers["content"]
+        return here.call(here.stub(TierServiceStub).ListLegalHolds, holds)
+
+    holds = erasure_pb2.ListLegalHoldsRequest(tenant_id=str(other))
+    with monkeypatch.context() as refusing:
+        failing(town, refusing, "content", grpc.StatusCode.FAILED_PRECONDITION, "CONFLICT", of=tenant)
+        replayed = await town.penguin.subjects.replay()
+    assert (replayed.erased, replayed.ready, replayed.refused) == (1, ["content"], {tenant})
+    assert "is stuck" in replayed.kept[refused.id]
+    await served()
+    # The tenant's own is refused until it is replayed: the person is there still.
+    holds.tenant_id = str(tenant)
+    with pytest.raises(TierError) as shut:
+        await served()
+    assert shut.value.reason == "RESTORE_NOT_REPLAYED"
+    assert list(await town.penguin.subjects.restoring()) == ["content"]
+    again = await town.penguin.subjects.replay()
+    assert (again.ready, again.refused) == (["content"], {tenant}), "nobody has decided yet"
+    await retried(town, tenant)
+    done = await town.penguin.subjects.replay()
+    assert (done.erased, done.kept, done.refused) == (2, {}, set())
+    await served()
+    assert await contents(town) == 0
+
+
+async def retried(town: Town, tenant: UUID) -> None:
+    """An operator has the stuck sagas of a tenant tried again."""
+    oltp = town.tiers["oltp"]
+    service = oltp.stub(SagaServiceStub)
+    listed = saga_pb.ListSagasRequest(tenant_id=str(tenant), state=saga_pb.SAGA_STATE_STUCK)
+    for saga in (await oltp.call(service.ListSagas, listed)).sagas:
+        request = saga_pb.RetrySagaRequest(
+            tenant_id=str(tenant), request_id=str(uuid4()), saga_id=saga.id, reason="Mended"
+        )
+        await oltp.call(service.RetrySaga, request)
+        await town.penguin.sagas.join(saga.kind, tenant, UUID(saga.id))
+
+
+async def test_an_erasure_stuck_by_a_hold_keeps_no_tier_shut(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant, other = await written_to(town, ADA), await written_to(town, BOB)
+    with monkeypatch.context() as refusing:
+        failing(town, refusing, "notifications", grpc.StatusCode.FAILED_PRECONDITION, "LEGAL_HOLD")
+        for _ in range(2):
+            with pytest.raises(SagaStuckError):
+                await town.penguin.subjects.erase(tenant, ADA)
+    assert len(town.penguin.subjects.ledger.orders()) == 1, "who joins it orders no other"
+    await town.penguin.subjects.erase(other, BOB)
+    await town.penguin.subjects.mark_restored("olap")
+    replayed = await town.penguin.subjects.replay()
+    assert (replayed.erased, replayed.kept, replayed.ready) == (2, {}, ["olap"])
+
+
+async def test_a_ledger_that_lacks_what_was_erased_lets_no_tier_in(town: Town) -> None:
+    tenant = await written_to(town, ADA, BOB)
+    backup = town.back_up("content")
+    await town.penguin.subjects.erase(tenant, BOB)
+    kept = len(town.penguin.subjects.ledger.entries())
+    await town.penguin.subjects.erase(tenant, ADA)
+    await town.restore("content", backup)
+    await town.penguin.subjects.mark_restored("content")
+    for left in (kept, 0):
+        for folder in town.ledger_paths[:2]:
+            for path in sorted(folder.glob("*.erasure"))[left:]:
+                path.unlink()
+        with pytest.raises(LedgerError, match="which oltp was told of"):
+            await town.penguin.subjects.replay()
+    # Nor is anything ordered by it, for tiers to be told of.
+    with pytest.raises(LedgerError, match="which oltp was told of"):
+        await town.penguin.subjects.erase(tenant, "eve@example.com")
+    assert town.penguin.subjects.ledger.orders() == []
+    await forget_marks(town, *town.tiers)
+    with pytest.raises(LedgerError, match="receipts"):
+        await town.penguin.subjects.replay()
+    assert await contents(town) == 2
+    connection = await town.superuser("content")
+    assert await connection.fetchval("SELECT id <> replayed FROM incarnation")
+    await connection.close()
+
+
+async def forget_marks(town: Town, *tiers: str) -> None:
+    """As before the first erasure, or after one by a version that told tiers of no ledger."""
+    for tier in tiers:
+        connection = await town.superuser(tier)
+        await connection.execute("UPDATE incarnation SET ledger_sequence = 0, ledger_head = ''")
+        await connection.close()
+
+
+async def test_a_database_that_was_put_back_is_found_out_whoever_forgets_to_say_so(
+    town: Town, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenant = await written_to(town, ADA)
+    backup = town.back_up("content")
+    subjects = town.penguin.subjects
+    await subjects.erase(tenant, ADA)
+    # Made anew from a dump: not one call is answered.
+    await town.restore("content", backup)
+    here = town.tiers["content"]
+    with pytest.raises(TierError) as shut:
+        await here.call(
+            here.stub(TierServiceStub).ListLegalHolds, erasure_pb2.ListLegalHoldsRequest(tenant_id=str(tenant))
+        )
+    assert shut.value.reason == "RESTORE_NOT_REPLAYED"
+    assert (await town.penguin.subjects.replay()).ready == ["content"]
+    assert await contents(town) == 0
+    # In its place, as a snapshot of a disk is, which the relay finds, and says once; what is away is asked again.
+    assert await look(town.tiers["olap"], subjects.ledger) is False
+    await forget_marks(town, "olap")
+    told: dict[str, str] = {}
+    with monkeypatch.context() as away:
+        down = TierError("content", grpc.StatusCode.UNAVAILABLE, "TIER_DB_DOWN", "")
+        away.setattr(town.tiers["content"], "call", AsyncMock(side_effect=down))
+        for _ in range(3):
+            await look_at_all(town.tiers, subjects.ledger, told)
+    assert "content" not in told
+    said = [each.getMessage() for each in caplog.records if each.name == "penguin_orchestrator.ledger_marks"]
+    assert said == ["olap: waits for erasures to be replayed"]
+    assert list(await subjects.restoring()) == ["olap"]
+    assert (await subjects.replay()).ready == ["olap"]
+    assert await subjects.restoring() == {}
