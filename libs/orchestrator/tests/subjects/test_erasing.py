@@ -76,11 +76,15 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
         "leads", "emails", "inbox_message_refs", "suppressions", "content_objects", "notifications",
     }  # fmt: skip
     assert sum(record.table == "content_objects" for record in exported) == EMAILS + 1
+    assert not [r for r in exported for who in lives.NEIGHBOURS if who.lower().encode() in r.record.lower()]
+    neighbours = await lives.of_neighbours(town)
+    assert all(neighbours.values()), "they have nothing that could be taken from them"
     backups = {tier: town.back_up(tier) for tier in ("content", "oltp")}
 
     erasure = await town.penguin.subjects.erase(life.tenant, ADDRESS.upper())
 
     await assert_gone(town, life, valkey)
+    assert await lives.of_neighbours(town) == neighbours
     assert await lives.counted(town, life) == before, "the recount disagrees"
     assert mentions(erasure) == {
         "oltp": {("leads", "custom_fields"), ("emails", "subject")},
@@ -88,7 +92,7 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
         "notifications": {("admin_system_events", place) for place in ("description", "details")},
     }
     # What is gone on purpose is not missed by reconcile: it compares generations from 0 on.
-    assert await referred(town) == 2
+    assert await referred(town) == 2 + 2 * len(lives.NEIGHBOURS)
     counts = {receipt.tier: dict(receipt.counts) for receipt in erasure.receipts}
     assert counts["oltp"]["emails"] == EMAILS
     assert counts["oltp"]["leads"] == 2
@@ -110,6 +114,7 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
         replayed = await town.penguin.subjects.replay()
         assert (replayed.erased, replayed.kept, replayed.ready) == (1, {}, [tier])
         await assert_gone(town, life, valkey)
+        assert await lives.of_neighbours(town) == neighbours
         assert await town.penguin.subjects.restoring() == {}
     assert await lives.counted(town, life) == before
     assert await town.penguin.subjects.verify(life.tenant) == []

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from penguin_chassis.addresses import in_bytes, in_text
 from penguin_chassis.jsonbytes import json_bytes
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
@@ -15,7 +16,7 @@ from penguin_chassis.subjects import Mention, Order, Page, Phase, SubjectRecord,
 from penguin_content.domain.codec import Packed, unpack
 from penguin_content.domain.composed import from_canonical
 from penguin_content.domain.mail import parse
-from penguin_content.domain.subjects import holds, places
+from penguin_content.domain.subjects import places
 from penguin_content.store import blobs as blob_store
 from penguin_content.store.contents import sql as content_sql
 
@@ -80,12 +81,13 @@ async def _named(connection: Connection, order: Order, sha256: bytes) -> bool:
     for number in itertools.count():
         row = await connection.fetchrow(blob_store.sql.read_piece, order.tenant_id, sha256, number)
         if row is None:
-            return False
+            break
         data = tail + await asyncio.to_thread(unpack, Packed(row["codec"], row["data"]))
-        if await asyncio.to_thread(holds, data, order.address):
+        if await asyncio.to_thread(in_bytes, data, order.address, first=not number, last=False):
             return True
         tail = data[-TAIL:]
-    return False
+    # What stands at its very end; of a small blob that is all of it.
+    return in_bytes(tail, order.address, first=len(tail) < TAIL)
 
 
 async def _erase_contents(connection: Connection, order: Order, keys: Sequence[str]) -> Page:
@@ -108,7 +110,7 @@ async def _look(connection: Connection, order: Order, after: str) -> Page:
         found = []
         for row in rows:
             seen = places(Packed(row["codec"], row["body"]), order.address, raw_source=row["raw_source"])
-            seen += [n for n in ("defects", "filenames") if order.address in (row[n] or "").lower()]
+            seen += [n for n in ("defects", "filenames") if in_text(row[n] or "", order.address)]
             found += [Mention("content_objects", row["storage_key"], place) for place in seen]
         return found
 
@@ -121,7 +123,7 @@ async def _look_at_blobs(connection: Connection, order: Order, after: str) -> Pa
 
     def search() -> list[bytes]:
         packed = [(row["sha256"], Packed(row["codec"], row["data"])) for row in rows]
-        return [sha256 for sha256, data in packed if holds(unpack(data), order.address)]
+        return [sha256 for sha256, data in packed if in_bytes(unpack(data), order.address)]
 
     more = rows[-1]["sha256"].hex() if len(rows) == BLOBS_A_PAGE else None
     return await _told(connection, order, await asyncio.to_thread(search), more)
@@ -150,7 +152,7 @@ async def _look_at_pieces(connection: Connection, order: Order, after: str) -> P
         for row in rows:
             data = unpack(Packed(row["codec"], row["data"]))
             carried = tail if row["sha256"] == blob else b""
-            if holds(carried + data, order.address):
+            if in_bytes(carried + data, order.address, first=row["piece"] == 0, last=row["last"]):
                 found.add(row["sha256"])
             blob, tail = row["sha256"], data[-TAIL:]
         return sorted(found)
