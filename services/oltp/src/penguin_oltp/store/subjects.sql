@@ -11,15 +11,9 @@ RETURNING subject;
 -- name: lift
 DELETE FROM erased_subjects WHERE tenant_id = $1 AND subject = $2;
 
--- name: barred
--- Those of these addresses whose people were erased. No key, nobody: then nothing is hashed.
-WITH hashed AS MATERIALIZED (
-    SELECT a.address, subject_of(k.inner_pad, k.outer_pad, a.address) AS subject
-    FROM subject_keys AS k, unnest($2::text[]) AS a (address)
-    WHERE k.tenant_id = $1
-)
-SELECT h.address FROM hashed AS h
-WHERE EXISTS (SELECT FROM erased_subjects AS e WHERE e.tenant_id = $1 AND e.subject = h.subject);
+-- name: erased_among
+-- No key, nobody.
+SELECT erased_among(tenant_id, $2::text[]) FROM subject_keys WHERE tenant_id = $1;
 
 -- name: queued_of
 -- In the order of ids, which whoever waits for them takes them in.
