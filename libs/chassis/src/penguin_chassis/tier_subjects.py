@@ -62,6 +62,8 @@ class SubjectMethods:
         keys = list(request.storage_keys)
         async for found in self._subjects.export(UUID(request.tenant_id), request.address.lower(), keys):
             yield pb.ExportSubjectResponse(table=found.table, key=found.key, record=found.record)
+        # A stream whose time is over ends in good order too.
+        yield pb.ExportSubjectResponse(complete=True)
 
     async def CheckErasure(self, request: pb.CheckErasureRequest, context: Any) -> pb.CheckErasureResponse:  # noqa: N802
         """Whether a hold stands in the way."""

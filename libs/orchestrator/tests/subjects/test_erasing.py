@@ -23,6 +23,8 @@ from penguin_devstack.valkey import ValkeyServer
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.mailsources import Source
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
+from penguin_orchestrator.reconciling.receipts import Terms
+from penguin_orchestrator.reconciling.running import Reconciler
 
 EMAILS = 1000
 # What is Bob's and mentions Ada: told, and left to somebody's decision. Table and column as they are stored.
@@ -111,6 +113,8 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
         assert await left(town, tier), "the backup is from before"
         await town.penguin.subjects.mark_restored(tier)
         assert await missing(town, life, tier) == "UNAVAILABLE RESTORE_NOT_REPLAYED", "the tier serves what was erased"
+        compared = await Reconciler(town.tiers).run(Terms(apply=True))
+        assert compared.refused_reason.endswith(f"{tier} does not answer: UNAVAILABLE RESTORE_NOT_REPLAYED")
         replayed = await town.penguin.subjects.replay()
         assert (replayed.erased, replayed.kept, replayed.ready) == (1, {}, [tier])
         await assert_gone(town, life, valkey)

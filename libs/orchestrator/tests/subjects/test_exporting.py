@@ -17,6 +17,8 @@ from services.oltp.tests.rows import make_tenant
 
 from penguin.tier.v1 import tier_service_pb2 as tier_pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
+from penguin_chassis import interceptors
+from penguin_chassis.calls import Call
 from penguin_orchestrator import blobs
 from penguin_orchestrator.erasure_ledger import ErasureLedger
 from penguin_orchestrator.errors import TierError
@@ -24,7 +26,7 @@ from penguin_orchestrator.messages import OutgoingEmail
 from penguin_orchestrator.platform import Penguin
 from penguin_orchestrator.sagas import engine as engines
 from penguin_orchestrator.sagas import exports
-from penguin_orchestrator.sagas.carrying import SagaUnfinishedError
+from penguin_orchestrator.sagas.carrying import SagaStuckError, SagaUnfinishedError
 from penguin_orchestrator.sagas.exports import Exported
 from penguin_orchestrator.sagas.recovery import Recovery
 
@@ -76,6 +78,35 @@ async def test_what_is_exported_is_what_is_told_and_who_had_it_is_on_record(
     await subjects.drop_export(tenant, export_id)
     assert await world.count("content", tenant, FILES) == 0
     assert {each.missing async for each in subjects.exported(tenant, export_id)} == {"NOT_FOUND NOT_FOUND"}
+
+
+@pytest.fixture
+def cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports whose stream's time is over after their first message."""
+    until = interceptors._until
+
+    async def first(replies: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
+        async for reply in until(replies, call):
+            yield reply
+            if call.method.endswith("/ExportSubject") and reply.table:
+                return
+
+    monkeypatch.setattr(interceptors, "_until", first)
+
+
+@pytest.mark.usefixtures("cut_short")
+async def test_what_is_cut_short_is_said_to_be(world: World, penguin: Penguin, tenant: UUID) -> None:
+    cut = "DATA_LOSS CUT_SHORT"
+    at_once = await told(penguin.subjects.tell(tenant, ADDRESS))
+    assert [(tier, missing) for tier, _, _, missing in at_once] == [
+        ("oltp", ""), ("oltp", cut), ("content", ""), ("content", cut),
+    ]  # fmt: skip
+    # An export with a part missing is no export: somebody is called.
+    with pytest.raises(SagaStuckError) as stuck:
+        await penguin.subjects.export(tenant, ADDRESS)
+    failed = {step: record.last_error for (step, _), record in stuck.value.held.records.items() if record.last_error}
+    assert set(failed) == {"oltp", "content"}
+    assert all("CUT_SHORT" in error for error in failed.values())
 
 
 async def test_nothing_is_told_that_is_not_on_record(world: World, penguin: Penguin, tenant: UUID) -> None:

@@ -62,7 +62,7 @@ class TierServiceStub:
     cursor until that is empty. Refused (LEGAL_HOLD) while a hold stands on the subject or a key.
     """
     ExportSubject: _grpc.UnaryStreamMultiCallable[_erasure_pb2.ExportSubjectRequest, _erasure_pb2.ExportSubjectResponse]
-    """ExportSubject tells what the tier holds of a person, a row a message."""
+    """ExportSubject tells what the tier holds of a person, a row a message; the last message says that this was all."""
     CheckErasure: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.CheckErasureRequest, _erasure_pb2.CheckErasureResponse]
     """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys."""
     PutLegalHold: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.PutLegalHoldRequest, _erasure_pb2.PutLegalHoldResponse]
@@ -115,7 +115,7 @@ class TierServiceAsyncStub(TierServiceStub):
     cursor until that is empty. Refused (LEGAL_HOLD) while a hold stands on the subject or a key.
     """
     ExportSubject: _aio.UnaryStreamMultiCallable[_erasure_pb2.ExportSubjectRequest, _erasure_pb2.ExportSubjectResponse]  # type: ignore[assignment]
-    """ExportSubject tells what the tier holds of a person, a row a message."""
+    """ExportSubject tells what the tier holds of a person, a row a message; the last message says that this was all."""
     CheckErasure: _aio.UnaryUnaryMultiCallable[_erasure_pb2.CheckErasureRequest, _erasure_pb2.CheckErasureResponse]  # type: ignore[assignment]
     """CheckErasure is refused (LEGAL_HOLD) where a hold stands on the subject, or on one of the keys."""
     PutLegalHold: _aio.UnaryUnaryMultiCallable[_erasure_pb2.PutLegalHoldRequest, _erasure_pb2.PutLegalHoldResponse]  # type: ignore[assignment]
@@ -219,7 +219,7 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _erasure_pb2.ExportSubjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_erasure_pb2.ExportSubjectResponse], _abc.AsyncIterator[_erasure_pb2.ExportSubjectResponse]]:
-        """ExportSubject tells what the tier holds of a person, a row a message."""
+        """ExportSubject tells what the tier holds of a person, a row a message; the last message says that this was all."""
 
     @_abc_1.abstractmethod
     def CheckErasure(
