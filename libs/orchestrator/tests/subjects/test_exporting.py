@@ -4,6 +4,7 @@ journal nor what an erasure leaves holds anything of theirs."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -166,6 +167,20 @@ async def test_more_than_a_file_takes_is_told_at_once_and_said_to_be_missing(
     export_id = await penguin.subjects.export(tenant, ADDRESS)
     found = await told(penguin.subjects.exported(tenant, export_id))
     assert found == [(tier, "", "", "TOO_LARGE") for tier in ("oltp", "content")]
+
+
+async def test_lists_that_no_saga_tells_of_any_more_are_erased_too(
+    world: World, penguin: Penguin, tenant: UUID
+) -> None:
+    rows = f"email,first_name\nnobody {ADDRESS},Ada\nbob@example.com,Bob\n".encode()
+    assert (await penguin.leads.import_file(tenant, rows, "l")).left_out == 1
+    # Its journal has had its time; and of another file the caller died before there was a saga.
+    await world.rows("oltp", tenant, "DELETE FROM sagas WHERE tenant_id = $1")
+    file = blobs.File("people.csv", "text/csv", rows)
+    await blobs.put_file(world.tiers["content"], tenant, "k/left", str(uuid4()), file, timedelta(days=30))
+    assert await world.count("content", tenant, FILES) == 2
+    await penguin.subjects.erase(tenant, ADDRESS)
+    assert await world.count("content", tenant, FILES) == 0
 
 
 async def test_who_is_erased_is_erased_from_exports_those_under_way_included(

@@ -87,6 +87,24 @@ async def test_an_address_across_two_pieces_of_a_large_file_is_seen(
     assert await left(db, tenant) == (set(), 0)
 
 
+async def test_what_was_stored_as_a_list_is_found_without_its_key(
+    content: TierClient, stub: ContentServiceStub, tenant: UUID, db: Database
+) -> None:
+    files = [f"jo{ADA}\n", f"{ADA}\n", f"<{ADA}>", "bob@example.com"]
+    keys = [
+        (await put_one(content, stub, tenant, new_content(attachments=[attached(text.encode())], lists_people=True)))
+        .storage_key
+        for text in files
+    ]  # fmt: skip
+    other = (await put_one(content, stub, tenant, new_content(attachments=[attached(files[1].encode())]))).storage_key
+    await put_hold(content, tenant, storage_key=keys[2])
+    counts, told = await erase(content, tenant)
+    # What is no list is told of, and what is held, and their bytes.
+    shown = {hashlib.sha256(text.encode()).hexdigest() for text in files[1:3]}
+    assert (counts, set(told)) == ({"content_objects": 1}, {keys[2], *shown})
+    assert (await left(db, tenant))[0] == {keys[0], *keys[2:], other}
+
+
 async def test_a_list_that_is_held_is_told_of_and_stays(
     content: TierClient, stub: ContentServiceStub, tenant: UUID, db: Database
 ) -> None:

@@ -76,10 +76,10 @@ BEGIN
     RETURN made;
 END $$;
 
-CREATE FUNCTION public.erased_among(tenant uuid, addresses text[]) RETURNS text[]
-    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+CREATE FUNCTION public.erased_among(tenant uuid, addresses text[]) RETURNS SETOF text
+    LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
-    SELECT coalesce(array_agg(h.address), '{}')
+    SELECT h.address
     FROM (
         SELECT a.address, subject_of(k.inner_pad, k.outer_pad, a.address) AS subject
         FROM subject_keys AS k, unnest(addresses) AS a (address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from penguin_content.domain.composed import from_canonical
 from penguin_content.domain.mail import parse
 from penguin_content.domain.subjects import places
 from penguin_content.store import blobs as blob_store
+from penguin_content.store.contents import remove
 from penguin_content.store.contents import sql as content_sql
 
 sql = load("penguin_content.store", "subjects.sql")
@@ -44,7 +46,12 @@ class SubjectStore:
             return (Phase("contents", _erase),)
         if order.list_keys:
             return (Phase("lists", _erase_lists),)
-        return (Phase("contents", _look), Phase("blobs", _look_at_blobs), Phase("pieces", _look_at_pieces))
+        return (
+            Phase("own_lists", _erase_own_lists),
+            Phase("contents", _look),
+            Phase("blobs", _look_at_blobs),
+            Phase("pieces", _look_at_pieces),
+        )
 
     async def export(self, tenant_id: Any, address: str, storage_keys: Sequence[str]) -> AsyncIterator[SubjectRecord]:
         """The contents of these keys, one by one."""
@@ -60,19 +67,29 @@ async def _erase(connection: Connection, order: Order, _: str) -> Page:
 
 
 async def _erase_lists(connection: Connection, order: Order, after: str) -> Page:
-    """One list a page: it may have 64 MiB. What is held stays."""
+    """One list a page: it may have 64 MiB."""
     number = int(after or 0)
     more = str(number + 1) if number + 1 < len(order.list_keys) else None
     (key,) = order.list_keys[number : number + 1] or ("",)
+    return replace(await _erase_list(connection, order, key), next=more)
+
+
+async def _erase_own_lists(connection: Connection, order: Order, after: str) -> Page:
+    """Those that were stored as lists of people, whoever knows of them still."""
+    key = await connection.fetchval(sql.list_after, order.tenant_id, after)
+    return Page() if key is None else replace(await _erase_list(connection, order, key), next=key)
+
+
+async def _erase_list(connection: Connection, order: Order, key: str) -> Page:
+    """A list goes with whoever stands in it. What is held stays."""
     blobs = await connection.fetch(content_sql.blobs_of, order.tenant_id, [key])
     if not any(
         [await _named(connection, order, row["blob_sha256"]) for row in blobs if row["blob_sha256"] is not None]
     ):
-        return Page(next=more)
+        return Page()
     if key in await held_among(connection, order.tenant_id, [key]):
-        return Page(mentions=[Mention("content_objects", key, "attachments")], next=more)
-    page = await _erase_contents(connection, order, [key])
-    return Page(page.counts, next=more)
+        return Page(mentions=[Mention("content_objects", key, "attachments")])
+    return await _erase_contents(connection, order, [key])
 
 
 async def _named(connection: Connection, order: Order, sha256: bytes) -> bool:
@@ -94,13 +111,8 @@ async def _erase_contents(connection: Connection, order: Order, keys: Sequence[s
     tenant_id = order.tenant_id
     rows = await connection.fetch(content_sql.lock, tenant_id, list(keys))
     doomed = [row["storage_key"] for row in rows]
-    if not doomed:
-        return Page()
-    referred = await connection.fetch(content_sql.blobs_of, tenant_id, doomed)
-    await connection.execute(content_sql.delete, tenant_id, doomed)
-    hashes = [row["blob_sha256"] for row in referred if row["blob_sha256"] is not None]
-    await blob_store.remove_unreferenced(connection, tenant_id, hashes, NEVER)
-    return Page({"content_objects": len(doomed)})
+    await remove(connection, tenant_id, doomed, NEVER)
+    return Page({"content_objects": len(doomed)} if doomed else {})
 
 
 async def _look(connection: Connection, order: Order, after: str) -> Page:

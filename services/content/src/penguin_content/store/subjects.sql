@@ -7,6 +7,10 @@ FROM content_objects AS c
 WHERE c.tenant_id = $1 AND c.storage_key > $2
 ORDER BY c.storage_key LIMIT $3;
 
+-- name: list_after
+SELECT storage_key FROM content_objects WHERE tenant_id = $1 AND lists_people AND storage_key > $2
+ORDER BY storage_key LIMIT 1;
+
 -- name: blobs
 SELECT sha256, codec, data FROM blobs
 WHERE tenant_id = $1 AND sha256 > $2 AND data IS NOT NULL ORDER BY sha256 LIMIT $3;

@@ -13,7 +13,7 @@ FROM unnest(
           step_id, lead_id, email_account_id, message_id, send_at)
 WHERE EXISTS (SELECT FROM tenants WHERE tenant_id = $1)
   AND NOT (EXISTS (SELECT FROM subject_keys WHERE tenant_id = $1)
-           AND recipient = ANY ((SELECT erased_among($1, $5::text[]))::text[]))
+           AND recipient = ANY (ARRAY(SELECT * FROM erased_among($1, $5::text[]))))
 ON CONFLICT DO NOTHING
 RETURNING id, EXISTS (SELECT FROM legal_holds WHERE tenant_id = $1 AND subject <> '' AND subject_key <> '') AS holds;
 

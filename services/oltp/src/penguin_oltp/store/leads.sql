@@ -8,7 +8,7 @@ FROM unnest(
     $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::jsonb[], $10::text[])
     WITH ORDINALITY AS l (id, email, first_name, last_name, company, list, custom_fields, status, nth)
 WHERE NOT (EXISTS (SELECT FROM subject_keys WHERE tenant_id = $1)
-           AND email = ANY ((SELECT erased_among($1, $4::text[]))::text[]))
+           AND email = ANY (ARRAY(SELECT * FROM erased_among($1, $4::text[]))))
 ORDER BY list, lower(email), nth
 ON CONFLICT DO NOTHING
 RETURNING id;

@@ -143,7 +143,7 @@ class SubjectStore:
 
 async def erased_among(connection: Connection, tenant_id: UUID, addresses: Iterable[str]) -> set[str]:
     """Those of these addresses whose people were erased."""
-    return set(await connection.fetchval(sql.erased_among, tenant_id, sorted(set(addresses))) or ())
+    return {row["address"] for row in await connection.fetch(sql.erased_among, tenant_id, sorted(set(addresses)))}
 
 
 def kept_too(found: Sequence[Any]) -> list[outbox.Owed]:

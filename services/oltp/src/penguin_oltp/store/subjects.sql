@@ -12,8 +12,7 @@ RETURNING subject;
 DELETE FROM erased_subjects WHERE tenant_id = $1 AND subject = $2;
 
 -- name: erased_among
--- No key, nobody.
-SELECT erased_among(tenant_id, $2::text[]) FROM subject_keys WHERE tenant_id = $1;
+SELECT e.address FROM subject_keys AS k, erased_among(k.tenant_id, $2::text[]) AS e (address) WHERE k.tenant_id = $1;
 
 -- name: queued_of
 -- In the order of ids, which whoever waits for them takes them in.
