@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 from libs.orchestrator.tests.stored import contents, until
 
+from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import subject_service_pb2 as subject_pb
 from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin_chassis.pool import Database
@@ -311,6 +312,23 @@ async def test_who_was_erased_is_left_out_and_told_of_by_line_alone(
     assert b"the person was erased" in told
     assert erased.lower().encode() not in told.lower()
     assert await stored(oltp_db, tenant) == everybody(15, but=(5,))
+
+
+async def test_a_row_that_an_erasure_has_taken_back_is_told_of_as_erased(
+    penguin: Penguin, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def asked_again(oltp: Tier, tenant_id: UUID, batch: Sequence[Any]) -> list[Any]:
+        """The first answer was lost, and then forgotten with whom it was about."""
+        answers = await leadbatches.create_leads(oltp, tenant_id, batch)
+        for answer in answers:
+            if answer.lead.email == "lead5@example.com":
+                answer.error.reason = errors_pb2.ERROR_REASON_SAGA_COMPENSATED
+        return answers
+
+    monkeypatch.setattr(steps, "create_leads", asked_again)
+    done = await penguin.leads.import_file(tenant, lines(15), "all")
+    assert (done.created, done.reasons) == (14, {"SUBJECT_ERASED": 1})
+    assert await report(penguin, tenant, done) == [(5, "email", "SUBJECT_ERASED")]
 
 
 async def test_another_tenants_import_is_nobodys(penguin: Penguin, tenant: UUID) -> None:
