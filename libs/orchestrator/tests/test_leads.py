@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import hashlib
+import hmac
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +15,9 @@ from uuid import UUID, uuid4
 import pytest
 from libs.orchestrator.tests.stored import contents, until
 
+from penguin.common.v1 import errors_pb2
+from penguin.oltp.v1 import subject_service_pb2 as subject_pb
+from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin_chassis.pool import Database
 from penguin_orchestrator import keys, leadbatches, leads
 from penguin_orchestrator.blobs import File, put_file
@@ -27,6 +32,7 @@ from penguin_orchestrator.sagas.recovery import Recovery
 from penguin_testkit.faults import Break, Code, Faults
 
 CREATE = "BatchCreateLeads"
+KEY = b"k" * 32
 AWAY = Break(Code.UNAVAILABLE)
 UNKNOWN = Break(Code.UNAVAILABLE, acted=True)
 
@@ -287,6 +293,42 @@ async def test_what_only_the_tier_objects_to_is_in_the_report(
     assert [(each["line"], each["field"], each["reason"]) for each in read] == [
         ("4", "email", "INVALID_FIELD"), ("32", "email", "INVALID_FIELD"), ("33", "email", "NO_EMAIL"), ("", "", "MORE"),
     ]  # fmt: skip
+
+
+async def test_who_was_erased_is_left_out_and_told_of_by_line_alone(
+    penguin: Penguin, tenant: UUID, tiers: dict[str, Tier], oltp_db: Database
+) -> None:
+    erased = "Lead5@example.com"
+    subject = hmac.new(KEY, erased.lower().encode(), hashlib.sha256).hexdigest()
+    request = subject_pb.SuppressSubjectRequest(
+        tenant_id=str(tenant), request_id=str(uuid4()), erasure_id=str(uuid4()), subject=subject, subject_key=KEY,
+        address=erased,
+    )  # fmt: skip
+    await tiers["oltp"].call(tiers["oltp"].stub(SubjectServiceStub).SuppressSubject, request)
+    done = await penguin.leads.import_file(tenant, lines(15), "all")
+    assert (done.rows, done.created, done.existed, done.reasons) == (15, 14, 0, {"SUBJECT_ERASED": 1})
+    assert await report(penguin, tenant, done) == [(5, "email", "SUBJECT_ERASED")]
+    told = await penguin.leads.report(tenant, done.saga_id)
+    assert b"the person was erased" in told
+    assert erased.lower().encode() not in told.lower()
+    assert await stored(oltp_db, tenant) == everybody(15, but=(5,))
+
+
+async def test_a_row_that_an_erasure_has_taken_back_is_told_of_as_erased(
+    penguin: Penguin, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def asked_again(oltp: Tier, tenant_id: UUID, batch: Sequence[Any]) -> list[Any]:
+        """The first answer was lost, and then forgotten with whom it was about."""
+        answers = await leadbatches.create_leads(oltp, tenant_id, batch)
+        for answer in answers:
+            if answer.lead.email == "lead5@example.com":
+                answer.error.reason = errors_pb2.ERROR_REASON_SAGA_COMPENSATED
+        return answers
+
+    monkeypatch.setattr(steps, "create_leads", asked_again)
+    done = await penguin.leads.import_file(tenant, lines(15), "all")
+    assert (done.created, done.reasons) == (14, {"SUBJECT_ERASED": 1})
+    assert await report(penguin, tenant, done) == [(5, "email", "SUBJECT_ERASED")]
 
 
 async def test_another_tenants_import_is_nobodys(penguin: Penguin, tenant: UUID) -> None:

@@ -243,8 +243,8 @@ class Gate(grpc.aio.ServerInterceptor):
         return request
 
     async def _look(self, info: MethodInfo, call: Call) -> None:
-        """Before the first tenant's call: whether the database that is served was restored."""
-        if not self._incarnation.known and call.caller.tenant_id is not None and not info.while_restoring:
+        """Before the first call that this matters to: whether the database that is served was restored."""
+        if not self._incarnation.known and _waits_for_replay(info, call.caller):
             await self._incarnation.look()
 
     def _check(self, request: Any, info: MethodInfo, call: Call) -> None:
@@ -252,7 +252,7 @@ class Gate(grpc.aio.ServerInterceptor):
         caller = call.caller
         if info.changes and caller.tenant_id in self._closed:
             raise FailedPrecondition("The tenant is closed.", reason="TENANT_CLOSED")
-        if caller.tenant_id is not None and not info.while_restoring:
+        if _waits_for_replay(info, caller):
             self._incarnation.admit(caller.tenant_id)
         if info.has_tenant and not caller.platform:
             if hasattr(request, "tenant_id"):
@@ -267,6 +267,11 @@ class Gate(grpc.aio.ServerInterceptor):
             if call.caller.tenant_id is not None:
                 await self._admission.turn(call.caller.tenant_id, call.remaining())
             yield message
+
+
+def _waits_for_replay(info: MethodInfo, caller: Caller) -> bool:
+    """Whether the call is not let in while erasures are to be replayed into the database."""
+    return info.not_while_restoring or (caller.tenant_id is not None and not info.while_restoring)
 
 
 def _same_tenant(named: str, caller: Caller) -> None:

@@ -43,6 +43,8 @@ class MethodInfo:
     changes: bool = False
     # Whether a tenant may call it while erasures are still to be replayed into a restored database.
     while_restoring: bool = False
+    # Whether the platform may not call it then either.
+    not_while_restoring: bool = False
 
 
 def _info(service: str, method: MethodDescriptor) -> MethodInfo:
@@ -63,7 +65,7 @@ def _info(service: str, method: MethodDescriptor) -> MethodInfo:
     return MethodInfo(
         path, authorization.scope, authorization.platform, method.client_streaming, method.server_streaming,
         lifetime, named, authorization.open, authorization.scope.endswith(".write") and not authorization.after_close,
-        authorization.while_restoring,
+        authorization.while_restoring, authorization.not_while_restoring,
     )  # fmt: skip
 
 

@@ -108,12 +108,18 @@ class Database:
         """The most connections the application pool may hold."""
         return self._settings.max_size
 
-    def tenant(self, tenant_id: UUID) -> contextlib.AbstractAsyncContextManager[Connection]:
+    def tenant(self, tenant_id: UUID, *, beside: str = "") -> contextlib.AbstractAsyncContextManager[Connection]:
         """One transaction as `tenant_id`, committed on leaving, rolled back on an error.
+
+        `beside`: it goes on beside others that name the same, and never beside one that took `alone` by that name. That is seen
+        to before its first statement looks at anything, on the way of the transaction's own beginning.
 
         Raises Unavailable (database away), ResourceExhausted (no connection in time), DeadlineExceeded.
         """
-        return self._transaction(self._app, tenant_id, f"SET LOCAL app.current_tenant_id = '{tenant_id}'")
+        context = f"SET LOCAL app.current_tenant_id = '{tenant_id}'"
+        if beside:
+            context += f"; SELECT pg_advisory_xact_lock_shared(hashtext('{beside}'), hashtext('{tenant_id}'))"
+        return self._transaction(self._app, tenant_id, context)
 
     async def one_trip(self, query: str, tenant_id: UUID, *arguments: object) -> list[asyncpg.Record]:
         """Call one of the named hot functions of the tier's own migrations: it takes the tenant first and sets it for itself.
@@ -295,6 +301,12 @@ class Database:
         if self._up.is_set():
             log.warning("database does not answer")
         self._up.clear()
+
+
+async def alone(connection: Connection, tenant_id: UUID, name: str) -> None:
+    """Until its end no transaction of the tenant goes on beside this one that was begun `beside` the name: those under way have
+    ended. Before anything is looked at or locked."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1), hashtext($2))", name, str(tenant_id))
 
 
 def affected(command_tag: str) -> int:

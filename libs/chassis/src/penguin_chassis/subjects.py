@@ -6,7 +6,6 @@ only looks (`mentions`) lists places and changes nothing. What is found by is th
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from uuid import UUID
 
 import orjson
 
-from penguin_chassis import barrier
+from penguin_chassis import addresses, barrier
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import FailedPrecondition, InvalidArgument
 from penguin_chassis.queries import load
@@ -32,10 +31,6 @@ SCANNED = 2_000
 CALL_S = 2.0
 # Mentions told by one call at most, give or take a page.
 MENTIONS = 1_000
-# What may stand right before an address that is not part of a longer one. JSON's escapes, and bytes shown as octal, end in
-# what could be.
-_BEFORE = r"(^|[^a-z0-9._+-]|\\[nrtbf]|\\[0-7]{3})"
-_AFTER = r"($|[^a-z0-9.-]|\.($|[^a-z0-9]))"
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,8 @@ class Order:
 
     @property
     def pattern(self) -> str:
-        """The address as a regular expression that does not match within a longer one (PostgreSQL's and Python's)."""
-        return f"{_BEFORE}{re.escape(self.address).replace('-', '[-]')}{_AFTER}"
+        """The address as a regular expression that does not match within a longer one."""
+        return addresses.pattern(self.address)
 
 
 @dataclass
@@ -165,10 +160,11 @@ async def held_among(connection: Connection, tenant_id: UUID, keys: Sequence[str
 
 
 def mentions(table: str, query: str, limit: int = SCANNED) -> Callable[[Connection, Order, str], Awaitable[Page]]:
-    """A phase that looks through a table by `query`: tenant, key to go on after, limit and address give keys and places."""
+    """A phase that looks through a table by `query`: tenant, key to go on after, limit and
+    the address's pattern give keys and places."""
 
     async def run(connection: Connection, order: Order, after: str) -> Page:
-        rows = await connection.fetch(query, order.tenant_id, after, limit, order.address)
+        rows = await connection.fetch(query, order.tenant_id, after, limit, order.pattern)
         found = [Mention(table, row["key"], place) for row in rows for place in row["places"]]
         return Page(mentions=found, next=rows[-1]["key"] if len(rows) == limit else None)
 
@@ -181,7 +177,7 @@ def doomed(
     """A phase that looks through a table as `mentions` does and runs `remove` (tenant, keys) on what it finds."""
 
     async def run(connection: Connection, order: Order, after: str) -> Page:
-        rows = await connection.fetch(scan, order.tenant_id, after, limit, order.address)
+        rows = await connection.fetch(scan, order.tenant_id, after, limit, order.pattern)
         keys = [row["key"] for row in rows if row["places"]]
         if keys:
             await connection.execute(remove, order.tenant_id, keys)

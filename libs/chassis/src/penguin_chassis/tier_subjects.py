@@ -63,6 +63,8 @@ class SubjectMethods:
         keys = list(request.storage_keys)
         async for found in self._subjects.export(UUID(request.tenant_id), request.address.lower(), keys):
             yield pb.ExportSubjectResponse(table=found.table, key=found.key, record=found.record)
+        # A stream whose time is over ends in good order too.
+        yield pb.ExportSubjectResponse(complete=True)
 
     async def CountSubjectRows(  # noqa: N802
         self, request: pb.CountSubjectRowsRequest, context: Any

@@ -60,9 +60,10 @@ DEFAULT_POLICIES: Mapping[str, WorkloadPolicy] = {
                  "/penguin.notifications.v1.AdminEventService/CreateAdminEvent",
                  "/penguin.oltp.v1.ReconcileService/*", "/penguin.oltp.v1.SagaService/*",
                  "/penguin.oltp.v1.TenantService/*",
-                 # Files of sagas go also where the tenant was closed, and people are told what is held of them.
+                 # Files of sagas and orphans go also where the tenant was closed, and people are told what is held of them.
                  "/penguin.content.v1.ContentService/BatchPutContents",
                  "/penguin.content.v1.ContentService/DeleteContents",
+                 "/penguin.content.v1.ContentService/QuarantineContents",
                  "/penguin.content.v1.ContentService/UploadBlob"),
     ),
     "worker": WorkloadPolicy(

@@ -40,7 +40,7 @@ class File:
 async def put_file(
     content: Tier, tenant_id: UUID, key: str, request_id: str, file: File, kept: timedelta, *, as_platform: bool = False
 ) -> None:
-    """Store a file under the key, unclaimed for so long: reconcile removes it then, as nobody's row refers to it. Raises
+    """Store a file of people under the key, unclaimed for so long: Content removes it then, as nobody's row refers to it. Raises
     TierError. `as_platform`: also for a tenant that is closed."""
     now = datetime.now(UTC)
     # Reconcile judges a generation once all of it is claimed or overdue: this is of the one that ends with its time.
@@ -54,7 +54,8 @@ async def put_file(
     )
     request.contents.append(
         pb.NewContent(
-            request_id=request_id, storage_key=key, composed=pb.ComposedBody(), attachments=[attachment]
+            request_id=request_id, storage_key=key, composed=pb.ComposedBody(), attachments=[attachment],
+            lists_people=True,
         )
     )  # fmt: skip
     method = content.stub(ContentServiceStub).BatchPutContents

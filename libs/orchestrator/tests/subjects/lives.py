@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,9 +35,12 @@ from penguin_orchestrator.relay import Relay
 # As the lead was written; elsewhere in other cases.
 ADDRESS = "Ada.Lovelace+list@Example.com"
 OTHER = "bob@example.com"
+# Two more people, whose addresses hold hers: not one row of theirs is hers.
+NEIGHBOURS = (f"Jo{ADDRESS}", f"{ADDRESS}.au")
 MAILBOX = "us@sender.example"
 RELAYED = 100
 LETTER = f"From: Ada <{ADDRESS}>\r\nTo: {MAILBOX}\r\nSubject: Re: Hello\r\nMessage-ID: <a1@example.com>\r\n\r\nYes.\r\n"
+NOTE = "From: {0}\r\nTo: us@sender.example\r\nSubject: By {0}\r\nMessage-ID: <{1}@n.example>\r\n\r\nYours, {0}.\r\n"
 GOSSIP = (
     f"From: Bob <{OTHER}>\r\nTo: {MAILBOX}\r\nSubject: Ada\r\nMessage-ID: <b1@example.com>\r\n\r\n"
     f"Write to {ADDRESS.lower()}.\r\n"
@@ -104,6 +108,7 @@ async def led(town: Town, emails: int) -> Life:
     rows = f"email,first_name\nnobody {ADDRESS},Ada\n{OTHER},Bob\n"
     imported = await penguin.leads.import_file(tenant, rows.encode(), "imported")
     assert ADDRESS in (await penguin.leads.report(tenant, imported.saga_id)).decode()
+    await _neighbours(town, tenant)
     await etl.refresh(town.tiers, tenant)
     return Life(tenant, ids[:emails], last.storage_key)
 
@@ -154,17 +159,51 @@ def moment() -> Any:
     return stamp
 
 
-async def _told(town: Town, tenant: UUID) -> None:
+async def _neighbours(town: Town, tenant: UUID) -> None:
+    """Leads, emails, letters, suppressions, notifications and a report of an import that are two other people's."""
+    penguin, oltp = town.penguin, town.tiers["oltp"]
+    leads = [
+        lead_pb.NewLead(request_id=str(uuid4()), id=str(keys.new_id()), email=each, list="spring")
+        for each in NEIGHBOURS
+    ]
+    await penguin.tenants.add_leads(tenant, leads)
+    outgoing = [
+        OutgoingEmail(
+            each, MAILBOX, f"Hello {each}", text=f"Dear {each}", lead_id=UUID(lead.id),
+            attachments=(Attachment("for.txt", "text/plain", f"For {each}".encode()),),
+        )
+        for each, lead in zip(NEIGHBOURS, leads, strict=True)
+    ]  # fmt: skip
+    assert not [each for each in await penguin.send_emails(tenant, outgoing) if not isinstance(each, Sent)]
+    written = zip((f'"{NEIGHBOURS[0]}" <{NEIGHBOURS[0]}>', f"{NEIGHBOURS[1]} (his)"), NEIGHBOURS, strict=True)
+    letters = [Source(who, NOTE.format(sender, n).encode()) for n, (sender, who) in enumerate(written)]
+    await penguin.inbox.run(tenant, MAILBOX, letters)
+    await deliver(town)
+    for each in NEIGHBOURS:
+        item = suppression_pb.NewSuppression(request_id=str(uuid4()), id=str(keys.new_id()), address=each)
+        request = suppression_pb.CreateSuppressionRequest(tenant_id=str(tenant), suppression=item)
+        await oltp.call(oltp.stub(SuppressionServiceStub).CreateSuppression, request)
+    await _notified(town, tenant, [f"{each} has replied." for each in NEIGHBOURS])
+    rows = "email\n" + "".join(f"nobody {each}\n" for each in NEIGHBOURS)
+    assert (await penguin.leads.import_file(tenant, rows.encode(), "imported")).left_out == len(NEIGHBOURS)
+
+
+async def _notified(town: Town, tenant: UUID, messages: list[str]) -> None:
     here = town.tiers["notifications"]
     notices = [
         notice_pb.NewNotification(
             request_id=str(uuid4()), id=str(keys.new_id()), type="lead.replied", title="A reply", message=message,
             channel=notice_pb.CHANNEL_IN_APP,
         )
-        for message in (f"{ADDRESS} has replied.", "All is well.")
+        for message in messages
     ]  # fmt: skip
     request = notice_pb.BatchCreateNotificationsRequest(tenant_id=str(tenant), notifications=notices)
     await here.call(here.stub(NotificationServiceStub).BatchCreateNotifications, request)
+
+
+async def _told(town: Town, tenant: UUID) -> None:
+    here = town.tiers["notifications"]
+    await _notified(town, tenant, [f"{ADDRESS} has replied.", "All is well."])
     # Operators write what they like, of the tenant and of the platform.
     for concerned in (str(tenant), ""):
         event = admin_pb.CreateAdminEventRequest(
@@ -183,7 +222,16 @@ async def counted(town: Town, life: Life) -> list[Any]:
     return sorted(cell.SerializeToString(deterministic=True) for cell in reply.cells)
 
 
-async def found(town: Town, tier: str) -> list[str]:
+async def of_neighbours(town: Town) -> dict[str, Counter[str]]:
+    """Columns of each tier in which a neighbour stands, and how often."""
+    return {
+        f"{tier} {who}": Counter(place.split()[0] for place in await found(town, tier, who))
+        for tier in ("oltp", "content", "notifications")
+        for who in NEIGHBOURS
+    }
+
+
+async def found(town: Town, tier: str, who: str = ADDRESS) -> list[str]:
     """Every place of a tier's database in which the address stands: table, column and key, contents opened."""
     connection = await town.superuser(tier)
     places: list[str] = []
@@ -191,7 +239,7 @@ async def found(town: Town, tier: str) -> list[str]:
         for row in await connection.fetch(COLUMNS):
             table, column = row["table"], row["column"]
             async for key, value in _values(connection, table, column):
-                if holds(value):
+                if holds(value, who):
                     places.append(f"{table}.{column} {key}")
     finally:
         await connection.close()
@@ -209,14 +257,14 @@ async def _values(
             yield row["key"], value if isinstance(value, bytes) else str(value).encode()
 
 
-def holds(data: bytes) -> bool:
-    """Whether the address stands in these bytes, compressed or not."""
-    wanted = ADDRESS.lower().encode()
-    if wanted in data.lower():
-        return True
-    if not data.startswith(b"\x28\xb5\x2f\xfd"):
-        return False
-    return wanted in zstandard.ZstdDecompressor().decompress(data).lower()
+def holds(data: bytes, who: str = ADDRESS) -> bool:
+    """Whether the address, and not a neighbour's alone, stands in these bytes, compressed or not."""
+    if data.startswith(b"\x28\xb5\x2f\xfd"):
+        data += zstandard.ZstdDecompressor().decompress(data)
+    shown = data.lower()
+    for other in NEIGHBOURS if who == ADDRESS else ():
+        shown = shown.replace(other.lower().encode(), b"")
+    return who.lower().encode() in shown
 
 
 async def found_in_redis(url: str) -> list[str]:

@@ -24,6 +24,8 @@ from penguin_devstack.valkey import ValkeyServer
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.mailsources import Source
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
+from penguin_orchestrator.reconciling.receipts import Terms
+from penguin_orchestrator.reconciling.running import Reconciler
 from penguin_orchestrator.sagas.carrying import SagaRefusedError
 
 EMAILS = 1000
@@ -78,11 +80,15 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
         "leads", "emails", "inbox_message_refs", "suppressions", "content_objects", "notifications",
     }  # fmt: skip
     assert sum(record.table == "content_objects" for record in exported) == EMAILS + 1
+    assert not [r for r in exported for who in lives.NEIGHBOURS if who.lower().encode() in r.record.lower()]
+    neighbours = await lives.of_neighbours(town)
+    assert all(neighbours.values()), "they have nothing that could be taken from them"
     backups = {tier: town.back_up(tier) for tier in ("content", "oltp")}
 
     erasure = await town.penguin.subjects.erase(life.tenant, ADDRESS.upper())
 
     await assert_gone(town, life, valkey)
+    assert await lives.of_neighbours(town) == neighbours
     assert await lives.counted(town, life) == before, "the recount disagrees"
     assert mentions(erasure) == {
         "oltp": {("leads", "custom_fields"), ("emails", "subject")},
@@ -90,7 +96,7 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
         "notifications": {("admin_system_events", place) for place in ("description", "details")},
     }
     # What is gone on purpose is not missed by reconcile: it compares generations from 0 on.
-    assert await referred(town) == 2
+    assert await referred(town) == 2 + 2 * len(lives.NEIGHBOURS)
     counts = {receipt.tier: dict(receipt.counts) for receipt in erasure.receipts}
     assert counts["oltp"]["emails"] == EMAILS
     assert counts["oltp"]["leads"] == 2
@@ -109,9 +115,12 @@ async def test_a_person_is_erased_for_good(town: Town, valkey: ValkeyServer) -> 
         assert await left(town, tier), "the backup is from before"
         await town.penguin.subjects.mark_restored(tier)
         assert await missing(town, life, tier) == "UNAVAILABLE RESTORE_NOT_REPLAYED", "the tier serves what was erased"
+        compared = await Reconciler(town.tiers).run(Terms(apply=True))
+        assert compared.refused_reason.endswith(f"{tier} does not answer: UNAVAILABLE RESTORE_NOT_REPLAYED")
         replayed = await town.penguin.subjects.replay()
         assert (replayed.erased, replayed.kept, replayed.ready) == (1, {}, [tier])
         await assert_gone(town, life, valkey)
+        assert await lives.of_neighbours(town) == neighbours
         assert await town.penguin.subjects.restoring() == {}
     assert await lives.counted(town, life) == before
     assert await town.penguin.subjects.verify(life.tenant) == []

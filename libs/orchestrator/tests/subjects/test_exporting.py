@@ -4,6 +4,7 @@ journal nor what an erasure leaves holds anything of theirs."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,6 +18,8 @@ from services.oltp.tests.rows import make_tenant
 
 from penguin.tier.v1 import tier_service_pb2 as tier_pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
+from penguin_chassis import interceptors
+from penguin_chassis.calls import Call
 from penguin_orchestrator import blobs
 from penguin_orchestrator.erasure_ledger import ErasureLedger
 from penguin_orchestrator.errors import TierError
@@ -24,7 +27,7 @@ from penguin_orchestrator.messages import OutgoingEmail
 from penguin_orchestrator.platform import Penguin
 from penguin_orchestrator.sagas import engine as engines
 from penguin_orchestrator.sagas import exports
-from penguin_orchestrator.sagas.carrying import SagaUnfinishedError
+from penguin_orchestrator.sagas.carrying import SagaStuckError, SagaUnfinishedError
 from penguin_orchestrator.sagas.exports import Exported
 from penguin_orchestrator.sagas.known import KNOWN
 from penguin_orchestrator.sagas.recovery import Recovery
@@ -85,6 +88,35 @@ async def test_what_is_exported_is_what_is_told_and_who_had_it_is_on_record(
     assert {each.missing async for each in subjects.exported(tenant, export_id)} == {"NOT_FOUND NOT_FOUND"}
 
 
+@pytest.fixture
+def cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports whose stream's time is over after their first message."""
+    until = interceptors._until
+
+    async def first(replies: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
+        async for reply in until(replies, call):
+            yield reply
+            if call.method.endswith("/ExportSubject") and reply.table:
+                return
+
+    monkeypatch.setattr(interceptors, "_until", first)
+
+
+@pytest.mark.usefixtures("cut_short")
+async def test_what_is_cut_short_is_said_to_be(world: World, penguin: Penguin, tenant: UUID) -> None:
+    cut = "DATA_LOSS CUT_SHORT"
+    at_once = await told(penguin.subjects.tell(tenant, ADDRESS))
+    assert [(tier, missing) for tier, _, _, missing in at_once] == [
+        ("oltp", ""), ("oltp", cut), ("content", ""), ("content", cut),
+    ]  # fmt: skip
+    # An export with a part missing is no export: somebody is called.
+    with pytest.raises(SagaStuckError) as stuck:
+        await penguin.subjects.export(tenant, ADDRESS)
+    failed = {step: record.last_error for (step, _), record in stuck.value.held.records.items() if record.last_error}
+    assert set(failed) == {"oltp", "content"}
+    assert all("CUT_SHORT" in error for error in failed.values())
+
+
 async def test_nothing_is_told_that_is_not_on_record(world: World, penguin: Penguin, tenant: UUID) -> None:
     world.probe.refuses = "RecordExport"
     for work in (penguin.subjects.export(tenant, ADDRESS), told(penguin.subjects.tell(tenant, ADDRESS))):
@@ -142,6 +174,20 @@ async def test_more_than_a_file_takes_is_told_at_once_and_said_to_be_missing(
     export_id = await penguin.subjects.export(tenant, ADDRESS)
     found = await told(penguin.subjects.exported(tenant, export_id))
     assert found == [(tier, "", "", "TOO_LARGE") for tier in ("oltp", "content")]
+
+
+async def test_lists_that_no_saga_tells_of_any_more_are_erased_too(
+    world: World, penguin: Penguin, tenant: UUID
+) -> None:
+    rows = f"email,first_name\nnobody {ADDRESS},Ada\nbob@example.com,Bob\n".encode()
+    assert (await penguin.leads.import_file(tenant, rows, "l")).left_out == 1
+    # Its journal has had its time; and of another file the caller died before there was a saga.
+    await world.rows("oltp", tenant, "DELETE FROM sagas WHERE tenant_id = $1")
+    file = blobs.File("people.csv", "text/csv", rows)
+    await blobs.put_file(world.tiers["content"], tenant, "k/left", str(uuid4()), file, timedelta(days=30))
+    assert await world.count("content", tenant, ATTACHED) == 2
+    await penguin.subjects.erase(tenant, ADDRESS)
+    assert await world.count("content", tenant, ATTACHED) == 0
 
 
 async def test_who_is_erased_is_erased_from_exports_those_under_way_included(

@@ -192,6 +192,7 @@ CREATE TABLE public.content_objects (
     defects text[] NOT NULL,
     body bytea NOT NULL,
     quarantined_at timestamp with time zone,
+    lists_people boolean DEFAULT false NOT NULL,
     CONSTRAINT content_objects_attachment_count_check CHECK ((attachment_count >= 0)),
     CONSTRAINT content_objects_codec_check CHECK ((codec = ANY (ARRAY['none'::text, 'zstd'::text]))),
     CONSTRAINT content_objects_content_hash_check CHECK ((octet_length(content_hash) = 32)),
@@ -363,7 +364,11 @@ CREATE INDEX content_objects_age ON public.content_objects USING btree (tenant_i
 
 CREATE INDEX content_objects_keys ON public.content_objects USING btree (tenant_id, generation, storage_key) WHERE (quarantined_at IS NULL);
 
+CREATE INDEX content_objects_lists ON public.content_objects USING btree (tenant_id, storage_key) WHERE lists_people;
+
 CREATE INDEX content_objects_overdue ON public.content_objects USING btree (tenant_id, claim_by) WHERE (state = 'unclaimed'::text);
+
+CREATE INDEX content_objects_overdue_lists ON public.content_objects USING btree (tenant_id, claim_by) WHERE lists_people;
 
 CREATE INDEX content_objects_quarantine ON public.content_objects USING btree (tenant_id, quarantined_at, storage_key) WHERE (quarantined_at IS NOT NULL);
 

@@ -60,6 +60,22 @@ async def test_a_list_goes_with_whom_it_names(
     assert await left(db, tenant) == (set(keys[1:]), 2)
 
 
+# Somebody else's, and hers at the end of the file.
+@pytest.mark.parametrize(("text", "hers"), [("jo{0}", False), ("{0}.au", False), ("{0}", True)])
+@pytest.mark.parametrize("before", [0, MEBI - 20, MEBI - 15, MEBI - 7, MEBI])
+async def test_a_list_that_names_only_somebody_like_them_stays(
+    content: TierClient, stub: ContentServiceStub, tenant: UUID, db: Database, text: str, hers: bool, before: int
+) -> None:
+    data = b"x" * before + b"\n" + text.format(ADA).encode()
+    await upload(content, stub, tenant, data)
+    item = new_content(attachments=[attached(sha=hashlib.sha256(data).hexdigest())])
+    key = (await put_one(content, stub, tenant, item)).storage_key
+    counts, mentioned = await erase(content, tenant)
+    assert (counts, bool(mentioned)) == ({}, hers)
+    assert await erase(content, tenant, key) == ({"content_objects": 1} if hers else {}, [])
+    assert (await left(db, tenant))[0] == (set() if hers else {key})
+
+
 async def test_an_address_across_two_pieces_of_a_large_file_is_seen(
     content: TierClient, stub: ContentServiceStub, tenant: UUID, db: Database
 ) -> None:
@@ -69,6 +85,24 @@ async def test_an_address_across_two_pieces_of_a_large_file_is_seen(
     key = (await put_one(content, stub, tenant, item)).storage_key
     assert await erase(content, tenant, key) == ({"content_objects": 1}, [])
     assert await left(db, tenant) == (set(), 0)
+
+
+async def test_what_was_stored_as_a_list_is_found_without_its_key(
+    content: TierClient, stub: ContentServiceStub, tenant: UUID, db: Database
+) -> None:
+    files = [f"jo{ADA}\n", f"{ADA}\n", f"<{ADA}>", "bob@example.com"]
+    keys = [
+        (await put_one(content, stub, tenant, new_content(attachments=[attached(text.encode())], lists_people=True)))
+        .storage_key
+        for text in files
+    ]  # fmt: skip
+    other = (await put_one(content, stub, tenant, new_content(attachments=[attached(files[1].encode())]))).storage_key
+    await put_hold(content, tenant, storage_key=keys[2])
+    counts, told = await erase(content, tenant)
+    # What is no list is told of, and what is held, and their bytes.
+    shown = {hashlib.sha256(text.encode()).hexdigest() for text in files[1:3]}
+    assert (counts, set(told)) == ({"content_objects": 1}, {keys[2], *shown})
+    assert (await left(db, tenant))[0] == {keys[0], *keys[2:], other}
 
 
 async def test_a_list_that_is_held_is_told_of_and_stays(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+from penguin_chassis import subjects
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
 from penguin_content.domain.composed import Composed
 from penguin_content.domain.contents import CLAIMED, QUARANTINED, UNCLAIMED, compose
 from penguin_content.store.contents import ContentStore, Sparing, Terms
-from penguin_content.store.duties import quarantine_overdue
+from penguin_content.store.duties import quarantine_overdue, remove_overdue_lists
 from penguin_content.store.reading import ReadingStore
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -21,9 +23,9 @@ def step(tenant: UUID, at: datetime = NOW) -> Step:
     return Step(tenant, f"req:{uuid4()}", b"d", at)
 
 
-async def put(db: Database, tenant: UUID, *, claim_by: datetime = NOW + HOUR) -> str:
+async def put(db: Database, tenant: UUID, *, claim_by: datetime = NOW + HOUR, lists_people: bool = False) -> str:
     key = f"k/{uuid4()}"
-    content = compose(key, None, Composed("a", ""), ())
+    content = replace(compose(key, None, Composed("a", ""), ()), lists_people=lists_people)
     await ContentStore(db).put_batch(tenant, [(step(tenant), content)], {}, Terms(claim_by, 7, NOW), None)
     return key
 
@@ -45,6 +47,23 @@ async def test_claimed_contents_go_there_and_those_that_may_yet_be_claimed_do_no
     assert (done.quarantined, done.early) == (1, [early])
     assert await state(own_db, tenant, claimed) == (QUARANTINED, NOW)
     assert await state(own_db, tenant, early) == (UNCLAIMED, None)
+
+
+async def test_a_list_of_people_goes_when_its_time_is_over_but_for_what_is_held(own_db: Database) -> None:
+    tenant = uuid4()
+    late, early, held, mail = [
+        await put(own_db, tenant, claim_by=NOW + hours * HOUR, lists_people=listed)
+        for hours, listed in ((1, True), (3, True), (1, True), (1, False))
+    ]
+    async with own_db.tenant(tenant) as connection:
+        await connection.execute(subjects.sql.put_hold, tenant, uuid4(), "", held, "Case 7", "x", NOW, b"")
+    await remove_overdue_lists(own_db, NOW)
+    await quarantine_overdue(own_db, NOW + 2 * HOUR)
+    await remove_overdue_lists(own_db, NOW + 2 * HOUR)
+    async with own_db.tenant(tenant) as connection:
+        left = await connection.fetch("SELECT storage_key FROM content_objects WHERE tenant_id = $1", tenant)
+    assert {row["storage_key"] for row in left} == {early, held, mail}
+    assert late
 
 
 async def test_going_there_twice_does_not_begin_the_grace_anew(own_db: Database) -> None:

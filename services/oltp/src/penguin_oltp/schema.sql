@@ -4,6 +4,13 @@ CREATE SCHEMA public;
 
 COMMENT ON SCHEMA public IS 'standard public schema';
 
+CREATE FUNCTION public.address_of(sender text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $_$
+    SELECT lower(btrim(coalesce(
+        substring(sender FROM '<([^<>]+)>[^<>]*$'), substring(sender FROM '[^[:space:]<>(),;:"]+@[^[:space:]<>(),;:"]+'), sender)));
+$_$;
+
 CREATE FUNCTION public.adopt_tenant_table(target regclass) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -68,6 +75,19 @@ BEGIN
     END LOOP;
     RETURN made;
 END $$;
+
+CREATE FUNCTION public.erased_among(tenant uuid, addresses text[]) RETURNS SETOF text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+    SELECT h.address
+    FROM (
+        SELECT a.address, subject_of(k.inner_pad, k.outer_pad, a.address) AS subject
+        FROM subject_keys AS k, unnest(addresses) AS a (address)
+        WHERE k.tenant_id = tenant
+        OFFSET 0
+    ) AS h
+    WHERE EXISTS (SELECT FROM erased_subjects AS e WHERE e.tenant_id = tenant AND e.subject = h.subject);
+$$;
 
 CREATE FUNCTION public.hmac_of(key bytea, address text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
@@ -1152,6 +1172,11 @@ GRANT USAGE ON SCHEMA public TO oltp_app;
 GRANT USAGE ON SCHEMA public TO oltp_maintenance;
 GRANT USAGE ON SCHEMA public TO oltp_readonly;
 
+REVOKE ALL ON FUNCTION public.address_of(sender text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.address_of(sender text) TO oltp_maintenance;
+GRANT ALL ON FUNCTION public.address_of(sender text) TO oltp_app;
+GRANT ALL ON FUNCTION public.address_of(sender text) TO oltp_readonly;
+
 REVOKE ALL ON FUNCTION public.adopt_tenant_table(target regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.adopt_tenant_table(target regclass) TO oltp_maintenance;
 GRANT ALL ON FUNCTION public.adopt_tenant_table(target regclass) TO oltp_app;
@@ -1162,6 +1187,11 @@ GRANT ALL ON FUNCTION public.drop_partitions(parent regclass, before date) TO ol
 
 REVOKE ALL ON FUNCTION public.ensure_partitions(parent regclass, step text, first date, last date) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.ensure_partitions(parent regclass, step text, first date, last date) TO oltp_maintenance;
+
+REVOKE ALL ON FUNCTION public.erased_among(tenant uuid, addresses text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.erased_among(tenant uuid, addresses text[]) TO oltp_maintenance;
+GRANT ALL ON FUNCTION public.erased_among(tenant uuid, addresses text[]) TO oltp_app;
+GRANT ALL ON FUNCTION public.erased_among(tenant uuid, addresses text[]) TO oltp_readonly;
 
 REVOKE ALL ON FUNCTION public.hmac_of(key bytea, address text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.hmac_of(key bytea, address text) TO oltp_maintenance;

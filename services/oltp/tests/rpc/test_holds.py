@@ -47,7 +47,7 @@ async def test_the_lead_of_a_held_person_is_not_deleted(oltp: TierClient, tenant
     await delete_lead(oltp, tenant, ada.id)
 
 
-@pytest.mark.parametrize("sender", [ADA.lower(), f"Ada Lovelace <{ADA}>", f'"A <x@y.example>" <{ADA}>'])
+@pytest.mark.parametrize("sender", [ADA.lower(), f"Ada Lovelace <{ADA}>", f'"A <x@y.example>" <{ADA}>', f"{ADA} (Ada)"])
 async def test_what_a_held_person_wrote_is_not_deleted(oltp: TierClient, tenant: UUID, sender: str) -> None:
     theirs, other = new_message(sender=sender), new_message(sender="bob@example.com")
     await test_inbox.create(oltp, InboxServiceStub(oltp.channel), tenant, theirs, other)

@@ -63,7 +63,7 @@ WHERE b.tenant_id = $1 AND b.key = ANY ($2::text[]) AND b.key = hit.key AND b.op
 
 -- name: scan_outbox
 SELECT id::text AS key, array_remove(ARRAY[
-    CASE WHEN position($4 IN lower(encode(payload, 'escape'))) > 0 THEN 'payload' END,
-    CASE WHEN position($4 IN lower(last_error)) > 0 THEN 'last_error' END], NULL) AS places
+    CASE WHEN lower(encode(payload, 'escape')) ~ $4 THEN 'payload' END,
+    CASE WHEN lower(last_error) ~ $4 THEN 'last_error' END], NULL) AS places
 FROM outbox WHERE tenant_id = $1 AND id > coalesce(nullif($2, '')::uuid, '00000000-0000-0000-0000-000000000000')
 ORDER BY id LIMIT $3;

@@ -13,9 +13,10 @@ from penguin.content.v1 import content_service_pb2 as pb
 from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin_orchestrator import keys as minted
 from penguin_orchestrator.clients import Tier
-from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.errors import NO_TOKEN, TierError
 from penguin_orchestrator.reconciling.comparing import Difference
-from penguin_orchestrator.reconciling.reading import KeyReader, Place, Places, in_portions, unchanged
+from penguin_orchestrator.reconciling.reading import KeyReader, LeftOutError, Place, Places, in_portions, unchanged
+from penguin_orchestrator.sagas.definition import CLOSED
 
 A_CALL = 500
 DEADLINE_S = 20.0
@@ -118,10 +119,18 @@ class Mender:
         return [content.storage_key for content in reply.contents], reply.next_page_token
 
     async def _call(self, name: str, request: Any) -> Any:
+        method = getattr(self._content.stub(ContentServiceStub), name)
         try:
-            method = getattr(self._content.stub(ContentServiceStub), name)
             return await self._content.insist(method, request, deadline_s=DEADLINE_S)
         except TierError as error:
+            if error.reason != CLOSED:
+                raise unchanged(error) from None
+        try:
+            # A tenant that is closed changes nothing any more; what is nobody's goes all the same, by the platform's word.
+            return await self._content.insist(method, request, deadline_s=DEADLINE_S, as_platform=True)
+        except TierError as error:
+            if error.reason in (NO_TOKEN, "PLATFORM_ONLY"):
+                raise LeftOutError(error.reason) from None
             raise unchanged(error) from None
 
 

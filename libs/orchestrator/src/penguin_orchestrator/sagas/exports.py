@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import grpc
 import orjson
 
 from penguin.oltp.v1 import subject_service_pb2 as pb
@@ -71,13 +72,18 @@ async def items(oltp: Tier, tenant_id: UUID, address: str) -> AsyncIterator[pb.S
 async def records(
     tiers: Mapping[str, Tier], tier: str, tenant_id: UUID, address: str, storage_keys: Sequence[str]
 ) -> AsyncIterator[Exported]:
-    """All that a tier holds of the person, the contents of these keys included; raises TierError."""
+    """All that a tier holds of the person, the contents of these keys included; raises TierError (CUT_SHORT: there is more)."""
     here = tiers[tier]
     keyed = storage_keys if tier == "content" else ()
     for part in [keyed[n : n + PAGE] for n in range(0, len(keyed), PAGE)] or [()]:
         request = tier_pb.ExportSubjectRequest(tenant_id=str(tenant_id), address=address, storage_keys=part)
+        complete = False
         async for told in here.stream(here.stub(TierServiceStub).ExportSubject, request, timeout=EXPORT_S):
-            yield Exported(tier, told.table, told.key, told.record)
+            complete = told.complete
+            if not complete:
+                yield Exported(tier, told.table, told.key, told.record)
+        if not complete:
+            raise TierError(tier, grpc.StatusCode.DATA_LOSS, "CUT_SHORT", "the stream ended before all was told")
 
 
 async def _ordered(deed: Deed) -> str:

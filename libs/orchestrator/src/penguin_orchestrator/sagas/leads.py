@@ -33,6 +33,11 @@ PARALLEL = 2
 # What only the tier objected to, kept in the journal until the report is made (rows); the rest is only counted.
 ODD_KEPT = 300
 _EXISTS = errors_pb2.ERROR_REASON_ALREADY_EXISTS
+_ERASED = errors_pb2.ERROR_REASON_SUBJECT_ERASED
+# A row that was made, and whose answer an erasure has forgotten since.
+_FORGOTTEN = errors_pb2.ERROR_REASON_SAGA_COMPENSATED
+# What would help with what only the tier objected to.
+_DETAILS = {"SUBJECT_ERASED": "the person was erased, and stays so"}
 _gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
@@ -125,8 +130,9 @@ class _Creation:
         elif result.error.reason == _EXISTS:
             self.told["existed"] += 1
         elif len(self.told["odd"]) < ODD_KEPT:
-            reason = errors_pb2.ErrorReason.Name(result.error.reason).removeprefix("ERROR_REASON_")
-            self.told["odd"].append([line, result.error.field[:80], reason])
+            told = _ERASED if result.error.reason == _FORGOTTEN else result.error.reason
+            reason = errors_pb2.ErrorReason.Name(told).removeprefix("ERROR_REASON_")
+            self.told["odd"].append([line, "email" if told == _ERASED else result.error.field[:80], reason])
         else:
             self.told["odd_more"] += 1
 
@@ -157,7 +163,9 @@ async def _report(deed: Deed) -> Mapping[str, Any]:
     # One that was skipped has counted as far as it came.
     created: dict[str, Any] = {"odd": [], "odd_more": 0, **deed.results["create"]}
     report = Report()
-    odd = deque(Problem(line, field, reason, "OLTP refused it") for line, field, reason in created["odd"])
+    odd = deque(
+        Problem(line, field, reason, _DETAILS.get(reason, "OLTP refused it")) for line, field, reason in created["odd"]
+    )
     async with aclosing(_rows(deed)) as pieces:
         async for piece in pieces:
             for problem in (row.problem for row in piece if row.problem is not None):

@@ -82,6 +82,8 @@ class NewContent:
     body: Packed
     attachments: tuple[Attachment, ...] = ()
     defects: tuple[str, ...] = ()
+    # Whether people stand in it, and no row refers to it: its time ends with its claim_by.
+    lists_people: bool = False
 
 
 def blob_of(raw: bytes, sha256: str) -> Blob:

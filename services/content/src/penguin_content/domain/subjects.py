@@ -3,6 +3,7 @@ in a raw message as it stands and as it is decoded, in attachments of whatever k
 
 from __future__ import annotations
 
+from penguin_chassis.addresses import in_bytes, in_text
 from penguin_content.domain.codec import Packed, unpack
 from penguin_content.domain.composed import from_canonical
 from penguin_content.domain.mail import parse
@@ -19,19 +20,13 @@ def places(packed: Packed, address: str, *, raw_source: bool) -> list[str]:
         "html": body.html,
         "headers": "\n".join(f"{name}: {value}" for name, value in body.headers),
     }
-    return [place for place, text in parts.items() if address in text.lower()]
+    return [place for place, text in parts.items() if in_text(text, address)]
 
 
 def _of_mail(data: bytes, address: str) -> list[str]:
-    found = ["source"] if holds(data, address) else []
+    found = ["source"] if in_bytes(data, address) else []
     parsed = parse(data)
     parts = {"text": parsed.text, "html": parsed.html, "headers": "\n".join(" ".join(each) for each in parsed.headers)}
-    found += [place for place, text in parts.items() if address in text.lower()]
-    found += [f"attachment {n}" for n, part in enumerate(parsed.attachments) if holds(part.data, address)]
+    found += [place for place, text in parts.items() if in_text(text, address)]
+    found += [f"attachment {n}" for n, part in enumerate(parsed.attachments) if in_bytes(part.data, address)]
     return found
-
-
-def holds(data: bytes, address: str) -> bool:
-    """Whether bytes show the address as text, in UTF-8 or UTF-16."""
-    lowered = data.lower()
-    return any(address.encode(code) in lowered for code in ("utf-8", "utf-16-le", "utf-16-be"))

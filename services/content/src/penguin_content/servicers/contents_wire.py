@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -63,11 +63,11 @@ def _asked(item: pb.NewContent, sent: dict[str, bytes]) -> Asked:
         if item.WhichOneof("body") == "raw":
             if item.attachments:
                 raise InvalidArgument("A raw source carries its own attachments.", field="attachments")
-            return domain.receive(item.storage_key, expire_at, item.raw)
+            return replace(domain.receive(item.storage_key, expire_at, item.raw), lists_people=item.lists_people)
         headers = tuple((header.name, header.value) for header in item.composed.headers)
         body = Composed(item.composed.text, item.composed.html, headers)
         attachments = [_new_attachment(i, a, sent) for i, a in enumerate(item.attachments)]
-        return domain.compose(item.storage_key, expire_at, body, attachments)
+        return replace(domain.compose(item.storage_key, expire_at, body, attachments), lists_people=item.lists_people)
     except Fault as fault:
         return fault
 

@@ -131,12 +131,17 @@ class ContentStore:
             claimed = [row["storage_key"] for row in rows if sparing.claimed and row["state"] == CLAIMED]
             early = [row["storage_key"] for row in rows if _too_early(row, sparing)]
             doomed = sorted({row["storage_key"] for row in rows}.difference(claimed, early, held))
-            if doomed:
-                referred = await connection.fetch(sql.blobs_of, tenant_id, doomed)
-                await connection.execute(sql.delete, tenant_id, doomed)
-                hashes = [row["blob_sha256"] for row in referred if row["blob_sha256"] is not None]
-                await blob_store.remove_unreferenced(connection, tenant_id, hashes, step.at)
+            await remove(connection, tenant_id, doomed, step.at)
             return await barrier.record(connection, step, Deleted(len(doomed), claimed, early, held), Deleted)
+
+
+async def remove(connection: Connection, tenant_id: UUID, doomed: Sequence[str], at: datetime) -> None:
+    """Remove contents that are locked, and the blobs that only they referred to and no upload keeps alive at that time."""
+    if doomed:
+        referred = await connection.fetch(sql.blobs_of, tenant_id, list(doomed))
+        await connection.execute(sql.delete, tenant_id, list(doomed))
+        hashes = [row["blob_sha256"] for row in referred if row["blob_sha256"] is not None]
+        await blob_store.remove_unreferenced(connection, tenant_id, hashes, at)
 
 
 def _too_early(row: Any, sparing: Sparing) -> bool:
@@ -205,6 +210,7 @@ async def _insert(connection: Connection, tenant_id: UUID, contents: Sequence[Ne
         [bytes.fromhex(c.content_hash) for c in contents], [c.raw_source for c in contents],
         [c.body.codec for c in contents], [c.raw_size for c in contents], [len(c.attachments) for c in contents],
         ["\n".join(c.defects) for c in contents], [c.body.data for c in contents],
+        [c.lists_people for c in contents],
     )  # fmt: skip
     return {row["storage_key"] for row in rows}
 

@@ -2,13 +2,13 @@
 -- Keys that stand already are left out of the answer.
 INSERT INTO content_objects (
     tenant_id, storage_key, state, generation, claim_by, created_at, expire_at, content_hash, raw_source, codec,
-    raw_size, stored_size, attachment_count, defects, body)
+    raw_size, stored_size, attachment_count, defects, body, lists_people)
 SELECT $1, storage_key, 'unclaimed', $2, $3, $4, expire_at, content_hash, raw_source, codec,
-    raw_size, length(body), attachment_count, string_to_array(defects, E'\n'), body
+    raw_size, length(body), attachment_count, string_to_array(defects, E'\n'), body, lists_people
 FROM unnest(
     $5::text[], $6::timestamptz[], $7::bytea[], $8::boolean[], $9::text[], $10::bigint[], $11::integer[], $12::text[],
-    $13::bytea[])
-    AS c (storage_key, expire_at, content_hash, raw_source, codec, raw_size, attachment_count, defects, body)
+    $13::bytea[], $14::boolean[])
+    AS c (storage_key, expire_at, content_hash, raw_source, codec, raw_size, attachment_count, defects, body, lists_people)
 ORDER BY storage_key
 ON CONFLICT DO NOTHING
 RETURNING storage_key;

@@ -1,5 +1,6 @@
 """What comes round across tenants: contents that nobody claimed in time are quarantined, uploads that nothing came to
-refer to are removed. It deletes no content: that is reconcile's, once an owner has been asked."""
+refer to are removed, and lists of people whose time is over. It deletes no other content: that is reconcile's, once an owner
+has been asked."""
 
 from __future__ import annotations
 
@@ -7,15 +8,17 @@ import random
 from datetime import datetime
 from uuid import UUID
 
+from penguin_chassis import subjects
 from penguin_chassis.pool import Database
 from penguin_chassis.queries import load
-from penguin_content.store import blobs
+from penguin_content.store import blobs, contents
 
 sql = load("penguin_content.store", "duties.sql")
 
 # One round's bounds: what is left over waits for the next.
 TENANTS_A_ROUND = 100
 ROWS_A_TENANT = 1_000
+LISTS_A_TENANT = 20
 
 
 async def _tenants(db: Database, query: str, at: datetime) -> list[UUID]:
@@ -32,6 +35,17 @@ async def quarantine_overdue(db: Database, at: datetime) -> None:
     for tenant in await _tenants(db, sql.overdue_content_tenants, at):
         async with db.maintenance() as connection:
             await connection.execute(sql.quarantine, tenant, at, ROWS_A_TENANT)
+
+
+async def remove_overdue_lists(db: Database, at: datetime) -> None:
+    """Remove lists of people past their claim_by, of closed tenants too: nobody refers to them, and no owner need be asked."""
+    for tenant in await _tenants(db, sql.overdue_list_tenants, at):
+        async with db.maintenance() as connection:
+            await connection.execute(subjects.sql.no_new_holds)
+            keys = [
+                row["storage_key"] for row in await connection.fetch(sql.lock_overdue_lists, tenant, at, LISTS_A_TENANT)
+            ]
+            await contents.remove(connection, tenant, keys, at)
 
 
 async def remove_overdue_blobs(db: Database, at: datetime) -> None:

@@ -25,6 +25,22 @@ WHERE tenant_id = $1 AND state = 'unclaimed' AND storage_key = ANY (ARRAY(
     LIMIT $3
     FOR NO KEY UPDATE SKIP LOCKED));
 
+-- name: overdue_list_tenants
+-- There are few.
+SELECT DISTINCT tenant_id FROM content_objects
+WHERE lists_people AND claim_by <= $2 AND state <> 'claimed' AND tenant_id > $1
+ORDER BY tenant_id LIMIT $3;
+
+-- name: lock_overdue_lists
+-- But for those that a legal hold keeps: no other can be put before this transaction ends.
+SELECT storage_key FROM content_objects
+WHERE tenant_id = $1 AND lists_people AND claim_by <= $2 AND state <> 'claimed'
+  AND NOT EXISTS (SELECT FROM legal_holds AS h WHERE h.tenant_id = $1 AND h.storage_key = content_objects.storage_key)
+  AND NOT EXISTS (SELECT FROM legal_hold_keys AS k WHERE k.tenant_id = $1 AND k.storage_key = content_objects.storage_key)
+ORDER BY claim_by
+LIMIT $3
+FOR UPDATE SKIP LOCKED;
+
 -- name: overdue_blob_tenants
 WITH RECURSIVE due AS (
     (SELECT tenant_id, 1 AS n FROM blobs

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from penguin_chassis.addresses import in_bytes, in_text
 from penguin_chassis.jsonbytes import json_bytes
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
@@ -15,8 +17,9 @@ from penguin_chassis.subjects import Mention, Order, Page, Phase, SubjectRecord,
 from penguin_content.domain.codec import Packed, unpack
 from penguin_content.domain.composed import from_canonical
 from penguin_content.domain.mail import parse
-from penguin_content.domain.subjects import holds, places
+from penguin_content.domain.subjects import places
 from penguin_content.store import blobs as blob_store
+from penguin_content.store.contents import remove
 from penguin_content.store.contents import sql as content_sql
 
 sql = load("penguin_content.store", "subjects.sql")
@@ -43,7 +46,12 @@ class SubjectStore:
             return (Phase("contents", _erase),)
         if order.list_keys:
             return (Phase("lists", _erase_lists),)
-        return (Phase("contents", _look), Phase("blobs", _look_at_blobs), Phase("pieces", _look_at_pieces))
+        return (
+            Phase("own_lists", _erase_own_lists),
+            Phase("contents", _look),
+            Phase("blobs", _look_at_blobs),
+            Phase("pieces", _look_at_pieces),
+        )
 
     async def export(self, tenant_id: Any, address: str, storage_keys: Sequence[str]) -> AsyncIterator[SubjectRecord]:
         """The contents of these keys, one by one."""
@@ -59,19 +67,29 @@ async def _erase(connection: Connection, order: Order, _: str) -> Page:
 
 
 async def _erase_lists(connection: Connection, order: Order, after: str) -> Page:
-    """One list a page: it may have 64 MiB. What is held stays."""
+    """One list a page: it may have 64 MiB."""
     number = int(after or 0)
     more = str(number + 1) if number + 1 < len(order.list_keys) else None
     (key,) = order.list_keys[number : number + 1] or ("",)
+    return replace(await _erase_list(connection, order, key), next=more)
+
+
+async def _erase_own_lists(connection: Connection, order: Order, after: str) -> Page:
+    """Those that were stored as lists of people, whoever knows of them still."""
+    key = await connection.fetchval(sql.list_after, order.tenant_id, after)
+    return Page() if key is None else replace(await _erase_list(connection, order, key), next=key)
+
+
+async def _erase_list(connection: Connection, order: Order, key: str) -> Page:
+    """A list goes with whoever stands in it. What is held stays."""
     blobs = await connection.fetch(content_sql.blobs_of, order.tenant_id, [key])
     if not any(
         [await _named(connection, order, row["blob_sha256"]) for row in blobs if row["blob_sha256"] is not None]
     ):
-        return Page(next=more)
+        return Page()
     if key in await held_among(connection, order.tenant_id, [key]):
-        return Page(mentions=[Mention("content_objects", key, "attachments")], next=more)
-    page = await _erase_contents(connection, order, [key])
-    return Page(page.counts, next=more)
+        return Page(mentions=[Mention("content_objects", key, "attachments")])
+    return await _erase_contents(connection, order, [key])
 
 
 async def _named(connection: Connection, order: Order, sha256: bytes) -> bool:
@@ -80,25 +98,21 @@ async def _named(connection: Connection, order: Order, sha256: bytes) -> bool:
     for number in itertools.count():
         row = await connection.fetchrow(blob_store.sql.read_piece, order.tenant_id, sha256, number)
         if row is None:
-            return False
+            break
         data = tail + await asyncio.to_thread(unpack, Packed(row["codec"], row["data"]))
-        if await asyncio.to_thread(holds, data, order.address):
+        if await asyncio.to_thread(in_bytes, data, order.address, first=not number, last=False):
             return True
         tail = data[-TAIL:]
-    return False
+    # What stands at its very end; of a small blob that is all of it.
+    return in_bytes(tail, order.address, first=len(tail) < TAIL)
 
 
 async def _erase_contents(connection: Connection, order: Order, keys: Sequence[str]) -> Page:
     tenant_id = order.tenant_id
     rows = await connection.fetch(content_sql.lock, tenant_id, list(keys))
     doomed = [row["storage_key"] for row in rows]
-    if not doomed:
-        return Page()
-    referred = await connection.fetch(content_sql.blobs_of, tenant_id, doomed)
-    await connection.execute(content_sql.delete, tenant_id, doomed)
-    hashes = [row["blob_sha256"] for row in referred if row["blob_sha256"] is not None]
-    await blob_store.remove_unreferenced(connection, tenant_id, hashes, NEVER)
-    return Page({"content_objects": len(doomed)})
+    await remove(connection, tenant_id, doomed, NEVER)
+    return Page({"content_objects": len(doomed)} if doomed else {})
 
 
 async def _look(connection: Connection, order: Order, after: str) -> Page:
@@ -108,7 +122,7 @@ async def _look(connection: Connection, order: Order, after: str) -> Page:
         found = []
         for row in rows:
             seen = places(Packed(row["codec"], row["body"]), order.address, raw_source=row["raw_source"])
-            seen += [n for n in ("defects", "filenames") if order.address in (row[n] or "").lower()]
+            seen += [n for n in ("defects", "filenames") if in_text(row[n] or "", order.address)]
             found += [Mention("content_objects", row["storage_key"], place) for place in seen]
         return found
 
@@ -121,7 +135,7 @@ async def _look_at_blobs(connection: Connection, order: Order, after: str) -> Pa
 
     def search() -> list[bytes]:
         packed = [(row["sha256"], Packed(row["codec"], row["data"])) for row in rows]
-        return [sha256 for sha256, data in packed if holds(unpack(data), order.address)]
+        return [sha256 for sha256, data in packed if in_bytes(unpack(data), order.address)]
 
     more = rows[-1]["sha256"].hex() if len(rows) == BLOBS_A_PAGE else None
     return await _told(connection, order, await asyncio.to_thread(search), more)
@@ -150,7 +164,7 @@ async def _look_at_pieces(connection: Connection, order: Order, after: str) -> P
         for row in rows:
             data = unpack(Packed(row["codec"], row["data"]))
             carried = tail if row["sha256"] == blob else b""
-            if holds(carried + data, order.address):
+            if in_bytes(carried + data, order.address, first=row["piece"] == 0, last=row["last"]):
                 found.add(row["sha256"])
             blob, tail = row["sha256"], data[-TAIL:]
         return sorted(found)

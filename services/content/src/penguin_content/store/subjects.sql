@@ -7,6 +7,10 @@ FROM content_objects AS c
 WHERE c.tenant_id = $1 AND c.storage_key > $2
 ORDER BY c.storage_key LIMIT $3;
 
+-- name: list_after
+SELECT storage_key FROM content_objects WHERE tenant_id = $1 AND lists_people AND storage_key > $2
+ORDER BY storage_key LIMIT 1;
+
 -- name: blobs
 SELECT sha256, codec, data FROM blobs
 WHERE tenant_id = $1 AND sha256 > $2 AND data IS NOT NULL ORDER BY sha256 LIMIT $3;
@@ -16,8 +20,12 @@ SELECT sha256 FROM blobs WHERE tenant_id = $1 AND sha256 = ANY ($2::bytea[]) ORD
 
 -- name: pieces
 -- Pieces of large blobs in their order: what stands across the end of one is found in the tail that is carried on.
-SELECT sha256, piece, codec, data FROM blob_pieces
-WHERE tenant_id = $1 AND (sha256, piece) > ($2, $3) ORDER BY sha256, piece LIMIT $4;
+SELECT p.sha256, p.piece, p.codec, p.data, p.piece + 1 = b.piece_count AS last
+FROM (
+    SELECT sha256, piece, codec, data FROM blob_pieces
+    WHERE tenant_id = $1 AND (sha256, piece) > ($2, $3) ORDER BY sha256, piece LIMIT $4
+) AS p JOIN blobs AS b ON b.tenant_id = $1 AND b.sha256 = p.sha256
+ORDER BY p.sha256, p.piece;
 
 -- name: export
 SELECT c.storage_key AS key, c.codec, c.body, c.raw_source, c.created_at,

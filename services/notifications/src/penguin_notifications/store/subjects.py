@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from penguin_chassis import subjects
+from penguin_chassis import addresses, subjects
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_chassis.subjects import Order, Page, Phase, SubjectRecord
@@ -46,5 +46,7 @@ class SubjectStore:
 
     async def export(self, tenant_id: UUID, address: str, storage_keys: Sequence[str]) -> AsyncIterator[SubjectRecord]:
         """Notifications that mention the address."""
-        async for record in subjects.exported(self._db, tenant_id, "notifications", sql.export, address):
+        async for record in subjects.exported(
+            self._db, tenant_id, "notifications", sql.export, addresses.pattern(address)
+        ):
             yield record

@@ -1,9 +1,9 @@
 -- name: scan
 SELECT id::text AS key, array_remove(ARRAY[
-    CASE WHEN position($4 IN lower(title)) > 0 THEN 'title' END,
-    CASE WHEN position($4 IN lower(message)) > 0 THEN 'message' END,
-    CASE WHEN position($4 IN lower(type)) > 0 THEN 'type' END,
-    CASE WHEN position($4 IN lower(subject_ref)) > 0 THEN 'subject_ref' END], NULL) AS places
+    CASE WHEN lower(title) ~ $4 THEN 'title' END,
+    CASE WHEN lower(message) ~ $4 THEN 'message' END,
+    CASE WHEN lower(type) ~ $4 THEN 'type' END,
+    CASE WHEN lower(subject_ref) ~ $4 THEN 'subject_ref' END], NULL) AS places
 FROM notifications
 WHERE tenant_id = $1 AND id > coalesce(nullif($2, ''), '00000000-0000-0000-0000-000000000000')::uuid
 ORDER BY id LIMIT $3;
@@ -13,11 +13,11 @@ DELETE FROM notifications WHERE tenant_id = $1 AND id = ANY ($2::text[]::uuid[])
 
 -- name: scan_events
 SELECT id::text AS key, array_remove(ARRAY[
-    CASE WHEN position($4 IN lower(description)) > 0 THEN 'description' END,
-    CASE WHEN position($4 IN lower(details::text)) > 0 THEN 'details' END,
-    CASE WHEN position($4 IN lower(dedupe_key)) > 0 THEN 'dedupe_key' END,
-    CASE WHEN position($4 IN lower(resolved_by)) > 0 THEN 'resolved_by' END,
-    CASE WHEN position($4 IN lower(resolution)) > 0 THEN 'resolution' END], NULL) AS places
+    CASE WHEN lower(description) ~ $4 THEN 'description' END,
+    CASE WHEN lower(details::text) ~ $4 THEN 'details' END,
+    CASE WHEN lower(dedupe_key) ~ $4 THEN 'dedupe_key' END,
+    CASE WHEN lower(resolved_by) ~ $4 THEN 'resolved_by' END,
+    CASE WHEN lower(resolution) ~ $4 THEN 'resolution' END], NULL) AS places
 FROM admin_system_events
 WHERE tenant_id = $1 AND id > coalesce(nullif($2, ''), '00000000-0000-0000-0000-000000000000')::uuid
 ORDER BY id LIMIT $3;
@@ -29,7 +29,7 @@ SET description = 'Erased.', details = '{}', dedupe_key = '', resolved_by = '', 
 WHERE tenant_id = $1 AND id = ANY ($2::text[]::uuid[]);
 
 -- name: export
-SELECT id::text AS key, CASE WHEN position($4 IN lower(title || ' ' || message || ' ' || type || ' ' || subject_ref)) > 0
+SELECT id::text AS key, CASE WHEN lower(title || ' ' || message || ' ' || type || ' ' || subject_ref) ~ $4
     THEN (to_jsonb(n) - 'feed_xid')::text END AS record
 FROM notifications AS n
 WHERE tenant_id = $1 AND id > coalesce(nullif($2, ''), '00000000-0000-0000-0000-000000000000')::uuid

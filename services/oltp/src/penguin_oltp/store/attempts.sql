@@ -6,16 +6,10 @@ SELECT * FROM emails WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id 
 SELECT unknown_outcome_policy FROM tenants WHERE tenant_id = $1;
 
 -- name: suppressed
--- By address, or by the HMAC of an erased person's: without a key nobody was, and nothing is hashed.
-WITH hashed AS MATERIALIZED (
-    SELECT a.address, subject_of(k.inner_pad, k.outer_pad, a.address) AS subject
-    FROM subject_keys AS k, unnest($2::text[]) AS a (address)
-    WHERE k.tenant_id = $1
-)
+-- By address, or because their person was erased.
 SELECT address_key FROM suppressions WHERE tenant_id = $1 AND address_key = ANY ($2::text[])
 UNION ALL
-SELECT h.address FROM hashed AS h
-WHERE EXISTS (SELECT FROM erased_subjects AS e WHERE e.tenant_id = $1 AND e.subject = h.subject);
+SELECT * FROM erased_among($1, $2::text[]);
 
 -- name: cancelled_campaigns
 SELECT id FROM campaigns WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'cancelled';

@@ -18,10 +18,9 @@ from penguin_chassis.queries import load
 from penguin_oltp.domain.campaigns import ENDED
 from penguin_oltp.domain.emails import Attempt, Created, CreatedEmail, Email, NewEmail, Tally, claimable
 from penguin_oltp.store import rows
-from penguin_oltp.store.subjects import kept_too
+from penguin_oltp.store.subjects import WRITING, erased_among, kept_too
 
 sql = load("penguin_oltp.store", "emails.sql")
-subjects_sql = load("penguin_oltp.store", "subjects.sql")
 
 SEND_JOB = "email.send"
 _TALLIES = TypeAdapter(tuple[Tally, ...])
@@ -60,7 +59,7 @@ class EmailStore:
         async def write(fresh: list[tuple[Step, NewEmail]]) -> list[Fault | None]:
             return await _write(self._db, connection, tenant_id, [email for _, email in fresh], generation, at)
 
-        async with self._db.tenant(tenant_id) as connection:
+        async with self._db.tenant(tenant_id, beside=WRITING) as connection:
             if gate is not None:
                 await barrier.claim(connection, gate, bool)
             return await barrier.once_each(connection, items, CreatedEmail, write, foresee=_created)
@@ -161,8 +160,7 @@ async def _erased(connection: Connection, tenant_id: UUID, emails: Sequence[NewE
     """Emails to people who were erased."""
     if not emails:
         return {}
-    found = await connection.fetch(subjects_sql.barred, tenant_id, sorted({email.recipient for email in emails}))
-    barred = {row["address"] for row in found}
+    barred = await erased_among(connection, tenant_id, (email.recipient for email in emails))
     refusal = FailedPrecondition("The recipient was erased.", reason="RECIPIENT_SUPPRESSED", field="recipient")
     return {email.id: refusal for email in emails if email.recipient in barred}
 

@@ -12,15 +12,8 @@ FROM unnest(
     AS e (id, recipient, recipient_name, sender, sender_name, subject, priority, storage_key, campaign_id,
           step_id, lead_id, email_account_id, message_id, send_at)
 WHERE EXISTS (SELECT FROM tenants WHERE tenant_id = $1)
-  AND NOT (EXISTS (SELECT FROM subject_keys WHERE tenant_id = $1) AND recipient = ANY (ARRAY(
-      SELECT h.address
-      FROM (
-          SELECT a.address, subject_of(k.inner_pad, k.outer_pad, a.address) AS subject
-          FROM subject_keys AS k, unnest($5::text[]) AS a (address)
-          WHERE k.tenant_id = $1
-          OFFSET 0
-      ) AS h
-      WHERE EXISTS (SELECT FROM erased_subjects AS x WHERE x.tenant_id = $1 AND x.subject = h.subject))))
+  AND NOT (EXISTS (SELECT FROM subject_keys WHERE tenant_id = $1)
+           AND recipient = ANY (ARRAY(SELECT * FROM erased_among($1, $5::text[]))))
 ON CONFLICT DO NOTHING
 RETURNING id, EXISTS (SELECT FROM legal_holds WHERE tenant_id = $1 AND subject <> '' AND subject_key <> '') AS holds;
 

@@ -50,7 +50,7 @@ SELECT content_storage_key FROM inbox_message_refs WHERE tenant_id = $1 AND id =
 -- Holds on who wrote one of these messages, or on whom it is the copy of an email to, with the messages' contents.
 SELECT h.id, m.content_storage_key FROM legal_holds AS h JOIN inbox_message_refs AS m ON m.tenant_id = h.tenant_id
 WHERE h.tenant_id = $1 AND h.subject_key <> '' AND m.id = ANY ($2::uuid[])
-  AND (h.subject = hmac_of(h.subject_key, coalesce(substring(m.sender FROM '<([^<>]+)>[^<>]*$'), m.sender))
+  AND (h.subject = hmac_of(h.subject_key, address_of(m.sender))
        OR m.direction = 'outbound' AND m.message_id <> '' AND EXISTS (
            SELECT FROM emails AS e
            WHERE e.tenant_id = $1 AND e.message_id = m.message_id AND h.subject = hmac_of(h.subject_key, e.recipient)))

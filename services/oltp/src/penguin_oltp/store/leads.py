@@ -10,11 +10,12 @@ import orjson
 
 from penguin_chassis import barrier, subjects
 from penguin_chassis.barrier import Step
-from penguin_chassis.faults import Fault
+from penguin_chassis.faults import FailedPrecondition, Fault
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_oltp.domain.leads import Lead
 from penguin_oltp.store import constraints, rows
+from penguin_oltp.store.subjects import WRITING, erased_among
 
 sql = load("penguin_oltp.store", "leads.sql")
 
@@ -30,7 +31,8 @@ class LeadStore:
     async def create_batch(
         self, tenant_id: UUID, items: Sequence[tuple[Step, Lead]], *, gate: Step | None = None
     ) -> list[Lead | Fault]:
-        """Add many. Answers in the order of `items`; AlreadyExists for an address that its list has.
+        """Add many. Answers in the order of `items`; AlreadyExists for an address that its list has,
+        FailedPrecondition (SUBJECT_ERASED) for one whose person was erased.
 
         Raises NotFound for an unknown tenant.
         """
@@ -38,7 +40,7 @@ class LeadStore:
         async def write(fresh: list[tuple[Step, Lead]]) -> list[Fault | None]:
             return await _insert(connection, tenant_id, [lead for _, lead in fresh])
 
-        async with self._db.tenant(tenant_id) as connection:
+        async with self._db.tenant(tenant_id, beside=WRITING) as connection:
             if gate is not None:
                 await barrier.claim(connection, gate, bool)
             return await barrier.once_each(connection, items, Lead, write, foresee=lambda lead: lead)
@@ -68,16 +70,19 @@ class LeadStore:
         return [read_lead(record) for record in found]
 
     async def update(self, step: Step, lead_id: UUID, etag: str, changes: Mapping[str, Any]) -> Lead:
-        """Change one; raises NotFound, Aborted (ETAG_MISMATCH), AlreadyExists, FailedPrecondition (REFERENCE_MISSING)."""
+        """Change one; raises NotFound, Aborted (ETAG_MISMATCH), AlreadyExists, FailedPrecondition (REFERENCE_MISSING,
+        SUBJECT_ERASED)."""
 
         async def write(connection: Connection) -> Lead:
             record = await connection.fetchrow(sql.hold, step.tenant_id, lead_id)
             held = read_lead(rows.checked(record, "lead", lead_id, etag))
             lead = rows.changed(held, changes, step.at)
+            if "email" in changes and await erased_among(connection, step.tenant_id, [lead.email]):
+                raise _erased()
             await rows.write(connection, sql.update, _columns(lead))
             return lead
 
-        return await rows.once(self._db.tenant(step.tenant_id), step, Lead, write)
+        return await rows.once(self._db.tenant(step.tenant_id, beside=WRITING), step, Lead, write)
 
     async def delete(self, step: Step, lead_id: UUID, etag: str) -> None:
         """Remove one; raises NotFound, Aborted (ETAG_MISMATCH), FailedPrecondition (STILL_REFERENCED, LEGAL_HOLD)."""
@@ -101,6 +106,10 @@ def read_lead(record: rows.Record) -> Lead:
     return rows.read(Lead, record, custom_fields=orjson.loads(record["custom_fields"]))
 
 
+def _erased() -> FailedPrecondition:
+    return FailedPrecondition("The person was erased, and stays so.", reason="SUBJECT_ERASED", field="email")
+
+
 def _json(fields: Mapping[str, str]) -> str:
     return orjson.dumps(fields).decode()
 
@@ -113,10 +122,14 @@ async def _insert(connection: Connection, tenant_id: UUID, leads: Sequence[Lead]
     with constraints.writing(tenant_id):
         inserted = await connection.fetch(sql.insert, tenant_id, leads[0].created_at, *columns)
     new = {record["id"] for record in inserted}
+    left_out = [lead.email for lead in named.values() if lead.id not in new]
+    erased = await erased_among(connection, tenant_id, left_out) if left_out else set()
     answers: list[Fault | None] = []
     for lead in leads:
         if named[lead.id] is not lead:
             answers.append(constraints.taken("lead", "id"))
+        elif lead.email in erased:
+            answers.append(_erased())
         else:
             answers.append(None if lead.id in new else constraints.taken("lead", "email"))
     return answers

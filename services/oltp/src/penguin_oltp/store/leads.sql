@@ -1,5 +1,5 @@
 -- name: insert
--- Leads whose address stands in their list already are left out of the answer. In the order of the unique key, so that
+-- Leads whose address stands in their list already, and erased people, are left out of the answer. In the order of the unique key, so that
 -- two batches never wait for each other in a ring; of two with the same, the first.
 INSERT INTO leads (
     tenant_id, id, email, first_name, last_name, company, list, custom_fields, status, version, created_at, updated_at)
@@ -7,6 +7,8 @@ SELECT $1, id, email, first_name, last_name, company, list, custom_fields, statu
 FROM unnest(
     $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::jsonb[], $10::text[])
     WITH ORDINALITY AS l (id, email, first_name, last_name, company, list, custom_fields, status, nth)
+WHERE NOT (EXISTS (SELECT FROM subject_keys WHERE tenant_id = $1)
+           AND email = ANY (ARRAY(SELECT * FROM erased_among($1, $4::text[]))))
 ORDER BY list, lower(email), nth
 ON CONFLICT DO NOTHING
 RETURNING id;

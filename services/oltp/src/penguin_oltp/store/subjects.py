@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,7 +12,7 @@ import orjson
 from penguin_chassis import barrier, outbox, subjects
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import AlreadyExists
-from penguin_chassis.pool import Connection, Database, affected
+from penguin_chassis.pool import Connection, Database, affected, alone
 from penguin_chassis.queries import load
 from penguin_chassis.subjects import Mention, Order, Page, Phase, SubjectRecord
 from penguin_oltp.domain.subjects import ERASED, Erasure, Export, Item, Items, Receipt, pads
@@ -22,6 +22,8 @@ sql = load("penguin_oltp.store", "subjects.sql")
 mention_sql = load("penguin_oltp.store", "mentions.sql")
 
 FIRST = UUID(int=0)
+# Whoever writes addresses does so beside the others; who bars one waits until they have ended, or will see the bar.
+WRITING = "penguin.people"
 # Queued emails taken back by SuppressSubject; emails made nameless in one page.
 TAKEN_BACK = 5_000
 EMAILS_A_PAGE = 500
@@ -54,6 +56,7 @@ class SubjectStore:
         """Bar the address and take back what is queued for it. As a compensation, lift what its action put."""
         tenant_id, digest = step.tenant_id, bytes.fromhex(subject)
         async with self._db.tenant(tenant_id) as connection:
+            await alone(connection, tenant_id, WRITING)
             if (done := await barrier.claim(connection, step, Suppressed)) is not None:
                 return done.reply
             if step.operation == barrier.COMPENSATION:
@@ -136,6 +139,11 @@ class SubjectStore:
         for table, query in EXPORTS.items():
             async for record in subjects.exported(self._db, tenant_id, table, query, address):
                 yield record
+
+
+async def erased_among(connection: Connection, tenant_id: UUID, addresses: Iterable[str]) -> set[str]:
+    """Those of these addresses whose people were erased."""
+    return {row["address"] for row in await connection.fetch(sql.erased_among, tenant_id, sorted(set(addresses)))}
 
 
 def kept_too(found: Sequence[Any]) -> list[outbox.Owed]:

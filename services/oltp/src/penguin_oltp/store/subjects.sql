@@ -11,15 +11,8 @@ RETURNING subject;
 -- name: lift
 DELETE FROM erased_subjects WHERE tenant_id = $1 AND subject = $2;
 
--- name: barred
--- Those of these addresses whose people were erased. No key, nobody: then nothing is hashed.
-WITH hashed AS MATERIALIZED (
-    SELECT a.address, subject_of(k.inner_pad, k.outer_pad, a.address) AS subject
-    FROM subject_keys AS k, unnest($2::text[]) AS a (address)
-    WHERE k.tenant_id = $1
-)
-SELECT h.address FROM hashed AS h
-WHERE EXISTS (SELECT FROM erased_subjects AS e WHERE e.tenant_id = $1 AND e.subject = h.subject);
+-- name: erased_among
+SELECT e.address FROM subject_keys AS k, erased_among(k.tenant_id, $2::text[]) AS e (address) WHERE k.tenant_id = $1;
 
 -- name: queued_of
 -- In the order of ids, which whoever waits for them takes them in.
@@ -44,7 +37,7 @@ WHERE tenant_id = $1 AND recipient_key = $2 AND id > $3 ORDER BY id LIMIT $4;
 -- What the subject wrote, and the mailbox's copies of what they were sent. Looks at a page of messages, and says of each
 -- whether it is theirs.
 SELECT m.id, m.content_storage_key,
-    position($4 IN lower(m.sender)) > 0 OR m.direction = 'outbound' AND m.message_id <> '' AND m.message_id = ANY (ARRAY(
+    address_of(m.sender) = $4 OR m.direction = 'outbound' AND m.message_id <> '' AND m.message_id = ANY (ARRAY(
         SELECT e.message_id FROM emails AS e WHERE e.tenant_id = $1 AND e.recipient_key = $4)) AS theirs
 FROM inbox_message_refs AS m
 WHERE m.tenant_id = $1 AND m.id > $2 ORDER BY m.id LIMIT $3;
@@ -138,7 +131,7 @@ WHERE tenant_id = $1 AND recipient_key = $4
 ORDER BY id LIMIT $3;
 
 -- name: export_messages
-SELECT id::text AS key, CASE WHEN position($4 IN lower(sender)) > 0 OR direction = 'outbound' AND message_id <> ''
+SELECT id::text AS key, CASE WHEN address_of(sender) = $4 OR direction = 'outbound' AND message_id <> ''
     AND message_id = ANY (ARRAY(SELECT e.message_id FROM emails AS e WHERE e.tenant_id = $1 AND e.recipient_key = $4))
     THEN to_jsonb(m)::text END AS record
 FROM inbox_message_refs AS m

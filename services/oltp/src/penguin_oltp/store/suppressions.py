@@ -10,9 +10,9 @@ from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_oltp.domain.suppressions import Suppression
 from penguin_oltp.store import rows
+from penguin_oltp.store.subjects import WRITING, erased_among
 
 sql = load("penguin_oltp.store", "suppressions.sql")
-subjects_sql = load("penguin_oltp.store", "subjects.sql")
 
 
 class SuppressionStore:
@@ -25,12 +25,12 @@ class SuppressionStore:
         """Add one; raises AlreadyExists, FailedPrecondition (REFERENCE_MISSING), NotFound (the tenant)."""
 
         async def insert(connection: Connection) -> Suppression:
-            if await connection.fetch(subjects_sql.barred, step.tenant_id, [suppression.address]):
+            if await erased_among(connection, step.tenant_id, [suppression.address]):
                 raise AlreadyExists("The address is suppressed for good: its person was erased.", field="address")
             await rows.write(connection, sql.insert, rows.columns(suppression))
             return suppression
 
-        return await rows.once(self._db.tenant(step.tenant_id), step, Suppression, insert)
+        return await rows.once(self._db.tenant(step.tenant_id, beside=WRITING), step, Suppression, insert)
 
     async def get(self, tenant_id: UUID, suppression_id: UUID) -> Suppression:
         """One of them; raises NotFound."""

@@ -82,6 +82,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the tenant is closed, and changes nothing any more."""
     ERROR_REASON_LEGAL_HOLD: _ErrorReason.ValueType  # 45
     """FAILED_PRECONDITION: a legal hold keeps it from being erased. metadata: hold."""
+    ERROR_REASON_SUBJECT_ERASED: _ErrorReason.ValueType  # 46
+    """FAILED_PRECONDITION: the person of this address was erased from the tenant, and is not to come back."""
     ERROR_REASON_TENANT_QUOTA: _ErrorReason.ValueType  # 50
     """RESOURCE_EXHAUSTED: too many calls of this tenant in flight; RetryInfo says when to come back."""
     ERROR_REASON_BACKLOG_FULL: _ErrorReason.ValueType  # 51
@@ -165,6 +167,8 @@ ERROR_REASON_TENANT_CLOSED: ErrorReason.ValueType  # 44
 """FAILED_PRECONDITION: the tenant is closed, and changes nothing any more."""
 ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 45
 """FAILED_PRECONDITION: a legal hold keeps it from being erased. metadata: hold."""
+ERROR_REASON_SUBJECT_ERASED: ErrorReason.ValueType  # 46
+"""FAILED_PRECONDITION: the person of this address was erased from the tenant, and is not to come back."""
 ERROR_REASON_TENANT_QUOTA: ErrorReason.ValueType  # 50
 """RESOURCE_EXHAUSTED: too many calls of this tenant in flight; RetryInfo says when to come back."""
 ERROR_REASON_BACKLOG_FULL: ErrorReason.ValueType  # 51

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpenguin/common/v1/options.proto\x12\x11penguin.common.v1\x1a google/protobuf/descriptor.proto\"l\n\rAuthorization\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x10\n\x08platform\x18\x02 \x01(\x08\x12\x0c\n\x04open\x18\x03 \x01(\x08\x12\x17\n\x0fwhile_restoring\x18\x04 \x01(\x08\x12\x13\n\x0b\x61\x66ter_close\x18\x05 \x01(\x08\"&\n\x06Stream\x12\x1c\n\x14max_lifetime_seconds\x18\x01 \x01(\x05:Y\n\rauthorization\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32 .penguin.common.v1.Authorization:K\n\x06stream\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x19.penguin.common.v1.Stream:/\n\x06minted\x12\x1d.google.protobuf.FieldOptions\x18\xd3\x86\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpenguin/common/v1/options.proto\x12\x11penguin.common.v1\x1a google/protobuf/descriptor.proto\"\x89\x01\n\rAuthorization\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x10\n\x08platform\x18\x02 \x01(\x08\x12\x0c\n\x04open\x18\x03 \x01(\x08\x12\x17\n\x0fwhile_restoring\x18\x04 \x01(\x08\x12\x1b\n\x13not_while_restoring\x18\x06 \x01(\x08\x12\x13\n\x0b\x61\x66ter_close\x18\x05 \x01(\x08\"&\n\x06Stream\x12\x1c\n\x14max_lifetime_seconds\x18\x01 \x01(\x05:Y\n\rauthorization\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32 .penguin.common.v1.Authorization:K\n\x06stream\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x19.penguin.common.v1.Stream:/\n\x06minted\x12\x1d.google.protobuf.FieldOptions\x18\xd3\x86\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penguin.common.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUTHORIZATION']._serialized_start=88
-  _globals['_AUTHORIZATION']._serialized_end=196
-  _globals['_STREAM']._serialized_start=198
-  _globals['_STREAM']._serialized_end=236
+  _globals['_AUTHORIZATION']._serialized_start=89
+  _globals['_AUTHORIZATION']._serialized_end=226
+  _globals['_STREAM']._serialized_start=228
+  _globals['_STREAM']._serialized_end=266
 # @@protoc_insertion_point(module_scope)

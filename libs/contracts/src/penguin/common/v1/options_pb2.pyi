@@ -28,6 +28,7 @@ class Authorization(_message.Message):
     PLATFORM_FIELD_NUMBER: _builtins.int
     OPEN_FIELD_NUMBER: _builtins.int
     WHILE_RESTORING_FIELD_NUMBER: _builtins.int
+    NOT_WHILE_RESTORING_FIELD_NUMBER: _builtins.int
     AFTER_CLOSE_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """The scope that the token must carry, for example "emails.write"."""
@@ -39,6 +40,8 @@ class Authorization(_message.Message):
     """
     while_restoring: _builtins.bool
     """May be called while the tier's database is restored and erasures are not yet replayed into it."""
+    not_while_restoring: _builtins.bool
+    """May not be called then by the platform either: what it tells of such a database is not to be acted on."""
     after_close: _builtins.bool
     """May be called for a tenant that is closed: it ends, or takes back, what was acknowledged before."""
     def __init__(
@@ -48,11 +51,12 @@ class Authorization(_message.Message):
         platform: _builtins.bool = ...,
         open: _builtins.bool = ...,
         while_restoring: _builtins.bool = ...,
+        not_while_restoring: _builtins.bool = ...,
         after_close: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_close", b"after_close", "open", b"open", "platform", b"platform", "scope", b"scope", "while_restoring", b"while_restoring"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_close", b"after_close", "not_while_restoring", b"not_while_restoring", "open", b"open", "platform", b"platform", "scope", b"scope", "while_restoring", b"while_restoring"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -200,12 +200,17 @@ class NewContent(_message.Message):
     RAW_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     EXPIRE_AT_FIELD_NUMBER: _builtins.int
+    LISTS_PEOPLE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key of this item (UUID)."""
     storage_key: _builtins.str
     """Minted by the caller, used once, never parsed."""
     raw: _builtins.bytes
     """A whole RFC 5322 message as received: canonical, and the parsed parts are derived from it on reading."""
+    lists_people: _builtins.bool
+    """Lists people (an imported file, a report, an export): no row refers to it. The tier removes it when its claim_by has passed, of
+    a closed tenant too, and looks through it for whoever is erased.
+    """
     @_builtins.property
     def composed(self) -> Global___ComposedBody: ...
     @_builtins.property
@@ -225,10 +230,11 @@ class NewContent(_message.Message):
         raw: _builtins.bytes = ...,
         attachments: _abc.Iterable[Global___NewAttachment] | None = ...,
         expire_at: _timestamp_pb2.Timestamp | None = ...,
+        lists_people: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "composed", b"composed", "expire_at", b"expire_at", "raw", b"raw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "body", b"body", "composed", b"composed", "expire_at", b"expire_at", "raw", b"raw", "request_id", b"request_id", "storage_key", b"storage_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "body", b"body", "composed", b"composed", "expire_at", b"expire_at", "lists_people", b"lists_people", "raw", b"raw", "request_id", b"request_id", "storage_key", b"storage_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["composed", "raw"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015

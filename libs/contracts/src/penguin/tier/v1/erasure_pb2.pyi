@@ -242,20 +242,24 @@ class ExportSubjectResponse(_message.Message):
     TABLE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     key: _builtins.str
     record: _builtins.bytes
     """The row as JSON."""
+    complete: _builtins.bool
+    """The last message, which is no row: all was told. A stream that ends without it was cut short."""
     def __init__(
         self,
         *,
         table: _builtins.str = ...,
         key: _builtins.str = ...,
         record: _builtins.bytes = ...,
+        complete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "record", b"record", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "key", b"key", "record", b"record", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

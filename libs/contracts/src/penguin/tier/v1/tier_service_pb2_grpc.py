@@ -195,7 +195,7 @@ class TierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportSubject(self, request, context):
-        """ExportSubject tells what the tier holds of a person, a row a message.
+        """ExportSubject tells what the tier holds of a person, a row a message; the last message says that this was all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,7 +62,7 @@ class TierServiceStub:
     cursor until that is empty. Refused (LEGAL_HOLD) while a hold stands on the subject or a key.
     """
     ExportSubject: _grpc.UnaryStreamMultiCallable[_erasure_pb2.ExportSubjectRequest, _erasure_pb2.ExportSubjectResponse]
-    """ExportSubject tells what the tier holds of a person, a row a message."""
+    """ExportSubject tells what the tier holds of a person, a row a message; the last message says that this was all."""
     CountSubjectRows: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.CountSubjectRowsRequest, _erasure_pb2.CountSubjectRowsResponse]
     """CountSubjectRows counts by table what ExportSubject would tell of a person by the address alone, and tells none of it: for
     whoever makes sure that one who was erased is gone. Contents are looked for by their keys (KeyService.FindKeys).
@@ -123,7 +123,7 @@ class TierServiceAsyncStub(TierServiceStub):
     cursor until that is empty. Refused (LEGAL_HOLD) while a hold stands on the subject or a key.
     """
     ExportSubject: _aio.UnaryStreamMultiCallable[_erasure_pb2.ExportSubjectRequest, _erasure_pb2.ExportSubjectResponse]  # type: ignore[assignment]
-    """ExportSubject tells what the tier holds of a person, a row a message."""
+    """ExportSubject tells what the tier holds of a person, a row a message; the last message says that this was all."""
     CountSubjectRows: _aio.UnaryUnaryMultiCallable[_erasure_pb2.CountSubjectRowsRequest, _erasure_pb2.CountSubjectRowsResponse]  # type: ignore[assignment]
     """CountSubjectRows counts by table what ExportSubject would tell of a person by the address alone, and tells none of it: for
     whoever makes sure that one who was erased is gone. Contents are looked for by their keys (KeyService.FindKeys).
@@ -235,7 +235,7 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _erasure_pb2.ExportSubjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_erasure_pb2.ExportSubjectResponse], _abc.AsyncIterator[_erasure_pb2.ExportSubjectResponse]]:
-        """ExportSubject tells what the tier holds of a person, a row a message."""
+        """ExportSubject tells what the tier holds of a person, a row a message; the last message says that this was all."""
 
     @_abc_1.abstractmethod
     def CountSubjectRows(
