@@ -33,7 +33,8 @@ ERASE = "erase"
 KEYS = "keys"
 # It was refused, and nothing was erased: not to be replayed.
 WITHDRAWN = "withdrawn"
-# Every tier has carried it out; and every tier was told of that record.
+# Every tier has carried it out, or somebody answers for one whose part was skipped (the receipt says who); and every tier was told of
+# that record.
 ERASED = "erased"
 KNOWN = "known"
 
