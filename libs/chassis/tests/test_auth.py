@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -27,6 +28,7 @@ from penguin_testkit.calling import Refused, TierClient
 from penguin_testkit.tokens import ISSUER, TokenFactory
 
 TENANT = UUID("018f2b6e-8a00-7abc-8def-0123456789ab")
+IN_AN_HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
@@ -73,15 +75,21 @@ def test_a_right_token_vouches_for_its_tenant_actor_and_scopes(verifier: Verifie
         ({"methods": 7}, "TOKEN_INVALID"),
         ({"exp": "soon"}, "TOKEN_INVALID"),
         ({"exp": float("inf")}, "TOKEN_INVALID"),
-        ({"iat": int(time.time()) + 3600, "exp": int(time.time()) + 3700}, "TOKEN_INVALID"),
-        ({"nbf": int(time.time()) + 3600}, "TOKEN_INVALID"),
-        ({"exp": int(time.time()) + 301, "iat": int(time.time())}, "TOKEN_INVALID"),
-        ({"exp": int(time.time()) - 60, "iat": int(time.time()) - 120}, "TOKEN_EXPIRED"),
+        # Times are from the test's own on: a process may have been at it for minutes.
+        ({"iat": IN_AN_HOUR, "exp": IN_AN_HOUR + timedelta(seconds=100)}, "TOKEN_INVALID"),
+        ({"nbf": IN_AN_HOUR}, "TOKEN_INVALID"),
+        ({"exp": timedelta(seconds=301), "iat": timedelta()}, "TOKEN_INVALID"),
+        ({"exp": timedelta(seconds=-60), "iat": timedelta(seconds=-120)}, "TOKEN_EXPIRED"),
     ],
 )
 def test_a_token_with_a_wrong_claim_is_refused(
     verifier: Verifier, keys: TokenFactory, claims: dict[str, Any], reason: str
 ) -> None:
+    now = int(time.time())
+    claims = {
+        name: now + int(value.total_seconds()) if isinstance(value, timedelta) else value
+        for name, value in claims.items()
+    }
     assert refused(verifier, claiming(keys, **claims)) == reason
 
 
