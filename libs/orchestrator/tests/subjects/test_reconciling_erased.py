@@ -53,6 +53,7 @@ async def tenant(world: World) -> UUID:
     """One who has written to two people, none of whose owed rows another test is waiting for."""
     async with world.dbs["oltp"].maintenance() as connection:
         await connection.execute("UPDATE reconcile_runs SET status = 'finished' WHERE status = 'running'")
+    await world.know_no_ledger()
     tenant = await make_tenant(world.dbs["oltp"])
     emails = [OutgoingEmail(each, "us@sender.example", "Hi", text=each) for each in (ADDRESS, OTHER)]
     await Penguin(world.tiers).send_emails(tenant, emails)

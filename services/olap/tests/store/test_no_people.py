@@ -14,7 +14,15 @@ WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NO
   AND a.atttypid IN ('text'::regtype, 'bytea'::regtype, 'jsonb'::regtype, 'json'::regtype, 'text[]'::regtype)"""
 # What every tier has; a load's digest, and how far the ledger was read.
 KNOWN = {"day_loads.digest", "watermarks.source", "watermarks.cursor"}
-CHASSIS = {"schema_migrations", "step_barrier", "outbox", "tier_tenants", "legal_holds", "legal_hold_keys"}
+CHASSIS = {
+    "schema_migrations",
+    "step_barrier",
+    "outbox",
+    "tier_tenants",
+    "legal_holds",
+    "legal_hold_keys",
+    "incarnation",
+}
 
 
 async def test_facts_have_no_place_for_an_address(olap_urls: TierDatabase) -> None:

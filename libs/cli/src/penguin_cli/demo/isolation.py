@@ -28,9 +28,9 @@ _TIMEOUT_S = 5.0
 # A watch that shows nothing ends by this (seconds).
 _WATCH_S = 0.3
 _PARALLEL = 8
-# The requester's own words come back in these, and how fresh the answer is: they tell nothing of anybody.
+# The requester's own words come back in these, how fresh the answer is, and that it is whole: they tell nothing of anybody.
 _ECHO = frozenset({"missing_ids", "missing_keys", "next_page_token", "next_cursor", "freshness", "computed_at",
-                   "data_through", "day", "resume_token", "deferred_keys", "deferred_ids"})  # fmt: skip
+                   "data_through", "day", "resume_token", "deferred_keys", "deferred_ids", "complete"})  # fmt: skip
 # What sums up a tenant without naming anything: the second tenant has sent nothing, so all of it is nothing.
 _SUMS = frozenset({"CountDay", "GetBillingReport", "ListCampaignTotals"})
 # Fields by which a list's items are asked for, beyond `<message>_id`.
