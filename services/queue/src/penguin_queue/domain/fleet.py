@@ -57,8 +57,10 @@ class Fleet:
 
     def with_news(self, heard: int, lost: int) -> Fleet:
         """The same with what came since it was told."""
-        sums = {"heard": heard, "lost": lost, "heard_now": heard, "lost_now": lost}
-        return replace(self, **{name: getattr(self, name) + more for name, more in sums.items()})
+        return replace(
+            self, heard=self.heard + heard, lost=self.lost + lost,
+            heard_now=self.heard_now + heard, lost_now=self.lost_now + lost,
+        )  # fmt: skip
 
     def spares(self, leases: int) -> int:
         """So many more leases have run out. How many a job may lose beyond its queue's limit just now: some while more run out

@@ -67,6 +67,20 @@ class NewBatch:
     members: Members | None = None
     rate_key: str = ""
 
+    @property
+    def tied(self) -> bool:
+        """Whether its jobs have to do with each other or with others, which takes more than storing them."""
+        return bool(self.ordering_key or self.members)
+
+    @property
+    def jobs(self) -> list[NewJob]:
+        """Each by itself, without what ties it."""
+        traces = self.traceparents or [""] * len(self.payloads)
+        return [
+            NewJob(self.kind, payload, self.priority, self.rank, self.run_at, self.max_attempts, trace, self.rate_key)
+            for payload, trace in zip(self.payloads, traces, strict=True)
+        ]
+
 
 @dataclass(frozen=True)
 class Progress:

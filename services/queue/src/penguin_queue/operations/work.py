@@ -21,7 +21,7 @@ from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.hearing import Hearing
 from penguin_queue.operations.leasing import Leasing
 from penguin_queue.operations.returning import Returning, refs_in
-from penguin_queue.store.jobs import Enqueued, JobStore, tied
+from penguin_queue.store.jobs import Enqueued, JobStore
 from penguin_queue.store.leases import Asked, LeaseStore, Swept
 
 # How a waiting lease looks for what other processes made ready (seconds).
@@ -103,7 +103,7 @@ class Work:
 
     async def enqueue_batch(self, step: Step, batch: NewBatch) -> tuple[range, int]:
         """Store all of a batch, or nothing; returns the jobs' ids, and that of their callback or 0."""
-        due = step.operation == REQUEST and not tied(batch) and (batch.run_at is None or batch.run_at <= step.at)
+        due = step.operation == REQUEST and not batch.tied and (batch.run_at is None or batch.run_at <= step.at)
         with self._handing(batch.kind, len(batch.payloads), due=due) as hands:
             done = await self._jobs.enqueue_batch(step, batch, hands.handover)
             if done.handed and hands.handover is not None:

@@ -214,7 +214,7 @@ class JobStore:
         A compensating `step` takes back those that nobody works on instead. Raises InvalidArgument as `arrived_batch`.
         """
         batch = arrived_batch(batch, step.at)
-        if step.operation != REQUEST or tied(batch):
+        if step.operation != REQUEST or batch.tied:
             return await self._enqueue_step(step, batch)
         kind_id, first = await self._prepared(step.tenant_id, batch)
         numbered = Numbered(first, first + len(batch.payloads) - 1)
@@ -248,12 +248,12 @@ class JobStore:
                 ids = [*undone.ids, *([undone.callback] if undone.opened else [])]
                 await connection.execute(sql.withdraw, step.tenant_id, ids)
                 return Enqueued((await barrier.record(connection, step, undone, Numbered)).ids, batch)
-            if tied(batch):
+            if batch.tied:
                 return await self._enqueue_tied(connection, step, batch)
             first = await self._ids.take(connection, len(batch.payloads))
             stored: list[tuple[int, NewJob]] = []
             numbers = await self._kinds.numbers(connection, {batch.kind}, step.tenant_id)
-            jobs = list(enumerate(_singly(batch), first))
+            jobs = list(enumerate(batch.jobs, first))
             await self._write(connection, step.tenant_id, jobs, numbers, stored, step.at, None)
             full = replace(batch, priority=stored[0][1].priority, max_attempts=stored[0][1].max_attempts)
             numbered = Numbered(first, first + len(stored) - 1)
@@ -264,7 +264,7 @@ class JobStore:
         named = {batch.kind, *([members.callback.kind] if members and members.callback else [])}
         numbers = await self._kinds.numbers(connection, named, tenant_id)
         first = await self._ids.take(connection, count + 1)
-        jobs = [replace(job, ties=Ties(ordering_key=batch.ordering_key)) for job in _singly(batch)]
+        jobs = [replace(job, ties=Ties(ordering_key=batch.ordering_key)) for job in batch.jobs]
         grows = bool(members and members.callback is None and batch.ordering_key)
         await ties.take_turns(connection, [(tenant_id, batch.ordering_key)], growing=(tenant_id,) if grows else ())
         callback = members.callback_id if members else 0
@@ -353,11 +353,6 @@ def _counted(rows: Sequence[Any]) -> list[QueueCount]:
     return [QueueCount(state, priority, count) for (state, priority), count in sorted(counts.items())]
 
 
-def tied(batch: NewBatch) -> bool:
-    """Whether a batch is stored the long way."""
-    return bool(batch.ordering_key or batch.members)
-
-
 def _arrived(items: Sequence[Item], at: datetime) -> tuple[list[Item], dict[int, Fault]]:
     """Jobs as they are stored, and what is wrong with some by their places."""
     jobs, faulty = list(items), dict[int, Fault]()
@@ -376,14 +371,6 @@ def _on(job: NewJob, terms: Any) -> NewJob:
     return replace(
         job, priority=job.priority or terms["priority"], max_attempts=job.max_attempts or terms["max_attempts"]
     )
-
-
-def _singly(batch: NewBatch) -> list[NewJob]:
-    traces = batch.traceparents or [""] * len(batch.payloads)
-    return [
-        NewJob(batch.kind, payload, batch.priority, batch.rank, batch.run_at, batch.max_attempts, trace, batch.rate_key)
-        for payload, trace in zip(batch.payloads, traces, strict=True)
-    ]
 
 
 def _columns(batch: NewBatch, kind_id: int, first: int, at: datetime, handover: Handover | None) -> tuple[object, ...]:
