@@ -65,7 +65,6 @@ async def _keep_sweeping(db: Database, work: Work, announcer: Announcer) -> None
             continue
         if not swept.more:
             reach.swept(at, after, clock(), clock() - started)
-        if not swept.more:
             await announcer.until_turn(swept.next_at, db.now(), LONGEST_S, SHORTEST_S)
 
 
