@@ -28,7 +28,7 @@ from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_chassis.jsonbytes import json_bytes
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
-from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.errors import CLOSED, TierError
 
 PER_CALL = 1000
 # Jobs of one row that go as a batch of their own.
@@ -54,9 +54,6 @@ class Row:
         """From the wire."""
         return cls(UUID(row.id), orjson.loads(row.payload), row.traceparent)
 
-
-# What a tier answers to changes of a closed tenant's.
-CLOSED = "TENANT_CLOSED"
 
 Deliver = Callable[[Mapping[str, Tier], UUID, Sequence[Row]], Awaitable[None]]
 

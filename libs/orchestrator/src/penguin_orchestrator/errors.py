@@ -26,6 +26,8 @@ LATER = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED})
 NEVER = frozenset({"", "TOO_LARGE"})
 # The reason of a call that was never made for want of a token.
 NO_TOKEN = "NO_TOKEN"  # noqa: S105 - a reason, no secret
+# Why a tier refuses what would change a closed tenant.
+CLOSED = "TENANT_CLOSED"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # What gRPC says where it found nobody to send the call to: it never left.
 _UNSENT = ("connections to all backends failing", "failed to connect to all addresses", "DNS resolution failed")

@@ -13,10 +13,9 @@ from penguin.content.v1 import content_service_pb2 as pb
 from penguin.content.v1.content_service_pb2_grpc import ContentServiceStub
 from penguin_orchestrator import keys as minted
 from penguin_orchestrator.clients import Tier
-from penguin_orchestrator.errors import NO_TOKEN, TierError
+from penguin_orchestrator.errors import CLOSED, NO_TOKEN, TierError
 from penguin_orchestrator.reconciling.comparing import Difference
 from penguin_orchestrator.reconciling.reading import KeyReader, LeftOutError, Place, Places, in_portions, unchanged
-from penguin_orchestrator.sagas.definition import CLOSED
 
 A_CALL = 500
 DEADLINE_S = 20.0

@@ -9,11 +9,11 @@ from uuid import UUID
 from penguin.oltp.v1 import campaign_service_pb2 as pb
 from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin.oltp.v1.campaign_service_pb2_grpc import CampaignServiceStub
-from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.errors import CLOSED, TierError
 from penguin_orchestrator.launching import Launcher, LaunchError
 from penguin_orchestrator.rendering import TemplateInvalidError
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
-from penguin_orchestrator.sagas.definition import CLOSED, Act, Definition, Step
+from penguin_orchestrator.sagas.definition import Act, Definition, Step
 from penguin_orchestrator.sending import Sender
 
 T = TypeVar("T")

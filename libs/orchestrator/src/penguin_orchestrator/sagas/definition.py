@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 ACTION = "action"
 COMPENSATION = "compensation"
-# Why a tier refuses what a closed tenant would change.
-CLOSED = "TENANT_CLOSED"
 # What a step does; answers what is to be known of it (JSON-able). It may be called again, and is known by its step then.
 Act = Callable[["Deed"], Awaitable[Mapping[str, Any] | None]]
 

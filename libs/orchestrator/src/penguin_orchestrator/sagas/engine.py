@@ -17,10 +17,10 @@ import grpc
 
 from penguin_chassis.defects import places
 from penguin_orchestrator.clients import Tier
-from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.errors import CLOSED, TierError
 from penguin_orchestrator.messages import OutcomeUnknownError
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
-from penguin_orchestrator.sagas.definition import ACTION, CLOSED, COMPENSATION, Definition, Registry, Step
+from penguin_orchestrator.sagas.definition import ACTION, COMPENSATION, Definition, Registry, Step
 from penguin_orchestrator.sagas.journal import DONE, MOVING, Held, Journal, Record
 
 log = logging.getLogger(__name__)
