@@ -271,15 +271,13 @@ async def test_what_is_owed_for_the_platform_itself_has_its_turn(own: Database, 
     assert {row.id for row in rows} == {*ids, *(id_ for each in others for id_ in each)}
 
 
-async def test_what_waits_is_told_by_destination_and_so_is_that_nothing_does(
-    own: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_waits_is_told_by_destination_and_so_is_that_nothing_does(own: Database, tenant: UUID) -> None:
     reader = InMemoryMetricReader()
     meter = MeterProvider(metric_readers=[reader], resource=Resource({}), shutdown_on_exit=False).get_meter("test")
-    monkeypatch.setattr(outbox, "_gauges", outbox.Gauges(meter))
+    gauges = outbox.Gauges(meter)
 
     async def told(at: datetime) -> dict[tuple[str, str], float]:
-        await outbox.measure(own, at)
+        await outbox.measure(own, at, gauges)
         found: Any = reader.get_metrics_data()
         return {
             (metric.name.removeprefix("penguin.outbox."), point.attributes["destination"]): point.value

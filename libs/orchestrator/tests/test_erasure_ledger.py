@@ -131,7 +131,7 @@ def test_whoever_changes_a_record_is_found_out(ledger: ErasureLedger, tmp_path: 
     whole = path.read_bytes()
     body = orjson.loads(whole)
     for change, said in (
-        ({"sealed": body["sealed"][:-2] + "00"}, "changed"),
+        ({"sealed": f"{int(body['sealed'], 16) ^ 1:0{len(body['sealed'])}x}"}, "changed"),
         ({"previous": "0" * 64}, "does not follow"),
         ({"sequence": 3}, "does not follow"),
         ({"hash": "0" * 64}, "changed"),

@@ -197,11 +197,11 @@ class Gauges:
 _gauges = Gauges(metrics.get_meter("penguin.outbox"))
 
 
-async def measure(db: Database, at: datetime) -> None:
+async def measure(db: Database, at: datetime, gauges: Gauges = _gauges) -> None:
     """Count what waits, for `admit` and as metrics."""
     waiting = await depths(db)
     db.owed = sum(each.rows for each in waiting.values())
-    _gauges.show(waiting, at)
+    gauges.show(waiting, at)
 
 
 def admit(db: Database) -> None:
