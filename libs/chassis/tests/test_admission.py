@@ -9,7 +9,16 @@ from uuid import UUID
 import pytest
 
 from penguin_chassis import admission
-from penguin_chassis.admission import ACTIVE_S, LEAST_SHARE, REST, TENANT_IN_FLIGHT, TURN_S, Admission
+from penguin_chassis.admission import (
+    ACTIVE_S,
+    BUSY,
+    LEAST_SHARE,
+    OWED_S,
+    SAVED_S,
+    TENANT_IN_FLIGHT,
+    TURN_MAX_S,
+    Admission,
+)
 from penguin_chassis.faults import ResourceExhausted
 
 NOISY, QUIET, THIRD, FOURTH = (UUID(int=number) for number in range(1, 5))
@@ -20,8 +29,10 @@ class Hall:
 
     def __init__(self, places: int = 8) -> None:
         self.time = 100.0
+        # What the process has had of the processor (seconds).
+        self.spent = 7.0
         self.turns: list[tuple[float, Callable[[], None]]] = []
-        self.admission = Admission(places, lambda: self.time, lambda after, act: self.turns.append((after, act)))
+        self.admission = Admission(places, lambda: self.time, self._later, lambda: self.spent)
         self.waiting: list[tuple[str, asyncio.Future[None]]] = []
 
     def call(self, tenant: UUID, name: str = "") -> bool:
@@ -37,13 +48,17 @@ class Hall:
         self.waiting = [each for each in self.waiting if not each[1].done()]
         return found
 
-    def turn(self, late_s: float = 0.0) -> float:
-        """Take the next turn; after how many seconds it came."""
+    def turn(self, spent_s: float = 0.0) -> float:
+        """Take the next turn, which costs so much of the processor; after how many seconds it came."""
         ((after, act),) = self.turns
         self.turns.clear()
-        self.time += after + late_s
+        self.time += after
+        self.spent += spent_s
         act()
         return after
+
+    def _later(self, after: float, act: Callable[[], None]) -> None:
+        self.turns.append((after, act))
 
 
 async def test_a_message_of_a_stream_waits_for_its_turn_as_a_call_does_and_for_longer() -> None:
@@ -62,6 +77,24 @@ async def test_a_message_of_a_stream_waits_for_its_turn_as_a_call_does_and_for_l
     with pytest.raises(TimeoutError):
         await ended
     assert hall.admission.under_way == 0
+
+
+async def test_a_message_of_a_stream_is_not_refused_for_the_calls_beside_it() -> None:
+    hall = Hall()
+    made_noisy(hall, NOISY)
+    for _ in range(TENANT_IN_FLIGHT):
+        assert not hall.call(NOISY)
+    with pytest.raises(ResourceExhausted):
+        hall.call(NOISY)
+    message = asyncio.create_task(hall.admission.turn(NOISY, timeout_s=60))
+    await asyncio.sleep(0)
+    assert not message.done()
+    while hall.admission.waiting:
+        if not hall.turns:
+            hall.admission.leave(NOISY)
+        if hall.turns:
+            hall.turn()
+    await message
 
 
 def made_noisy(hall: Hall, *noisy: UUID) -> None:
@@ -139,17 +172,30 @@ async def test_who_is_over_its_share_waits_for_a_turn_and_others_do_not() -> Non
     assert hall.begun() == ["noisy"]
 
 
-async def test_a_turn_begins_one_call_and_rests_as_long_as_it_was_late() -> None:
-    hall = Hall(places=40)
+async def test_who_is_over_its_share_has_what_is_left_of_the_processor() -> None:
+    hall = Hall(places=80)
     made_noisy(hall, NOISY)
-    for number in range(4):
+    for number in range(12):
         assert not hall.call(NOISY, str(number))
+    # A call that costs 3 ms comes every 5, whoever spent them; and however much was spent, one comes in the end.
     came = []
-    for late_s in (0.0, 0.03, 0.0, 0.0):
-        came.append(hall.turn(late_s))
+    for cost_s in (0.003, 0.003, 0.0, 0.0, 2 * OWED_S, 0.0, 0.0):
+        came.append(hall.turn(cost_s))
         assert len(hall.begun()) == 1
-    assert came == pytest.approx([TURN_S, TURN_S, TURN_S + REST * 0.03, TURN_S])
-    assert not hall.turns
+    rest = 0.003 / BUSY
+    assert came == pytest.approx([0.0, rest, rest, 0.0, 0.0, TURN_MAX_S, TURN_MAX_S])
+    # What was not used is kept, for a moment only.
+    hall.time += 1.0
+    assert [hall.turn(), hall.turn(SAVED_S), hall.turn(0.0)] == pytest.approx([TURN_MAX_S, 0.0, 0.0])
+
+
+async def test_a_process_with_time_to_spare_lets_nobody_wait_for_a_clock() -> None:
+    hall = Hall(places=80)
+    made_noisy(hall, NOISY)
+    for number in range(20):
+        assert not hall.call(NOISY, str(number))
+    assert sum(hall.turn() for _ in range(20)) == 0.0
+    assert len(hall.begun()) == 20
 
 
 async def test_no_turn_comes_while_every_line_has_its_share() -> None:

@@ -3,7 +3,7 @@
 A process works on one core and takes calls from the network in the order in which they came, whoever sent them: while it is busy
 with a hundred calls of one tenant, everybody's wait in front of the door, where nobody knows yet whose they are. So a tenant that
 asks for more than its share, others being active, has its calls wait in a line of its own; lines are served one call at a time,
-and the next only after the process had time to breathe.
+and only with what the others leave of the process.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ ACTIVE_S = 5.0
 # Who has begun more than so many times the calls of an average active tenant of late is over its share; "of late" is by this
 # half-life (seconds), and while all together have begun fewer than so many, nobody is.
 OVER, HALF_LIFE_S, FEW = 1.5, 1.0, 20.0
-# Between two calls of tenants over their share (seconds), and by how much of what its turn was late the next is put off further:
-# late is how much work there was.
-TURN_S, REST = 0.002, 1.0
+# Tenants over their share bring the process to this much of a processor, whoever else has a part of it: at more, everybody's calls
+# find it busy. What was left unused is kept for a moment, and what was used too much is remembered for one (seconds of processor).
+BUSY, SAVED_S, OWED_S = 0.6, 0.001, 0.05
+# However busy it is, the next of their calls is begun after so long (seconds).
+TURN_MAX_S = 0.02
 # How long a call may wait in its tenant's line before it is shed (seconds).
 LINE_S = 2.0
 # Callers that are refused are asked to come back one after another: a tenant's so far apart, and at most so late (seconds).
@@ -55,6 +57,21 @@ class _Lately:
         return self._count * math.exp2((self._at - now) / HALF_LIFE_S)
 
 
+class _Budget:
+    """What of the processor's time is left for tenants over their share. `spent` tells what the process has had of it (seconds)."""
+
+    def __init__(self, spent: Callable[[], float], at: float) -> None:
+        self._spent = spent
+        self._left, self._at, self._had = 0.0, at, spent()
+
+    def wait_s(self, now: float) -> float:
+        """In how many seconds there is something left; 0 where there is."""
+        had = self._spent()
+        left = self._left + BUSY * (now - self._at) - (had - self._had)
+        self._left, self._at, self._had = max(-OWED_S, min(left, SAVED_S)), now, had
+        return max(0.0, -self._left / BUSY)
+
+
 @dataclass
 class _Tenant:
     """One tenant's calls: those begun, now and of late, and its line."""
@@ -70,21 +87,29 @@ class _Tenant:
 
 
 class Admission:
-    """The calls of a process. `clock` tells seconds, `later` has something done after some."""
+    """The calls of a process. `clock` tells seconds, `later` has something done after some, `spent` tells the process' seconds of
+    processor."""
 
-    def __init__(self, places: int, clock: Callable[[], float] | None = None, later: Later | None = None) -> None:
+    def __init__(
+        self,
+        places: int,
+        clock: Callable[[], float] | None = None,
+        later: Later | None = None,
+        spent: Callable[[], float] | None = None,
+    ) -> None:
         self._places = places
-        # Looked up now: a simulation puts its own clock there.
+        # Looked up now: a simulation puts its own clocks there.
         self._clock = clock or time.monotonic
         self._later = later
+        self._budget = _Budget(spent or time.process_time, self._clock())
         # Those that are active, by when they called last.
         self._tenants: OrderedDict[UUID, _Tenant] = OrderedDict()
         # Those that have a line.
         self._lines: dict[UUID, _Tenant] = {}
         self._lately = _Lately(self._clock())
         self._turns = itertools.count(1)
-        # When the next turn of those over their share is due.
-        self._due: float | None = None
+        # Whether the next turn of those over their share is on its way.
+        self._arranged = False
 
     @property
     def waiting(self) -> int:
@@ -112,6 +137,9 @@ class Admission:
         tenant = self._seen(key, now)
         if tenant.begun + len(tenant.line) >= TENANT_IN_FLIGHT:
             raise self._too_many(tenant, now)
+        return self._enter(key, tenant, now)
+
+    def _enter(self, key: UUID, tenant: _Tenant, now: float) -> asyncio.Future[None] | None:
         if not tenant.line and tenant.begun < self.share and not self._over(tenant, now):
             self._begin(tenant, now)
             return None
@@ -123,8 +151,10 @@ class Admission:
 
     async def turn(self, key: UUID, timeout_s: float) -> None:
         """Begin one more message of a stream, which is as much work as a call. It waits for as long as its stream may last: its
-        client sends no more meanwhile. Raises as `enter` does, and TimeoutError."""
-        place = self.enter(key)
+        client sends no more meanwhile, so that there are no more of them in line than streams, and none is refused for the calls
+        beside it. Raises TimeoutError."""
+        now = self._clock()
+        place = self._enter(key, self._seen(key, now), now)
         if place is not None:
             await self.wait(key, place, timeout_s, line_s=timeout_s)
         self.leave(key)
@@ -210,22 +240,22 @@ class Admission:
         share = self.share
         return [(tenant.begun, tenant.turn, key) for key, tenant in self._lines.items() if tenant.begun < share]
 
-    def _arrange(self, now: float, after_s: float = TURN_S) -> None:
+    def _arrange(self, now: float) -> None:
         """Have the lines' next turn come, if there is anybody for it."""
-        if self._due is None and self._ready():
-            self._due = now + after_s
+        if not self._arranged and self._ready():
+            after_s = min(self._budget.wait_s(now), TURN_MAX_S)
+            self._arranged = True
             (self._later or asyncio.get_running_loop().call_later)(after_s, self._take_turn)
 
     def _take_turn(self) -> None:
         """Begin a call of the tenant that has the fewest begun; among several, of the one whose turn is longest ago."""
         now = self._clock()
-        late_s = 0.0 if self._due is None else max(0.0, now - self._due)
-        self._due = None
+        self._arranged = False
         self._forget(now)
         if ready := self._ready():
             key = min(ready)[2]
             self._serve(key, self._lines[key], now)
-        self._arrange(now, TURN_S + REST * late_s)
+        self._arrange(now)
 
     def _too_many(self, tenant: _Tenant, now: float) -> ResourceExhausted:
         # Were all asked to come at one moment, all would be refused again at one moment, and everybody else wait for that.
