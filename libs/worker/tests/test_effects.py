@@ -190,6 +190,91 @@ async def test_a_database_that_is_away_costs_no_attempt(books: Books, monkeypatc
             await AsyncpgEffects(nowhere).claim(effect_of(attempt(1)))
 
 
+async def test_a_database_that_is_away_when_the_handler_is_to_begin_costs_no_attempt() -> None:
+    async with asyncpg.create_pool("postgresql://nobody@127.0.0.1:1/none", min_size=0) as nowhere:
+        with pytest.raises(Away, match=r"effects\.unreachable"):
+            async with AsyncpgEffects(nowhere).transaction():
+                raise AssertionError
+
+
+class BooksError(Exception):
+    """What a handler makes of its database's errors."""
+
+
+async def lose(books: Books) -> None:
+    """End the sessions that have a transaction open, as a database that goes does."""
+    await books.pool.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND state = $1",
+        "idle in transaction",
+    )
+
+
+@pytest.mark.parametrize("then", ["writes on", "ends", "says so its own way"])
+async def test_a_database_that_goes_while_a_handler_is_at_work_costs_no_attempt(books: Books, then: str) -> None:
+    async def handle(job: Job) -> str:
+        result = await books.book(job)
+        if job.lease_token == 1:
+            await lose(books)
+            if then == "writes on":
+                await books.book(job)
+            if then == "says so its own way":
+                raise BooksError
+        return result
+
+    with pytest.raises(Away, match=r"effects\.lost"):
+        await run(books.effects, handle, attempt(1))
+    # But it is not put off for ever.
+    with pytest.raises(Retry, match=r"effects\.lost"):
+        await run(books.effects, handle, replace(attempt(1), snoozes=module.LOST_MAX))
+    await run(books.effects, handle, attempt(2))
+    assert await books.booked() == [(7, 2)]
+
+
+async def test_what_a_handler_says_itself_is_said_though_its_database_has_gone(books: Books) -> None:
+    async def refuses(job: Job) -> None:
+        await books.book(job)
+        await lose(books)
+        raise Retry("books.closed")
+
+    with pytest.raises(Retry, match="closed"):
+        await run(books.effects, refuses, attempt(1))
+    slow = Slow(books)
+    running = asyncio.create_task(run(books.effects, slow.handle, attempt(2)))
+    await asyncio.wait_for(slow.begun.wait(), 10)
+    await lose(books)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await books.booked() == []
+
+
+async def test_a_defect_of_a_handler_stays_one(books: Books) -> None:
+    async def twice(_: Job) -> None:
+        await books.effects.connection.execute("SELECT 1", "a parameter that it does not have")
+
+    with pytest.raises(asyncpg.InterfaceError):
+        await run(books.effects, twice, attempt(1))
+
+    async def times_out(_: Job) -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await run(books.effects, times_out, attempt(1))
+
+
+async def test_a_note_that_is_kept_waiting_costs_no_attempt(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(books)
+    running = asyncio.create_task(run(books.effects, slow.handle, attempt(1)))
+    await asyncio.wait_for(slow.begun.wait(), 10)
+    monkeypatch.setattr(module, "CLAIM_S", 0.2)
+    async with books.pool.acquire() as frozen, frozen.transaction():
+        await frozen.execute("UPDATE job_effects SET applied_at = now()")
+        slow.go_on.set()
+        with pytest.raises(Away, match=r"effects\.unreachable"):
+            await running
+    assert await books.booked() == []
+
+
 async def test_notes_are_forgotten_by_age_a_bounded_number_at_a_time(books: Books) -> None:
     for job_id in range(5):
         await run(books.effects, books.book, attempt(1, job_id))

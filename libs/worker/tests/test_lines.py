@@ -210,3 +210,39 @@ async def test_a_narrow_stream_is_widened_when_places_come_free(
         gate.open.set()
         await eventually(lambda: peers.queue.started[-1].max_in_flight == 8)
         await eventually(lambda: worker.in_hand == 0)
+
+
+async def test_a_worker_moves_on_from_a_process_that_drains_without_losing_a_word(
+    peers: Peers, tiers: dict[str, Tier], configure: Configure
+) -> None:
+    gate, idle, begun = Gate(), Gate(), put(peers, "noop", 2)
+    kinds = {"noop": Kind(gate.handle, limit=2), "idle": Kind(idle.handle)}
+    idle.open.set()
+    async with at_work(tiers["queue"], configure(), **kinds):
+        await eventually(lambda: len(gate.begun) == 2 and len(peers.queue.started) == 2)
+        peers.queue.drained = 2
+        # Neither has anything to say: one has its places full, and the other nothing in hand.
+        await eventually(lambda: len(peers.queue.started) >= 4, 5)
+        ids = put(peers, "idle", 3)
+        await eventually(lambda: all_are(peers, ids, "completed"), 5)
+        # And again, in the midst of words.
+        peers.queue.drained = before = len(peers.queue.started)
+        gate.open.set()
+        await eventually(lambda: all_are(peers, begun, "completed"), 5)
+        await eventually(lambda: len(peers.queue.started) >= before + 2, 5)
+    kept = [peers.queue.jobs[n].job for n in (*begun, *ids)]
+    assert [(job.attempts, job.lost_leases, job.snoozes) for job in kept] == [(0, 0, 0)] * 5
+    assert sorted(gate.begun) == begun
+
+
+async def test_where_every_process_drains_streams_are_opened_ever_more_seldom(
+    peers: Peers, tiers: dict[str, Tier], configure: Configure
+) -> None:
+    peers.queue.drained = 10**6
+    ids = put(peers, "noop", 2)
+    async with at_work(tiers["queue"], configure(), noop=Kind(nothing)):
+        await asyncio.sleep(1.5)
+        # Of 0.1 to 0.3 s each, and after 0.2, 0.4, 0.8 s at least.
+        assert 2 <= len(peers.queue.started) <= 4
+        peers.queue.drained = len(peers.queue.started)
+        await eventually(lambda: all_are(peers, ids, "completed"))

@@ -305,6 +305,18 @@ async def test_a_campaign_completes_once_nothing_of_it_is_open(
     assert peers.queue.jobs[job_id].job.attempts == 0
 
 
+async def test_a_campaign_whose_tenant_was_closed_meanwhile_is_let_go(
+    peers: Peers, tiers: dict[str, Tier], mailbox: Mailbox, configure: Configure
+) -> None:
+    """Asked again it would be refused again, until its job was a dead letter."""
+    peers.campaigns.closed = True
+    job_id = peers.queue.put(TENANT, "campaign.complete", {"campaign_id": str(uuid4())})
+    async with working(tiers, configure(smtp_port=mailbox.port)):
+        await eventually(lambda: peers.queue.state(job_id) == "completed")
+    assert not peers.campaigns.completed
+    assert peers.queue.jobs[job_id].job.attempts == 0
+
+
 async def test_a_defect_burns_an_attempt_and_stops_nobody(
     peers: Peers, tiers: dict[str, Tier], mailbox: Mailbox, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from penguin_chassis.pool import Database
 from penguin_queue.domain.fleet import WELL, Fleet
 from penguin_queue.domain.jobs import Job, Lot
-from penguin_queue.domain.lanes import Lane, Lanes, Place, Taken
+from penguin_queue.domain.lanes import Lanes
+from penguin_queue.domain.turns import Lane, Place, Taken
 from penguin_queue.store.due import EVER
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.leases import Asked, LeaseStore, Swept

@@ -8,7 +8,7 @@ from penguin.oltp.v1 import campaign_service_pb2 as pb
 from penguin.oltp.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
-from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.errors import CLOSED, TierError
 from penguin_worker.jobs import Job, Reject, Snooze
 
 AGAIN_MIN_S = 1.0
@@ -22,7 +22,7 @@ class CampaignCompletion:
         self._oltp = oltp
 
     async def handle(self, job: Job) -> None:
-        """Complete the campaign; raises Snooze while emails of it are on their way."""
+        """Complete the campaign, unless its tenant is closed; raises Snooze while emails of it are on their way."""
         campaign_id = job.uuid("campaign_id")
         request = pb.CompleteCampaignRequest(
             tenant_id=str(job.tenant_id),
@@ -39,6 +39,9 @@ class CampaignCompletion:
                     return
                 delay = min(AGAIN_MIN_S * 2 ** min(job.snoozes, 10), AGAIN_MAX_S)
                 raise Snooze("campaign_open", delay * random.uniform(0.75, 1.0)) from None
+            if error.reason == CLOSED:
+                # In hand when the close cancelled the others: nothing of the tenant's is completed any more.
+                return
             if error.reason == "NOT_FOUND":
                 raise Reject("campaign_missing") from None
             raise

@@ -43,7 +43,7 @@ from uuid import UUID
 import asyncpg
 
 from penguin_chassis.queries import load
-from penguin_worker.jobs import Away, Job, Release, Snooze
+from penguin_worker.jobs import Away, Job, NotDone, Release, Retry, Snooze
 from penguin_worker.kinds import One
 from penguin_worker.middleware import Middleware
 
@@ -53,6 +53,10 @@ sql = load("penguin_worker", "effects.sql")
 CLAIM_S = 10.0
 # When an attempt that was overtaken looks again, about (seconds): by then whoever overtook it has mostly come to its end.
 AGAIN_S = 1.0
+# Says that the database went while a handler was at work. A handler that is idle in its transaction for longer than its database
+# lets it be, or has it fall over, finds the same each time: a job that was put off so often before pays an attempt for it.
+LOST = "effects.lost"
+LOST_MAX = 20
 # How many notes are forgotten in one statement.
 FORGET_LIMIT = 10_000
 _NOT_THERE = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError)
@@ -83,7 +87,8 @@ class EffectStore(Protocol):
 
 def once(store: EffectStore, kinds: Collection[str] | None = None) -> Middleware:
     """A layer that has handlers of these kinds (None: all) act once for each job. It raises Snooze where another attempt has
-    overtaken this one, and Release where the lease is lost."""
+    overtaken this one, Release where the lease is lost, and Away where the store goes in between, but for a job that it has
+    put off LOST_MAX times: Retry."""
 
     async def layer(job: Job, go_on: One) -> None:
         if kinds is not None and job.kind not in kinds:
@@ -95,13 +100,18 @@ def once(store: EffectStore, kinds: Collection[str] | None = None) -> Middleware
         if (result := await store.claim(effect)) is not None:
             job.result = result
             return
-        async with store.transaction():
-            await go_on(job)
-            # The queue gives it to another as soon as it may; what is known here is known before that.
-            if not job.held:
-                raise Release("lease_lost")
-            if not await store.note(effect, job.result):
-                raise Snooze("overtaken", AGAIN_S * random.uniform(0.75, 1.25))
+        try:
+            async with store.transaction():
+                await go_on(job)
+                # The queue gives it to another as soon as it may; what is known here is known before that.
+                if not job.held:
+                    raise Release("lease_lost")
+                if not await store.note(effect, job.result):
+                    raise Snooze("overtaken", AGAIN_S * random.uniform(0.75, 1.25))
+        except Away as away:
+            if away.error == LOST and job.snoozes >= LOST_MAX:
+                raise Retry(LOST) from None
+            raise
 
     return layer
 
@@ -138,17 +148,45 @@ class AsyncpgEffects:
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """See EffectStore."""
-        async with self._pool.acquire() as connection, connection.transaction():
-            token = self._open.set(connection)
-            try:
-                yield
-            finally:
-                self._open.reset(token)
+        """See EffectStore. Raises Away where the database is, or goes before all is kept: whatever else the handler makes of
+        that, but for a verdict of its own."""
+        try:
+            connection = await self._pool.acquire()
+        except _NOT_THERE:
+            raise Away("effects.unreachable") from None
+        said: BaseException | None = None
+        try:
+            async with connection.transaction():
+                token = self._open.set(connection)
+                try:
+                    yield
+                except BaseException as raised:
+                    said = raised
+                    raise
+                finally:
+                    self._open.reset(token)
+        except Exception:
+            if not _gone(connection):
+                raise
+            if said is not None and (isinstance(said, NotDone) or not isinstance(said, Exception)):
+                # And not what its undoing failed with.
+                raise said from None
+            raise Away(LOST) from None
+        finally:
+            # What is kept is kept, whatever becomes of the connection.
+            with contextlib.suppress(*_NOT_THERE, asyncpg.InterfaceError):
+                await self._pool.release(connection)
 
     async def note(self, effect: Effect, result: str) -> bool:
-        """See EffectStore."""
-        found = await self.connection.fetchval(sql.note, effect.key, effect.fence, result, timeout=CLAIM_S)
+        """See EffectStore. Raises Away where the database is, or the note is kept waiting for too long."""
+        connection = self.connection
+        try:
+            found = await connection.fetchval(sql.note, effect.key, effect.fence, result, timeout=CLAIM_S)
+        except _NOT_THERE:
+            if _gone(connection):
+                # What that means is said where the transaction ends.
+                raise
+            raise Away("effects.unreachable") from None
         return found is not None
 
     async def forget(self, older_than: timedelta, limit: int = FORGET_LIMIT) -> int:
@@ -157,3 +195,12 @@ class AsyncpgEffects:
         async with self._pool.acquire() as connection:
             gone: str = await connection.execute(sql.forget, older_than, limit)
         return int(gone.removeprefix("DELETE "))
+
+
+def _gone(connection: asyncpg.pool.PoolConnectionProxy[Any]) -> bool:
+    """Whether a connection has been lost: then its transaction is, too, unless it was lost in its very commit."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        # The pool has taken it back for that.
+        return True

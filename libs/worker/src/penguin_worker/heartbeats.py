@@ -146,6 +146,7 @@ class Heartbeats:
                 log.exception("a heartbeat failed")
                 answer.trouble = "defect"
                 break
+            # That the process which answered is draining is no news here: the channel finds another, and streams are told themselves.
             lost, cancelled = set(reply.lost_job_ids), set(reply.cancelled_job_ids)
             for job, progress in told.items():
                 job.heard(progress, now)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -155,8 +156,10 @@ class Job:
     cancel: Callable[[], object] | None = field(default=None, repr=False)
     # Begun beyond recall: at a stop it is left to its lease rather than handed back.
     committed: bool = False
-    # Whether a handler of single jobs was called for it: if not, it may be given back as if nothing had happened.
+    # Whether a handler of single jobs is, or was, at it: if not, it may be given back as if nothing had happened.
     begun: bool = False
+    # Told whenever that changes while its handler runs: its time-out counts from when it is begun.
+    on_begun: Callable[[bool], object] | None = field(default=None, repr=False)
     lost: bool = False
     settled: bool = False
     # Where to find what came of it; the queue is told with its completion.
@@ -193,6 +196,19 @@ class Job:
     def last_attempt(self) -> bool:
         """Whether a failure now leaves no attempt."""
         return self.attempts + 1 >= self.max_attempts
+
+    @contextlib.contextmanager
+    def unbegun(self) -> Iterator[None]:
+        """Inside it counts as not begun, whoever was called for it: its handler waits for a place to work at. Left by an exception,
+        it was not begun at all."""
+        self._begins(False)
+        yield
+        self._begins(True)
+
+    def _begins(self, begun: bool) -> None:
+        self.begun = begun
+        if self.on_begun is not None:
+            self.on_begun(begun)
 
     def settle(self, verdict: Verdict = None) -> None:
         """Say what became of it."""

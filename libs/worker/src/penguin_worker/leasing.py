@@ -225,6 +225,9 @@ class Worker:
             line.halt()
         await self._finished(self._config.drain_s / 2)
         self._stopping = True
+        for job in self._jobs():
+            if not (job.begun or job.settled or self._kinds[job.kind].one is None):
+                self._end(job, Release("worker_stopping"))
         await self._finished(max(0.0, ends - time.monotonic()))
         tasks = self._tasks.union(*(runner.tasks for runner in self._runners.values()))
         for runner in self._runners.values():

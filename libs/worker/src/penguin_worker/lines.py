@@ -2,7 +2,7 @@
 
 While the queue is away it idles; jobs in hand go on, and what is to be said of them waits for the next stream, which may
 say it, for tokens fence and not streams. A stream has fixed kinds and places: when others are wanted, it is left in order
-and another one opened.
+and another one opened. So it is where the queue says that its process is draining.
 """
 
 from __future__ import annotations
@@ -127,6 +127,10 @@ class Line:
                     opened = time.monotonic()
                     await self._hold(stream, asked)
                 self._taking = False
+                if stream.draining and time.monotonic() - opened < LIVED_S:
+                    # There may be no other process to go to just now.
+                    self._settle_down()
+                    await asyncio.sleep(self._queue_standing.failed("leases", f"{self._queue.name}.DRAINING"))
             except TierError as error:
                 self._taking = False
                 self._settle_down()
@@ -155,14 +159,18 @@ class Line:
         ends = time.monotonic() + LIFE_S * random.uniform(0.7, 0.9)
         # Not before: a queue that lets us in and drops us at once is to be left alone for longer each time.
         lived = asyncio.get_running_loop().call_later(LIVED_S, self._queue_standing.answered, "leases")
+        stream.on_draining = self._changed.set
         reading = asyncio.create_task(self._read(stream))
         reading.add_done_callback(lambda _: self._changed.set())
         self._stream = stream
         self._opened.set()
         try:
-            while not reading.done() and time.monotonic() < ends and not await self._another(asked):
+            while not (reading.done() or stream.draining or time.monotonic() > ends or await self._another(asked)):
                 looking = LOOK_S if len(asked.kinds) < len(self._kinds) and not self._halted else FINISH_S
                 await self._change(looking)
+            if stream.draining:
+                # Not every worker at once; and words that are being gathered go out by this one yet.
+                await asyncio.wait([reading], timeout=random.uniform(GATHER_S / 2, GATHER_S))
             self._leave()
             if reading.done():
                 reading.result()

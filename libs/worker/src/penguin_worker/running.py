@@ -64,6 +64,19 @@ class _Turn:
         except Exception:  # noqa: BLE001 - values that cannot be compared are not the same
             return True
 
+    def limit(self, deadlines: Deadlines) -> None:
+        """Let its job's time run from when it was begun, and anew from when it is begun after all where it waits for that."""
+        job = self.job
+        if job.begun:
+            deadlines.add(self, self.began)
+        job.on_begun = partial(self._begun, deadlines)
+
+    def _begun(self, deadlines: Deadlines, begun: bool) -> None:
+        if begun:
+            deadlines.add(self, time.monotonic())
+        else:
+            deadlines.discard(self)
+
     def expire(self) -> None:
         """Its job's time is up."""
         self.expired = True
@@ -129,7 +142,7 @@ class Runner:
         turn.own = True
         turn.job.cancel = turn.task.cancel
         if (deadlines := self._kinds[turn.job.kind].deadlines) is not None:
-            deadlines.add(turn, turn.began)
+            turn.limit(deadlines)
         self._pass_on(HEIRS)
 
     async def _work(self, turn: _Turn) -> None:
@@ -153,7 +166,7 @@ class Runner:
             except BaseException as raised:  # noqa: BLE001 - a job is to be settled, whatever it is; what ends us is raised
                 self._failed(turn, raised)
             if turn.own:
-                job.cancel = None
+                job.cancel = job.on_begun = None
                 if kind.deadlines is not None:
                     kind.deadlines.discard(turn)
                 return

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -36,6 +36,9 @@ class WorkStream:
         # gRPC takes one message at a time.
         self._writing = asyncio.Lock()
         self._ended = False
+        # The tier leases nothing more here, for its process is about to end; and what is called when it says so.
+        self.draining = False
+        self.on_draining: Callable[[], object] | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -124,6 +127,10 @@ class WorkStream:
                 await self._call.done_writing()
 
     def _answered(self, answer: pb.WorkAnswer) -> None:
+        if answer.draining and not self.draining:
+            self.draining = True
+            if self.on_draining is not None:
+                self.on_draining()
         waiting = self._unanswered.get(answer.number)
         if waiting is not None and not waiting.done():
             waiting.set_result(answer)

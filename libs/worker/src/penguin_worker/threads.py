@@ -8,10 +8,13 @@ import contextvars
 import threading
 from collections.abc import Callable
 
-from penguin_worker.jobs import Away, Job, Outcome
+from penguin_worker.jobs import Away, Job, Outcome, Release
 from penguin_worker.kinds import One
 
 THREADS = 16
+# How long a job waits for a thread before others may have it (seconds): where all threads are at functions that never end, it would
+# be kept for nothing.
+WAIT_S = 60.0
 
 
 class ThreadEnded(Exception):
@@ -21,6 +24,9 @@ class ThreadEnded(Exception):
 def in_thread(function: Callable[[Job], Outcome], threads: int = THREADS) -> One:
     """A handler from a synchronous function, in at most so many threads at once; it may raise NotDone.
 
+    A job that waits for a thread is not begun: its time-out runs from when it has one, a stop gives it back untouched, and so does
+    waiting for WAIT_S. `Kind(in_thread(…, n), limit=n)` leases no more than can be worked on.
+
     A thread cannot be cancelled: after a time-out, a lost lease or a stop it runs to its end unheard, and keeps its place
     among the threads. A long function looks at `job.held` now and then, and ends where it is false.
     """
@@ -28,7 +34,7 @@ def in_thread(function: Callable[[Job], Outcome], threads: int = THREADS) -> One
 
     async def one(job: Job) -> Outcome:
         loop = asyncio.get_running_loop()
-        await places.acquire()
+        await _place(places, job)
         ended: asyncio.Future[Outcome] = loop.create_future()
         context = contextvars.copy_context()
 
@@ -64,6 +70,19 @@ def in_thread(function: Callable[[Job], Outcome], threads: int = THREADS) -> One
         return await ended
 
     return one
+
+
+async def _place(places: asyncio.Semaphore, job: Job) -> None:
+    """Take one of the threads' places, or wait for one; raises Release where none comes free in time."""
+    if not places.locked():
+        await places.acquire()
+        return
+    try:
+        with job.unbegun():
+            async with asyncio.timeout(WAIT_S):
+                await places.acquire()
+    except TimeoutError:
+        raise Release("threads.busy") from None
 
 
 def _start(run: Callable[[], None], name: str) -> None:

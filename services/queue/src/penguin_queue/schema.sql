@@ -331,12 +331,13 @@ BEGIN
 END $$;
 
 CREATE FUNCTION public.resting(tenant uuid, kind integer) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     AS $$
-    SELECT EXISTS (
+BEGIN
+    RETURN EXISTS (
         SELECT FROM kinds AS k JOIN queues AS q ON q.id = k.queue_id WHERE k.id = kind AND (k.paused OR q.paused)
-    ) OR EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
-$$;
+    ) OR EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind));
+END $$;
 
 CREATE FUNCTION public.scheduling(after_tenant uuid, at timestamp with time zone, most integer) RETURNS TABLE(tenant_id uuid, due boolean)
     LANGUAGE sql STABLE
@@ -417,14 +418,15 @@ CREATE FUNCTION public.turn_lock(tenant uuid, key text) RETURNS bigint
     AS $$ SELECT hashtextextended(tenant::text || key, 0) $$;
 
 CREATE FUNCTION public.unhindered(tenant uuid, kind integer) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     AS $$
-    SELECT NOT EXISTS (
+BEGIN
+    RETURN NOT EXISTS (
         SELECT FROM kinds AS k JOIN queues AS q ON q.id = k.queue_id
         WHERE k.id = kind AND (k.paused OR q.paused OR q.max_in_flight IS NOT NULL OR q.rate_jobs IS NOT NULL
                                OR q.tenant_rate_jobs IS NOT NULL OR q.key_rate_jobs IS NOT NULL)
-    ) AND NOT EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind))
-$$;
+    ) AND NOT EXISTS (SELECT FROM pauses AS p WHERE p.tenant_id = tenant AND p.kind_id IN (0, kind));
+END $$;
 
 CREATE FUNCTION public.wakes_after(after_id bigint, most integer) RETURNS TABLE(tenant_id uuid, count bigint, first bigint, last bigint)
     LANGUAGE sql STABLE
@@ -612,6 +614,7 @@ CREATE TABLE public.fleet (
     heard_now double precision DEFAULT 0 NOT NULL,
     lost_now double precision DEFAULT 0 NOT NULL,
     lease interval DEFAULT '00:00:30'::interval NOT NULL,
+    heard_at timestamp with time zone,
     CONSTRAINT fleet_one_check CHECK (one)
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');

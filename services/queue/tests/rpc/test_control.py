@@ -154,6 +154,13 @@ async def test_a_marked_job_that_is_put_off_is_cancelled(owner: Owner) -> None:
     assert (job.state, job.attempts, job.last_error) == (CANCELLED, 0, "content.down")
 
 
+async def test_a_marked_job_that_is_released_is_cancelled(owner: Owner) -> None:
+    ref = await owner.marked()
+    reply = await owner.queue.call(owner.stub.ReleaseJobs, pb.ReleaseJobsRequest(leases=[ref]))
+    assert (reply.cancelled, reply.released, list(reply.lost_job_ids)) == (1, 0, [])
+    assert (await owner.get(ref.job_id)).state == CANCELLED
+
+
 async def test_a_marked_job_whose_lease_runs_out_is_cancelled(owner: Owner) -> None:
     ref = await owner.marked(lease_s=1)
     for _ in range(160):

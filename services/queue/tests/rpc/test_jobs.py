@@ -118,6 +118,7 @@ async def test_bad_fields_are_each_named(queue: TierClient, stub: QueueServiceSt
         (stub.CompleteJobs, pb.CompleteJobsRequest(leases=[lease]), "leases[0].job_id"),
         (stub.FailJobs, pb.FailJobsRequest(failures=[pb.JobFailure(error="x")]), "failures[0].lease"),
         (stub.SnoozeJobs, pb.SnoozeJobsRequest(snoozes=[pb.JobSnooze(delay=seconds(1))]), "snoozes[0].lease"),
+        (stub.ReleaseJobs, pb.ReleaseJobsRequest(), "leases"),
         (stub.GetJob, pb.GetJobRequest(tenant_id=str(tenant), job_id=0), "job_id"),
         (stub.ListJobs, pb.ListJobsRequest(tenant_id=str(tenant), page_size=-1), "page_size"),
         (stub.RedriveJobs, pb.RedriveJobsRequest(tenant_id=str(tenant), request_id=str(uuid4())), "job_ids"),
@@ -146,6 +147,7 @@ async def test_nobody_without_the_right_token(queue: TierClient, stub: QueueServ
         (stub.CompleteJobs, pb.CompleteJobsRequest(leases=[lease])),
         (stub.FailJobs, pb.FailJobsRequest(failures=[pb.JobFailure(lease=lease, error="x")])),
         (stub.SnoozeJobs, pb.SnoozeJobsRequest(snoozes=[pb.JobSnooze(lease=lease, delay=seconds(1))])),
+        (stub.ReleaseJobs, pb.ReleaseJobsRequest(leases=[lease])),
     )
     for method, request in (*of_tenants, *of_workers):
         with pytest.raises(Refused) as refused:
@@ -204,10 +206,11 @@ async def test_a_stale_token_moves_nothing(queue: TierClient, stub: QueueService
     snoozed = await queue.call(
         stub.SnoozeJobs, pb.SnoozeJobsRequest(snoozes=[pb.JobSnooze(lease=old, delay=seconds(1))])
     )
+    released = await queue.call(stub.ReleaseJobs, pb.ReleaseJobsRequest(leases=[old]))
     completed, failed = await side.complete(old), await side.fail(old, retryable=True)
-    for reply in (extended, snoozed, completed, failed):
+    for reply in (extended, snoozed, released, completed, failed):
         assert list(reply.lost_job_ids) == [job_id]
-    assert (completed.completed, failed.retried, failed.dead, snoozed.snoozed) == (0, 0, 0, 0)
+    assert (completed.completed, failed.retried, failed.dead, snoozed.snoozed, released.released) == (0, 0, 0, 0, 0)
     assert (await side.get(job_id)).state == pb.JOB_STATE_LEASED
 
 
@@ -282,6 +285,25 @@ async def test_a_snooze_burns_no_attempt(queue: TierClient, stub: QueueServiceSt
     assert (job.state, job.attempts, job.snoozes) == (pb.JOB_STATE_READY, 0, 1)
     assert job.last_error == "content.down"
     assert await side.lease(wait_s=0) == []
+
+
+async def test_what_is_released_is_ready_at_once_as_if_nobody_had_had_it(
+    queue: TierClient, stub: QueueServiceStub, side: Side
+) -> None:
+    first, second = await side.enqueue(2)
+    refs = [ref_of(each) for each in await side.lease(max_jobs=2)]
+    assert [ref.job_id for ref in refs] == [first, second]
+    await side.complete(refs[1])
+    reply = await queue.call(stub.ReleaseJobs, pb.ReleaseJobsRequest(leases=refs))
+    assert (reply.released, reply.cancelled, list(reply.lost_job_ids)) == (1, 0, [second])
+    job = await side.get(first)
+    assert (job.state, job.attempts, job.snoozes, job.lost_leases, job.last_error) == (
+        pb.JOB_STATE_READY, 0, 0, 0, "",
+    )  # fmt: skip
+    # Whoever had it has it no more, and the next one does.
+    assert list((await queue.call(stub.ReleaseJobs, pb.ReleaseJobsRequest(leases=refs[:1]))).lost_job_ids) == [first]
+    (again,) = await side.lease()
+    assert (again.job.id, again.lease_token != refs[0].lease_token) == (first, True)
 
 
 async def test_pages_run_newest_first_through_every_state(

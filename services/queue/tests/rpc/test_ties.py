@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
 import pytest
-from services.queue.tests.rows import batch_request, enqueue_request, lease_request, new_job, ref_of
+from services.queue.tests.rows import batch_request, enqueue_request, lease_request, new_job, ref_of, seconds
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
@@ -52,6 +53,10 @@ class Tied:
         if retryable:
             failure.retry_delay.FromMilliseconds(0)
         await self.queue.call(self.stub.FailJobs, pb.FailJobsRequest(failures=[failure]))
+
+    async def snooze(self, lease: pb.LeaseRef, delay_s: float) -> None:
+        snooze = pb.JobSnooze(lease=lease, reason="later", delay=seconds(delay_s))
+        await self.queue.call(self.stub.SnoozeJobs, pb.SnoozeJobsRequest(snoozes=[snooze]))
 
     async def cancel(self, *ids: int) -> None:
         request = pb.CancelJobsRequest(tenant_id=str(self.tenant), request_id=str(uuid4()), job_ids=ids)
@@ -181,6 +186,21 @@ async def test_a_key_is_in_order_through_retry_death_cancellation_and_redrive(ti
     await tied.cancel(third)
     await tied.complete(ref)
     assert [await tied.next(), await tied.next()] == [first, fourth]
+
+
+async def test_who_is_redriven_waits_for_who_is_in_hand_but_not_once_that_is_put_off(tied: Tied) -> None:
+    key = {"ordering_key": "k"}
+    first, second = await tied.enqueue(key, key)
+    (ref,) = await tied.lease()
+    await tied.fail(ref)
+    (held,) = await tied.lease()
+    await tied.redrive(first)
+    await tied.snooze(held, 6 * 86400)
+    assert await tied.next() == first
+    # It was put off once, and still is.
+    job = await tied.get(second)
+    assert job.snoozes == 1
+    assert job.run_at.ToDatetime(UTC) > datetime.now(UTC) + timedelta(days=5)
 
 
 async def test_producers_and_workers_never_meet_within_a_key(tied: Tied) -> None:

@@ -12,7 +12,8 @@ from services.queue.tests.leases import Leases
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Handover, Lot, NewBatch
-from penguin_queue.domain.lanes import Lanes, Taken, Turn
+from penguin_queue.domain.lanes import Lanes
+from penguin_queue.domain.turns import Taken, Turn
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.hearing import Hearing
 from penguin_queue.operations.leasing import Leasing

@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from penguin_devstack.valkey import ValkeyServer, temporary_valkey
-from penguin_queue.domain.lanes import Lane, Place
+from penguin_queue.domain.turns import Lane, Place
 from penguin_queue.operations import news as module
 from penguin_queue.operations.news import CHANNEL, News, listening, news
 from penguin_queue.store.redis import TIMEOUT_S, redis_at

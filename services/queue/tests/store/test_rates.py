@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import astuple
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from penguin_devstack.valkey import ValkeyServer, temporary_valkey
-from penguin_queue.domain.rates import AHEAD_S, LATER_S, Ask, Buckets, Rate
+from penguin_queue.domain.rates import AHEAD_S, LATER_S, Ask, Buckets, Grant, Rate, Rated
+from penguin_queue.domain.turns import Lane, Place, Turn
+from penguin_queue.operations.rating import Rating
 from penguin_queue.store.rates import Rates
 from penguin_queue.store.redis import Guard, redis_at
 
@@ -115,6 +118,7 @@ async def test_redis_answers_as_memory_does(redis: Redis) -> None:
         assert found.first_s == pytest.approx(meant.first_s, abs=5)
         assert found.step_s == pytest.approx(meant.step_s)
         assert found.later_s == pytest.approx(meant.later_s, abs=5)
+        assert found.head_s == pytest.approx(meant.head_s, abs=5)
     await rates.give_back(f"a{name}", slow, 3, found.source)
     alone.give_back(f"a{name}", slow, 3, 0)
     assert (await rates.take([ask(f"a{name}", 50, slow, lined=True)]))[0].granted == alone.take(
@@ -203,3 +207,19 @@ async def test_buckets_that_were_begun_again_take_nothing_back() -> None:
             assert (await rates.take([ask("k", 20, slow)]))[0].granted == 1
             await rates.give_back("k", slow, 19, grant.source)
             assert (await rates.take([ask("k", 20, slow)]))[0].granted == 0
+
+
+async def test_rates_that_are_read_anew_while_tokens_are_taken_hold_for_the_next_lease() -> None:
+    rated = Rated("slow", Rate(1.0, 1), None, None)
+
+    class Slow:
+        async def take(self, asks: Sequence[Ask]) -> list[Grant]:
+            rating.read({})
+            return [Grant(0, 1.0, head_s=1.0) for _ in asks]
+
+    rating = Rating(Slow())  # type: ignore[arg-type]
+    rating.read({"k": rated})
+    turn = Turn(Lane(2, "k", uuid4()), 2, 1, Place(0, datetime.now(UTC), 1))
+    capped = await rating.cap([turn])
+    assert (capped.turns, capped.dry) == ([], {"slow": 1.0})
+    assert (await rating.cap([turn])).turns == [turn]

@@ -199,10 +199,13 @@ async def test_what_one_process_hears_all_know(own_db: Database) -> None:
     one.heard(50)
     await one.fleet(AT)
     # It hears no worker itself, and calls no stall for that.
-    assert (await idle.fleet(AT + timedelta(milliseconds=1))).spares(8) == 0
+    soon, later, last = (AT + timedelta(seconds=n, milliseconds=n) for n in (0, 1, 2))
+    assert (await idle.fleet(soon)).spares(8, soon) == 0
     idle.lost(60)
-    assert (await idle.fleet(AT + timedelta(seconds=1, milliseconds=2))).spares(1) == SPARED
-    assert (await one.fleet(AT + timedelta(seconds=2))).spares(1) == SPARED
+    assert (await idle.fleet(later)).spares(1, later) == SPARED
+    assert (await one.fleet(last)).spares(1, last) == SPARED
+    # Nor does it forget when the other heard one last.
+    assert (await idle.fleet(last)).heard_at == AT
 
 
 async def test_the_sweep_finds_what_falls_due_and_says_when_the_next_does(own_db: Database) -> None:

@@ -14,8 +14,9 @@ from services.queue.tests.leases import Leases
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import NotFound
 from penguin_chassis.pool import Database
-from penguin_queue.domain.jobs import Failure, LeaseRef, Members, NewBatch, NewJob, PurgeFilter
+from penguin_queue.domain.jobs import Failure, LeaseRef, Members, NewBatch, NewJob, PurgeFilter, Snooze
 from penguin_queue.domain.ties import AWAITED_CANCELLED, LEASED, WAITING, Ties, Unique
+from penguin_queue.store import leases as leases_of
 from penguin_queue.store import ties
 from penguin_queue.store.control import ControlStore
 from penguin_queue.store.jobs import JobStore
@@ -264,3 +265,89 @@ async def test_who_is_redriven_does_not_wait_for_who_stands_behind_and_is_in_nob
     # It is there again as it was: not before its time.
     assert (await jobs.get(tenant, second)).state == "scheduled"
     assert await end_all(leases) == []
+
+
+@dataclass
+class Handed:
+    """Two jobs of a key: the first is dead, and the second in hand."""
+
+    db: Database
+    tenant: UUID
+    kinds: Kinds
+    leases: Leases
+    first: int
+    second: LeaseRef
+
+    async def snooze(self) -> None:
+        await self.leases.snooze([Snooze(self.second, timedelta(days=6), "later")], AT)
+
+    async def redrive(self) -> None:
+        assert (await ControlStore(self.db, self.kinds).redrive(step(self.tenant), [self.first]))[0] == [self.first]
+
+    async def goes_on(self) -> None:
+        """The first is leased though the second is not due for long, which is there again after it."""
+        await freed(self.db, self.kinds)
+        assert (await JobStore(self.db, self.kinds).get(self.tenant, self.second.job_id)).state == "held"
+        assert await end_all(self.leases) == [self.first]
+        assert await freed(self.db, self.kinds) == [self.second.job_id]
+        assert (await JobStore(self.db, self.kinds).get(self.tenant, self.second.job_id)).state == "scheduled"
+
+
+@pytest.fixture
+async def handed(own_db: Database) -> Handed:
+    kinds, tenant, leases = Kinds(), uuid4(), Leases(own_db)
+    items = [(step(tenant), NewJob("k", b"{}", 2, 0, None, 3, "", ties=Ties(ordering_key="o"))) for _ in range(2)]
+    await JobStore(own_db, kinds).enqueue(tenant, items, gate=None, at=AT)
+    refs = []
+    for failing in (True, False):
+        (leased,) = await leases.lease_ready(Asked((), 10, AT + timedelta(seconds=30), "w"))
+        refs.append(LeaseRef(leased.id, leased.lease_token or 0))
+        if failing:
+            await leases.fail([Failure(refs[0], "x", False, None, 0.5)], AT)
+            await freed(own_db, kinds)
+    return Handed(own_db, tenant, kinds, leases, refs[0].job_id, refs[1])
+
+
+async def test_who_is_put_off_while_another_of_its_key_is_being_redriven_gives_way(handed: Handed) -> None:
+    control = ControlStore(handed.db, handed.kinds)
+    async with handed.db.tenant(handed.tenant) as connection:
+        await control._risen(connection, step(handed.tenant), [handed.first])
+        # Neither waits for the other, nor sees what he does.
+        await handed.snooze()
+    await handed.goes_on()
+
+
+async def test_who_is_redriven_while_another_of_its_key_is_being_put_off_goes_before(
+    handed: Handed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, go = asyncio.Event(), asyncio.Event()
+    give_way = ties.give_way
+
+    async def give_way_slowly(*args: Any) -> bool:
+        woken = await give_way(*args)
+        looked.set()
+        await go.wait()
+        return woken
+
+    monkeypatch.setattr(leases_of, "give_way", give_way_slowly)
+    snoozed = asyncio.create_task(handed.snooze())
+    await looked.wait()
+    redriven = asyncio.create_task(handed.redrive())
+    await asyncio.sleep(0.1)
+    go.set()
+    await asyncio.gather(snoozed, redriven)
+    await handed.goes_on()
+
+
+async def test_the_hourly_round_wakes_who_waits_for_one_that_was_put_off(handed: Handed) -> None:
+    await handed.redrive()
+    # As a process of the version before did.
+    async with handed.db.maintenance() as connection:
+        await connection.execute(
+            "UPDATE jobs SET state = 0, lease_token = NULL, run_at = $2 WHERE id = $1",
+            handed.second.job_id,
+            AT + timedelta(days=6),
+        )
+    assert await freed(handed.db, handed.kinds) == []
+    await Settling().settle(handed.db, AT)
+    await handed.goes_on()

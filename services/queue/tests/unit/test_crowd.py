@@ -9,7 +9,8 @@ from services.queue.tests.unit.test_lanes import AT, lane, place, told
 
 from penguin_queue.domain import lanes as module
 from penguin_queue.domain.crowd import Crowd
-from penguin_queue.domain.lanes import TENANT_LANES_MAX, Head, Lane, Lanes, Taken
+from penguin_queue.domain.lanes import TENANT_LANES_MAX, Lanes
+from penguin_queue.domain.turns import Head, Lane, Taken
 
 HIGH, LOW = 1, 3
 

@@ -16,24 +16,33 @@ def test_a_job_that_kills_its_workers_is_not_spared_while_others_are_worked_at()
     fleet = Fleet(0.0, 0.0)
     for n in range(600):
         fleet = fleet.told(2, 3 if n % 30 == 29 else 0, AT + n * SECOND)
-        assert n < 60 or fleet.spares(3) == 0
+        assert n < 60 or fleet.spares(3, AT + n * SECOND) == 0
 
 
 @pytest.mark.parametrize(("rate", "in_hand"), [(800, 640), (100, 40), (4000, 200)])
-@pytest.mark.parametrize("lease_s", [2, 5, 30])
+@pytest.mark.parametrize("lease_s", [1, 2, 5, 30])
 def test_a_busy_minute_does_not_hide_that_nobody_speaks_any_more(rate: int, in_hand: int, lease_s: int) -> None:
     fleet, seconds = Fleet(0.0, 0.0), 600
     for n in range(seconds):
         fleet = fleet.told(rate, 0, AT + n * SECOND, lease_s * SECOND)
-    assert fleet.spares(3) == 0
+    assert fleet.spares(3, AT + seconds * SECOND) == 0
     # All stall: their leases run out, and others take them and say no more.
     spared = []
     for n in range(1, 7):
-        silent = fleet.told(0, 0, AT + (seconds + n * lease_s) * SECOND)
-        spared.append(silent.spares(in_hand))
+        at = AT + (seconds + n * lease_s) * SECOND
+        spared.append(fleet.told(0, 0, at).spares(in_hand, at))
         fleet = fleet.told(0, in_hand, AT + (seconds + n * lease_s) * SECOND)
-    # Six that count make a dead letter by default.
-    assert spared[4:] == [SPARED] * 2
+    # It is seen from the first lease on; with the shortest ones, from the fifth second, and six that count make a dead letter.
+    counted = {1: 3, 2: 1}.get(lease_s, 0)
+    assert spared[counted:] == [SPARED] * (6 - counted)
+
+
+def test_who_has_been_silent_for_half_a_lease_is_away_and_one_word_says_otherwise() -> None:
+    fleet = Fleet(0.0, 0.0).told(10_000, 0, AT, 30 * SECOND)
+    assert [fleet.spares(1, AT + n * SECOND) for n in (14, 16)] == [0, SPARED]
+    assert fleet.told(1, 0, AT + 15 * SECOND).spares(1, AT + 16 * SECOND) == 0
+    assert fleet.with_news(1, 0, AT + 15 * SECOND).spares(1, AT + 16 * SECOND) == 0
+    assert fleet.told(0, 0, AT + 15 * SECOND, 30 * SECOND).spares(1, AT + 16 * SECOND) == SPARED
 
 
 def test_a_lease_that_nobody_asks_for_any_more_is_forgotten() -> None:
@@ -46,16 +55,16 @@ def test_a_lease_that_nobody_asks_for_any_more_is_forgotten() -> None:
 @pytest.mark.parametrize("workers", [1, 4, 400])
 def test_when_more_run_out_than_are_spoken_of_nobody_is_to_blame_however_few_they_are(workers: int) -> None:
     fleet = Fleet(0.0, 0.0).told(workers, 0, AT)
-    assert fleet.spares(workers) == 0
-    assert fleet.spares(workers + 1) == SPARED
-    assert fleet.told(0, workers, AT + SECOND).spares(1) == SPARED
-    assert fleet.with_news(workers, 0).spares(workers + 1) == 0
+    assert fleet.spares(workers, AT) == 0
+    assert fleet.spares(workers + 1, AT) == SPARED
+    assert fleet.told(0, workers, AT + SECOND).spares(1, AT + SECOND) == SPARED
+    assert fleet.with_news(workers, 0, AT).spares(workers + 1, AT) == 0
 
 
 def test_a_stall_is_forgotten_with_time_and_so_is_what_was_heard() -> None:
     fleet = Fleet(0.0, 0.0).told(500, 5000, AT)
     later = fleet.told(300, 0, AT + 10 * HALF_LIFE)
-    assert later.spares(3) == 0
+    assert later.spares(3, AT + 10 * HALF_LIFE) == 0
     silent = later.told(0, 0, AT + 1000 * HALF_LIFE)
     assert (silent.heard, silent.lost) == (0.0, 0.0)
 
@@ -76,4 +85,4 @@ def test_a_silence_of_the_queue_excuses_what_ran_out_in_it_and_until_workers_are
 
 
 def test_where_nothing_is_told_all_that_is_lost_counts() -> None:
-    assert (WELL.spares(10**6), WELL.excused) == (0, (None, None))
+    assert (WELL.spares(10**6, AT), WELL.excused) == (0, (None, None))

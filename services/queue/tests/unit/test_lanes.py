@@ -9,22 +9,13 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penguin_queue.domain.lanes import (
-    AGEING,
-    ELDEST_EVERY,
-    LONG,
-    TENANT_LANES_MAX,
-    Head,
-    Lane,
-    Lanes,
-    Place,
-    Taken,
-    reach,
-)
+from penguin_queue.domain.lanes import AGEING, ELDEST_EVERY, LONG, TENANT_LANES_MAX, Lanes, reach
 from penguin_queue.domain.limits import BUSY, FULL, PROBED
 from penguin_queue.domain.loads import HALF_LIFE_S
+from penguin_queue.domain.turns import Head, Lane, Place, Taken
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
 
 
 def lane(tenant: int, priority: int = 2, kind: str = "k") -> Lane:
@@ -211,6 +202,57 @@ def test_a_place_that_came_free_during_a_lease_is_not_missed() -> None:
     assert lanes.choose((), 100, AT)
 
 
+def test_lanes_that_had_no_room_are_known_though_a_place_came_free_during_the_lease() -> None:
+    lanes = limited_lanes(10, 1)
+    mark, turns, freed = lanes.mark, lanes.choose((), 100, AT), lanes.limits.freed
+    lanes.limits.ended([7])
+    lanes.limits.found({1: 0}, freed, AT)
+    lanes.leased(mark, turns, 100, [], rooms={1: 0})
+    assert len(lanes) == 10
+    # Nor is anything known of them where another process was leasing, or where no more was told.
+    lanes.leased(mark, turns, 100, [], rooms={1: None})
+    lanes.leased(mark, turns, 100, [])
+    assert len(lanes) == 10
+
+
+def rated_lanes(count: int) -> Lanes:
+    """So many lanes of a queue with a rate, and one of another."""
+    lanes = told(*(lane(n, kind="rated") for n in range(count)), lane(1, kind="other"))
+    lanes.paces.read({"rated": "slow"})
+    return lanes
+
+
+def test_a_queue_without_tokens_is_passed_over_as_a_whole_and_then_looked_into_a_little() -> None:
+    lanes, until = rated_lanes(500), AT + SECOND
+    assert lanes.paces.ran_dry("slow", until) == ["rated"]
+    assert [turn.lane.kind for turn in lanes.choose((), 64, AT)] == ["other"]
+    assert lanes.open_kind(["rated"]) is None
+    lanes.paces.refilled("slow")
+    assert lanes.open_kind(["rated"]) == "rated"
+    lanes.paces.ran_dry("slow", until)
+    turns = lanes.choose((), 64, until)
+    assert Counter(turn.lane.kind for turn in turns) == {"rated": reach(PROBED), "other": 1}
+    assert lanes.open_kind(["rated"]) == "rated"
+    # With tokens for all it is as any other; and a clock that was put back keeps nothing shut.
+    lanes.paces.flowed("slow")
+    assert len(lanes.choose((), 64, until)) == reach(64)
+    lanes.paces.ran_dry("slow", until)
+    assert len(lanes.choose((), 64, AT - timedelta(hours=1))) == reach(PROBED) + 1
+
+
+def test_those_with_few_tokens_get_half_of_a_lease_together_beside_others() -> None:
+    lanes = rated_lanes(500)
+    lanes.loads.granted(UUID(int=1), 50)
+    lanes.paces.fell_short("slow")
+    turns = lanes.choose((), 64, AT)
+    assert sum(turn.cap for turn in turns if turn.lane.kind == "rated") == 32
+    lanes = told(*(lane(n, kind="rated") for n in range(500)))
+    lanes.paces.read({"rated": "slow"})
+    lanes.paces.fell_short("slow")
+    # Alone they have all of it.
+    assert sum(turn.share for turn in lanes.choose((), 64, AT)) == 64
+
+
 def test_who_met_another_at_a_queue_comes_back_sooner_than_who_found_it_full() -> None:
     lanes = limited_lanes(10, 1)
     lanes.limits.found({1: None}, {}, AT)
@@ -223,7 +265,7 @@ def test_lanes_are_forgotten_that_gave_nothing_though_there_was_room() -> None:
         lanes = limited_lanes(10, 9)
         mark, turns = lanes.mark, lanes.choose((), 100, AT)
         lanes.limits.found({1: room}, {}, AT)
-        lanes.leased(mark, turns, 100, [])
+        lanes.leased(mark, turns, 100, [], rooms={1: room})
         assert len(lanes) == left
 
 

@@ -32,10 +32,10 @@ class Work:
 
     async def lease_lots(self, asked: Asked) -> list[Lot]:
         await asyncio.sleep(0)
-        ids = list(itertools.islice(self._numbers, 10))
-        self.leased += len(ids)
+        ids = list(itertools.islice(self._numbers, asked.max_jobs))
+        self.leased += (count := len(ids))
         payload = b"x" * SIZE
-        return [Lot(uuid4(), "x", 2, 7, NOW, ids, [payload] * 10, [NOW] * 10, [3] * 10, [""] * 10)]
+        return [Lot(uuid4(), "x", 2, 7, NOW, ids, [payload] * count, [NOW] * count, [3] * count, [""] * count)]
 
     async def complete(self, ids: Sequence[int], tokens: Sequence[int], results: dict[int, str]) -> list[int]:
         return []
@@ -100,16 +100,26 @@ async def test_a_client_that_does_not_read_has_few_large_jobs_waiting(monkeypatc
     assert (side.unread.size, work.back > 50) == (0, True)
 
 
-async def test_where_many_do_not_read_each_has_one_lease_waiting(monkeypatch: Any) -> None:
-    monkeypatch.setattr(streams, "UNREAD_ALL_BYTES", 40 * SIZE)
+async def test_where_many_do_not_read_each_has_one_job_waiting(monkeypatch: Any) -> None:
+    monkeypatch.setattr(streams, "UNREAD_ALL_BYTES", 80 * SIZE)
     side = Side(monkeypatch)
-    works = [Work() for _ in range(8)]
+    works = [Work() for _ in range(12)]
     opened = [side.stream(work) for work in works]
-    for replies in opened:
-        await anext(replies)
+    # All at once: none finds room that another is about to take.
+    reading = [asyncio.ensure_future(anext(replies)) for replies in opened]
+    await asyncio.gather(*reading)
+    await idle()
+    assert sum(work.leased for work in works) <= 80 + len(works)
+    assert min(work.leased for work in works) == 1
+    # What gRPC has in hand is not read yet, and is there more than once.
+    assert side.unread.size >= sum(work.leased for work in works) * SIZE * 3
+    # Whoever reads goes on, beside those that do not.
+    last = max(range(12), key=lambda n: -works[n].leased)
+    for _ in range(5):
+        await anext(opened[last])
         await idle()
-    # The first may fill what there is for all; those that come then are still served.
-    assert [work.leased for work in works[1:]] == [20] * 7
+    assert works[last].leased == 6
+    assert sum(work.leased for work in works) <= 80 + len(works) + 5
     for replies in opened:
         await replies.aclose()
     assert side.unread.size == 0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
 from datetime import datetime
 from uuid import UUID, uuid4
 
 import pytest
 
+from penguin_chassis import calls
 from penguin_chassis.clock import now
 from penguin_queue.operations import tallies
 from penguin_queue.operations.tallies import Shared
@@ -64,6 +68,51 @@ async def test_a_count_that_nobody_can_wait_for_is_there_for_the_next_who_asks()
     gone = [await asyncio.gather(ask(0.05), return_exceptions=True) for _ in range(3)]
     assert [type(error) for (error,) in gone] == [TimeoutError] * 3
     assert (await ask(10), counted.counts) == (1, 1)
+
+
+@contextlib.contextmanager
+def call(wait_s: float) -> Iterator[None]:
+    """A call of which so much time is left."""
+    entered = calls.enter(calls.Call("m", calls.Caller("c", uuid4(), frozenset()), time.monotonic() + wait_s))
+    try:
+        yield
+    finally:
+        calls.leave(entered)
+
+
+async def test_who_cannot_wait_for_a_count_has_the_last_one_and_the_next_who_asks_what_was_counted_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tallies, "SHARE", 0.0)  # asked for more seldom than a count is good for
+    counted = Counted(0.3)
+    shared, tenant = Shared(counted, 30.0, now), uuid4()
+    with pytest.raises(TimeoutError), call(0.1):
+        async with asyncio.timeout(0.1):
+            await shared.latest(tenant)
+    found = []
+    for _ in range(3):
+        await asyncio.sleep(0.35)
+        with call(0.1):
+            async with asyncio.timeout(0.1):
+                found.append((await shared.latest(tenant))[0])
+    assert found == [1, 2, 3]
+    # Whoever has the time waits for the next.
+    with call(30):
+        assert (await shared.latest(tenant))[0] == 4
+
+
+async def test_who_waits_for_a_count_that_takes_longer_than_the_last_one_has_that_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tallies, "SHARE", 0.0)
+    counted = Counted(0.0)
+    shared, tenant = Shared(counted, 30.0, now), uuid4()
+    assert (await shared.latest(tenant))[0] == 1
+    counted.takes_s = 10.0
+    with call(0.4):
+        async with asyncio.timeout(0.4):
+            assert (await shared.latest(tenant))[0] == 1
+    assert counted.counts == 2
 
 
 async def test_no_count_is_good_for_longer_than_is_said() -> None:

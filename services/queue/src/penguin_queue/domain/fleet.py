@@ -13,6 +13,8 @@ HALF_LIFE = timedelta(seconds=60)
 PARTS = 6
 # Each process tells of what it hears so often: what another has heard is so old.
 TOLD = timedelta(seconds=1)
+# What all have heard is known to all after this, even where they are busy: it is told by the next sweep, and looked for by the next.
+KNOWN = 4 * TOLD
 # What is taken for the shortest before anybody has asked for one, and the longest there can be.
 LEASE, LONGEST = timedelta(seconds=30), timedelta(hours=1)
 # While the fleet is thought away a job may lose so many more leases before it is taken for poison: it is spared, but not for ever.
@@ -26,7 +28,8 @@ GRACE = timedelta(seconds=10)
 @dataclass(frozen=True)
 class Fleet:
     """How many leases were ended by a word of their workers lately, and how many ran out without one, in all processes, as of
-    when; when the queue was away last; the same two as of just now; and the shortest lease that is asked for."""
+    when; when the queue was away last; the same two as of just now; the shortest lease that is asked for; and when a word was
+    heard last."""
 
     heard: float
     lost: float
@@ -36,6 +39,7 @@ class Fleet:
     heard_now: float = 0.0
     lost_now: float = 0.0
     lease: timedelta = LEASE
+    heard_at: datetime | None = None
 
     def told(self, heard: int, lost: int, at: datetime, lease: timedelta | None = None) -> Fleet:
         """As it is with what a process has heard and lost since it told of it last, and the shortest lease that it gave."""
@@ -53,20 +57,24 @@ class Fleet:
         return Fleet(
             faded(self.heard, HALF_LIFE) + heard, faded(self.lost, HALF_LIFE) + lost, max(self.at or at, at), *away,
             faded(self.heard_now, lately) + heard, faded(self.lost_now, lately) + lost, shortest,
+            at if heard else self.heard_at,
         )  # fmt: skip
 
-    def with_news(self, heard: int, lost: int) -> Fleet:
-        """The same with what came since it was told."""
+    def with_news(self, heard: int, lost: int, at: datetime) -> Fleet:
+        """The same with what came since it was told, until `at`."""
         return replace(
             self, heard=self.heard + heard, lost=self.lost + lost,
             heard_now=self.heard_now + heard, lost_now=self.lost_now + lost,
+            heard_at=at if heard else self.heard_at,
         )  # fmt: skip
 
-    def spares(self, leases: int) -> int:
+    def spares(self, leases: int, at: datetime) -> int:
         """So many more leases have run out. How many a job may lose beyond its queue's limit just now: some while more run out
-        than are spoken of, be they few or many, and be it in the last minutes or just now."""
+        than are spoken of, be they few or many, and be it in the last minutes or just now; and while nobody has said a word for
+        half of a lease, for who is well speaks of a job in hand sooner, and all processes know of it soon after."""
         stalled = self.lost + leases > self.heard or self.lost_now + leases > self.heard_now
-        return SPARED if stalled else 0
+        silent = self.heard_at is not None and at - self.heard_at > max(self.lease / 2, KNOWN)
+        return SPARED if stalled or silent else 0
 
     @property
     def excused(self) -> tuple[datetime | None, datetime | None]:

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from penguin_queue.domain.crowd import Crowd
-from penguin_queue.domain.limits import Limits
+from penguin_queue.domain.limits import PROBED, Limits, Rooms
 from penguin_queue.domain.line import Line
 from penguin_queue.domain.loads import Loads
+from penguin_queue.domain.paces import Paces
+from penguin_queue.domain.turns import UNCAPPED, Head, Lane, Place, Taken, Turn
 
 # A priority of which a lane's next job has been due this long counts as the next higher one, and so on: whatever is offered above
 # them, low lanes share evenly with the high ones after twice this. All lanes of the priority do, so that who has let a backlog
@@ -40,63 +42,6 @@ SPARE, MORE = 2, 6
 # new one beyond them is learnt in the place of another (see Crowd), which a survey finds again.
 LANES_MAX = 50_000
 RESERVED = 10
-# More than any lease.
-UNCAPPED = 1_000_000
-
-
-class Lane(NamedTuple):
-    """Whose ready jobs: `priority` is 1 (high) to 3 (low)."""
-
-    priority: int
-    kind: str
-    tenant_id: UUID
-
-
-class Place(NamedTuple):
-    """Where in its lane a job stands."""
-
-    rank: int
-    run_at: datetime
-    id: int
-
-
-@dataclass(frozen=True)
-class Head:
-    """The first ready job of a lane."""
-
-    lane: Lane
-    place: Place
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A lane to be leased from, from `floor` on. A later `band` has its turn when the earlier ones are empty; within one each
-    gives `share` jobs at first, and never more than `cap`. Of a `limited` one only so many may be in flight."""
-
-    lane: Lane
-    band: int
-    share: int
-    floor: Place
-    cap: int = UNCAPPED
-    limited: bool = False
-
-
-class Keyed(NamedTuple):
-    """A job that was leased and goes by the rate of a key, and whether it has a place in that line."""
-
-    job_id: int
-    rate_key: str
-    lined: bool
-
-
-class Taken(NamedTuple):
-    """What was leased of a lane: how many jobs, the last of their places, those that go by the rate of a key, and their ids."""
-
-    lane: Lane
-    jobs: int
-    last: Place
-    keyed: Sequence[Keyed] = ()
-    ids: Sequence[int] = ()
 
 
 @dataclass(slots=True)
@@ -125,6 +70,7 @@ class Lanes:
         self.loads = Loads(self._lowered)
         # Of kinds of which only so many jobs may be in flight a lane may have jobs though none is to be had.
         self.limits = Limits()
+        self.paces = Paces()
         self._known: dict[Lane, _Known] = {}
         self._lines: dict[str, dict[int, _Lines]] = {}
         self._crowd: Crowd[Lane] = Crowd()
@@ -178,6 +124,7 @@ class Lanes:
         """Whose turn it is where a worker of these kinds (none: all) can take so many: least loaded tenants first."""
         self._wake(at)
         self.limits.wake(at)
+        self.paces.wake(at)
         lines = self._lines_of(kinds)
         bands_of = _bands(lines, at)
         self._leases += 1
@@ -197,16 +144,25 @@ class Lanes:
             if not lanes:
                 continue
             shares = self._shares(lanes, wanted - sum(turn.share for turn in turns if turn.band == band))
-            turns += [
-                Turn(lane, band, shares[lane], self._known[lane].floor, limited=limits.queue(lane.kind) is not None)
-                for lane in lanes
-            ]
+            few = self._few(lanes, wanted)
+            for lane in lanes:
+                cap = few if self.paces.short(lane.kind) else UNCAPPED
+                limited = limits.queue(lane.kind) is not None
+                turns.append(Turn(lane, band, min(shares[lane], cap), self._known[lane].floor, cap, limited))
         return turns
 
     def leased(
-        self, mark: int, turns: Sequence[Turn], wanted: int, rows: Iterable[Taken], *, spent: bool = False
+        self,
+        mark: int,
+        turns: Sequence[Turn],
+        wanted: int,
+        rows: Iterable[Taken],
+        *,
+        spent: bool = False,
+        rooms: Rooms | None = None,
     ) -> None:
-        """What a lease that began at `mark` took of its turns; where it is `spent` it ended by the bytes of what it took."""
+        """What a lease that began at `mark` took of its turns; where it is `spent` it ended by the bytes of what it took. `rooms`
+        are what it left of queues with a limit."""
         counts: Counter[Lane] = Counter()
         last: dict[Lane, Place] = {}
         for lane, jobs, place, *_ in rows:
@@ -230,7 +186,7 @@ class Lanes:
             # A lease that is full has looked into no more than the first band for certain.
             looked = not spent and (total < wanted or turn.band == turns[0].band)
             if looked and counts[turn.lane] < min(turn.cap, wanted if total < wanted else turn.share):
-                self._came_short(turn.lane)
+                self._came_short(turn.lane, rooms or {})
 
     def rest(self, lane: Lane, until: datetime) -> None:
         """Pass a lane over until then: its rate lets nothing go."""
@@ -245,26 +201,40 @@ class Lanes:
     def open_kind(self, kinds: Collection[str]) -> str | None:
         """A kind among these (none: any) of which there may be more."""
         among = kinds or self._of_kind
-        return next((kind for kind in among if self._of_kind[kind] and not self.limits.full(kind)), None)
+        return next((kind for kind in among if self._of_kind[kind] and not self._shut(kind)), None)
 
     def _lines_of(self, kinds: Collection[str]) -> list[tuple[int, _Lines]]:
-        """What there may be had of these kinds (none: all), by priority. Full queues are passed over as a whole."""
-        among = [kind for kind in dict.fromkeys(kinds or self._lines) if not self.limits.full(kind)]
+        """What there may be had of these kinds (none: all), by priority. Full queues, and those without tokens, are passed over as
+        a whole."""
+        among = [kind for kind in dict.fromkeys(kinds or self._lines) if not self._shut(kind)]
         return [pair for kind in among for pair in self._lines.get(kind, {}).items()]
 
     def _first(self, lines: Sequence[tuple[int, _Lines]], most: int) -> list[Lane]:
-        """The first so many of all of them together, and of a limited queue no more than there is room for."""
+        """The first so many of all of them together, and of a limited queue no more than there is room, or tokens, for."""
         with contextlib.ExitStack() as stack:
             together: list[Iterable[tuple[Any, Lane]]] = []
-            by_queue: dict[int, list[Iterable[tuple[Any, Lane]]]] = defaultdict(list)
+            bounded: dict[int | str, tuple[int, list[Iterable[tuple[Any, Lane]]]]] = {}
             for _, each in lines:
                 ordered = stack.enter_context(contextlib.closing(each.turns.ordered()))
-                queue = self.limits.queue(each.kind)
-                (together if queue is None else by_queue[queue]).append(ordered)
-            for queue, own in by_queue.items():
-                room = self.limits.room(queue)
-                together.append(itertools.islice(heapq.merge(*own), most if room is None else reach(room)))
+                queue, room = self._room(each.kind)
+                if queue is None or room is None:
+                    together.append(ordered)
+                else:
+                    bounded.setdefault(queue, (room, []))[1].append(ordered)
+            for room, own in bounded.values():
+                together.append(itertools.islice(heapq.merge(*own), reach(room)))
             return [lane for _, lane in itertools.islice(heapq.merge(*together), max(0, most))]
+
+    def _shut(self, kind: str) -> bool:
+        return self.limits.full(kind) or self.paces.dry(kind)
+
+    def _room(self, kind: str) -> tuple[int | str | None, int | None]:
+        """How many jobs of a kind's queue may be had, as far as that is known, and what it is shared by."""
+        queue, short = self.limits.queue(kind), self.paces.short(kind)
+        room = None if queue is None else self.limits.room(queue)
+        if short is None:
+            return queue, room
+        return (short if queue is None else queue), PROBED if room is None else min(room, PROBED)
 
     def _eldest(self, lines: Sequence[tuple[int, _Lines]]) -> Lane | None:
         firsts = [first for _, each in lines if (first := each.ages.first()) is not None]
@@ -299,9 +269,15 @@ class Lanes:
             heapq.heappush(line, (load + given / self.loads.weight(tenant), n, tenant))
         return shares
 
-    def _came_short(self, lane: Lane) -> None:
-        # In a full queue it may have jobs all the same.
-        if not self.limits.full(lane.kind):
+    def _few(self, lanes: Sequence[Lane], wanted: int) -> int:
+        """How much each of those may give that have few tokens: half of it all together, if there are others."""
+        short = sum(self.paces.short(lane.kind) is not None for lane in lanes)
+        return max(1, wanted // (2 * short)) if 0 < short < len(lanes) else UNCAPPED
+
+    def _came_short(self, lane: Lane, rooms: Rooms) -> None:
+        # Where the lease found no room, or left none, it may have jobs all the same: by now there may be room again.
+        queue = self.limits.queue(lane.kind)
+        if queue is None or rooms.get(queue):
             self._forget(lane)
 
     def _lower(self, lane: Lane, known: _Known, place: Place) -> None:

@@ -55,13 +55,15 @@ class Ask:
 @dataclass(frozen=True)
 class Grant:
     """How many may go. Of the others so many are `placed` in line, the first after `first_s` and each `step_s` after the one
-    before; the rest ask again after `later_s`. `source` says whose buckets these were: no others take tokens back."""
+    before; the rest ask again after `later_s`. The first of its buckets has a token after `head_s`. `source` says whose buckets
+    these were: no others take tokens back."""
 
     granted: int
     first_s: float = 0.0
     step_s: float = 0.0
     placed: int = 0
     later_s: float = 0.0
+    head_s: float = 0.0
     source: object = None
 
 
@@ -97,20 +99,22 @@ class Buckets:
         denied = ask.count - granted
         if not denied:
             return Grant(granted)
-        first = max(now + max(0.0, 1 - bucket.tokens) / rate.per_s for bucket, rate in found)
+        waits = [max(0.0, 1 - bucket.tokens) / rate.per_s for bucket, rate in found]
+        head, first = waits[0], now + max(waits)
         step = max(1 / rate.per_s for _, rate in found)
         if not ask.lined:
             first = max(first, line)
         if not ask.lines:
-            return Grant(granted, first - now, step)
+            return Grant(granted, first - now, step, head_s=head)
         if ask.lined:
-            return Grant(granted, first - now, step, denied)
+            return Grant(granted, first - now, step, denied, head_s=head)
         placed = max(0, min(denied, 1 + int((now + AHEAD_S - first) / step))) if first <= now + AHEAD_S else 0
         for bucket, _ in found if placed else ():
             for priority in range(ask.priority - 1, 3):
                 bucket.lines[priority] = max(bucket.lines[priority], first + placed * step)
         later = max(0.0, first + placed * step - now) / 2
-        return Grant(granted, first - now, step, placed, min(max(later, step), LATER_S) if placed < denied else 0.0)
+        later = min(max(later, step), LATER_S) if placed < denied else 0.0
+        return Grant(granted, first - now, step, placed, later, head)
 
     def give_back(self, name: str, rate: Rate, count: int, now: float) -> None:
         """Tokens that nobody needed after all."""

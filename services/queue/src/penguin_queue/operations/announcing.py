@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Protocol
 
 from penguin_queue.domain.jobs import Handover, Lot, Ready
-from penguin_queue.domain.lanes import Lane, Lanes, Place
+from penguin_queue.domain.lanes import Lanes
+from penguin_queue.domain.turns import Lane, Place
 from penguin_queue.operations.news import News
 
 # For as many jobs all who wait are woken: how many there are is not known.

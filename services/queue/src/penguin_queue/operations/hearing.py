@@ -41,4 +41,4 @@ class Hearing:
                 self._known, self._heard, self._lost = known, self._heard - heard, self._lost - lost
                 self._lease = None
             self._told_at = at
-        return self._known.with_news(self._heard, self._lost)
+        return self._known.with_news(self._heard, self._lost, at)

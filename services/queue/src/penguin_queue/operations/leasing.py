@@ -14,11 +14,12 @@ from penguin_chassis.defects import places
 from penguin_chassis.faults import Fault
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Job, LeaseRef, Lot
-from penguin_queue.domain.lanes import Keyed, Lane, Lanes, Place, Taken, Turn, reach
+from penguin_queue.domain.lanes import Lanes, reach
 from penguin_queue.domain.limits import BUSY, PROBED, Rooms
+from penguin_queue.domain.turns import Keyed, Lane, Place, Taken, Turn
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.desk import Desk
-from penguin_queue.operations.rating import Rating, Wait
+from penguin_queue.operations.rating import Capped, Rating, Wait
 from penguin_queue.operations.returning import Returning, refs_in, refs_of
 from penguin_queue.store.leases import Asked, LeaseStore, Outcome, Survey
 
@@ -124,7 +125,10 @@ class Leasing:
             async with self._limited if alone else contextlib.nullcontext():
                 taken, more = await self._round(kinds, wanted, lease)
             if taken or not more:
-                return await self._rating.waits(taken)
+                waits = await self._rating.waits(taken)
+                for queue, short in self._rating.lined(taken, waits).items():
+                    (self._lanes.paces.fell_short if short else self._lanes.paces.flowed)(queue)
+                return waits
             # All that were looked at have nothing to give, and are out of the way now.
         return {}
 
@@ -140,6 +144,7 @@ class Leasing:
         for lane, seconds in capped.resting.items():
             self._lanes.rest(lane, at + timedelta(seconds=seconds))
             self._announcer.later(lane.kind, seconds)
+        self._pace(capped, at)
         more = len(chosen) >= reach(wanted)
         if not turns:
             return [], more
@@ -151,10 +156,11 @@ class Leasing:
         if left.rooms:
             self._bound(left.rooms, freed)
             more = more or (sum(turn.limited for turn in turns) >= reach(PROBED) and limits.any_open(kinds, at))
-        self._lanes.leased(mark, turns, wanted, taken, spent=left.spent)
+        self._lanes.leased(mark, turns, wanted, taken, spent=left.spent, rooms=left.rooms)
         if left.spent:
             self._announcer.more_of(kinds)
-        await self._rating.give_back(capped, taken)
+        for queue in await self._rating.give_back(capped, taken):
+            self._lanes.paces.refilled(queue)
         return taken, more
 
     def _bound(self, rooms: Rooms, freed: Mapping[int, int]) -> None:
@@ -163,6 +169,15 @@ class Leasing:
         limits.found(rooms, freed, self._now())
         for kind in limits.kinds(queue for queue, room in rooms.items() if room is None):
             self._announcer.later(kind, BUSY.total_seconds())
+
+    def _pace(self, capped: Capped, at: datetime) -> None:
+        """Go by what the rates of whole queues let go."""
+        paces = self._lanes.paces
+        for queue in capped.flowing:
+            paces.flowed(queue)
+        for queue, seconds in capped.dry.items():
+            for kind in paces.ran_dry(queue, at + timedelta(seconds=seconds)):
+                self._announcer.later(kind, seconds)
 
     async def _put_in_line(self, waits: Mapping[LeaseRef, Wait]) -> None:
         at = self._now()
@@ -205,6 +220,7 @@ class Leasing:
             rated, limited = await self._store.bounds()
             self._lanes.limits.read(limited)
             self._rating.read(rated)
+            self._lanes.paces.read(self._rating.queues)
             self._bounded = True
 
 

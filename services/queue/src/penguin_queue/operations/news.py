@@ -20,7 +20,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from penguin_chassis.defects import places
-from penguin_queue.domain.lanes import LOWEST, Lane, Place
+from penguin_queue.domain.lanes import LOWEST
+from penguin_queue.domain.turns import Lane, Place
 from penguin_queue.store.redis import OPEN_S, Guard
 
 log = logging.getLogger(__name__)

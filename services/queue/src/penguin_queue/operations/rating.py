@@ -10,23 +10,27 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
-from penguin_queue.domain.lanes import Lane, Taken, Turn
+from penguin_queue.domain.paces import LONGEST
 from penguin_queue.domain.rates import Ask, Rate, Rated
+from penguin_queue.domain.turns import Lane, Taken, Turn
 from penguin_queue.store.rates import Rates
 
-# A lane that its rate holds back is passed over no longer than this at once: the rate may be raised meanwhile (seconds).
-REST_MAX_S = 1.0
+# What its rate holds back is passed over until half of its bucket is full again, but for no longer than this where a token comes
+# sooner (seconds): whatever comes back for each single token would crowd out what needs none.
+WORTH_S = 0.05
 
 # How long a job waits, and whether that is its place in line.
 Wait = tuple[timedelta, bool]
 
 
 class Capped(NamedTuple):
-    """The turns as far as their rates let them go, the lanes that may not go at all for so long (seconds), and whose tokens they
-    took."""
+    """The turns as far as their rates let them go, the lanes that may not go at all for so long (seconds), the queues of which
+    nothing may (seconds), those that had a token for all, and whose tokens were taken."""
 
     turns: list[Turn]
     resting: dict[Lane, float]
+    dry: dict[str, float]
+    flowing: set[str]
     source: object = None
 
 
@@ -47,22 +51,30 @@ class Rating:
             turn: Ask(buckets, turn.share) for turn in turns if turn.share and (buckets := self._buckets(turn.lane))
         }
         if not asks:
-            return Capped([turn for turn in turns if not self._buckets(turn.lane)], {})
+            return Capped([turn for turn in turns if not self._buckets(turn.lane)], {}, {}, set())
+        # As they were asked for: they may be read anew meanwhile.
+        rated_of = {turn: self._rated[turn.lane.kind] for turn in asks}
         taken = await self._rates.take(list(asks.values()))
         grants = dict(zip(asks, taken, strict=True))
         capped: list[Turn] = []
         resting: dict[Lane, float] = {}
+        dry: dict[str, float] = {}
         for turn in turns:
             if turn not in grants:
                 capped += [] if self._buckets(turn.lane) else [turn]
-            elif (grant := grants[turn]).granted:
+                continue
+            grant, rated = grants[turn], rated_of[turn]
+            if grant.granted:
                 capped.append(replace(turn, share=grant.granted, cap=grant.granted))
-            else:
-                resting[turn.lane] = min(grant.first_s, REST_MAX_S)
-        return Capped(capped, resting, taken[0].source)
+            if rated.whole is not None and grant.granted < asks[turn].count and grant.head_s:
+                dry[rated.queue] = _rest_s(grant.head_s, rated.whole)
+            elif not grant.granted:
+                resting[turn.lane] = _rest_s(grant.first_s, rated.tenant or rated.whole)
+        flowing = {rated.queue for rated in rated_of.values()}.difference(dry)
+        return Capped(capped, resting, dry, flowing, taken[0].source)
 
-    async def give_back(self, capped: Capped, taken: Sequence[Taken]) -> None:
-        """Tokens of jobs that were not there."""
+    async def give_back(self, capped: Capped, taken: Sequence[Taken]) -> set[str]:
+        """Tokens of jobs that were not there, or did not come along; returns the queues that have some by that."""
         counts: Counter[Lane] = Counter()
         for each in taken:
             counts[each.lane] += each.jobs
@@ -70,9 +82,11 @@ class Rating:
         for turn in capped.turns:
             for bucket in self._buckets(turn.lane):
                 unused[bucket] += min(turn.cap, turn.share) - counts[turn.lane]
+        back = {name for (name, _), count in unused.items() if count > 0}
         for (name, rate), count in unused.items():
             if count > 0:
                 await self._rates.give_back(name, rate, count, capped.source)
+        return {queue for queue in capped.dry if _of_queue(queue) in back}
 
     async def waits(self, taken: Sequence[Taken]) -> dict[int, Wait]:
         """Which of these jobs, by their ids, the rates of their keys do not let go yet."""
@@ -95,9 +109,34 @@ class Rating:
                 waits[job_id] = timedelta(seconds=wait), placed
         return waits
 
+    @property
+    def queues(self) -> dict[str, str]:
+        """The kinds of queues that have a rate of their own, or of keys."""
+        return {kind: rated.queue for kind, rated in self._rated.items() if rated.whole or rated.key}
+
+    def lined(self, taken: Sequence[Taken], waits: Mapping[int, Wait]) -> dict[str, bool]:
+        """The queues of these jobs with a rate of keys: whether all of them, or else none, are to wait."""
+        found: dict[str, set[bool]] = defaultdict(set)
+        for each in taken:
+            rated = self._rated.get(each.lane.kind)
+            if rated is not None and rated.key is not None:
+                found[rated.queue] |= {job_id in waits for job_id in each.ids}
+        return {queue: answers == {True} for queue, answers in found.items() if len(answers) == 1}
+
     def _buckets(self, lane: Lane) -> tuple[tuple[str, Rate], ...]:
         rated = self._rated.get(lane.kind)
         if rated is None:
             return ()
-        of = ((f"queue:{rated.queue}", rated.whole), (f"tenant:{rated.queue}:{lane.tenant_id}", rated.tenant))
+        of = ((_of_queue(rated.queue), rated.whole), (f"tenant:{rated.queue}:{lane.tenant_id}", rated.tenant))
         return tuple((name, rate) for name, rate in of if rate is not None)
+
+
+def _of_queue(queue: str) -> str:
+    """The name of a queue's own bucket."""
+    return f"queue:{queue}"
+
+
+def _rest_s(first_s: float, rate: Rate | None) -> float:
+    """How long what found no token is passed over (seconds)."""
+    worth_s = 0.0 if rate is None else min(WORTH_S, rate.burst / 2 / rate.per_s)
+    return min(max(first_s, worth_s), LONGEST.total_seconds())

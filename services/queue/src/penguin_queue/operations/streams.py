@@ -28,10 +28,14 @@ LEASE_MAX = 1000
 # Jobs of a reply (bytes): a message has 4 MiB, and one that is larger would break the stream with the leases taken.
 REPLY_BYTES = 2 * 1024 * 1024
 # Replies that wait for the client to read them, and their jobs (bytes), of one stream and of all streams of the process together;
-# then nothing more is leased. Where all together have too many, a stream may still have one lease waiting.
+# then nothing more is leased. Where all together have too many, a stream may still have one job waiting: whoever reads goes on.
 REPLIES_MAX = 64
 UNREAD_BYTES = 4 * 1024 * 1024
 UNREAD_ALL_BYTES = 64 * 1024 * 1024
+# What gRPC has in hand it has as a message and as its bytes, beside the jobs themselves.
+COPIES = 3
+# The most that a job takes (bytes): a payload, and what there is beside it.
+LARGEST_BYTES = 65 * 1024
 AWAY_MIN_S, AWAY_MAX_S = 0.05, 1.0
 
 Columns = tuple[Sequence[int], Sequence[int]]
@@ -78,7 +82,7 @@ class Answer:
     # Jobs that ended as cancelled, and the ids of those still in hand whose cancellation is wished.
     cancelled: int = 0
     cancelling: list[int] = field(default_factory=list)
-    # Nothing more is leased here.
+    # Nothing more is leased here. Told unasked, too, under the number 0: a worker that has nothing to say is to move on.
     draining: bool = False
 
 
@@ -87,9 +91,23 @@ Reply = list[Lot] | Answer
 
 @dataclass
 class Unread:
-    """What waits in all streams of a process for their clients to read it (bytes)."""
+    """What waits in all streams of a process for their clients to read it, what gRPC has in hand of it, and what leases under way
+    may bring (bytes)."""
 
     size: int = 0
+
+    def room(self, size: int) -> bool:
+        """Whether so much may come."""
+        return self.size + size <= UNREAD_ALL_BYTES
+
+    @contextlib.contextmanager
+    def expecting(self, size: int) -> Iterator[None]:
+        """Keep room for so much while inside: leases of many streams are under way at once, and each finds the room of all."""
+        self.size += size
+        try:
+            yield
+        finally:
+            self.size -= size
 
 
 class Stream:
@@ -124,12 +142,20 @@ class Stream:
         tasks = [asyncio.create_task(self._telling(work)) for work in (self._hear(words), self._fill())]
         try:
             while (reply := await self._replies.get()) is not None:
-                if isinstance(reply, list):
-                    self._weigh(-_size(reply))
                 self._freed.set()
                 if isinstance(reply, Exception):
                     raise reply
-                yield reply
+                if not isinstance(reply, list):
+                    yield reply
+                    continue
+                size = _size(reply)
+                try:
+                    # Until it asks for the next one, gRPC has not sent this one off.
+                    with self._unread_of_all.expecting(size * (COPIES - 1)):
+                        yield reply
+                finally:
+                    self._weigh(-size)
+                    self._freed.set()
         finally:
             self._closed = True
             for task in tasks:
@@ -146,6 +172,8 @@ class Stream:
     def offer(self, kind: str, count: int) -> Handover | None:
         """A lease for jobs about to be stored, if this stream waits for such and has the places."""
         if not self._waiting or count > self.free or self._clogged or self._draining():
+            return None
+        if not self._unread_of_all.room(REPLY_BYTES):
             return None
         if self._start.kinds and kind not in self._start.kinds:
             return None
@@ -165,7 +193,7 @@ class Stream:
         """Whether the client does not read what it is sent."""
         if self._replies.qsize() >= REPLIES_MAX or self._unread >= UNREAD_BYTES:
             return True
-        return self._unread > 0 and self._unread_of_all.size >= UNREAD_ALL_BYTES
+        return self._unread > 0 and not self._unread_of_all.room(REPLY_BYTES)
 
     def _weigh(self, size: int) -> None:
         self._unread += size
@@ -248,8 +276,9 @@ class Stream:
         while not self._draining():
             # While there is more to be had a lease waits for a fourth of the places: small ones cost as much each.
             least = max(1, self._start.max_in_flight // 4) if more else 1
-            while self.free < least or self._clogged:
+            if self.free < least or self._clogged:
                 await self._until_freed()
+                continue
             try:
                 with calls.within(ACT_S):
                     more = await self._lease()
@@ -259,14 +288,18 @@ class Stream:
                     raise
                 await asyncio.sleep(away * random.uniform(0.5, 1.0))
                 away = min(away * 2, AWAY_MAX_S)
+        self._replies.put_nowait(Answer(0, draining=True))
 
     async def _lease(self) -> bool:
         """Lease what there is room for, or wait a while for something to lease; whether there may be more."""
         wanted = min(self.free, LEASE_MAX)
+        if not self._unread_of_all.room(_at_most(wanted)):
+            wanted = 1
         with self._announcer.waiting(self._start.kinds, wanted) as waiter:
-            lots = await self._work.lease_lots(
-                Asked(self._start.kinds, wanted, self._work.now() + self._start.lease, self._start.worker_id)
-            )
+            with self._unread_of_all.expecting(_at_most(wanted)):
+                lots = await self._work.lease_lots(
+                    Asked(self._start.kinds, wanted, self._work.now() + self._start.lease, self._start.worker_id)
+                )
             if not lots:
                 with self._announcer.open_to_handover(self):
                     self._waiting = True
@@ -289,3 +322,8 @@ def _messages(lots: Sequence[Lot]) -> Iterator[list[Lot]]:
 
 def _size(lots: Sequence[Lot]) -> int:
     return sum(lot.size for lot in lots)
+
+
+def _at_most(jobs: int) -> int:
+    """What a lease of so many may bring (bytes)."""
+    return min(jobs * LARGEST_BYTES, REPLY_BYTES)

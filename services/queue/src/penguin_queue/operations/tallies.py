@@ -1,5 +1,5 @@
 """Shares a tenant's count between all who ask for it. Counting a backlog reads it, so who asks while it is being counted waits
-for the next count together with the others, and what took long is good for longer."""
+for the next count together with the others, and what took long is good for longer. Who cannot wait so long has the last one."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ HISTORY_LONGEST_S = 300.0
 TENANTS_MAX = 1000
 # No count may take longer than this (seconds); who waits for it may give up before, and finds it the next time.
 COUNT_MAX_S = 300.0
+# Who waits for a count is answered with the last one so long before he gives up (seconds), or a quarter of what he has left.
+MARGIN_S = 0.25
 
 
 @dataclass
 class _Place(Generic[T]):
-    """One tenant's last count: when it was begun and until when it is good, by the loop's clock."""
+    """One tenant's last count: when it was begun, how long it took (seconds) and until when it is good, by the loop's clock."""
 
     counting: asyncio.Task[None] | None = None
     last: tuple[T, datetime] | None = None
     begun: float = 0.0
+    took: float = 0.0
     good_until: float = 0.0
 
 
@@ -51,7 +54,8 @@ class Shared(Generic[T]):
         self._places: OrderedDict[UUID, _Place[T]] = OrderedDict()
 
     async def latest(self, tenant_id: UUID) -> tuple[T, datetime]:
-        """A count and of when it is: begun after this call, or good still. Raises as the count does.
+        """A count and of when it is: begun after this call, or good still, or the last one where the call's deadline comes before
+        the next. Raises as the count does.
 
         It is nobody's own: were it to end with its caller's deadline, what takes longer would never be counted.
         """
@@ -67,7 +71,10 @@ class Shared(Generic[T]):
                 place.counting = asyncio.create_task(work, context=contextvars.Context())
                 # It may be that nobody is left to be told of an error.
                 place.counting.add_done_callback(lambda task: task.cancelled() or task.exception())
-            await asyncio.shield(place.counting)
+            if place.last is None:
+                await asyncio.shield(place.counting)
+            elif not await _ends(place.counting, place.took):
+                break
         return place.last
 
     async def _renew(self, tenant_id: UUID, place: _Place[T]) -> None:
@@ -80,7 +87,21 @@ class Shared(Generic[T]):
         finally:
             place.counting = None
         took = clock() - begun
+        place.took = took
         place.good_until = clock() + (min(self._longest_s, SHARE * took) if took >= CHEAP_S else 0.0)
+
+
+async def _ends(counting: asyncio.Task[None], took: float) -> bool:
+    """Wait for a count that may take as long as the last one, unless the call has not so much time; whether it has ended. Raises as
+    it does."""
+    left = calls.remaining()
+    left = max(left - MARGIN_S, 0.75 * left)
+    if left < took:
+        return False
+    ended, _ = await asyncio.wait({counting}, timeout=left)
+    for task in ended:
+        task.result()
+    return bool(ended)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from penguin_chassis.barrier import REQUEST, Step
 from penguin_chassis.clock import Now
 from penguin_chassis.faults import DeadlineExceeded, Fault, ResourceExhausted, Unavailable
 from penguin_queue.domain.jobs import Failure, Handover, Job, LeaseRef, Lot, NewBatch, NewJob, Progress, Ready, Snooze
-from penguin_queue.domain.lanes import Lane, Place
+from penguin_queue.domain.turns import Lane, Place
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.hearing import Hearing
 from penguin_queue.operations.leasing import Leasing

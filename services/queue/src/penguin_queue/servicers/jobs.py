@@ -128,6 +128,12 @@ class QueueServicer(ControlMethods):
         lost = wire.lost([s.lease for s in snoozes], off | cancelled)
         return pb.SnoozeJobsResponse(snoozed=len(off), cancelled=len(cancelled), lost_job_ids=lost)
 
+    async def ReleaseJobs(self, request: pb.ReleaseJobsRequest, context: Any) -> pb.ReleaseJobsResponse:
+        leases = [wire.lease_ref(ref) for ref in request.leases]
+        back, cancelled = await self._work.release([ref.job_id for ref in leases], [ref.token for ref in leases])
+        lost = wire.lost(leases, back | cancelled)
+        return pb.ReleaseJobsResponse(released=len(back), cancelled=len(cancelled), lost_job_ids=lost)
+
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
         found = await self._jobs.get(UUID(request.tenant_id), request.job_id)
         return pb.GetJobResponse(job=wire.job(found))

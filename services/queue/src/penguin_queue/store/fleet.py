@@ -27,6 +27,6 @@ class FleetStore:
             fleet = Fleet(*row).told(heard, lost, at, lease)
             await connection.execute(
                 sql.know, fleet.heard, fleet.lost, fleet.at, fleet.away_since, fleet.away_until,
-                fleet.heard_now, fleet.lost_now, fleet.lease,
+                fleet.heard_now, fleet.lost_now, fleet.lease, fleet.heard_at,
             )  # fmt: skip
         return fleet

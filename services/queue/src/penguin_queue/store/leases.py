@@ -25,9 +25,9 @@ from penguin_queue.domain.jobs import (
     Snooze,
     retry_at,
 )
-from penguin_queue.domain.lanes import Head, Lane, Place, Taken, Turn
 from penguin_queue.domain.limits import Rooms
 from penguin_queue.domain.rates import Rated
+from penguin_queue.domain.turns import Head, Lane, Place, Taken, Turn
 from penguin_queue.store import REPEATS_KNOWN, attempts
 from penguin_queue.store.bounds import bounds
 from penguin_queue.store.control import end_lost, end_marked
@@ -35,6 +35,7 @@ from penguin_queue.store.due import EVER, Due, RunOut
 from penguin_queue.store.jobs import job_of, ready_of
 from penguin_queue.store.kinds import Kinds
 from penguin_queue.store.lots import lots_of
+from penguin_queue.store.ties import give_way
 from penguin_queue.store.wakes import Left
 
 sql = load("penguin_queue.store", "leases.sql")
@@ -191,6 +192,9 @@ class LeaseStore:
             cancelled = await end_marked(connection, marked, at) if marked else set()
             rows = await connection.fetch(sql.release, [row["id"] for row in held])
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in rows})
+            woken = await give_way(connection, held)
+        if cancelled or woken:
+            self._tied_left()
         return set(map(_ref, held)), [ready_of(row, kinds) for row in rows], cancelled
 
     async def _jobs(self, connection: Connection, rows: Sequence[Any]) -> list[Job]:
@@ -266,7 +270,8 @@ class LeaseStore:
             if dead:
                 ids, _ = _columns(dead)
                 await connection.execute(sql.bury, ids, [words[ref].error for ref in dead], at)
-        if dead or cancelled:
+            woken = await give_way(connection, [row for row in held if _ref(row) in retried])
+        if dead or cancelled or woken:
             self._tied_left()
         return retried, set(dead), cancelled
 
@@ -287,7 +292,8 @@ class LeaseStore:
             if off:
                 reasons = [words[ref].reason for ref in off]
                 await connection.execute(sql.put_off, *_returned(list(off.values())), reasons, at)
-        if cancelled:
+            woken = await give_way(connection, held)
+        if cancelled or woken:
             self._tied_left()
         return off, cancelled
 
@@ -302,6 +308,9 @@ class LeaseStore:
             off = [_again(row, kinds, at + waits[_ref(row)][0]) for row in held]
             lined = [waits[_ref(row)][1] for row in held]
             await connection.execute(sql.put_in_line, *_returned(off), lined, at)
+            woken = await give_way(connection, held)
+        if marked or woken:
+            self._tied_left()
         return off
 
     async def bounds(self) -> tuple[dict[str, Rated], dict[str, int]]:
@@ -318,9 +327,10 @@ class LeaseStore:
         due, more_due = await self._due.promote(at, after, SWEEP_LIMIT)
         async with self._db.maintenance() as connection:
             cancelled, lost, buried = await self._lost(connection, at, after, fleet)
+            woken = await give_way(connection, lost)
             next_at = await connection.fetchval(sql.next_turn, after)
             kinds = await self._kinds.names(connection, {row["kind_id"] for row in (*due, *lost)})
-        if buried or cancelled:
+        if buried or cancelled or woken:
             self._tied_left()
         more = more_due or len(lost) >= SWEEP_LIMIT or SWEEP_LIMIT in (len(buried), len(cancelled))
         losses = len(cancelled) + len(buried) + sum(not row["excused"] for row in lost)
@@ -333,7 +343,7 @@ class LeaseStore:
         (expired,) = await connection.fetch(sql.expired, at, after, SWEEP_LIMIT, *fleet.excused)
         if not expired["total"]:
             return [], [], []
-        spared = (fleet.spares(expired["losses"]), *fleet.excused)
+        spared = (fleet.spares(expired["losses"], at), *fleet.excused)
         cancelled = await end_lost(connection, at, SWEEP_LIMIT, after)
         ids = await self._run_out.ids(connection, at, after, SWEEP_LIMIT, spared, many=expired["total"] == SWEEP_LIMIT)
         lost = await connection.fetch(sql.recover, at, ids, LEASE_LOST, *spared)

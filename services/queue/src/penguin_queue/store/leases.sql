@@ -99,7 +99,7 @@ WHERE c.id = ANY ($1::bigint[]) AND c.finished_at > $3;
 
 -- name: hold
 SELECT j.tenant_id, j.id, j.lease_token, j.kind_id, j.priority, j.rank, j.attempts, j.max_attempts, j.lost_leases, j.worker_id,
-       j.cancel_wanted, q.backoff_base, q.backoff_cap
+       j.cancel_wanted, j.ordering_key, q.backoff_base, q.backoff_cap
 FROM unnest($1::bigint[], $2::bigint[]) AS r (id, token)
 JOIN jobs AS j ON j.id = r.id AND j.lease_token = r.token
 JOIN kinds AS k ON k.id = j.kind_id
@@ -172,12 +172,12 @@ WITH found AS MATERIALIZED (
     FROM found AS f
     WHERE j.id = ANY (ARRAY(SELECT id FROM found)) AND j.id = f.id
     RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank, j.attempts + j.lost_leases AS attempt, j.worker_id,
-              f.excused
+              j.ordering_key, f.excused
 ), noted AS (
     INSERT INTO job_attempts (job_id, finished_at, tenant_id, attempt, outcome, error, worker_id)
     SELECT id, $1, tenant_id, attempt, 2, $3, worker_id FROM lost WHERE NOT excused
 )
-SELECT tenant_id, id, kind_id, priority, run_at, rank, attempt, excused FROM lost;
+SELECT tenant_id, id, kind_id, priority, run_at, rank, attempt, ordering_key, excused FROM lost;
 
 -- name: bury_poison
 WITH gone AS (

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from penguin_queue.domain.jobs import Lot
-from penguin_queue.domain.lanes import Keyed, Lane, Place, Taken
+from penguin_queue.domain.turns import Keyed, Lane, Place, Taken
 
 # The first columns of `lease_lots`.
 _GROUPED = itemgetter(0, 1, 2)

@@ -56,15 +56,17 @@ while i <= #ARGV do
   end
   if (not lined) and line > now then granted = 0 end
   granted = math.max(0, granted)
-  local first, step = now, 0
+  local first, step, head = now, 0, 0
   for b = 1, buckets do
     found[b].t = found[b].t - granted
-    first = math.max(first, now + math.max(0, 1 - found[b].t) / found[b].per_s)
+    local wait = math.max(0, 1 - found[b].t) / found[b].per_s
+    if b == 1 then head = wait end
+    first = math.max(first, now + wait)
     step = math.max(step, 1 / found[b].per_s)
   end
   local placed, later, denied = 0, 0, count - granted
   if denied == 0 then
-    first, step = now, 0
+    first, step, head = now, 0, 0
   else
     if not lined then first = math.max(first, line) end
     if lined and lines then
@@ -84,7 +86,7 @@ while i <= #ARGV do
     end
   end
   out[#out + 1] = {granted, string.format('%.6f', first - now), string.format('%.6f', step), placed,
-                   string.format('%.6f', later)}
+                   string.format('%.6f', later), string.format('%.6f', head)}
 end
 for key, bucket in pairs(known) do
   redis.call('HSET', key, 't', string.format('%.6f', bucket.t), 'at', string.format('%.6f', bucket.at),
@@ -132,7 +134,8 @@ class Rates:
                 *found, began = await self._take(keys=[_BEGAN, *map(_key, keys)], args=args)
                 self._alone = None
                 return [
-                    Grant(int(row[0]), float(row[1]), float(row[2]), int(row[3]), float(row[4]), began) for row in found
+                    Grant(int(row[0]), float(row[1]), float(row[2]), int(row[3]), float(row[4]), float(row[5]), began)
+                    for row in found
                 ]
         now = time.monotonic()
         alone = self._by_itself(now)

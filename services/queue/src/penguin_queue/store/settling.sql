@@ -47,7 +47,7 @@ WITH page AS MATERIALIZED (
 SELECT tenant_id, callback_id FROM page ORDER BY tenant_id DESC, callback_id DESC LIMIT 1;
 
 -- name: wake_stuck
--- Keys whose first job waits for nothing.
+-- Keys whose first job waits for nothing, while none of them is in hand.
 INSERT INTO wakes (tenant_id, job_id, ordering_key)
 SELECT h.tenant_id, h.id, h.ordering_key FROM jobs AS h
 WHERE h.ordering_key IS NOT NULL AND h.state = 6 AND coalesce(h.waits, 0) <= 0 AND NOT EXISTS (
@@ -55,5 +55,5 @@ WHERE h.ordering_key IS NOT NULL AND h.state = 6 AND coalesce(h.waits, 0) <= 0 A
     WHERE o.tenant_id = h.tenant_id AND o.ordering_key = h.ordering_key AND o.position < h.position)
   AND NOT EXISTS (
     SELECT FROM jobs AS i
-    WHERE i.tenant_id = h.tenant_id AND i.ordering_key = h.ordering_key AND i.state <> 6)
+    WHERE i.tenant_id = h.tenant_id AND i.ordering_key = h.ordering_key AND i.state <> 6 AND i.state = 2)
 LIMIT $1;

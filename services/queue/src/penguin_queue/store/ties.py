@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from penguin_chassis.faults import FailedPrecondition, Fault, NotFound
-from penguin_chassis.pool import Connection
+from penguin_chassis.pool import Connection, affected
 from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import NewJob
 from penguin_queue.domain.ties import BatchProgress, Ties, Unique, held_key, over_for
@@ -286,8 +286,29 @@ async def before_redriving(connection: Connection, tenant_id: UUID, ids: Sequenc
     batches = sorted(set(ends.values()))
     # Of both in the order of their ids.
     await connection.execute(sql.lock_held, sorted({*behind, *batches}))
-    await connection.execute(sql.hold_back, tenant_id, behind)
+    await connection.execute(sql.hold_back, behind)
     fewer = [-list(ends.values()).count(each) for each in batches]
     tenants, zeros = [tenant_id] * len(batches), [0] * len(batches)
     await connection.execute(sql.lock_batches, tenants, batches)
     await connection.execute(sql.count_ends, tenants, batches, zeros, fewer, zeros)
+
+
+async def give_way(connection: Connection, rows: Sequence[Any]) -> bool:
+    """After jobs were let go of that are not over: those before which a redriven one of their key stands are held, and wake it;
+    whether wakes were left. Waits for nobody: the rows are locked, and a key that somebody has is seen to by the sweep."""
+    tied = [row for row in rows if row["ordering_key"]]
+    if not tied:
+        return False
+    keys = sorted({(row["tenant_id"], row["ordering_key"]) for row in tied})
+    # Who redrives one of the key either has been, and is seen by the next statement, or waits until what it does is.
+    taken = await connection.fetch(sql.try_turns, [tenant for tenant, _ in keys], [key for _, key in keys])
+    free = {(row["tenant_id"], row["key"]) for row in taken}
+    # He who has it may be redriving just now.
+    busy = [row for row in tied if (row["tenant_id"], row["ordering_key"]) not in free]
+    if busy:
+        await connection.execute(
+            sql.wake_keys, [row["tenant_id"] for row in busy], [row["id"] for row in busy],
+            [row["ordering_key"] for row in busy],
+        )  # fmt: skip
+    held = await connection.execute(sql.give_way, [row["id"] for row in tied])
+    return bool(busy or affected(held))

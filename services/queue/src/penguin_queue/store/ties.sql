@@ -136,9 +136,14 @@ SELECT w.id, CASE
 FROM unnest($1::uuid[], $2::bigint[]) AS w (tenant_id, id);
 
 -- name: heads
-SELECT h.id FROM unnest($1::uuid[], $2::text[]) AS k (tenant_id, key), LATERAL (
-    SELECT j.id, j.state FROM jobs AS j WHERE j.tenant_id = k.tenant_id AND j.ordering_key = k.key
+-- And whoever stands behind one and is in nobody's hands: put off, while it had not been redriven yet.
+SELECT h.id, b.id AS behind FROM unnest($1::uuid[], $2::text[]) AS k (tenant_id, key), LATERAL (
+    SELECT j.id, j.state, j.position FROM jobs AS j WHERE j.tenant_id = k.tenant_id AND j.ordering_key = k.key
     ORDER BY j.position LIMIT 1) AS h
+LEFT JOIN LATERAL (
+    SELECT o.id FROM jobs AS o
+    WHERE o.tenant_id = k.tenant_id AND o.ordering_key = k.key AND o.state <> 6 AND o.state < 2 AND o.position > h.position
+) AS b ON true
 WHERE h.state = 6;
 
 -- name: lock_held
@@ -227,5 +232,22 @@ JOIN jobs AS j ON j.tenant_id = $1 AND j.ordering_key = k.key AND j.position > k
 WHERE j.state <> 6 AND j.state < 2;
 
 -- name: hold_back
--- Those that have been leased meanwhile stay.
-UPDATE jobs SET state = 6 WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND state < 2;
+-- Those that have been leased meanwhile stay. Of the others the lease that ran out is over: its late worker could have it again, and
+-- fail or extend it, beside whoever goes before.
+UPDATE jobs SET state = 6, lease_token = NULL, leased_until = NULL, worker_id = NULL
+WHERE id = ANY ($1::bigint[]) AND state < 2;
+
+-- name: give_way
+-- Those of these before which another of their key stands: it was redriven while they were in hand, and has waited for that alone.
+WITH held AS (
+    UPDATE jobs AS j SET state = 6, lease_token = NULL, leased_until = NULL, worker_id = NULL
+    WHERE j.id = ANY ($1::bigint[]) AND j.state < 2 AND EXISTS (
+        SELECT FROM jobs AS o
+        WHERE o.tenant_id = j.tenant_id AND o.ordering_key = j.ordering_key AND o.position < j.position)
+    RETURNING j.tenant_id, j.id, j.ordering_key
+)
+INSERT INTO wakes (tenant_id, job_id, ordering_key) SELECT tenant_id, id, ordering_key FROM held;
+
+-- name: wake_keys
+INSERT INTO wakes (tenant_id, job_id, ordering_key) SELECT tenant_id, id, key
+FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS w (tenant_id, id, key);

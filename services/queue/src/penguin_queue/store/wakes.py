@@ -169,7 +169,10 @@ async def _see_to(connection: Connection, wakes: Sequence[Any], at: datetime, he
     batches = sorted({(wake["batch_id"], wake["tenant_id"]) for wake in members})
     heads = await connection.fetch(sql.heads, [t for t, _ in keys], [k for _, k in keys]) if keys else []
     concerned = {row["job_id"] for row in waiting} | {n for n, _ in batches} | {row["id"] for row in heads}
-    await connection.execute(sql.lock_held, sorted(concerned))
+    behind = {row["behind"] for row in heads if row["behind"] is not None}
+    await connection.execute(sql.lock_held, sorted(concerned | behind))
+    if behind:
+        await connection.execute(sql.hold_back, sorted(behind))
     cancelled = await _free(connection, waiting, ends, at) if waiting else False
     if members:
         await _count(connection, members, batches, ends)

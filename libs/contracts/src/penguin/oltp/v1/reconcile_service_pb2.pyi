@@ -184,7 +184,7 @@ class ReconcileProgress(_message.Message):
     part: _builtins.str
     """For example "keys"."""
     to_generation: _builtins.int
-    """All before this generation has been seen to."""
+    """All before this generation has been seen to; of a part that goes round, the place that it has come to."""
     done: _builtins.bool
     @_builtins.property
     def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
@@ -410,6 +410,50 @@ class FinishReconcileRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FinishReconcileRunResponse: _TypeAlias = FinishReconcileRunResponse  # noqa: Y015
+
+@_typing.final
+class GetReconcileProgressRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    part: _builtins.str
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        part: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReconcileProgressRequest: _TypeAlias = GetReconcileProgressRequest  # noqa: Y015
+
+@_typing.final
+class GetReconcileProgressResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___ReconcileProgress:
+        """Absent where no run has ended this part."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___ReconcileProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReconcileProgressResponse: _TypeAlias = GetReconcileProgressResponse  # noqa: Y015
 
 @_typing.final
 class GetReconcileRunRequest(_message.Message):

@@ -51,6 +51,11 @@ class ReconcileServiceStub:
                 request_serializer=penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.FinishReconcileRunRequest.SerializeToString,
                 response_deserializer=penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.FinishReconcileRunResponse.FromString,
                 _registered_method=True)
+        self.GetReconcileProgress = channel.unary_unary(
+                '/penguin.oltp.v1.ReconcileService/GetReconcileProgress',
+                request_serializer=penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.GetReconcileProgressRequest.SerializeToString,
+                response_deserializer=penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.GetReconcileProgressResponse.FromString,
+                _registered_method=True)
         self.GetReconcileRun = channel.unary_unary(
                 '/penguin.oltp.v1.ReconcileService/GetReconcileRun',
                 request_serializer=penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.GetReconcileRunRequest.SerializeToString,
@@ -97,6 +102,14 @@ class ReconcileServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReconcileProgress(self, request, context):
+        """GetReconcileProgress reads where the latest run that ended one part of one tenant has come to. A run that cannot see to
+        all of such a part goes on from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetReconcileRun(self, request, context):
         """GetReconcileRun reads one receipt.
         """
@@ -135,6 +148,11 @@ def add_ReconcileServiceServicer_to_server(servicer, server):
                     servicer.FinishReconcileRun,
                     request_deserializer=penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.FinishReconcileRunRequest.FromString,
                     response_serializer=penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.FinishReconcileRunResponse.SerializeToString,
+            ),
+            'GetReconcileProgress': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReconcileProgress,
+                    request_deserializer=penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.GetReconcileProgressRequest.FromString,
+                    response_serializer=penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.GetReconcileProgressResponse.SerializeToString,
             ),
             'GetReconcileRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReconcileRun,
@@ -235,6 +253,33 @@ class ReconcileService:
             '/penguin.oltp.v1.ReconcileService/FinishReconcileRun',
             penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.FinishReconcileRunRequest.SerializeToString,
             penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.FinishReconcileRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReconcileProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.oltp.v1.ReconcileService/GetReconcileProgress',
+            penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.GetReconcileProgressRequest.SerializeToString,
+            penguin_dot_oltp_dot_v1_dot_reconcile__service__pb2.GetReconcileProgressResponse.FromString,
             options,
             channel_credentials,
             insecure,

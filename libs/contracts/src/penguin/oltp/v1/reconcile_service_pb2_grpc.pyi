@@ -46,6 +46,10 @@ class ReconcileServiceStub:
     """
     FinishReconcileRun: _grpc.UnaryUnaryMultiCallable[_reconcile_service_pb2.FinishReconcileRunRequest, _reconcile_service_pb2.FinishReconcileRunResponse]
     """FinishReconcileRun ends a run and sums it up. A run that found something, or was refused, raises one admin event."""
+    GetReconcileProgress: _grpc.UnaryUnaryMultiCallable[_reconcile_service_pb2.GetReconcileProgressRequest, _reconcile_service_pb2.GetReconcileProgressResponse]
+    """GetReconcileProgress reads where the latest run that ended one part of one tenant has come to. A run that cannot see to
+    all of such a part goes on from there.
+    """
     GetReconcileRun: _grpc.UnaryUnaryMultiCallable[_reconcile_service_pb2.GetReconcileRunRequest, _reconcile_service_pb2.GetReconcileRunResponse]
     """GetReconcileRun reads one receipt."""
     ListReconcileRuns: _grpc.UnaryUnaryMultiCallable[_reconcile_service_pb2.ListReconcileRunsRequest, _reconcile_service_pb2.ListReconcileRunsResponse]
@@ -71,6 +75,10 @@ class ReconcileServiceAsyncStub(ReconcileServiceStub):
     """
     FinishReconcileRun: _aio.UnaryUnaryMultiCallable[_reconcile_service_pb2.FinishReconcileRunRequest, _reconcile_service_pb2.FinishReconcileRunResponse]  # type: ignore[assignment]
     """FinishReconcileRun ends a run and sums it up. A run that found something, or was refused, raises one admin event."""
+    GetReconcileProgress: _aio.UnaryUnaryMultiCallable[_reconcile_service_pb2.GetReconcileProgressRequest, _reconcile_service_pb2.GetReconcileProgressResponse]  # type: ignore[assignment]
+    """GetReconcileProgress reads where the latest run that ended one part of one tenant has come to. A run that cannot see to
+    all of such a part goes on from there.
+    """
     GetReconcileRun: _aio.UnaryUnaryMultiCallable[_reconcile_service_pb2.GetReconcileRunRequest, _reconcile_service_pb2.GetReconcileRunResponse]  # type: ignore[assignment]
     """GetReconcileRun reads one receipt."""
     ListReconcileRuns: _aio.UnaryUnaryMultiCallable[_reconcile_service_pb2.ListReconcileRunsRequest, _reconcile_service_pb2.ListReconcileRunsResponse]  # type: ignore[assignment]
@@ -111,6 +119,16 @@ class ReconcileServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reconcile_service_pb2.FinishReconcileRunResponse, _abc.Awaitable[_reconcile_service_pb2.FinishReconcileRunResponse]]:
         """FinishReconcileRun ends a run and sums it up. A run that found something, or was refused, raises one admin event."""
+
+    @_abc_1.abstractmethod
+    def GetReconcileProgress(
+        self,
+        request: _reconcile_service_pb2.GetReconcileProgressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconcile_service_pb2.GetReconcileProgressResponse, _abc.Awaitable[_reconcile_service_pb2.GetReconcileProgressResponse]]:
+        """GetReconcileProgress reads where the latest run that ended one part of one tenant has come to. A run that cannot see to
+        all of such a part goes on from there.
+        """
 
     @_abc_1.abstractmethod
     def GetReconcileRun(

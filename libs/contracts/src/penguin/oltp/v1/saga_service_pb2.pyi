@@ -460,11 +460,16 @@ class ClaimSagasRequest(_message.Message):
     DEFINITIONS_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
     SAGA_ID_FIELD_NUMBER: _builtins.int
+    MAX_PER_TENANT_FIELD_NUMBER: _builtins.int
     max_sagas: _builtins.int
     owner: _builtins.str
     tenant_id: _builtins.str
     """Only this one; both or neither."""
     saga_id: _builtins.str
+    max_per_tenant: _builtins.int
+    """How many sagas of these definitions the owner is to have of any one tenant, those that it has by now counted, so that one
+    tenant's many do not take all of its places; 0 means as many as there are. Says nothing where one saga is named.
+    """
     @_builtins.property
     def lease_duration(self) -> _duration_pb2.Duration: ...
     @_builtins.property
@@ -480,10 +485,11 @@ class ClaimSagasRequest(_message.Message):
         definitions: _abc.Iterable[_builtins.str] | None = ...,
         tenant_id: _builtins.str = ...,
         saga_id: _builtins.str = ...,
+        max_per_tenant: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["definitions", b"definitions", "lease_duration", b"lease_duration", "max_sagas", b"max_sagas", "owner", b"owner", "saga_id", b"saga_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definitions", b"definitions", "lease_duration", b"lease_duration", "max_per_tenant", b"max_per_tenant", "max_sagas", b"max_sagas", "owner", b"owner", "saga_id", b"saga_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

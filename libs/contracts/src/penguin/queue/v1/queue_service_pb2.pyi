@@ -1151,6 +1151,55 @@ class SnoozeJobsResponse(_message.Message):
 Global___SnoozeJobsResponse: _TypeAlias = SnoozeJobsResponse  # noqa: Y015
 
 @_typing.final
+class ReleaseJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRef]: ...
+    def __init__(
+        self,
+        *,
+        leases: _abc.Iterable[Global___LeaseRef] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseJobsRequest: _TypeAlias = ReleaseJobsRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASED_FIELD_NUMBER: _builtins.int
+    LOST_JOB_IDS_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    released: _builtins.int
+    cancelled: _builtins.int
+    """Jobs that ended as cancelled, as their tenant wished."""
+    @_builtins.property
+    def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Jobs whose lease is no longer the caller's; they were not touched."""
+
+    def __init__(
+        self,
+        *,
+        released: _builtins.int = ...,
+        lost_job_ids: _abc.Iterable[_builtins.int] | None = ...,
+        cancelled: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "lost_job_ids", b"lost_job_ids", "released", b"released"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseJobsResponse: _TypeAlias = ReleaseJobsResponse  # noqa: Y015
+
+@_typing.final
 class WorkStart(_message.Message):
     """WorkStart opens a stream of work."""
 
@@ -1230,7 +1279,7 @@ class WorkJobsRequest(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """Given back with the answer, for the worker to know which words it answers."""
+    """Given back with the answer, for the worker to know which words it answers. From 1 on: 0 answers no words."""
     @_builtins.property
     def start(self) -> Global___WorkStart: ...
     @_builtins.property
@@ -1322,6 +1371,7 @@ class WorkAnswer(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     number: _builtins.int
+    """0 where the service speaks unasked, as it does once when it begins to drain."""
     completed: _builtins.int
     retried: _builtins.int
     dead: _builtins.int
@@ -1330,7 +1380,7 @@ class WorkAnswer(_message.Message):
     cancelled: _builtins.int
     """Jobs that ended as cancelled instead of being retried, buried, put off or released."""
     draining: _builtins.bool
-    """As ExtendLeasesResponse's."""
+    """As ExtendLeasesResponse's: finish this stream, and open the next one."""
     @_builtins.property
     def lost_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Jobs whose lease is no longer the worker's; its words on them did nothing. Stop working on them."""
@@ -2068,7 +2118,9 @@ class GetQueueStatsResponse(_message.Message):
 
     @_builtins.property
     def computed_at(self) -> _timestamp_pb2.Timestamp:
-        """Of when the jobs are that are still to be done: ten times as long ago as counting them takes, 30 s at most."""
+        """Of when the jobs are that are still to be done: ten times as long ago as counting them takes, 30 s at most; longer ago where
+        the call's deadline comes before the next count is made.
+        """
 
     @_builtins.property
     def history_computed_at(self) -> _timestamp_pb2.Timestamp:

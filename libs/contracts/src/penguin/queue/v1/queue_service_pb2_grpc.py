@@ -81,6 +81,11 @@ class QueueServiceStub:
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SnoozeJobsRequest.SerializeToString,
                 response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SnoozeJobsResponse.FromString,
                 _registered_method=True)
+        self.ReleaseJobs = channel.unary_unary(
+                '/penguin.queue.v1.QueueService/ReleaseJobs',
+                request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ReleaseJobsRequest.SerializeToString,
+                response_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ReleaseJobsResponse.FromString,
+                _registered_method=True)
         self.GetJob = channel.unary_unary(
                 '/penguin.queue.v1.QueueService/GetJob',
                 request_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.GetJobRequest.SerializeToString,
@@ -208,6 +213,14 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReleaseJobs(self, request, context):
+        """ReleaseJobs gives jobs back untouched: ready at once as if they had not been leased, and neither an attempt nor a snooze is
+        counted. For who cannot begin what it has leased.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetJob(self, request, context):
         """GetJob reads one job of the tenant, without its payload.
         """
@@ -322,6 +335,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.SnoozeJobs,
                     request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SnoozeJobsRequest.FromString,
                     response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.SnoozeJobsResponse.SerializeToString,
+            ),
+            'ReleaseJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseJobs,
+                    request_deserializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ReleaseJobsRequest.FromString,
+                    response_serializer=penguin_dot_queue_dot_v1_dot_queue__service__pb2.ReleaseJobsResponse.SerializeToString,
             ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
@@ -614,6 +632,33 @@ class QueueService:
             '/penguin.queue.v1.QueueService/SnoozeJobs',
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.SnoozeJobsRequest.SerializeToString,
             penguin_dot_queue_dot_v1_dot_queue__service__pb2.SnoozeJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penguin.queue.v1.QueueService/ReleaseJobs',
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.ReleaseJobsRequest.SerializeToString,
+            penguin_dot_queue_dot_v1_dot_queue__service__pb2.ReleaseJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,10 @@ class QueueServiceStub:
     """
     SnoozeJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.SnoozeJobsRequest, _queue_service_pb2.SnoozeJobsResponse]
     """SnoozeJobs returns jobs to be run later without burning an attempt: what they need is down."""
+    ReleaseJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ReleaseJobsRequest, _queue_service_pb2.ReleaseJobsResponse]
+    """ReleaseJobs gives jobs back untouched: ready at once as if they had not been leased, and neither an attempt nor a snooze is
+    counted. For who cannot begin what it has leased.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetJobRequest, _queue_service_pb2.GetJobResponse]
     """GetJob reads one job of the tenant, without its payload."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListJobsRequest, _queue_service_pb2.ListJobsResponse]
@@ -139,6 +143,10 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """
     SnoozeJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.SnoozeJobsRequest, _queue_service_pb2.SnoozeJobsResponse]  # type: ignore[assignment]
     """SnoozeJobs returns jobs to be run later without burning an attempt: what they need is down."""
+    ReleaseJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ReleaseJobsRequest, _queue_service_pb2.ReleaseJobsResponse]  # type: ignore[assignment]
+    """ReleaseJobs gives jobs back untouched: ready at once as if they had not been leased, and neither an attempt nor a snooze is
+    counted. For who cannot begin what it has leased.
+    """
     GetJob: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetJobRequest, _queue_service_pb2.GetJobResponse]  # type: ignore[assignment]
     """GetJob reads one job of the tenant, without its payload."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListJobsRequest, _queue_service_pb2.ListJobsResponse]  # type: ignore[assignment]
@@ -259,6 +267,16 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.SnoozeJobsResponse, _abc.Awaitable[_queue_service_pb2.SnoozeJobsResponse]]:
         """SnoozeJobs returns jobs to be run later without burning an attempt: what they need is down."""
+
+    @_abc_1.abstractmethod
+    def ReleaseJobs(
+        self,
+        request: _queue_service_pb2.ReleaseJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.ReleaseJobsResponse, _abc.Awaitable[_queue_service_pb2.ReleaseJobsResponse]]:
+        """ReleaseJobs gives jobs back untouched: ready at once as if they had not been leased, and neither an attempt nor a snooze is
+        counted. For who cannot begin what it has leased.
+        """
 
     @_abc_1.abstractmethod
     def GetJob(
