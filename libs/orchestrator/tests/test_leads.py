@@ -19,7 +19,7 @@ from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import subject_service_pb2 as subject_pb
 from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin_chassis.pool import Database
-from penguin_orchestrator import keys, leadbatches, leads
+from penguin_orchestrator import clients, keys, leadbatches, leads
 from penguin_orchestrator.blobs import File, put_file
 from penguin_orchestrator.clients import MESSAGE_LIMIT, Tier
 from penguin_orchestrator.errors import TierError
@@ -49,9 +49,10 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody rides an outage out."""
-    monkeypatch.setattr(leads, "DEADLINE_S", 0.0)
-    monkeypatch.setattr(leadbatches, "DEADLINE_S", 0.0)
+    """Nobody rides an outage out; a call that is only slow has its time."""
+    monkeypatch.setattr(clients, "RETRY_MIN_S", 60.0)
+    monkeypatch.setattr(leads, "DEADLINE_S", 2.0)
+    monkeypatch.setattr(leadbatches, "DEADLINE_S", 2.0)
 
 
 def lines(count: int, *, bad: Sequence[int] = ()) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
+import asyncpg
 import grpc
 import pytest
 from libs.orchestrator.tests.sagas.crashes import Probe, ProbedTier
@@ -23,7 +24,7 @@ async def world(databases: Databases, tokens: TokenFactory, valkey: ValkeyServer
     running = Tiers(databases, tokens, lambda: valkey.url)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(running.close)
-        probe, issued, tiers, dbs = Probe(), IssuedTokens(tokens), {}, {}
+        probe, issued, tiers, dbs, looking = Probe(), IssuedTokens(tokens), {}, {}, {}
         for name in TIERS:
             await running.client(name)
             channel = await stack.enter_async_context(
@@ -31,7 +32,9 @@ async def world(databases: Databases, tokens: TokenFactory, valkey: ValkeyServer
             )
             tiers[name] = ProbedTier(name, channel, issued, probe)
             dbs[name] = await running.database(name)
-        yield World(tiers, dbs, probe)
+            looking[name] = await asyncpg.connect(databases.cluster.superuser_dsn(running.database_name(name)))
+            stack.push_async_callback(looking[name].close)
+        yield World(tiers, dbs, looking, probe)
 
 
 @pytest.fixture(autouse=True)

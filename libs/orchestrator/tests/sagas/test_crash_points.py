@@ -20,9 +20,11 @@ from penguin_orchestrator.sagas.journal import FINISHED, Held, Journal
 from penguin_orchestrator.sagas.known import KNOWN
 
 DEFINITIONS = sorted(KNOWN, key=lambda each: each.id)
-LEASES_END = (
-    "UPDATE sagas SET due_at = now() - interval '1 second' WHERE tenant_id = $1 AND id = $2 AND due_at IS NOT NULL"
-)
+# What is journaled of the saga, whose owner's lease is over with it.
+LEASES_END = """
+WITH ended AS (UPDATE sagas SET due_at = now() - interval '1 second'
+               WHERE tenant_id = $1 AND id = $2 AND due_at IS NOT NULL)
+SELECT state FROM sagas WHERE tenant_id = $1 AND id = $2"""
 ROUNDS = 5
 TRIES = 25
 
@@ -56,13 +58,9 @@ async def begin(world: World, definition: Definition, begun: Begun, saga_id: UUI
 async def recovered(world: World, definition: Definition, begun: Begun, saga_id: UUID) -> Held | None:
     """What other processes make of it, its owner's lease being over; None where it was never journaled."""
     for _ in range(ROUNDS):
-        await world.rows("oltp", begun.tenant, LEASES_END, saga_id)
-        engine = an_engine(world, definition)
-        found = await world.rows(
-            "oltp", begun.tenant, "SELECT state FROM sagas WHERE tenant_id = $1 AND id = $2", saga_id
-        )
-        if not found:
+        if not await world.rows("oltp", begun.tenant, LEASES_END, saga_id):
             return None
+        engine = an_engine(world, definition)
         held = await engine.journal.get(begun.tenant, saga_id)
         if held.state in FINISHED or held.state == "stuck":
             return held

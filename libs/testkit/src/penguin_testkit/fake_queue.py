@@ -34,6 +34,9 @@ class StoredJob:
 class _Stream:
     start: pb.WorkStart
     ends: float
+    # Counted from 1, in the order in which they were started.
+    place: int
+    told: bool = False
     # Jobs in the worker's hands.
     held: set[int] = field(default_factory=set)
     answers: list[pb.WorkJobsResponse] = field(default_factory=list)
@@ -48,6 +51,8 @@ class FakeQueue(queue_grpc.QueueServiceServicer):
         self.started: list[pb.WorkStart] = []
         self.spoken: list[pb.WorkJobsRequest] = []
         self.life_s = 300.0
+        # So many of the streams, the first ones, are at a process that is draining.
+        self.drained = 0
         self.jobs: dict[int, StoredJob] = {}
         self._requests: dict[str, int] = {}
         self._numbers = itertools.count(1)
@@ -99,12 +104,15 @@ class FakeQueue(queue_grpc.QueueServiceServicer):
         start = (await anext(requests)).start
         self.started.append(start)
         yield pb.WorkJobsResponse()
-        stream = _Stream(start, time.monotonic() + self.life_s)
+        stream = _Stream(start, time.monotonic() + self.life_s, len(self.started))
         hearing = asyncio.create_task(self._hear(stream, requests))
         try:
             while not (hearing.done() and not stream.answers):
                 if self.switch.down or time.monotonic() > stream.ends:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "ended")
+                if self._drains(stream) and not stream.told:
+                    stream.told = True
+                    stream.answers.append(pb.WorkJobsResponse(answer=pb.WorkAnswer(draining=True)))
                 while stream.answers:
                     yield stream.answers.pop(0)
                 if jobs := self._lease(stream):
@@ -117,12 +125,18 @@ class FakeQueue(queue_grpc.QueueServiceServicer):
     async def _hear(self, stream: _Stream, requests: AsyncIterator[pb.WorkJobsRequest]) -> None:
         async for words in requests:
             answer = self._act(words, stream.start.lease_duration.ToTimedelta().total_seconds())
+            answer.draining = self._drains(stream)
             stream.held -= {ref.job_id for ref in _spoken_of(words)} | set(answer.lost_job_ids)
             self.spoken.append(words)
             if "WorkJobs" not in self.switch.deaf:
                 stream.answers.append(pb.WorkJobsResponse(answer=answer))
 
+    def _drains(self, stream: _Stream) -> bool:
+        return stream.place <= self.drained
+
     def _lease(self, stream: _Stream) -> list[pb.LeasedJobs]:
+        if self._drains(stream):
+            return []
         # One token for all that is leased at once, as the tier has it.
         now, token = time.monotonic(), next(self._numbers)
         lots: dict[tuple[str, str], pb.LeasedJobs] = {}

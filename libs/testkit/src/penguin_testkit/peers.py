@@ -185,12 +185,16 @@ class FakeCampaigns(campaign_grpc.CampaignServiceServicer):
     def __init__(self) -> None:
         self.switch = Switch()
         self.open_emails = 0
+        # The tenant of all of them is.
+        self.closed = False
         self.completed: list[str] = []
 
     async def CompleteCampaign(  # noqa: N802
         self, request: campaign_pb.CompleteCampaignRequest, context: Any
     ) -> campaign_pb.CompleteCampaignResponse:
         await self.switch.enter("CompleteCampaign", context)
+        if self.closed:
+            await refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "TENANT_CLOSED")
         if self.open_emails:
             await refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "STATE_CONFLICT", state="running")
         self.completed.append(request.campaign_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,15 @@ from penguin_testkit.databases import Databases
 from penguin_testkit.tokens import TokenFactory
 
 pytest_plugins = ("penguin_testkit.spreading",)
+
+# So many objects may be new before the collector looks at them: calls make many, and leave few in rings.
+NEW_OBJECTS = 10_000
+
+
+def pytest_collection_finish() -> None:
+    """What thousands of tests are made of stays to the end: the collector need not look at it again and again."""
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS, *gc.get_threshold()[1:])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

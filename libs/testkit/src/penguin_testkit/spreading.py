@@ -7,12 +7,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 import pytest
+from _pytest.runner import runtestprotocol
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 SETTING = "together"
 EARLY = "early"
+_GROUPS = pytest.StashKey["Groups"]()
 
 
 class Groups:
@@ -65,9 +67,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the groups once."""
+    config.stash[_GROUPS] = Groups(config.getini(SETTING))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Let what a group shares end with the group: a stack that nobody uses any more would have its share of the processors for as
+    long as the process tests something else."""
+    groups = item.config.stash[_GROUPS]
+    group = groups.of(item.nodeid)
+    if group is None or nextitem is None or groups.of(nextitem.nodeid) == group:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    runtestprotocol(item, nextitem=None)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Spreading | None:
     """For `--dist loadgroup`."""
     if config.getvalue("dist") != "loadgroup":
         return None
-    return Spreading(config, log, Groups(config.getini(SETTING)), config.getini(EARLY))
+    return Spreading(config, log, config.stash[_GROUPS], config.getini(EARLY))

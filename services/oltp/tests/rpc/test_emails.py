@@ -13,7 +13,9 @@ from services.oltp.tests.rows import create_request, make_tenant, new_email, owe
 
 from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import email_service_pb2 as pb
+from penguin.oltp.v1 import tenant_service_pb2 as tenant_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
+from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
 from penguin_chassis import outbox
 from penguin_chassis.pool import Database
 from penguin_testkit.calling import Refused, TierClient
@@ -273,6 +275,20 @@ async def test_only_queued_emails_are_cancelled(oltp: TierClient, stub: EmailSer
         reply = await oltp.call(stub.CancelEmails, request)
         assert list(reply.cancelled_ids) == [queued.id]
         assert list(reply.skipped_ids) == [sending.id]
+
+
+async def test_what_a_worker_puts_back_is_not_sent_once_the_tenant_is_closed(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID
+) -> None:
+    """The close has cancelled what was queued then; this came back later."""
+    email = await create(oltp, stub, tenant)
+    assert (await start(oltp, stub, tenant, email.id)).decision == pb.ATTEMPT_DECISION_SEND
+    close = tenant_pb.CloseTenantRequest(tenant_id=str(tenant), request_id=str(uuid4()))
+    await oltp.call(TenantServiceStub(oltp.channel).CloseTenant, close)
+    put_back = await record(oltp, stub, tenant, email.id, pb.ATTEMPT_OUTCOME_DEFERRED)
+    assert put_back.status == pb.EMAIL_STATUS_QUEUED
+    again = await start(oltp, stub, tenant, email.id)
+    assert (again.decision, again.email.status) == (pb.ATTEMPT_DECISION_DONE, pb.EMAIL_STATUS_CANCELLED)
 
 
 async def test_what_waits_in_the_outbox_is_counted(

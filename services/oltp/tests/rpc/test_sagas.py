@@ -168,6 +168,28 @@ async def test_claims_of_several_take_each_saga_once_and_tenants_in_turn(book: B
     assert await book.claim(definitions=["another.kind/1"]) == []
 
 
+async def test_who_claims_gets_no_more_of_one_tenant_than_its_part(book: Book) -> None:
+    noisy, quiet = uuid4(), uuid4()
+    due = {}
+    for tenant, count in ((noisy, 5), (quiet, 2)):
+        due[str(tenant)] = [await book.create(tenant) for _ in range(count)]
+        for saga in due[str(tenant)]:
+            await book.advance(saga, RUNNING, due_in=Duration())
+
+    async def claimed(**fields: Any) -> dict[str, int]:
+        taken = [saga.tenant_id for saga in await book.claim(**fields)]
+        return {tenant: taken.count(tenant) for tenant in set(taken)}
+
+    assert await claimed(max_per_tenant=1) == {str(noisy): 1, str(quiet): 1}
+    assert await claimed(max_per_tenant=1) == {}, "what it has is counted"
+    assert await claimed(max_per_tenant=1, definitions=["another.kind/1"]) == {}
+    assert await claimed(max_per_tenant=2) == {str(noisy): 1, str(quiet): 1}
+    assert await claimed(max_per_tenant=3, owner="another") == {str(noisy): 3}, "another's are not"
+    # What it gave back, or has ended, counts no more.
+    await book.advance(await book.get(due[str(quiet)][0]), RUNNING, due_in=Duration())
+    assert await claimed(max_per_tenant=2) == {str(quiet): 1}
+
+
 async def test_what_nobody_asked_for_is_left_alone_and_named(book: Book) -> None:
     saga = await book.create(uuid4(), version=7)
     await book.advance(saga, RUNNING, due_in=Duration())

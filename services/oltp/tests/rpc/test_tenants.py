@@ -11,10 +11,13 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from services.oltp.tests.rows import new_tenant, refuse_others
 
 from penguin.common.v1 import mutation_pb2
+from penguin.oltp.v1 import campaign_service_pb2 as campaign_pb
 from penguin.oltp.v1 import company_service_pb2 as company_pb
 from penguin.oltp.v1 import tenant_service_pb2 as pb
+from penguin.oltp.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from penguin.oltp.v1.company_service_pb2_grpc import CompanyServiceStub
 from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
+from penguin_orchestrator import keys
 from penguin_testkit.calling import Refused, TierClient
 
 
@@ -188,3 +191,21 @@ async def test_closing_is_said_once_and_taken_back_by_what_said_it(oltp: TierCli
     assert await close(second, ACTION) == pb.TENANT_STATUS_CLOSED
     assert await close(second, COMPENSATION) == pb.TENANT_STATUS_CLOSED
     assert await close(first, COMPENSATION) == pb.TENANT_STATUS_ACTIVE
+
+
+async def test_what_runs_when_its_tenant_is_closed_is_paused(oltp: TierClient, stub: TenantServiceStub) -> None:
+    created, campaigns = await create(oltp, stub, new_tenant()), CampaignServiceStub(oltp.channel)
+    running, draft = str(keys.new_id()), str(keys.new_id())
+    for each in (running, draft):
+        item = campaign_pb.NewCampaign(id=each, request_id=str(uuid4()), name="c", audience_list="all")
+        await oltp.call(
+            campaigns.CreateCampaign, campaign_pb.CreateCampaignRequest(tenant_id=created.id, campaign=item)
+        )
+    start = campaign_pb.StartCampaignRequest(tenant_id=created.id, request_id=str(uuid4()), campaign_id=running)
+    await oltp.call(campaigns.StartCampaign, start)
+    await oltp.call(stub.CloseTenant, pb.CloseTenantRequest(tenant_id=created.id, request_id=str(uuid4())))
+    listed = await oltp.call(campaigns.ListCampaigns, campaign_pb.ListCampaignsRequest(tenant_id=created.id))
+    assert {each.id: each.status for each in listed.campaigns} == {
+        running: campaign_pb.CAMPAIGN_STATUS_PAUSED,
+        draft: campaign_pb.CAMPAIGN_STATUS_DRAFT,
+    }

@@ -111,6 +111,19 @@ async def test_it_is_summed_up_and_owes_one_event(own_db: Database) -> None:
     assert tuple(owed) == (PLATFORM, "create_admin_events")
 
 
+async def test_the_latest_run_that_ended_a_part_tells_where_the_next_goes_on(own_db: Database) -> None:
+    store, owner, tenant = ReconcileStore(own_db), uuid4(), uuid4()
+    assert await store.last_progress(tenant, "subjects") is None
+    for hours, to, done in ((0, 200, True), (1, 400, True), (2, 0, False)):
+        at = NOW + timedelta(hours=hours)
+        run = await start(own_db, owner, at)
+        await store.record(step(at), run.id, owner, Progress(tenant, "subjects", to, done, {}), ())
+        await store.finish(step(at), run.id, owner, "")
+    last = await store.last_progress(tenant, "subjects")
+    assert last == Progress(tenant, "subjects", 400, done=True, counts={}), "one that was not ended tells nothing"
+    assert await store.last_progress(uuid4(), "subjects") is None
+
+
 async def test_receipts_are_forgotten_after_a_year(own_db: Database) -> None:
     store, owner = ReconcileStore(own_db), uuid4()
     run = await start(own_db, owner)

@@ -43,7 +43,7 @@ class Terms:
 
 @dataclass
 class Part:
-    """How far one part of a tenant has come, and what was counted of it."""
+    """How far one part of a tenant has come, and what was counted of it. What goes round has a place instead of a generation."""
 
     tenant_id: UUID
     name: str
@@ -80,6 +80,14 @@ class Receipt:
     def part(self, tenant_id: UUID, name: str) -> Part:
         """A part of it, as it stands."""
         return self._parts.setdefault((tenant_id, name), Part(tenant_id, name))
+
+    async def left_off(self, tenant_id: UUID, name: str) -> int:
+        """The place that the latest run to end this part has come to; 0 where none has."""
+        request = pb.GetReconcileProgressRequest(tenant_id=str(tenant_id), part=name)
+        method = self._oltp.stub(ReconcileServiceStub).GetReconcileProgress
+        reply = await self._oltp.insist(method, request, deadline_s=DEADLINE_S)
+        place: int = reply.progress.to_generation
+        return place
 
     def total(self, count: str) -> int:
         """What was counted over all parts so far."""

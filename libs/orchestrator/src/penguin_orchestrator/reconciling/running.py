@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -92,20 +93,22 @@ class Reconciler:
             await work.receipt.record(left_out)
 
     async def _compare(self, work: _Work, tenant_id: UUID) -> None:
-        """Compare a tenant's closed generations, window by window."""
+        """Compare a tenant's closed generations, part by part."""
         part = work.receipt.part(tenant_id, KEYS)
+        if part.done:
+            return
         comparison = Comparison(work.reader, work.places, tenant_id)
-        end = closed_before(self._clock())
-        while not part.done:
-            moved = work.reader.bytes_moved
-            difference = await comparison.window(part.to_generation, end)
-            result = await confirmed(work.reader, work.places, tenant_id, difference)
-            acts = await self._settle(work, part, result)
-            _count(part, difference, result)
-            part.to_generation = difference.end
-            part.done = difference.end >= end
-            part.counts["bytes"] += work.reader.bytes_moved - moved
-            await work.receipt.record(part, acts)
+        end, moved = closed_before(self._clock()), work.reader.bytes_moved
+        async with aclosing(comparison.differences(part.to_generation, end)) as differences:
+            async for difference in differences:
+                result = await confirmed(work.reader, work.places, tenant_id, difference)
+                acts = await self._settle(work, part, result)
+                _count(part, difference, result)
+                part.to_generation = difference.end
+                part.done = difference.end >= end
+                part.counts["bytes"] += work.reader.bytes_moved - moved
+                moved = work.reader.bytes_moved
+                await work.receipt.record(part, acts)
 
     async def _settle(self, work: _Work, part: Part, result: Confirmed) -> list[Found]:
         """Quarantine orphans and revive what is wanted, if the run may; returns what is to be told of it."""
@@ -213,7 +216,9 @@ class Reconciler:
         if work.orders is None:
             part.counts["erased_not_looked_for"] = len(await comparison.recorded())
         else:
-            gone = await comparison.run(work.orders.get(tenant_id, ()), UUID(work.receipt.run.id).int)
+            orders = work.orders.get(tenant_id, ())
+            gone = await comparison.run(orders, await work.receipt.left_off(tenant_id, SUBJECTS) if orders else 0)
+            part.to_generation = gone.reached
             found = [
                 *(Found("erased_person", f"{erasure}/{place}", place) for erasure, place in gone.left),
                 *(Found("erasure_open", each, "oltp.erasures") for each in gone.open),
@@ -246,4 +251,3 @@ def _count(part: Part, difference: Difference, result: Confirmed) -> None:
     part.counts[f"{FOUND}dangling"] += len(result.dangling)
     part.counts[f"{FOUND}wanted"] += len(result.wanted)
     part.counts["misfiled"] += len(result.misfiled)
-    part.counts["windows_cut"] += difference.cut

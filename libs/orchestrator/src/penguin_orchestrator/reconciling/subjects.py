@@ -21,7 +21,7 @@ from penguin_orchestrator.erasure_ledger import Entry, ErasureLedger, LedgerErro
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.reconciling.reading import TIERS, KeyReader, RefusedError, refusal
 
-# People of a tenant whom one run looks for. Some tiers look through a table for each.
+# People of a tenant whom one run looks for; the next goes on behind them. Some tiers look through a table for each.
 PEOPLE = 200
 # From then on an order without receipts is told of: by then its saga has ended, or somebody was called for it.
 OPEN_FOR = timedelta(days=1)
@@ -36,8 +36,9 @@ Orders = Mapping[UUID, Sequence[tuple[Entry, list[str]]]]
 @dataclass
 class Gone:
     """Whether people are gone. `left`: what stands of whom, by erasure and place; `open`: orders without receipts; `unordered`:
-    erasures with receipts that the ledger has no order of."""
+    erasures with receipts that the ledger has no order of; `reached`: the record of the ledger that the next run begins behind."""
 
+    reached: int = 0
     looked_for: int = 0
     not_looked_for: int = 0
     left: list[tuple[str, str]] = field(default_factory=list)
@@ -78,10 +79,11 @@ class SubjectsComparison:
                 return found
             request.page_token = page.next_page_token
 
-    async def run(self, orders: Sequence[tuple[Entry, list[str]]], start: int) -> Gone:
-        """Look for up to PEOPLE of them, from a place in the ledger that `start` tells, so that in time each is looked for."""
+    async def run(self, orders: Sequence[tuple[Entry, list[str]]], after: int) -> Gone:
+        """Look for up to PEOPLE of them, in the order of the ledger from behind its record `after`, round and round: each is
+        looked for as run follows run."""
         recorded, known = await self.recorded(), {order.erasure_id for order, _ in orders}
-        gone = Gone(unordered=sorted(str(each) for each in recorded - known))
+        gone = Gone(after, unordered=sorted(str(each) for each in recorded - known))
         # Of who was erased twice the last order stands for both, with all that was known to be theirs.
         people: dict[str, tuple[Entry, set[str]]] = {}
         for order, keys in orders:
@@ -89,10 +91,11 @@ class SubjectsComparison:
                 people[order.subject] = order, people.get(order.subject, (order, set()))[1].union(keys)
             elif order.at < self._now - OPEN_FOR:
                 gone.open.append(str(order.erasure_id))
-        waiting = list(people.values())
-        place = start % len(waiting) if waiting else 0
-        for order, stored in (waiting[place:] + waiting[:place])[:PEOPLE]:
+        waiting = sorted(people.values(), key=lambda each: (each[0].sequence <= after, each[0].sequence))
+        for order, stored in waiting[:PEOPLE]:
             counts = await self._counted(order.address, sorted(stored))
+            # One who cannot be looked for in time is not to stand before the others for ever.
+            gone.reached = order.sequence
             if counts is None:
                 break
             gone.left += [(str(order.erasure_id), each) for each in sorted(counts) if each not in KEPT]

@@ -42,11 +42,16 @@ class Step:
 @dataclass(frozen=True)
 class Definition:
     """A kind of saga in one version. Raises DefinitionError unless each step but the pivot stands before or after it, and
-    each that stands before it, and the pivot, can be undone or is pure."""
+    each that stands before it, and the pivot, can be undone or is pure.
+
+    `places`: where sagas of this kind wait for one another for long, how many a process recovers at once, in places of their
+    own, so that no other kind waits with them (0: in those that the others share).
+    """
 
     kind: str
     version: int
     steps: tuple[Step, ...]
+    places: int = 0
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]

@@ -148,9 +148,12 @@ class Journal:
         reply = await self._oltp.insist(self._service.GetSaga, request, deadline_s=DEADLINE_S, timeout=CALL_S)
         return Held.of(reply.saga)
 
-    async def claim(self, limit: int, definitions: Sequence[str]) -> tuple[list[Held], list[str]]:
-        """Take over due sagas of these definitions; and which others are due that nobody here knows. Raises TierError."""
-        request = pb.ClaimSagasRequest(max_sagas=limit, owner=self.owner, definitions=definitions)
+    async def claim(self, limit: int, definitions: Sequence[str], *, a_tenant: int = 0) -> tuple[list[Held], list[str]]:
+        """Take over due sagas of these definitions, until we have `a_tenant` of each tenant (0: no such limit); and which
+        others are due. Raises TierError."""
+        request = pb.ClaimSagasRequest(
+            max_sagas=limit, owner=self.owner, definitions=definitions, max_per_tenant=a_tenant
+        )
         request.lease_duration.FromMilliseconds(int(LEASE_S * 1000))
         since = time.monotonic()
         reply = await self._oltp.call(self._service.ClaimSagas, request, timeout=CALL_S)

@@ -200,4 +200,6 @@ IMPORT = Definition(
         Step("report", "content", _report, mints={"report": keys.storage_key}),
         Step("clear", "content", _drop_file, tidies=True),
     ),
+    # One file is read at a time; the next is looked through meanwhile.
+    places=2,
 )

@@ -148,7 +148,8 @@ def claimable(claim_by: datetime, at: datetime) -> None:
 def start(email: Email, *, at: datetime, suppressed: bool, policy: str, cancelled: bool = False) -> Started:
     """Decide on a claim. SEND moves the email to sending under a new attempt number.
 
-    `suppressed`: the recipient must not be written to. `cancelled`: the email's campaign was, and this one with it.
+    `suppressed`: the recipient must not be written to. `cancelled`: the email's campaign was, or its tenant is closed, and
+    this one with it.
     An email found in sending belongs to a worker that went silent: its outcome is unknown, and only a tenant who chose
     so has it sent again.
     """

@@ -50,6 +50,12 @@ class ReconcileServicer(reconcile_service_pb2_grpc.ReconcileServiceServicer):
         )
         return pb.FinishReconcileRunResponse(run=wire.run(run))
 
+    async def GetReconcileProgress(
+        self, request: pb.GetReconcileProgressRequest, context: Any
+    ) -> pb.GetReconcileProgressResponse:
+        last = await self._runs.last_progress(UUID(request.tenant_id), request.part)
+        return pb.GetReconcileProgressResponse(progress=wire.progress(last) if last is not None else None)
+
     async def GetReconcileRun(self, request: pb.GetReconcileRunRequest, context: Any) -> pb.GetReconcileRunResponse:
         return pb.GetReconcileRunResponse(run=wire.run(await self._runs.get(UUID(request.run_id))))
 

@@ -36,7 +36,9 @@ class SagaServicer(saga_service_pb2_grpc.SagaServiceServicer):
         if request.saga_id:
             one = await self._sagas.claim_one(*wire.named(request), request.owner, lease, now())
             return pb.ClaimSagasResponse(sagas=map(wire.journaled, one))
-        claimed, others = await self._sagas.claim(request.owner, lease, request.max_sagas, request.definitions, now())
+        claimed, others = await self._sagas.claim(
+            request.owner, lease, request.max_sagas, request.definitions, now(), a_tenant=request.max_per_tenant
+        )
         return pb.ClaimSagasResponse(sagas=map(wire.journaled, claimed), passed_over=others)
 
     async def GetSaga(self, request: pb.GetSagaRequest, context: Any) -> pb.GetSagaResponse:

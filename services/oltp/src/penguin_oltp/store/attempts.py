@@ -13,6 +13,7 @@ from penguin_chassis.pool import Connection, Database
 from penguin_oltp.domain import emails as ledger
 from penguin_oltp.domain.emails import Email, Outcome, Started
 from penguin_oltp.domain.subjects import ERASED
+from penguin_oltp.domain.tenants import ACTIVE, CLOSED
 from penguin_oltp.store.emails import SEND_JOB, send_job
 from penguin_oltp.store.transitions import lock, move, sql
 
@@ -65,7 +66,7 @@ class AttemptStore:
 
 async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], at: datetime) -> list[Started | Fault]:
     held = await lock(connection, tenant_id, ids)
-    policy = await connection.fetchval(sql.policy, tenant_id) or ledger.HOLD
+    policy, status = await connection.fetchrow(sql.tenant, tenant_id) or (ledger.HOLD, ACTIVE)
     addresses = sorted({email.recipient.lower() for email in held.values()})
     suppressed = {row["address_key"] for row in await connection.fetch(sql.suppressed, tenant_id, addresses)} | {ERASED}
     cancelled = await _cancelled_campaigns(connection, tenant_id, held.values())
@@ -78,7 +79,7 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
             continue
         started = ledger.start(
             email, at=at, suppressed=email.recipient.lower() in suppressed, policy=policy,
-            cancelled=email.campaign_id in cancelled,
+            cancelled=status == CLOSED or email.campaign_id in cancelled,
         )  # fmt: skip
         held[email_id] = started.email
         moves.append((email, started.email))

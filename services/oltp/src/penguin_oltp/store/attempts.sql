@@ -2,8 +2,8 @@
 -- In the order of ids, so that two batches never wait for each other in a ring.
 SELECT * FROM emails WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id FOR UPDATE;
 
--- name: policy
-SELECT unknown_outcome_policy FROM tenants WHERE tenant_id = $1;
+-- name: tenant
+SELECT unknown_outcome_policy, status FROM tenants WHERE tenant_id = $1;
 
 -- name: suppressed
 -- By address, or because their person was erased.

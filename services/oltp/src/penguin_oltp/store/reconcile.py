@@ -104,6 +104,12 @@ class ReconcileStore:
                 await outbox.append(connection, run.tenant_id, [owed], step.at)
             return await barrier.record(connection, step, run, Run)
 
+    async def last_progress(self, tenant_id: UUID, part: str) -> Progress | None:
+        """How far the latest run that ended this part of a tenant has come; None where none has."""
+        async with self._db.maintenance() as connection:
+            row = await connection.fetchrow(sql.last_progress, tenant_id, part)
+        return _progress(row) if row is not None else None
+
     async def get(self, run_id: UUID) -> Run:
         """One receipt; raises NotFound. What a run that is under way has counted so far is summed up for it."""
         async with self._db.maintenance() as connection:

@@ -37,6 +37,10 @@ UPDATE reconcile_runs SET leased_until = $3 WHERE tenant_id = $1 AND id = $2;
 SELECT tenant_id, part, to_generation, done, counts FROM reconcile_progress
 WHERE run_id = $1 ORDER BY tenant_id, part;
 
+-- name: last_progress
+SELECT tenant_id, part, to_generation, done, counts FROM reconcile_progress
+WHERE tenant_id = $1 AND part = $2 AND done ORDER BY recorded_at DESC LIMIT 1;
+
 -- name: put_progress
 INSERT INTO reconcile_progress AS p (tenant_id, run_id, part, to_generation, done, counts, recorded_at)
 VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7)

@@ -112,20 +112,22 @@ class SagaStore:
             ]
 
     async def claim(
-        self, owner: str, lease: timedelta, limit: int, definitions: Sequence[str], at: datetime
+        self, owner: str, lease: timedelta, limit: int, definitions: Sequence[str], at: datetime, *, a_tenant: int = 0
     ) -> tuple[list[Journaled], list[str]]:
-        """Take over up to `limit` due sagas of these definitions (none given: of any), tenants in turn from a random one.
-        One that too many owners have left without a word becomes stuck instead.
+        """Take over up to `limit` due sagas of these definitions (none given: of any), tenants in turn from a random one, so
+        that the owner has no more than `a_tenant` of any (0: as many as there are). One that too many owners have left
+        without a word becomes stuck instead.
 
         Answers also some definitions of due sagas that were not asked for.
         """
         found: list[Journaled] = []
         others: list[str] = []
         async with self._db.maintenance() as connection:
-            tenants = await _due_tenants(connection, list(definitions), at, limit)
-            for n, tenant in enumerate(tenants):
+            tenants = await _due_tenants(connection, owner, list(definitions), at, limit, a_tenant)
+            for n, (tenant, held) in enumerate(tenants):
                 # What is left is shared evenly, so that one tenant's many take no other's place.
                 share = -(-(limit - len(found)) // (len(tenants) - n))
+                share = min(share, a_tenant - held) if a_tenant else share
                 records = await connection.fetch(sql.claim, tenant, at, owner, at + lease, share, list(definitions))
                 taken = {saga.id: saga for saga in await _sound(connection, records, at)}
                 steps = await _steps(connection, tenant, list(taken))
@@ -149,13 +151,16 @@ async def forget(db: Database, at: datetime) -> None:
         await connection.execute(sql.forget, at - RETENTION, FORGET_LIMIT)
 
 
-async def _due_tenants(connection: Connection, definitions: list[str], at: datetime, limit: int) -> list[UUID]:
+async def _due_tenants(
+    connection: Connection, owner: str, definitions: list[str], at: datetime, limit: int, a_tenant: int
+) -> list[tuple[UUID, int]]:
+    """Tenants with due sagas from a random one on, and how many of each the owner has in hand."""
     start = UUID(int=random.getrandbits(128))
-    tenants = [r["tenant_id"] for r in await connection.fetch(sql.due_tenants, start, at, definitions, limit)]
-    if len(tenants) < limit:
-        around = await connection.fetch(sql.due_tenants, UUID(int=0), at, definitions, limit)
-        tenants += [r["tenant_id"] for r in around if r["tenant_id"] <= start][: limit - len(tenants)]
-    return tenants
+    found = await connection.fetch(sql.due_tenants, start, at, definitions, limit, owner, a_tenant)
+    if len(found) < limit:
+        around = await connection.fetch(sql.due_tenants, UUID(int=0), at, definitions, limit, owner, a_tenant)
+        found += [row for row in around if row["tenant_id"] <= start][: limit - len(found)]
+    return [(row["tenant_id"], row["held"]) for row in found]
 
 
 async def _sound(connection: Connection, claimed: Sequence[rows.Record], at: datetime) -> list[Saga]:

@@ -44,7 +44,8 @@ WHERE id > $1 AND ($3::uuid IS NULL OR tenant_id = $3) AND ($4::text = '' OR sta
 ORDER BY id LIMIT $2;
 
 -- name: due_tenants
--- A loose index scan: one probe per tenant with unfinished sagas.
+-- A loose index scan: one probe per tenant with unfinished sagas. `held`: how many of them the owner ($5) has already; a tenant
+-- of which it has $6 is left out (0: none is).
 WITH RECURSIVE tenants AS (
     (SELECT tenant_id FROM sagas WHERE due_at IS NOT NULL AND tenant_id > $1 ORDER BY tenant_id LIMIT 1)
     UNION ALL
@@ -55,12 +56,18 @@ WITH RECURSIVE tenants AS (
             ORDER BY s.tenant_id LIMIT 1
         ) AS following
 )
-SELECT tenants.tenant_id
-FROM tenants
+SELECT tenants.tenant_id, in_hand.held
+FROM tenants,
+    LATERAL (
+        SELECT count(*) AS held FROM sagas AS s
+        WHERE s.tenant_id = tenants.tenant_id AND s.due_at > $2 AND s.owner = $5
+            AND ($3::text[] = '{}' OR s.kind || '/' || s.version = ANY ($3))
+    ) AS in_hand
 WHERE EXISTS (
     SELECT FROM sagas AS s
     WHERE s.tenant_id = tenants.tenant_id AND s.due_at <= $2
         AND ($3::text[] = '{}' OR s.kind || '/' || s.version = ANY ($3)))
+    AND ($6::integer = 0 OR in_hand.held < $6)
 LIMIT $4;
 
 -- name: passed_over

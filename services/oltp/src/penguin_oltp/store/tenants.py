@@ -86,6 +86,8 @@ class TenantStore:
                 return _Closed(held, here=False)
             tenant = rows.changed(held, {"status": status}, step.at)
             await rows.write(connection, sql.update, rows.columns(tenant))
+            if status == CLOSED:
+                await connection.execute(sql.pause_campaigns, step.tenant_id, step.at)
             return _Closed(tenant, here=True)
 
         return (await rows.once(self._db.tenant(step.tenant_id), step, _Closed, write)).tenant

@@ -19,3 +19,9 @@ SELECT * FROM tenants WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2;
 UPDATE tenants
 SET name = $2, status = $3, unknown_outcome_policy = $4, version = $5, created_at = $6, updated_at = $7
 WHERE tenant_id = $1;
+
+-- name: pause_campaigns
+-- One that was resumed while its tenant was being closed: the tier is closed by now, and none can begin any more.
+UPDATE campaigns SET status = 'paused', version = version + 1, updated_at = $2
+WHERE tenant_id = $1 AND id = ANY (ARRAY(
+    SELECT id FROM campaigns WHERE tenant_id = $1 AND status = 'running' ORDER BY id FOR NO KEY UPDATE));
