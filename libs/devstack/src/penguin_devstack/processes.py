@@ -77,6 +77,13 @@ def freeze_tree(root: ProcessId) -> None:
         send(child.pid, signal.SIGSTOP)
 
 
+def frozen(root: ProcessId) -> bool:
+    """Whether the process lives and is stopped."""
+    with contextlib.suppress(psutil.Error):
+        return root.alive and psutil.Process(root.pid).status() == psutil.STATUS_STOPPED
+    return False
+
+
 def thaw_tree(root: ProcessId) -> None:
     """SIGCONT everything below the process, then the process itself."""
     if not root.alive:

@@ -21,7 +21,7 @@ from penguin_devstack.components import specifications
 from penguin_devstack.issuer import TIERS
 from penguin_devstack.layout import Layout, NeverUpError, StackOptions
 from penguin_devstack.postgres import PostgresCluster
-from penguin_devstack.processes import ProcessId, freeze_tree, kill_tree, send, thaw_tree, wait_gone
+from penguin_devstack.processes import ProcessId, freeze_tree, frozen, kill_tree, send, thaw_tree, wait_gone
 from penguin_devstack.roles import TierDatabase
 from penguin_devstack.stack_state import LockedError, StackState, StateFile
 from penguin_devstack.supervisor import StartError, Supervisor, hold_path
@@ -162,6 +162,10 @@ class LocalStack:
     def freeze(self, component: str) -> None:
         """SIGSTOP a component: its connections stay open and nothing answers."""
         freeze_tree(self._process(component))
+
+    def frozen(self, component: str) -> bool:
+        """Whether a component is frozen now."""
+        return frozen(self._process(component))
 
     def thaw(self, component: str) -> None:
         """Undo freeze()."""

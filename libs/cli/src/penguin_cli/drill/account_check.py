@@ -85,7 +85,15 @@ async def audit(stand: Stand, part: Account, *, holds: bool) -> Audit:
         if lost:
             found.problems.append(f"{len(lost)} {table} were acknowledged and are lost")
     _judge_jobs(part, found)
+    found.problems += judge_load(part)
     return found
+
+
+def judge_load(part: Account) -> list[str]:
+    """An account in which nothing was acknowledged shows nothing."""
+    counts = {"emails": sum(mail.state == "acknowledged" for mail in part.mails)}
+    counts |= {what: len(ids) for what, ids in part.acknowledged.items()}
+    return [f"no {what} were acknowledged: nothing was shown" for what, count in sorted(counts.items()) if not count]
 
 
 def _judge_jobs(part: Account, found: Audit) -> None:

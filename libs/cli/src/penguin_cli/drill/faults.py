@@ -61,7 +61,13 @@ async def _ended(scene: Scene, component: str, number: signal.Signals) -> AsyncI
 @contextlib.asynccontextmanager
 async def _frozen(scene: Scene, component: str) -> AsyncIterator[None]:
     scene.stand.stack.freeze(component)
+
+    async def stands() -> bool:
+        return scene.stand.stack.frozen(component)
+
     try:
+        if await eventually(stands, _SOON_S, 0.01) is None:
+            scene.problems.append(f"{component} was never seen frozen: nothing was shown")
         yield
     finally:
         scene.stand.stack.thaw(component)
@@ -107,6 +113,8 @@ async def flush_redis(scene: Scene) -> AsyncIterator[None]:
         yield
     finally:
         await _cancelled(task)
+        if not scene.figures.get("flushes"):
+            scene.problems.append("Redis never said that it was flushed: nothing was shown")
 
 
 def kill_redis(scene: Scene) -> AbstractAsyncContextManager[None]:

@@ -49,6 +49,12 @@ class Cell:
             return NOT_RUN
         return RED if self.problems else GREEN
 
+    def over(self) -> None:
+        """It was run to its end. One that has nothing to say of what it saw has seen nothing."""
+        self.ran = True
+        if not self.said:
+            self.problems.append("nothing was shown")
+
     def recovered(self, seconds: float | None) -> None:
         """Take down when the column worked again after the fault (None: not in time)."""
         self.recovered_s = seconds
@@ -160,6 +166,8 @@ def slower_problems(
     Noise is by how much the slowest third of the quiet times (each third's median) differs from the quickest; a fifth at
     least, for that much no two measurements agree on a machine that does something else too.
     """
+    if not (before and during and after):
+        return "not measured", ["nothing was measured: nothing was shown"]
     thirds = [statistics.median(part) for times in (before, after) for part in _thirds(times)]
     quiet, noise = statistics.median([*before, *after]), max(0.2, max(thirds) / min(thirds) - 1)
     ratio = statistics.median(during) / quiet
@@ -180,6 +188,8 @@ def unfair_problems(
     quiet: Sequence[float], during: Sequence[float], refused: int, with_retry_info: int
 ) -> tuple[str, list[str]]:
     """Whether a noisy tenant was felt by others, and was itself refused as promised."""
+    if not (quiet and during):
+        return "not measured", ["nothing was measured: nothing was shown"]
     before, now = p99(quiet), p99(during)
     said = f"others' p99 {before * 1000:.1f} → {now * 1000:.1f} ms ({now / before:.2f}x); {refused} calls refused"
     found = [] if now <= 2 * before else [f"others' p99 grew {now / before:.2f} times; 2 is promised"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from penguin_cli.drill import acts
+from penguin_cli.drill import acts, judging
 from penguin_cli.drill.acts import READS
 from penguin_cli.drill.findings import p99, slower_problems, unfair_problems
 from penguin_cli.drill.probing import WORKS_S, Probe, Works
@@ -26,9 +26,7 @@ class AsFast(Probe):
         self._during = await self._measured()
 
     async def after(self) -> None:
-        said, problems = slower_problems(self._quiet, self._during, await self._measured())
-        self.cell.said.append(said)
-        self.wrong(*problems)
+        self.judged(slower_problems(self._quiet, self._during, await self._measured()))
 
     async def _measured(self) -> list[float]:
         read, times = READS[self.cell.column], list[float]()
@@ -53,10 +51,7 @@ class Counted(Works):
                 log.seek(self._from)
                 return b"spans dropped" in log.read()
 
-        took = await eventually(counted, 10.0, 0.2)
-        self.cell.said.append("the drop counter has not risen" if took is None else "the drop counter rises")
-        if took is None:
-            self.wrong("no drop was counted")
+        self.judged(judging.counted(await eventually(counted, 10.0, 0.2)))
 
 
 class Fair(Probe):
@@ -72,11 +67,8 @@ class Fair(Probe):
         figures = self.scene.figures
         # The slower of before and after: other work on the machine is not the noisy tenant's.
         quiet = max(self._quiet, await self._measured(), key=p99)
-        said, problems = unfair_problems(
-            quiet, self._during, int(figures.get("refused", 0)), int(figures.get("refused_with_retry_info", 0))
-        )
-        self.cell.said.append(said)
-        self.wrong(*problems)
+        refused, informed = int(figures.get("refused", 0)), int(figures.get("refused_with_retry_info", 0))
+        self.judged(unfair_problems(quiet, self._during, refused, informed))
 
     async def _measured(self) -> list[float]:
         times: list[float] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -11,10 +10,11 @@ from uuid import UUID
 
 import grpc
 
-from penguin_cli.drill import acts
+from penguin_cli.drill import acts, judging
 from penguin_cli.drill.acts import READS, WRITES, Sample, letter
 from penguin_cli.drill.faults import Scene
-from penguin_cli.drill.findings import RECOVERY_S, Cell, refusal_problems
+from penguin_cli.drill.findings import RECOVERY_S, Cell
+from penguin_cli.drill.judging import Judgement
 from penguin_cli.drill.matrix import SEND
 from penguin_cli.drill.stand import eventually
 from penguin_orchestrator import keys
@@ -53,6 +53,12 @@ class Probe:
         """Take down what is not as promised."""
         self.cell.problems += problems
 
+    def judged(self, judgement: Judgement) -> None:
+        """Take down what was seen, and what is wrong with it."""
+        said, problems = judgement
+        self.cell.said.append(said)
+        self.wrong(*problems)
+
     async def timed(self, act: Awaitable[Any], limit_s: float, what: str) -> float:
         """Carry out what must succeed, in time; how long it took."""
         began = time.monotonic()
@@ -70,8 +76,7 @@ class Works(Probe):
     """Reads and writes are answered; a job has its effect; an email is accepted, and arrives."""
 
     async def during(self, seconds: float) -> None:
-        took = [await self._once() async for _ in rounds(seconds)]
-        self.cell.said.append(f"{len(took)} of {len(took)} rounds, {max(took) * 1000:.0f} ms at most")
+        self.judged(judging.worked([await self._once() async for _ in rounds(seconds)]))
 
     async def _once(self) -> float:
         column = self.cell.column
@@ -108,11 +113,7 @@ class Refuses(Probe):
             column = self.cell.column
             times += await self._refused(READS[column](self.penguin, self.sample, acts.TIMEOUT_S))
             times += await self._refused(WRITES[column](self.penguin, self.sample, acts.TIMEOUT_S, None))
-        self.wrong(*refusal_problems(times, REFUSED_S))
-        if times:
-            self.cell.said.append(
-                f"{len(times)} calls refused, median {statistics.median(times) * 1000:.0f} ms, worst {max(times) * 1000:.0f} ms"
-            )
+        self.judged(judging.refused(times, REFUSED_S))
 
     async def _refused(self, act: Awaitable[None]) -> list[float]:
         began = time.monotonic()
@@ -143,9 +144,8 @@ class NoRoom(Refuses):
             done += not took
             await self._refused(READS[column](self.penguin, self.sample, acts.TIMEOUT_S))
             await asyncio.sleep(0.02)
-        self.wrong(*refusal_problems(refused, REFUSED_S))
-        if refused:
-            self.cell.said.append(f"{done} writes done, {len(refused)} refused, worst {max(refused) * 1000:.0f} ms")
+        self.cell.said.append(f"{done} writes done")
+        self.judged(judging.refused(refused, REFUSED_S))
 
     def answered(self) -> None:
         """No harm in that."""

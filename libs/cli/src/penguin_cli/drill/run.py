@@ -165,7 +165,7 @@ class _Play:
         self._check_restarts(pids)
         await self._account()
         for cell in found.cells:
-            cell.ran = True
+            cell.over()
         ended = min(
             time.monotonic(), mended_at + max(QUIET_S, *(cell.recovered_s or 0 for cell in found.cells)) + QUIET_S
         )
