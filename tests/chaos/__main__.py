@@ -1,4 +1,5 @@
-"""`make chaos SECONDS=600`: load on the real stack while its parts are killed, frozen and stopped, and an account of every send.
+"""`make chaos SECONDS=600`: load on the real stack while its parts are killed, frozen and stopped, and an account of every send,
+and of every act that crosses tiers.
 
 `python -m tests.chaos SECONDS=600 SEED=0 RATE=80 FAULTS=0`; FAULTS ends the faults after so many. Writes .local/chaos/report.json and
 history.jsonl, and exits with 1 where a promise was broken or a figure falls short."""
@@ -18,6 +19,8 @@ from typing import Any
 
 import uvloop
 from tests.chaos import looking
+from tests.chaos.acting import KINDS, Acting, Orchestrator, staged
+from tests.chaos.acts_checker import judge_acts
 from tests.chaos.checker import Verdict, judge
 from tests.chaos.faults import Fault, Faults
 from tests.chaos.load import Load, Sender
@@ -75,8 +78,13 @@ class Result:
             *([f"{self.between_rate:.0f} sends/s"] if self.between_rate < SENDS_PER_S else []),
             *([f"{self.between_rate / self.free_rate:.2f} of the rate without faults"]
               if self.between_rate < SHARE * self.free_rate else []),
+            *(f"no {kind} was acknowledged" for kind in KINDS if not self.acknowledged(kind)),
             *([f"{len(self.faults)} faults"] if len(self.faults) < wanted and not self.options.faults else []),
         ]  # fmt: skip
+
+    def acknowledged(self, kind: str) -> int:
+        """How many acts of a kind were."""
+        return self.verdict.counts[f"{kind} ok"] + self.verdict.counts[f"{kind} recovered"]
 
     def as_json(self) -> Mapping[str, Any]:
         """As it is written."""
@@ -93,17 +101,20 @@ class Result:
 async def chaos(stack: LocalStack, options: Options, folder: Path) -> Result:
     """Load and faults on a stack that is up, then rest, then judge."""
     chance, recording = random.Random(options.seed), Recording(folder / "history.jsonl")
-    config = PlatformConfig(**stack.environment("orchestrator"))  # type: ignore[arg-type]
-    async with Penguin.connect(config) as penguin:
+    environment = stack.environment("orchestrator")
+    config = PlatformConfig(**environment)  # type: ignore[arg-type]
+    async with Penguin.connect(config) as penguin, Orchestrator(environment).running() as orchestrator:
         senders = [Sender(await penguin.tenants.onboard(f"Chaos {n}"), policy) for n, policy in enumerate(POLICIES)]
         for sender in senders:
             await looking.set_policy(stack, sender.tenant, sender.policy)
         load = Load(penguin, recording, senders, options.rate, random.Random(options.seed + 1))
-        sending = asyncio.create_task(load.run())
+        stages = [await staged(penguin, sender) for sender in senders]
+        acting = Acting(penguin, recording, orchestrator, stages, folder, random.Random(options.seed + 2))
+        sending, playing = asyncio.create_task(load.run()), asyncio.create_task(acting.run())
         warm_s = max(5.0, options.seconds * 0.1)
         await _watch(recording, sending, warm_s, "no faults yet")
         free = (warm_s / 3, recording.now())
-        faults = Faults(stack, recording, chance)
+        faults = Faults(stack, orchestrator, recording, chance)
         ends = recording.now() + options.seconds - warm_s
         while recording.now() < ends and (not options.faults or len(faults.done) < options.faults):
             fault = await faults.one()
@@ -113,14 +124,17 @@ async def chaos(stack: LocalStack, options: Options, folder: Path) -> Result:
             )
             await _watch(recording, sending, chance.uniform(3.0, 9.0), "")
         load.enough.set()
+        acting.enough.set()
         await sending
         last = recording.now()
+        await playing
         tenants = [sender.tenant for sender in senders]
         left = await looking.rest(stack, tenants, REST_S)
         reconciled = await reconcile(stack, penguin, tenants)
         left["refused runs of reconcile"] = reconciled["refused runs"]
         stored = await looking.stored(stack, tenants, left)
         verdict = judge(list(recording.operations.values()), stored, senders, len(faults.done))
+        judge_acts(recording.acts, acting.played, await looking.kept(stack, tenants, stored), verdict)
     recording.close()
     return Result(
         options, faults.done, _rate(recording, [free]), _rate(recording, _between(free[1], faults.done, last)), verdict,

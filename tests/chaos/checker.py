@@ -18,7 +18,8 @@ IN_HAND = 64
 
 @dataclass(frozen=True)
 class Stored:
-    """What the tiers have in the end."""
+    """What the tiers have in the end. Kept for their own sake: contents of templates, and what lists people (an import's file or
+    report). What was `cancelled` is not sent, and need not be: emails of campaigns that were."""
 
     emails: Sequence[Mapping[str, Any]]
     contents: Sequence[Mapping[str, Any]]
@@ -28,6 +29,9 @@ class Stored:
     waiting: Mapping[str, int]
     # When each recipient's messages came.
     received: Mapping[str, Sequence[datetime]]
+    templates: Mapping[str, UUID] = field(default_factory=dict)
+    lists: frozenset[str] = frozenset()
+    cancelled: frozenset[UUID] = frozenset()
 
 
 @dataclass
@@ -88,8 +92,10 @@ def _delivered(row: Mapping[str, Any], policies: Mapping[UUID, str], stored: Sto
     verdict.counts[f"email {status}"] += 1
     if not who.endswith(f"@{row['tenant_id'].hex}.example.com"):
         verdict.wrong.append(f"an email of another tenant: {who} under {row['tenant_id']}")
-    # Nobody is suppressed here, nothing is cancelled, and the receiving server refuses nothing.
-    if status != "sent" and not (status == "outcome_unknown" and policy == "hold" and stored.doubts[row["id"]]):
+    # Nobody is suppressed here, nothing but whole campaigns is cancelled, and the receiving server refuses nothing.
+    held = status == "outcome_unknown" and policy == "hold" and stored.doubts[row["id"]]
+    taken_back = status == "cancelled" and row.get("campaign_id") in stored.cancelled and not came
+    if status != "sent" and not held and not taken_back:
         verdict.wrong.append(f"an email is {status} in the end, under {policy}: {who}")
     if status == "sent" and not came:
         verdict.wrong.append(f"counts as sent and never came: {who}")
@@ -103,12 +109,12 @@ def _delivered(row: Mapping[str, Any], policies: Mapping[UUID, str], stored: Sto
 
 def _agreeing(stored: Stored, verdict: Verdict) -> None:
     states = {row["storage_key"]: (row["tenant_id"], row["state"]) for row in stored.contents}
-    referred = {row["content_storage_key"]: row["tenant_id"] for row in stored.emails}
+    referred = {**stored.templates, **{row["content_storage_key"]: row["tenant_id"] for row in stored.emails}}
     for key, tenant in referred.items():
         if states.get(key) != (tenant, "claimed"):
             verdict.wrong.append(f"an email's content is {states.get(key, (None, 'gone'))[1]}")
     for key, (_, state) in states.items():
-        if key not in referred:
+        if key not in referred and key not in stored.lists:
             verdict.wrong.append(f"a content is {state} and nothing refers to it")
     for row in stored.emails:
         # An email that was given back after a doubt has a job for each time.

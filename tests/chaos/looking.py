@@ -12,12 +12,15 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+from tests.chaos.acts_checker import Kept, Saga
 from tests.chaos.checker import Stored
 
 from penguin_devstack.spool import read_messages
 from penguin_devstack.stack import LocalStack
+from penguin_orchestrator.sagas.definition import ACTION
 
-EMAILS = "SELECT tenant_id, id, recipient, status, attempt, content_storage_key FROM emails WHERE tenant_id = ANY ($1)"
+EMAILS = """SELECT tenant_id, id, recipient, status, attempt, content_storage_key, campaign_id, queued_at FROM emails
+WHERE tenant_id = ANY ($1)"""
 DOUBTS = """SELECT email_id, count(*) FROM email_attempts
 WHERE tenant_id = ANY ($1) AND (outcome IS NULL OR outcome = 'unknown') GROUP BY 1"""
 OVERDUE = (
@@ -28,6 +31,15 @@ CONTENTS = "SELECT tenant_id, storage_key, state FROM content_objects WHERE tena
 JOBS = """SELECT payload FROM jobs WHERE tenant_id = ANY ($1) UNION ALL SELECT payload FROM completed_jobs
 WHERE tenant_id = ANY ($1) UNION ALL SELECT payload FROM dead_jobs WHERE tenant_id = ANY ($1)"""
 LIVE = "SELECT count(*) FROM jobs WHERE tenant_id = ANY ($1)"
+UNFINISHED = "SELECT count(*) FROM sagas WHERE tenant_id = ANY ($1) AND finished_at IS NULL"
+TEMPLATES = "SELECT content_storage_key, tenant_id FROM templates WHERE tenant_id = ANY ($1)"
+LISTS = "SELECT storage_key FROM content_objects WHERE tenant_id = ANY ($1) AND lists_people"
+CAMPAIGNS = "SELECT id, status FROM campaigns WHERE tenant_id = ANY ($1)"
+ATTEMPTS = "SELECT email_id, started_at FROM email_attempts WHERE tenant_id = ANY ($1)"
+LEADS = "SELECT list, email FROM leads WHERE tenant_id = ANY ($1)"
+SAGAS = "SELECT id, kind, version, state, subject, input FROM sagas WHERE tenant_id = ANY ($1)"
+STEPS = "SELECT saga_id, step, operation, state, result FROM saga_steps WHERE tenant_id = ANY ($1)"
+TOLD = "SELECT subject_ref FROM notifications WHERE tenant_id = ANY ($1) AND type = 'campaign.completed'"
 OWED = "SELECT count(*) FROM outbox WHERE tenant_id = ANY ($1)"
 
 
@@ -47,6 +59,7 @@ async def waiting(stack: LocalStack, tenants: Sequence[UUID]) -> dict[str, int]:
             "outbox rows": await oltp.fetchval(OWED, list(tenants)),
             "emails": await oltp.fetchval(ON_THE_WAY, list(tenants)),
             "jobs": await queue.fetchval(LIVE, list(tenants)),
+            "sagas": await oltp.fetchval(UNFINISHED, list(tenants)),
         }
 
 
@@ -73,7 +86,47 @@ async def stored(stack: LocalStack, tenants: Sequence[UUID], left: dict[str, int
             doubts=Counter({row[0]: row[1] for row in await oltp.fetch(DOUBTS, ids)}),
             waiting=left,
             received=received(stack),
+            templates={row[0]: row[1] for row in await oltp.fetch(TEMPLATES, ids)},
+            lists=frozenset(row[0] for row in await content.fetch(LISTS, ids)),
+            cancelled=frozenset(row["id"] for row in await oltp.fetch(CAMPAIGNS, ids) if row["status"] == "cancelled"),
         )
+
+
+async def kept(stack: LocalStack, tenants: Sequence[UUID], stored: Stored) -> Kept:
+    """What there is of acts that cross tiers."""
+    ids = list(tenants)
+    attempts: dict[UUID, list[datetime]] = defaultdict(list)
+    leads: dict[str, Counter[str]] = defaultdict(Counter)
+    async with _open(stack, "oltp") as oltp, _open(stack, "notifications") as notifications:
+        for row in await oltp.fetch(ATTEMPTS, ids):
+            attempts[row["email_id"]].append(row["started_at"])
+        for row in await oltp.fetch(LEADS, ids):
+            leads[row["list"]][row["email"]] += 1
+        return Kept(
+            campaigns={str(row["id"]): row["status"] for row in await oltp.fetch(CAMPAIGNS, ids)},
+            emails=stored.emails,
+            attempts=attempts,
+            told=Counter(row[0] for row in await notifications.fetch(TOLD, ids)),
+            leads=leads,
+            sagas=_sagas(await oltp.fetch(SAGAS, ids), await oltp.fetch(STEPS, ids)),
+            files=stored.lists,
+        )
+
+
+def _sagas(rows: Sequence[Any], steps: Sequence[Any]) -> list[Saga]:
+    states: dict[UUID, dict[tuple[str, str], str]] = defaultdict(dict)
+    results: dict[UUID, dict[str, Any]] = defaultdict(dict)
+    for step in steps:
+        states[step["saga_id"]][step["step"], step["operation"]] = step["state"]
+        if step["operation"] == ACTION:
+            results[step["saga_id"]][step["step"]] = json.loads(step["result"])
+    return [
+        Saga(
+            row["kind"], row["version"], row["state"], row["subject"], states[row["id"]], json.loads(row["input"]),
+            results[row["id"]],
+        )
+        for row in rows
+    ]  # fmt: skip
 
 
 def received(stack: LocalStack) -> dict[str, list[datetime]]:

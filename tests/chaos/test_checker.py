@@ -74,6 +74,22 @@ def test_an_email_in_doubt_is_held_where_its_tenant_chose_so() -> None:
     assert not judged(held, told(OK), "resend").holds
 
 
+def test_what_was_taken_back_with_its_campaign_is_not_sent() -> None:
+    campaign = uuid4()
+    row = {**ROW, "status": "cancelled", "campaign_id": campaign}
+    cancelled = replace(SOUND, emails=[row], received={}, cancelled=frozenset({campaign}))
+    assert judged(cancelled, told(OK)).holds
+    assert not judged(replace(cancelled, cancelled=frozenset()), told(OK)).holds
+    assert not judged(replace(cancelled, received={WHO: [CAME]}), told(OK)).holds, "and not sent all the same"
+
+
+def test_templates_and_lists_are_nobodys_orphans() -> None:
+    more = [{**CONTENT, "storage_key": "t"}, {**CONTENT, "storage_key": "l", "state": "unclaimed"}]
+    stored = replace(SOUND, contents=[CONTENT, *more], templates={"t": TENANT}, lists=frozenset({"l"}))
+    assert judged(stored, told(OK)).holds
+    assert not judged(replace(stored, contents=[CONTENT, more[1]]), told(OK)).holds, "a template's content is gone"
+
+
 def test_what_a_tenant_chose_to_have_sent_again_is_listed() -> None:
     twice = replace(SOUND, received={WHO: [CAME, CAME]}, doubts=Counter({EMAIL: 1}))
     assert judged(twice, told(OK), "resend").resent

@@ -23,7 +23,7 @@ from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.relay import Relay
 from penguin_orchestrator.sagas.engine import Engine
-from penguin_orchestrator.sagas.known import KNOWN
+from penguin_orchestrator.sagas.known import known
 from penguin_orchestrator.sagas.recovery import Recovery
 from penguin_worker.bodies import Bodies
 from penguin_worker.campaigns import CampaignCompletion
@@ -220,7 +220,7 @@ class Crew:
 
     def recovery(self, process: Process) -> Turning:
         """One who finishes sagas."""
-        return Turning(Recovery(Engine(process.tiers, KNOWN)).turn)
+        return Turning(Recovery(Engine(process.tiers, known(self.world.ledger))).turn)
 
     async def _succeeding(self, name: str, make: Callable[[Process], Turning]) -> None:
         """One process after the other, each killed some time."""

@@ -21,7 +21,7 @@ from penguin_orchestrator import keys
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import Attachment, OutcomeUnknownError, OutgoingEmail, Refusal, SendError, Sent
 from penguin_orchestrator.platform import Penguin
-from penguin_orchestrator.sagas.carrying import SagaRefusedError, SagaUnfinishedError
+from penguin_orchestrator.sagas.carrying import SagaError, SagaRefusedError
 
 # What a caller knows of an act in the end.
 DONE, REFUSED, UNKNOWN = "done", "refused", "unknown"
@@ -56,6 +56,11 @@ class Act:
     addresses: list[str] = field(default_factory=list)
     sent: dict[str, Sent] = field(default_factory=dict)
     error: str = ""
+    # When it was told (the loop's time).
+    at: float = float("inf")
+    # Of an import its file, of an erasure whom it is about.
+    file: Any = None
+    person: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind} of {self.tenant.mark}: {self.told} {self.error}".strip()
@@ -75,10 +80,16 @@ class Play:
     broken: list[str] = field(default_factory=list)
     # Tenants whose onboarding some tier refuses: by the tier.
     unwanted: dict[str, str] = field(default_factory=dict)
+    # Addresses whose erasure was asked for.
+    erased: set[str] = field(default_factory=set)
 
     def closes(self, tenant: Tenant) -> bool:
         """Whether somebody closes it."""
         return any(act.kind == "close" and act.tenant is tenant for act in self.acts)
+
+    def refused(self, tenant: Tenant, address: str) -> bool:
+        """Whether an email may be refused."""
+        return address in self.erased or self.closes(tenant)
 
     def refuses(self, tier: str, method: str, request: Any) -> bool:
         """What a tier says no to, for good."""
@@ -91,7 +102,7 @@ class Play:
         self.acts.append(act)
         await asyncio.sleep(self.chance.random() * 5)
         process = self.world.process()
-        task = asyncio.create_task(_said(doing(self, Penguin(process.tiers), act), act))
+        task = asyncio.create_task(_said(doing(self, Penguin(process.tiers, self.world.ledger), act), act))
         dies_after = self.chance.expovariate(1.0) * 0.4 if self.chance.random() < 0.25 else None
         done, _ = await asyncio.wait([task], timeout=dies_after)
         if not done:
@@ -107,12 +118,12 @@ class Play:
 async def _said(work: Awaitable[None], act: Act) -> None:
     try:
         await work
+        act.at = asyncio.get_running_loop().time()
     except OutcomeUnknownError as error:
         act.error = f"{type(error).__name__} {error.cause.reason}"
-    except (SagaUnfinishedError, SendError) as error:
+    except (SagaError, SendError) as error:
+        act.told = REFUSED if isinstance(error, SagaRefusedError) else UNKNOWN
         act.error = type(error).__name__
-    except SagaRefusedError as error:
-        act.told, act.error = REFUSED, type(error).__name__
     except TierError as error:
         # A send says so of itself, whatever the error, and of this asking alone; else it is told by the error.
         undone = {"send": not act.error, "onboard": not error.outcome_unknown}
@@ -120,9 +131,10 @@ async def _said(work: Awaitable[None], act: Act) -> None:
         act.error += f" {error.tier} {error.code.name} {error.reason}"
 
 
-def _email(
+def email_to(
     tenant: Tenant, address: str, chance: random.Random, attachments: Sequence[Attachment] = ()
 ) -> OutgoingEmail:
+    """One email."""
     return OutgoingEmail(
         recipient=address, sender=f"us@{tenant.mark}.example", subject="Hello", text=f"Dear {address}",
         request_id=keys.new_id(), attachments=tuple(attachments), priority=chance.choice(("high", "normal", "low")),
@@ -133,7 +145,7 @@ async def send(play: Play, penguin: Penguin, act: Act) -> None:
     """A batch; where its outcome is unknown the caller may ask again, under the same ids."""
     chance, tenant = play.chance, act.tenant
     files = [Attachment("a.txt", "text/plain", b"attached" * 10)] if chance.random() < 0.2 else []
-    emails = [_email(tenant, tenant.address(), chance, files) for _ in range(chance.choice((1, 1, 2, 3, 8)))]
+    emails = [email_to(tenant, tenant.address(), chance, files) for _ in range(chance.choice((1, 1, 2, 3, 8)))]
     act.addresses = [email.recipient for email in emails]
     again = chance.random() < 0.7
     try:
@@ -148,19 +160,17 @@ async def send(play: Play, penguin: Penguin, act: Act) -> None:
 
 async def send_together(play: Play, penguin: Penguin, act: Act) -> None:
     """Single sends at a time, which travel together."""
-    emails = [_email(act.tenant, act.tenant.address(), play.chance) for _ in range(play.chance.randrange(2, 5))]
+    emails = [email_to(act.tenant, act.tenant.address(), play.chance) for _ in range(play.chance.randrange(2, 5))]
     act.addresses = [email.recipient for email in emails]
     results = await asyncio.gather(
         *(penguin.send_email(act.tenant.id, each) for each in emails), return_exceptions=True
     )
     failures = [result for result in results if isinstance(result, BaseException)]
-    if not play.closes(act.tenant):
-        play.broken += [
-            f"an email was refused for no reason: {each}" for each in failures if isinstance(each, SendError)
-        ]
     for email, result in zip(emails, results, strict=True):
         if isinstance(result, Sent):
             act.sent[email.recipient] = result
+        elif isinstance(result, SendError) and not play.refused(act.tenant, email.recipient):
+            play.broken.append(f"an email was refused for no reason: {result}")
     if failures:
         act.kind = "send some"
         raise failures[0]
@@ -169,7 +179,7 @@ async def send_together(play: Play, penguin: Penguin, act: Act) -> None:
 
 async def send_twice(play: Play, penguin: Penguin, act: Act) -> None:
     """One send asked for by two at a time under one id: both are told of the same email."""
-    email = _email(act.tenant, act.tenant.address(), play.chance)
+    email = email_to(act.tenant, act.tenant.address(), play.chance)
     act.addresses = [email.recipient]
     other = Penguin(penguin.tiers)
     asked = (penguin.send_emails(act.tenant.id, [email]), other.send_emails(act.tenant.id, [email]))
@@ -186,7 +196,7 @@ async def send_twice(play: Play, penguin: Penguin, act: Act) -> None:
 
 def _acknowledge(play: Play, act: Act, results: Sequence[Sent | Refusal]) -> None:
     for address, result in zip(act.addresses, results, strict=True):
-        if isinstance(result, Refusal) and play.closes(act.tenant):
+        if isinstance(result, Refusal) and play.refused(act.tenant, address):
             act.error = result.reason
         elif isinstance(result, Refusal):
             play.broken.append(f"an email was refused for no reason: {result.reason}")

@@ -9,14 +9,14 @@ import os
 import random
 import selectors
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from types import ModuleType
 from typing import Any
 from uuid import UUID
 
 from penguin_chassis import clock
-from penguin_orchestrator import keys, sending, tenants
+from penguin_orchestrator import blobs, keys, sending, subjects, tenants
 from penguin_orchestrator.sagas import deeds, journal
 from penguin_queue.domain import fleet
 from penguin_worker import jobs, ledger
@@ -30,8 +30,9 @@ BEGINNING = 1000.0
 SAGA_LEASE_S = 12.0
 # The queue sees to its duties seldomer than in earnest, and is not away for that: longer than between two of them.
 QUEUE_SILENCE = timedelta(seconds=60)
-_TIMED: tuple[ModuleType, ...] = (sending, tenants, deeds, jobs, ledger, worker_sending)
+_TIMED: tuple[ModuleType, ...] = (blobs, sending, subjects, tenants, deeds, jobs, ledger, worker_sending)
 _real_monotonic, _real_time = time.monotonic, time.time
+real_process_time = time.process_time
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -95,6 +96,11 @@ class _Datetime(datetime):
         return datetime.fromtimestamp(time.time(), tz)
 
 
+async def _at_once(work: Callable[..., Any], *given: Any, **more: Any) -> Any:
+    """In place of a thread: nobody knows when that would be done."""
+    return work(*given, **more)
+
+
 class _Minted:
     """UUIDs of version 7 by the virtual clock and the seed."""
 
@@ -119,7 +125,10 @@ def on(loop: VirtualLoop) -> Iterator[None]:
     changes: list[tuple[Any, str, Any]] = [
         (time, "monotonic", loop.time),
         (time, "time", loop.wall),
+        # Nothing that is done takes any of the processor.
+        (time, "process_time", lambda: 0.0),
         (os, "urandom", random.randbytes),
+        (asyncio, "to_thread", _at_once),
         (clock, "wall", lambda: datetime.fromtimestamp(loop.wall(), UTC)),
         (keys, "new_id", minted.new_id),
         (keys, "storage_key", minted.storage_key),

@@ -1,5 +1,6 @@
 """The guards that stand between a mishap and a violation, each to be switched off where it stands: in the SQL that the stores run,
-in the databases' own functions and policies, and in the domain. So it is seen that the simulation would miss none of them."""
+in the databases' own functions and policies, and in the domain; and acts that are said to be done, and are not. So it is seen that
+the simulation would miss none of them."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from typing import Any
 import asyncpg
 from tests.simulation.tiers import TIERS, World
 
-from penguin_chassis import barrier, outbox
+from penguin_chassis import barrier, outbox, tenancy
 from penguin_chassis.queries import Queries
 from penguin_oltp.domain import emails, sagas
+from penguin_oltp.store import campaigns, tenants
 from penguin_queue.store import leases
 
 Off = Callable[[World], contextlib.AbstractAsyncContextManager[None]]
@@ -135,6 +137,32 @@ async def _no_tenancy(world: World) -> AsyncIterator[None]:
             setattr(queries, name, text)
 
 
+def _unwritten(state: str) -> Off:
+    """A campaign that is moved there is said to have been, and stays what it was."""
+
+    @contextlib.asynccontextmanager
+    async def off(world: World) -> AsyncIterator[None]:
+        kept = f"status = CASE $6::text WHEN '{state}' THEN status ELSE $6 END"
+        with _without(campaigns.sql, "update", "status = $6", kept):
+            yield
+
+    return off
+
+
+@contextlib.asynccontextmanager
+async def _no_close(world: World) -> AsyncIterator[None]:
+    """A tenant that is closed is said to be, and goes on in every tier."""
+    with contextlib.ExitStack() as stack:
+        kept = "CASE ${0}::text WHEN 'closed' THEN {1} ELSE ${0} END"
+        for queries, name, guard, instead in (
+            (tenancy.sql, "insert", "$2, $3, $4", kept.format(2, "'active'") + ", $3, $4"),
+            (tenancy.sql, "move", "SET state = $2", "SET state = " + kept.format(2, "state")),
+            (tenants.sql, "update", "status = $3", "status = " + kept.format(3, "status")),
+        ):
+            stack.enter_context(_without(queries, name, guard, instead))
+        yield
+
+
 def _all_queries() -> list[Queries]:
     """Every store's named queries."""
     modules = [module for name, module in sorted(sys.modules.items()) if name.startswith("penguin_")]
@@ -150,8 +178,11 @@ GUARDS: dict[str, Off] = {
     "outbox-lock": _no_row_lock,
     "outbox-token": _no_row_token,
     "tenancy": _no_tenancy,
+    "pause": _unwritten("paused"),
+    "cancel": _unwritten("cancelled"),
+    "close": _no_close,
 }
 # Where those begin that few histories miss: what comes before finds nothing, and takes its time. It is where they were found last,
 # less a few, or where it is found soonest (a history that never comes to rest takes long); as histories change with the platform,
 # it is a saving and nothing that is shown.
-BEGINS = {"attempt": 30, "saga-epoch": 36, "outbox-lock": 5, "outbox-token": 6, "tenancy": 13}
+BEGINS = {"attempt": 54, "saga-epoch": 92, "outbox-lock": 28, "outbox-token": 70, "tenancy": 13}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from dataclasses import dataclass, field
 
-from tests.simulation import acts
+from tests.simulation import acts, erasures, imports
 from tests.simulation.actors import Crew, Mailbox
 from tests.simulation.acts import Act, Play, Tenant
 from tests.simulation.checks import end_of, violations
 from tests.simulation.network import CALM, Weather
+from tests.simulation.reconciled import reconciled
 from tests.simulation.tiers import World
 from tests.simulation.watching import Watch
 
@@ -27,9 +29,15 @@ WEATHERS = (
     Weather(refused=0.01, lost=0.01, late=0.01, deaf=0.02, doubled=0.02, usual_s=0.5, slow_s=20.0, slow=0.05),
     Weather(refused=0.0, lost=0.0, late=0.2, deaf=0.2, doubled=0.2),
 )
+# In how many histories leads are imported, and people erased: either takes more time than all the rest.
+IMPORTS, ERASURES = 0.03, 0.02
+# And in how many a tenant's tiers are compared at the end.
+RECONCILED = 0.03
 UNREST = "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM sagas WHERE due_at IS NOT NULL)"
-SAGAS = frozenset({"onboard", "launch", "cancel", "pause", "resume", "close"})
-PAUSED = "SELECT tenant_id, id FROM campaigns WHERE status = 'paused' AND tenant_id = ANY ($1)"
+SAGAS = frozenset({"onboard", "launch", "cancel", "pause", "resume", "close", "import", "erase"})
+# A closed tenant's stay so.
+PAUSED = """SELECT c.tenant_id, c.id FROM campaigns AS c JOIN tenants AS t ON t.tenant_id = c.tenant_id
+WHERE c.status = 'paused' AND t.status <> 'closed' AND c.tenant_id = ANY ($1)"""
 JOBS = "SELECT count(*) FROM jobs"
 
 
@@ -52,6 +60,11 @@ class Story:
 async def history(world: World, seed: int) -> Story:
     """Live through the history of this seed. Begins and ends with nothing under way."""
     await world.forget()
+    async with contextlib.AsyncExitStack() as stack:
+        return await _lived(world, seed, stack)
+
+
+async def _lived(world: World, seed: int, stack: contextlib.AsyncExitStack) -> Story:
     world.loop.begin_anew()
     random.seed(seed)
     chance, network = random.Random(seed ^ 0x5EED), world.network
@@ -68,6 +81,8 @@ async def history(world: World, seed: int) -> Story:
     network.news = crew.hear
     network.weather = chance.choice(WEATHERS)
     acting_out = _acts(play)
+    if any(act.kind == "erase" for act, _ in acting_out):
+        await stack.enter_async_context(erasures.ledger(world))
     crew.begin(sagas=any(act.kind in SAGAS for act, _ in acting_out))
     async with asyncio.TaskGroup() as group:
         storm = group.create_task(_storm(world, chance))
@@ -80,13 +95,29 @@ async def history(world: World, seed: int) -> Story:
     network.weather, mailbox.calm = CALM, True
     await crew.end()
     unrest = await _rest(play, crew)
+    if not unrest and chance.random() < RECONCILED:
+        unrest = await reconciled(play, chance.choice(play.tenants))
+        # It tells operators of what it found.
+        unrest += await _rest(play, crew)
     end = await end_of(play)
+    of_people = await _people(play, watch)
     await _over()
-    wrong = [*watch.violations, *play.broken, *unrest, *violations(play, mailbox, end)]
+    wrong = [*watch.violations, *play.broken, *unrest, *violations(play, mailbox, end, watch.chronicle), *of_people]
     return Story(
         seed, list(dict.fromkeys(wrong)), list(map(str, play.acts)), list(network.record),
         sum(network.mishaps.values()), crew.killed, world.turns.count - before, world.loop.time() - began,
     )  # fmt: skip
+
+
+async def _people(play: Play, watch: Watch) -> list[str]:
+    """What is wrong with those who were imported, or erased."""
+    found: list[str] = []
+    for act in play.acts:
+        if act.kind == "import":
+            found += [f"{act}: {what}" for what in await imports.missing(play, act)]
+        elif act.kind == "erase":
+            found += [f"{act}: {what}" for what in await erasures.left(play, act, watch.chronicle)]
+    return found
 
 
 async def _over() -> None:
@@ -121,19 +152,24 @@ def _acts(play: Play) -> list[tuple[Act, acts.Doing]]:
         newcomer = Tenant(keys.new_id(), f"{play.tenants[0].mark}new", "hold")
         play.tenants.append(newcomer)
         chosen.append((Act("onboard", newcomer), acts.onboard))
-    for tenant in play.tenants:
-        if tenant.campaign is not None:
-            chosen.append((Act("launch", tenant), acts.launch))
-            if chance.random() < 0.3:
-                chosen.append((Act("launch", tenant), acts.launch))
-            if chance.random() < 0.25:
-                chosen.append((Act("cancel", tenant), acts.cancel))
-            for kind, doing in (("pause", acts.pause), ("resume", acts.resume)):
-                if chance.random() < 0.4:
-                    chosen.append((Act(kind, tenant), doing))
-        elif tenant is play.tenants[1] and chance.random() < 0.2:
-            chosen.append((Act("close", tenant), acts.close))
+    for kind, doing, often in (("import", imports.import_leads, IMPORTS), ("erase", erasures.erase, ERASURES)):
+        if chance.random() < often:
+            chosen.append((Act(kind, chance.choice(play.tenants[:2])), doing))
+    for tenant in play.tenants[:2]:
+        chosen += _moves(play, tenant)
     return chosen
+
+
+def _moves(play: Play, tenant: Tenant) -> list[tuple[Act, acts.Doing]]:
+    """What is done to a tenant and its campaign."""
+    chance = play.chance
+    often: tuple[tuple[str, acts.Doing, float], ...] = (("close", acts.close, 0.12),)
+    if tenant.campaign is not None:
+        often = (
+            ("launch", acts.launch, 1.0), ("launch", acts.launch, 0.3), ("cancel", acts.cancel, 0.25), ("pause", acts.pause, 0.4),
+            ("resume", acts.resume, 0.4), ("close", acts.close, 0.25),
+        )  # fmt: skip
+    return [(Act(kind, tenant), doing) for kind, doing, chances in often if chance.random() < chances]
 
 
 async def _storm(world: World, chance: random.Random) -> None:

@@ -16,11 +16,18 @@ from tests.simulation.network import Network, Process
 from tests.simulation.servers import Server, Tokens
 from tests.simulation.statements import TurnedConnection, Turns, go_by
 
+import penguin_content.app
 import penguin_content.servicers
+import penguin_content.store.subjects
 import penguin_notifications.servicers
+import penguin_notifications.store.subjects
 import penguin_olap.servicers
+import penguin_oltp.app
 import penguin_oltp.servicers
+import penguin_oltp.store.subjects
 import penguin_queue.servicers
+import penguin_queue.store.subjects
+from penguin_chassis import keys as chassis_keys
 from penguin_chassis import tier as chassis_tier
 from penguin_chassis.pool import Connection, Database, _no_reset, _Side
 from penguin_chassis.server import Registration, State
@@ -29,6 +36,7 @@ from penguin_devstack.pgfiles import socket_dir
 from penguin_devstack.postgres import PostgresCluster
 from penguin_devstack.roles import TierDatabase
 from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.erasure_ledger import ErasureLedger
 from penguin_queue.domain.lanes import Lanes
 from penguin_queue.operations.announcing import Announcer
 from penguin_queue.operations.census import Census
@@ -59,6 +67,12 @@ from penguin_testkit.databases import Databases
 TIERS = ("oltp", "content", "queue", "olap", "notifications")
 APP, MAINTENANCE = 5, 3
 KINDS = ("email.send", "campaign.complete")
+# What the tiers' composition roots give them besides: where they hold storage keys, and their part in erasing people.
+KEY_SOURCES = {"oltp": penguin_oltp.app.KEY_SOURCES, "content": penguin_content.app.KEY_SOURCES}
+SUBJECTS: Mapping[str, Callable[[Database], Any]] = {
+    "oltp": penguin_oltp.store.subjects.SubjectStore, "content": penguin_content.store.subjects.SubjectStore,
+    "queue": penguin_queue.store.subjects.SubjectStore, "notifications": penguin_notifications.store.subjects.SubjectStore,
+}  # fmt: skip
 FORGET_FLEET = """UPDATE fleet SET heard = 0, lost = 0, at = NULL, away_since = NULL, away_until = NULL, heard_now = 0,
     lost_now = 0, lease = DEFAULT"""
 
@@ -103,6 +117,8 @@ class World:
     looking: dict[str, TurnedConnection] = field(default_factory=dict)
     work: Work | None = None
     leasing: Leasing | None = None
+    # Of erasures, where there are any.
+    ledger: ErasureLedger | None = None
 
     def process(self) -> Process:
         """Somebody who calls the tiers."""
@@ -200,8 +216,11 @@ async def world(loop: VirtualLoop, databases: Databases) -> AsyncIterator[World]
 
 def _server(here: World, name: str) -> Server:
     db, state = here.dbs[name], here.states[name]
-    own = chassis_tier.registration(chassis_tier.TierServicer(chassis_tier.TierFacts(name, "0", 0), db, state))
-    return Server(name, [own, *_registrations(here, name)], state, db.now)
+    sources, subjects = KEY_SOURCES.get(name, ()), SUBJECTS.get(name)
+    facts = chassis_tier.TierFacts(name, "0", 0, sources)
+    servicer = chassis_tier.TierServicer(facts, db, state, subjects(db) if subjects is not None else None)
+    own = [chassis_tier.registration(servicer), *([chassis_keys.registration(db, sources)] if sources else [])]
+    return Server(name, [*own, *_registrations(here, name)], state, db.now)
 
 
 def _registrations(here: World, name: str) -> list[Registration]:

@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from tests.simulation.chronicle import Chronicle
+
 from penguin.oltp.v1 import saga_service_pb2 as saga_pb
 from penguin.queue.v1 import queue_service_pb2 as job_pb
 from penguin.tier.v1 import tier_service_pb2 as tier_pb
@@ -20,6 +22,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.violations: list[str] = []
+        self.chronicle = Chronicle()
         # By outbox row and by job: under which token, and until when it is somebody's alone.
         self._rows: dict[str, tuple[str, float]] = {}
         self._jobs: dict[int, tuple[int, float]] = {}
@@ -36,6 +39,7 @@ class Watch:
         judge = self._judges.get(method)
         if judge is not None:
             judge(request, reply)
+        self.chronicle.note(method, request, reply)
 
     def _broken(self, what: str) -> None:
         self.violations.append(what)
