@@ -11,8 +11,9 @@ PYTEST_ARGS ?=
 # For two cores: the third has the whole stack's tests, and mostly waits.
 TEST_PROCESSES ?= 3
 export UV_NO_PROGRESS := 1
-# The checkout's own environment, whatever the caller has activated.
-unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+# The checkout's own environment, whatever the caller has activated; and what is compiled is kept, tests too: each of their
+# processes would compile all of them anew.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo drill test simulate chaos bench bench-admission bench-import bench-queue bench-queue-stress bench-reconcile generate verify lint types imports contracts drift snapshots manifests lock format clean distclean
 

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.queues import REPLICAS
+from tests.queues import REPLICAS, SAMPLED
 
+from penguin_devstack.issuer import TIERS
 from penguin_devstack.postgres import THROWAWAY_SETTINGS
 from penguin_devstack.stack import LocalStack
 from penguin_orchestrator.config import PlatformConfig
@@ -23,11 +24,10 @@ WORKER_LEASE_S = 5
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
     """Every tier, relay, worker and receiver, each its own process; gone at the end."""
     root = Path(tmp_path_factory.mktemp("stack"))
-    environment = {
-        "worker": {"ETL_INTERVAL_S": "2", "WORKER_LEASE_S": str(WORKER_LEASE_S)},
-        # Some tests have a second one beside it: without Redis each gives its part of a rate.
-        "queue": {"QUEUE_REPLICAS": str(REPLICAS)},
-    }
+    environment = {name: dict(SAMPLED) for name in (*TIERS, "relay", "worker")}
+    environment["worker"] |= {"ETL_INTERVAL_S": "2", "WORKER_LEASE_S": str(WORKER_LEASE_S)}
+    # Some tests have a second one beside it: without Redis each gives its part of a rate.
+    environment["queue"] |= {"QUEUE_REPLICAS": str(REPLICAS)}
     local = LocalStack(root, tied_to_caller=True, environment=environment, database_settings=THROWAWAY_SETTINGS)
     try:
         await local.up()

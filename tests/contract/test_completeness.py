@@ -31,6 +31,7 @@ UNKEYED = {
     "QueueService.CompleteJobs",
     "QueueService.FailJobs",
     "QueueService.SnoozeJobs",
+    "QueueService.ReleaseJobs",
     "SagaService.ClaimSagas",
     "TierService.LeaseOutbox",
     "TierService.MarkReplayed",

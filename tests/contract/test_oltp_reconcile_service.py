@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from tests.contract.cases import Case, Listing, Mutation, equal
+from tests.contract.cases import Case, Listing, Mutation, Within, equal
 from tests.contract.harness import ServiceContract
 from tests.contract.wire import World
 
@@ -59,6 +59,13 @@ async def finish(world: World) -> Any:
 def check_finished(request: Any, reply: Any) -> None:
     assert (reply.run.id, reply.run.status) == (request.run_id, pb.RECONCILE_STATUS_FINISHED)
     assert dict(reply.run.counts) == {"found.orphans": 1, "keys": 5}
+
+
+async def last_progress(world: World) -> Any:
+    request = await record(world)
+    request.progress.done = True
+    await world.call(f"{SERVICE}/RecordReconcileProgress", request)
+    return pb.GetReconcileProgressRequest(tenant_id=request.progress.tenant_id, part=request.progress.part)
 
 
 async def get(world: World) -> Any:
@@ -130,6 +137,16 @@ class TestReconcileService(ServiceContract):
             ("run_id", lambda r: setattr(r, "run_id", "x")),
             elsewhere,
             mutation=Mutation(runs, vary=lambda r: setattr(r, "refused_reason", "other")),
+        ),
+        Case(
+            "GetReconcileProgress",
+            last_progress,
+            lambda request, reply: equal((reply.progress.part, reply.progress.to_generation), (request.part, 7)),
+            ("part", lambda r: setattr(r, "part", "No Part")),
+            Within(
+                lambda r: setattr(r, "part", "subjects"),
+                lambda reply: equal(reply.HasField("progress"), False),
+            ),
         ),
         Case(
             "GetReconcileRun",

@@ -177,5 +177,13 @@ class TestQueueService(ServiceContract):
             Within(lambda r: unknown_lease(r.snoozes[0].lease), lost),
             mutation=Mutation(jobs_of, unkeyed=FENCED, repeats=again_lost),
         ),
+        Case(
+            "ReleaseJobs",
+            tell(lambda ref: pb.ReleaseJobsRequest(leases=[ref])),
+            lambda request, reply: equal((reply.released, list(reply.lost_job_ids)), (1, [])),
+            ("leases[0].job_id", lambda r: setattr(r.leases[0], "job_id", 0)),
+            Within(lambda r: unknown_lease(r.leases[0]), lost),
+            mutation=Mutation(jobs_of, unkeyed=FENCED, repeats=again_lost),
+        ),
         *queue_jobs.CASES,
     )

@@ -52,6 +52,10 @@ class Tiers:
             self._databases_open[tier] = await self._open.enter_async_context(database(pool))
         return self._databases_open[tier]
 
+    def database_name(self, tier: str) -> str:
+        """What the running tier's database is called."""
+        return self._urls[tier].database
+
     def _config(self, tier: str, urls: TierDatabase) -> Any:
         prefix = tier.upper()
         settings: dict[str, Any] = {

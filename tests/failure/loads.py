@@ -22,8 +22,9 @@ from penguin_orchestrator.platform import Penguin
 
 ROOT = Path(__file__).parents[2]
 TERMS, RATED_TERMS = (Terms(STREAMED), Terms(POLLED)), Terms(RATED)
-# Jobs a second, in runs of one kind so that those beside one another travel together.
-RATE, RUN = 150, 15
+# Jobs a second, in runs of one kind so that those beside one another travel together: enough for every worker to have some in hand
+# at any moment, and no more, for it is faults that are tried here.
+RATE, RUN = 60, 6
 # The queue of the rated kind lets go so many a second, and so many at once; a little more is sent, and so many to begin with: there
 # are always some that wait for the rate alone.
 RATED_PER_S, RATED_BURST, RATED_SENT, RATED_AHEAD = 20, 10, 25, 60

@@ -18,6 +18,8 @@ from tests.bench.queue.roster import (
     Wanted,
     versions,
 )
+from tests.bench.queue.stress.__main__ import ended
+from tests.bench.queue.stress.maths import Verdicts
 
 BULK, DRAIN, SINGLE, IDLE = SCENARIOS
 RATES = {OURS: {"rate": [10.0, 30.0, 20.0]}, "pg-boss": {"rate": [8.0, 12.0]}, "bullmq": {"rate": [40.0]}}
@@ -99,3 +101,14 @@ def test_every_peer_is_pinned() -> None:
     assert {peer.name for peer in PEERS} <= versions().keys()
     assert all("==" in pin for pin in PYTHON_PINS)
     assert all("@" in pin for pin in NPM_PINS)
+
+
+def test_a_stress_run_ends_badly_where_anything_fell_short(capsys: pytest.CaptureFixture[str]) -> None:
+    verdicts = Verdicts()
+    assert verdicts.word("kept", holds=True) == "holds"
+    assert ended(verdicts.short) == 0
+    assert capsys.readouterr().out == ""
+    assert verdicts.word("p99", holds=False) == "FALLS SHORT"
+    assert verdicts.word("kept", holds=True) == "holds"
+    assert ended(verdicts.short) == 1
+    assert capsys.readouterr().out == "FALLS SHORT: p99\n"

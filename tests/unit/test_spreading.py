@@ -31,6 +31,17 @@ def test_one(n):
 """
 
 
+def run_pytest(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a folder, with nothing but the plugins it names."""
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ""}
+    for name in [name for name in environment if name.startswith("PYTEST_XDIST")]:
+        del environment[name]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *options, "-p", "penguin_testkit.spreading"],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
 def test_a_group_is_told_by_the_beginnings_of_paths() -> None:
     lines = [
         "drill: tests/failure/test_z.py",
@@ -50,20 +61,46 @@ def test_a_group_runs_in_one_process_and_the_rest_in_all_the_early_ones_first(tm
     for name in ("test_a", "test_b", "test_c"):
         (tmp_path / f"{name}.py").write_text(NOTING)
     (tmp_path / "pytest.ini").write_text(SETTINGS)
-    argv = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup"]
-    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ""}
-    for name in [name for name in environment if name.startswith("PYTEST_XDIST")]:
-        del environment[name]
-    done = subprocess.run(
-        [*argv, "-p", "xdist", "-p", "penguin_testkit.spreading"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = run_pytest(tmp_path, "-n", "2", "--dist", "loadgroup", "-p", "xdist")
     assert done.returncode == 0, done.stdout + done.stderr
     ran = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
     assert len(ran) == 18
     (grouped,) = {worker for name, worker, _ in ran if name != "test_c"}
     (other,) = {worker for _, worker, _ in ran} - {grouped}
     assert [n for _, worker, n in ran if worker == other][:2] == ["5", "4"]
+
+
+SHARING = """
+import pathlib, pytest
+def note(what):
+    with pathlib.Path("ran").open("a") as file:
+        file.write(what + "\\n")
+@pytest.fixture(scope="session")
+async def dear():
+    note("begun")
+    yield
+    note("ended")
+"""
+USING = """
+from conftest import note
+async def test_one(dear):
+    note("used")
+"""
+NOT_USING = """
+from conftest import note
+async def test_one():
+    note("else")
+"""
+
+
+def test_what_a_group_shares_ends_with_the_group(tmp_path: Path) -> None:
+    for name, source in {"conftest": SHARING, "test_a": USING, "test_b": USING, "test_c": NOT_USING}.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    asynchronous = "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = session\n"
+    (tmp_path / "pytest.ini").write_text(SETTINGS.replace("[pytest]\n", asynchronous))
+    done = run_pytest(tmp_path, "-p", "pytest_asyncio.plugin")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "ran").read_text().split() == ["begun", "used", "used", "ended", "else"]
 
 
 def test_every_test_of_a_whole_stack_is_in_a_group(pytestconfig: pytest.Config) -> None:

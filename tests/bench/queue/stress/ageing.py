@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
 
-from tests.bench.queue.stress.maths import Spread, verdict
+from tests.bench.queue.stress.maths import Spread, Verdicts
 from tests.bench.queue.stress.open_load import OpenLoad
 from tests.bench.queue.stress.options import Options
 from tests.bench.queue.stress.rig import Rig
@@ -26,7 +26,7 @@ STEPS = 2
 AHEAD_S, BEYOND = 3.0, 1.5
 
 
-async def run(rig: Rig, options: Options) -> dict[str, Any]:
+async def run(rig: Rig, options: Options, verdicts: Verdicts) -> dict[str, Any]:
     """Low-priority jobs for so many seconds, and the load until they have all begun or are long overdue."""
     capacity = options.slots * 1000 / options.handler_ms
     offered, bound = capacity * options.excess, STEPS * options.ageing + TURN_S
@@ -51,7 +51,7 @@ async def run(rig: Rig, options: Options) -> dict[str, Any]:
         unbegun = await low.rest(max(0.1, BEYOND * bound - 1))
         waits = Spread.of([wait / 1000 for _, wait in low.samples()])
         piled = high.sent - len(high.waits)
-    word = verdict(waits.worst <= bound and not unbegun)
+    word = verdicts.word("the longest wait", waits.worst <= bound and not unbegun)
     print(
         f"  low priority waits, s: p50 {waits.p50:,.1f}  p99 {waits.p99:,.1f}  longest {waits.worst:,.1f}  of {waits.count}"
     )

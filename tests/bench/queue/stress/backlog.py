@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from tests.bench.queue.peers.measuring import at_once
-from tests.bench.queue.stress.maths import Spread, ratio, verdict
+from tests.bench.queue.stress.maths import Spread, Verdicts, ratio
 from tests.bench.queue.stress.options import Options
 from tests.bench.queue.stress.rig import Rig
 from tests.bench.queue.stress.rounds import Rounds
@@ -104,7 +104,7 @@ async def _measured(rig: Rig, samples: int) -> dict[str, Spread]:
     }
 
 
-async def run(rig: Rig, options: Options) -> dict[str, Any]:
+async def run(rig: Rig, options: Options, verdicts: Verdicts) -> dict[str, Any]:
     """The empty queue, then a backlog of one tenant, then one of many."""
     jobs, samples = options.jobs, options.samples
     states: dict[str, list[UUID]] = {
@@ -132,15 +132,14 @@ async def run(rig: Rig, options: Options) -> dict[str, Any]:
         )
         weights = ", ".join(f"{name} {before[name]:,.0f} → {most[name]:,.0f}" for name in most)
         print(f"    memory before → most, MiB: {weights}; the service's <= {SERVICE_MOST_MIB}: ", end="")
-        print(verdict(most["service"] <= SERVICE_MOST_MIB), flush=True)
+        print(verdicts.word(f"{state}: memory", most["service"] <= SERVICE_MOST_MIB), flush=True)
         if tenants:
             worst = max(ratio(figures[name].p99, empty[name].p99) for name in SMALL)
-            print(
-                f"    p99 of small leases: {worst:.2f}x, wanted <= {WANTED:g}x: {verdict(worst <= WANTED)}", flush=True
-            )
+            word = verdicts.word(f"{state}: p99 of small leases", worst <= WANTED)
+            print(f"    p99 of small leases: {worst:.2f}x, wanted <= {WANTED:g}x: {word}", flush=True)
         if len(tenants) == 1:
-            held = between.worst <= ROUNDS_BETWEEN
-            print(f"    beside the one, {BETWEEN}: {between.worst:.0f}, wanted <= {ROUNDS_BETWEEN}: {verdict(held)}")
+            word = verdicts.word(f"{state}: {BETWEEN}", between.worst <= ROUNDS_BETWEEN)
+            print(f"    beside the one, {BETWEEN}: {between.worst:.0f}, wanted <= {ROUNDS_BETWEEN}: {word}")
         measured = {name: asdict(spread) for name, spread in (*figures.items(), (BETWEEN, between))}
         kept[state] = {"fill_rate": rate, "ms": measured, "memory_mib": {"before": before, "most": dict(most)}}
     return kept

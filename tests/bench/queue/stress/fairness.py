@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psutil
-from tests.bench.queue.stress.maths import Spread, ratio, verdict
+from tests.bench.queue.stress.maths import Spread, Verdicts, ratio
 from tests.bench.queue.stress.open_load import OpenLoad
 from tests.bench.queue.stress.options import Options
 from tests.bench.queue.stress.rig import Rig
@@ -77,7 +77,7 @@ async def _phase(rig: Rig, options: Options, noisy_rate: float) -> tuple[Spread,
     return Spread.of(waits), Spread.of(rounds.waited), unbegun, done / options.seconds, busy
 
 
-async def run(rig: Rig, options: Options) -> dict[str, Any]:
+async def run(rig: Rig, options: Options, verdicts: Verdicts) -> dict[str, Any]:
     """The quiet ones alone, then beside the noisy one."""
     capacity = options.slots * 1000 / options.handler_ms
     offered = capacity * options.excess
@@ -104,23 +104,20 @@ async def run(rig: Rig, options: Options) -> dict[str, Any]:
             "cpu": busy,
         }
     times = ratio(spreads["noisy beside"].p99, spreads["alone"].p99)
-    print(
-        f"  p99 beside the noisy one: {times:.2f}x of alone, wanted <= {WANTED:g}x: {verdict(times <= WANTED)}",
-        flush=True,
-    )
+    word = verdicts.word("p99 beside the noisy one", times <= WANTED)
+    print(f"  p99 beside the noisy one: {times:.2f}x of alone, wanted <= {WANTED:g}x: {word}", flush=True)
     load = kept["noisy beside"]["cpu"]
-    print(
-        f"  processors at {load:.0f} % beside the noisy one, to be <= {LOAD_MOST:.0f} %: {verdict(load <= LOAD_MOST)}"
-    )
-    print(_said_of_leases(kept["noisy beside"]["leases"]), flush=True)
+    word = verdicts.word("the processors' load", load <= LOAD_MOST)
+    print(f"  processors at {load:.0f} % beside the noisy one, to be <= {LOAD_MOST:.0f} %: {word}")
+    print(_said_of_leases(kept["noisy beside"]["leases"], verdicts), flush=True)
     return kept | {"p99_ratio": times}
 
 
-def _said_of_leases(waited: dict[str, Any]) -> str:
+def _said_of_leases(waited: dict[str, Any], verdicts: Verdicts) -> str:
     if not waited["count"]:
         return "  leases between ready and leased: not judged, nobody found all places taken; it takes fewer of them (SLOTS)"
     most = waited["worst"]
     return (
         f"  of {waited['count']} that found all places taken, at most {most:.0f} leases between ready and leased, "
-        f"wanted <= {BETWEEN}: {verdict(most <= BETWEEN)}"
+        f"wanted <= {BETWEEN}: {verdicts.word('leases between ready and leased', most <= BETWEEN)}"
     )

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from tests.bench.queue.stress.maths import Sample, Spread, ratio, verdict, windows
+from tests.bench.queue.stress.maths import Sample, Spread, Verdicts, ratio, windows
 from tests.bench.queue.stress.options import Options
 from tests.bench.queue.stress.rig import Rig
 from tests.queues import another_queue, beyond_rate, put_rated_queue
@@ -107,7 +107,7 @@ async def _second(rig: Rig) -> AsyncIterator[Rig]:
             yield Rig(rig.stack, penguin)
 
 
-async def run(rig: Rig, options: Options) -> dict[str, Any]:
+async def run(rig: Rig, options: Options, verdicts: Verdicts) -> dict[str, Any]:
     """Before, second by second after it was stopped, and when it goes on."""
     print(
         f"\nfrozen-redis: LeaseJobs({PER_LEASE}) at two services in turn, ms, beside {options.rated} rated jobs/s; Redis is "
@@ -136,11 +136,12 @@ async def run(rig: Rig, options: Options) -> dict[str, Any]:
             "frozen": (frozen + NOTICED_S, thawed),
             "after": (thawed + NOTICED_S, time.perf_counter()),
         }
-    figures = _told(normal, stopped, back)
-    return figures | {"rated": _told_of_rate(rated, {name: rated.between(*span) for name, span in spans.items()})}
+    figures = _told(normal, stopped, back, verdicts)
+    shares = {name: rated.between(*span) for name, span in spans.items()}
+    return figures | {"rated": _told_of_rate(rated, shares, verdicts)}
 
 
-def _told(before: Samples, stopped: Samples, after: Samples) -> dict[str, Any]:
+def _told(before: Samples, stopped: Samples, after: Samples, verdicts: Verdicts) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for place in PLACES:
         where = "where they were sent to" if place == "there" else "at the other service"
@@ -155,8 +156,9 @@ def _told(before: Samples, stopped: Samples, after: Samples) -> dict[str, Any]:
         times = ratio(later.p99, normal.p99)
         wanted = f"< {WANTED:g}x" if place == "there" else f"< {WANTED_OTHER:g} ms"
         holds = times < WANTED if place == "there" else later.p99 < WANTED_OTHER
+        word = verdicts.word(f"p99 of leases {where}", holds)
         print(
-            f"    p99 once it is noticed, after {NOTICED_S:g} s: {later.p99:,.2f}, {times:.2f}x, wanted {wanted}: {verdict(holds)}"
+            f"    p99 once it is noticed, after {NOTICED_S:g} s: {later.p99:,.2f}, {times:.2f}x, wanted {wanted}: {word}"
         )
         kept[place] = {
             "normal": asdict(normal), "after_noticed": asdict(later), "back": asdict(back), "p99_ratio": times,
@@ -169,16 +171,15 @@ def _spread(samples: Sequence[Sample]) -> Spread:
     return Spread.of([latency for _, latency in samples])
 
 
-def _told_of_rate(rated: Rated, shares: dict[str, float]) -> dict[str, Any]:
+def _told_of_rate(rated: Rated, shares: dict[str, float], verdicts: Verdicts) -> dict[str, Any]:
     beyond, twice = beyond_rate(rated.times, rated.per_s), len(rated.ids) - len(set(rated.ids))
     given = min(shares["frozen"], shares["after"])
     print(f"  rated, of {rated.per_s} jobs/s: " + "  ".join(f"{name} {share:.2f}x" for name, share in shares.items()))
+    word = verdicts.word("the rate that is given", given >= WANTED_RATE)
+    print(f"  rated while it is away and after, wanted >= {WANTED_RATE:g}x: {given:.2f}x: {word}")
+    word = verdicts.word("what goes beyond the rate", beyond <= rated.bound and not twice)
     print(
-        f"  rated while it is away and after, wanted >= {WANTED_RATE:g}x: {given:.2f}x: {verdict(given >= WANTED_RATE)}"
-    )
-    print(
-        f"  most beyond the rate: {beyond:.1f} jobs, bound {rated.bound:g}: {verdict(beyond <= rated.bound and not twice)}; "
-        f"leased twice: {twice}",
+        f"  most beyond the rate: {beyond:.1f} jobs, bound {rated.bound:g}: {word}; leased twice: {twice}",
         flush=True,
     )
     return {"shares": shares, "beyond": beyond, "bound": rated.bound, "twice": twice}

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
-from tests.bench.queue.stress.maths import Spread, Trend, ratio, verdict, windows
+from tests.bench.queue.stress.maths import Spread, Trend, Verdicts, ratio, windows
 from tests.bench.queue.stress.open_load import OpenLoad
 from tests.bench.queue.stress.options import Options
 from tests.bench.queue.stress.rig import Rig
@@ -148,10 +148,13 @@ def _lines(name: str, phase: Phase) -> list[str]:
     ]
 
 
-async def run(rig: Rig, options: Options) -> dict[str, Any]:
+async def run(rig: Rig, options: Options, verdicts: Verdicts) -> dict[str, Any]:
     """Every variant without and with the open transaction."""
     kept: dict[str, Any] = {}
-    for variant, consume in VARIANTS.items():
+    chosen = {name: consume for name, consume in VARIANTS.items() if name.startswith(options.variant)}
+    if not chosen:
+        raise ValueError(f"no such variant: {options.variant}; there are {', '.join(VARIANTS)}")
+    for variant, consume in chosen.items():
         print(f"\nheld-xmin, {variant}: {options.rate:g} jobs/s for {options.seconds:g} s, ms from the intended time")
         print(
             f"  {'snapshot':<8}{'jobs/s':>9}{'p50':>10}{'p99':>10}{'dead rows':>12}  ms/min the windows' p50 and p99 move (95 %)",
@@ -161,17 +164,20 @@ async def run(rig: Rig, options: Options) -> dict[str, Any]:
         for name, held in (("free", False), ("held", True)):
             phases[name] = await _phase(rig, options, consume, held=held)
             print("\n".join(_lines(name, phases[name])), flush=True)
-        kept[variant] = {name: phase.as_json() for name, phase in phases.items()} | _judged(phases, options)
+        told = {name: phase.as_json() for name, phase in phases.items()}
+        kept[variant] = told | _judged(variant, phases, options, verdicts)
     return kept
 
 
-def _judged(phases: dict[str, Phase], options: Options) -> dict[str, Any]:
+def _judged(variant: str, phases: dict[str, Phase], options: Options, verdicts: Verdicts) -> dict[str, Any]:
     """Print and return what is wanted of the held run beside the free one."""
     free, held = phases["free"], phases["held"]
     times = ratio(held.whole.p99, free.whole.p99)
     kept = held.rate >= KEPT * options.rate and not held.unbegun and not held.unended
     steady = not (held.trend.upward or held.middle.upward)
-    print(f"  throughput kept, {ratio(held.rate, options.rate):.1%} of what was offered: {verdict(kept)}")
-    print(f"  p99 held beside free: {times:.2f}x, wanted <= {P99_WANTED:g}x: {verdict(times <= P99_WANTED)}")
-    print(f"  no upward slope of p50 or p99: {verdict(steady)}", flush=True)
+    word = verdicts.word(f"{variant}: throughput kept", kept)
+    print(f"  throughput kept, {ratio(held.rate, options.rate):.1%} of what was offered: {word}")
+    word = verdicts.word(f"{variant}: p99 held beside free", times <= P99_WANTED)
+    print(f"  p99 held beside free: {times:.2f}x, wanted <= {P99_WANTED:g}x: {word}")
+    print(f"  no upward slope of p50 or p99: {verdicts.word(f'{variant}: no upward slope', steady)}", flush=True)
     return {"p99_ratio": times, "kept": kept, "steady": steady}

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # When a job was to be sent, and how much later its handler began.
 Sample = tuple[float, float]
@@ -86,9 +86,17 @@ class Trend:
         return self.least > 0
 
 
-def verdict(holds: bool) -> str:
-    """In a word."""
-    return "holds" if holds else "FALLS SHORT"
+@dataclass
+class Verdicts:
+    """Says of each thing that is wanted whether it holds, and keeps which do not."""
+
+    short: list[str] = field(default_factory=list)
+
+    def word(self, what: str, holds: bool) -> str:
+        """In a word."""
+        if not holds:
+            self.short.append(what)
+        return "holds" if holds else "FALLS SHORT"
 
 
 def ratio(value: float, base: float) -> float:

@@ -18,6 +18,8 @@ class Options:
     rate: float = 800
     window: float = 10
     places: int = 48
+    # held-xmin: one of its variants, by the beginning of its name; none: all.
+    variant: str = ""
     # backlog: its jobs, the tenants of its second form, and how often each latency is measured.
     jobs: int = 1_000_000
     tenants: int = 1000
@@ -45,9 +47,12 @@ def parsed(words: Sequence[str]) -> tuple[list[str], Options]:
     if unknown:
         raise ValueError(f"no such option: {', '.join(unknown)}; there are {', '.join(known)}")
     found: dict[str, float] = {}
+    told: dict[str, str] = {}
     for name, field in known.items():
-        if text := given.get(name):
+        if (text := given.get(name)) and field.type == "str":
+            told[field.name] = text
+        elif text:
             found[field.name] = int(text) if field.type == "int" else float(text)
             if found[field.name] <= 0:
                 raise ValueError(f"{name} is to be greater than 0")
-    return [word for word in words if "=" not in word], Options(**found)  # type: ignore[arg-type]
+    return [word for word in words if "=" not in word], Options(**found, **told)  # type: ignore[arg-type]
