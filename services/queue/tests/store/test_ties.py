@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,7 +13,7 @@ from services.queue.tests.leases import Leases
 
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import NotFound
-from penguin_chassis.pool import Database
+from penguin_chassis.pool import Connection, Database
 from penguin_queue.domain.jobs import Failure, LeaseRef, Members, NewBatch, NewJob, PurgeFilter, Snooze
 from penguin_queue.domain.ties import AWAITED_CANCELLED, LEASED, WAITING, Ties, Unique
 from penguin_queue.store import leases as leases_of
@@ -244,6 +244,31 @@ async def test_somebody_begins_to_wait_for_a_dead_letter_after_it_was_redriven(c
         waiting = asyncio.create_task(crossing.wait_for())
         await asyncio.sleep(0.1)
     await crossing.comes_free(await waiting)
+
+
+async def test_a_dead_letter_is_redriven_between_the_two_places_where_somebody_looks_for_it(
+    crossing: Crossing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = ties._look
+
+    class Between:
+        """Redrives the dead letter when it has been missed among the jobs, and before it is missed among the dead."""
+
+        def __init__(self, connection: Connection) -> None:
+            self._connection = connection
+
+        async def fetch(self, query: str, *args: Any) -> list[Any]:
+            rows = await self._connection.fetch(query, *args)
+            if query == ties.sql.lock_jobs:
+                assert await crossing.redrive() == [crossing.dead]
+            return rows
+
+    async def look_slowly(connection: Any, *args: Any) -> dict[int, int]:
+        monkeypatch.setattr(ties, "_look", look)
+        return await look(cast("Connection", Between(connection)), *args)
+
+    monkeypatch.setattr(ties, "_look", look_slowly)
+    await crossing.comes_free(await crossing.wait_for())
 
 
 async def test_who_is_redriven_does_not_wait_for_who_stands_behind_and_is_in_nobodys_hands(own_db: Database) -> None:

@@ -96,7 +96,8 @@ async def write_tied(
     """
     await take_turns(connection, [(tenant_id, job.ties.ordering_key) for _, job in jobs if job.ties])
     keys = await _take_keys(connection, tenant_id, jobs, numbers, at)
-    named = {holder for holder, _, _ in keys.values()}
+    # A key that nobody had names the job of this call that has it now.
+    named = {holder for holder, _, _ in keys.values()}.difference(n for n, _ in jobs)
     for _, job in jobs:
         ties = job.ties or NONE
         named.update(ties.waits_for, filter(None, map(earlier, ties.after_items)))
@@ -163,10 +164,11 @@ async def _states(connection: Connection, tenant_id: UUID, ids: set[int]) -> dic
     if not ids:
         return {}
     found = await _look(connection, tenant_id, ids)
-    if dead := {job_id for job_id, state in found.items() if state == DEAD}:
+    # Those that are nowhere may have been redriven between the two statements of the look.
+    if unsure := {job_id for job_id in ids if found.get(job_id, DEAD) == DEAD}:
         await connection.execute(sql.awaiting_dead, tenant_id)
-        # Who had begun to redrive them has ended.
-        found = {n: state for n, state in found.items() if n not in dead} | await _look(connection, tenant_id, dead)
+        # Who had begun to redrive them has ended, and jobs only end.
+        found = {n: state for n, state in found.items() if n not in unsure} | await _look(connection, tenant_id, unsure)
     return found
 
 
