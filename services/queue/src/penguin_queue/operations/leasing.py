@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # the time, however much there is to look at.
 SHORTEST_S = 0.25
 LONGEST_S = 5.0
-SHARE = 20.0
+SHARE = 50.0
 # A look that somebody waits for is as good as the last one for so long (seconds), and for so many times as long as that one took.
 FRESH_S = 0.02
 FEW = 5.0
