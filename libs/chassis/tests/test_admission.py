@@ -17,6 +17,7 @@ from penguin_chassis.admission import (
     SAVED_S,
     TENANT_IN_FLIGHT,
     TURN_MAX_S,
+    TURNS_APART_S,
     Admission,
 )
 from penguin_chassis.faults import ResourceExhausted
@@ -187,6 +188,24 @@ async def test_who_is_over_its_share_has_what_is_left_of_the_processor() -> None
     # What was not used is kept, for a moment only.
     hall.time += 1.0
     assert [hall.turn(), hall.turn(SAVED_S), hall.turn(0.0)] == pytest.approx([TURN_MAX_S, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("many", [1, 4, 40])
+async def test_of_a_busy_process_each_tenant_over_its_share_has_turns_of_its_own(many: int) -> None:
+    hall, over = Hall(places=400), [UUID(int=100 + n) for n in range(many)]
+    for n in range(many):
+        assert hall.call(UUID(int=1000 + n))
+        hall.admission.leave(UUID(int=1000 + n))
+    made_noisy(hall, *over)
+    for tenant in over:
+        for number in range(2):
+            assert not hall.call(tenant, f"{number} of {tenant}")
+    hall.turn(2 * OWED_S)  # one of them, or somebody else, has made it busy
+    began = hall.time
+    while "1" not in {name[0] for name in hall.begun()}:
+        hall.turn(2 * OWED_S)
+    # Each has had one, and the next begin to have another.
+    assert hall.time - began == pytest.approx(max(TURN_MAX_S, many * TURNS_APART_S), rel=0.3)
 
 
 async def test_a_process_with_time_to_spare_lets_nobody_wait_for_a_clock() -> None:

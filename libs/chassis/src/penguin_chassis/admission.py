@@ -31,9 +31,9 @@ ACTIVE_S = 5.0
 OVER, HALF_LIFE_S, FEW = 1.5, 1.0, 20.0
 # Tenants over their share bring the process to this much of a processor, whoever else has a part of it: at more, everybody's calls
 # find it busy. What was left unused is kept for a moment, and what was used too much is remembered for one (seconds of processor).
-BUSY, SAVED_S, OWED_S = 0.6, 0.001, 0.05
-# However busy it is, the next of their calls is begun after so long (seconds).
-TURN_MAX_S = 0.02
+BUSY, SAVED_S, OWED_S = 0.5, 0.001, 0.05
+# However busy it is, the next call of each of them is begun after so long, and of all of them no sooner than this (seconds).
+TURN_MAX_S, TURNS_APART_S = 0.02, 0.002
 # How long a call may wait in its tenant's line before it is shed (seconds).
 LINE_S = 2.0
 # Callers that are refused are asked to come back one after another: a tenant's so far apart, and at most so late (seconds).
@@ -242,8 +242,9 @@ class Admission:
 
     def _arrange(self, now: float) -> None:
         """Have the lines' next turn come, if there is anybody for it."""
-        if not self._arranged and self._ready():
-            after_s = min(self._budget.wait_s(now), TURN_MAX_S)
+        if not self._arranged and (ready := self._ready()):
+            # Those that do a little more than most are over their share, too: they are not to pay for each other.
+            after_s = min(self._budget.wait_s(now), max(TURN_MAX_S / len(ready), TURNS_APART_S))
             self._arranged = True
             (self._later or asyncio.get_running_loop().call_later)(after_s, self._take_turn)
 
