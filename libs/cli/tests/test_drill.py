@@ -105,6 +105,17 @@ def test_verdicts() -> None:
     assert left_out.verdict == NOT_RUN
 
 
+def test_a_row_is_untold_where_the_machine_was_too_busy_and_nothing_else_is_wrong() -> None:
+    found = RowFinding.of(ROWS[0])
+    assert not found.untold
+    _, busy = slower_problems([0.001] * 9, [0.001] * 9, [0.1] * 9)
+    found.cells[0].problems += busy
+    assert found.untold
+    assert found.verdict == RED
+    found.problems.append("a row was lost")
+    assert not found.untold
+
+
 def test_a_drill_is_well_when_something_was_run_and_nothing_is_red() -> None:
     left_out = RowFinding.of(ROWS[1])
     left_out.not_run("no small disk")

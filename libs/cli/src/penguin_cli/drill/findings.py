@@ -17,6 +17,7 @@ RECOVERY_S = 30.0
 BUCKET_S = 0.25
 # Where quiet times differ among themselves by more than this, nothing can be said of others.
 MOST_NOISE = 0.5
+TOO_BUSY = "the machine is too busy to tell"
 OUTCOMES = ("ok", "refused", "unknown", "failed")
 
 
@@ -91,6 +92,12 @@ class RowFinding:
             return NOT_RUN
         held = not self.problems and all(cell.verdict == GREEN for cell in self.cells)
         return GREEN if held else RED
+
+    @property
+    def untold(self) -> bool:
+        """Whether nothing is wrong but that the machine was too busy to tell."""
+        found = [*self.problems, *(problem for cell in self.cells for problem in cell.problems)]
+        return bool(found) and all(problem.endswith(TOO_BUSY) for problem in found)
 
     def not_run(self, reason: str) -> None:
         """Say why it could not be run: it is then neither green nor red."""
@@ -173,7 +180,7 @@ def slower_problems(
     ratio = statistics.median(during) / quiet
     said = f"median {quiet * 1000:.1f} → {statistics.median(during) * 1000:.1f} ms ({ratio:.2f}x, noise {noise:.0%})"
     if noise > MOST_NOISE:
-        return said, [f"quiet times differ by {noise:.0%}: the machine is too busy to tell"]
+        return said, [f"quiet times differ by {noise:.0%}: {TOO_BUSY}"]
     if ratio <= allowed + noise:
         return said, []
     return said, [f"{ratio:.2f} times as slow; {allowed + noise:.2f} is allowed"]

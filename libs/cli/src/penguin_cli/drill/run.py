@@ -19,7 +19,7 @@ from penguin_cli.drill import disks
 from penguin_cli.drill.account_check import audit
 from penguin_cli.drill.acts import READS
 from penguin_cli.drill.faults import FAULTS, Scene
-from penguin_cli.drill.findings import RECOVERY_S, Cell, Findings, RowFinding, bucketed
+from penguin_cli.drill.findings import RECOVERY_S, TOO_BUSY, Cell, Findings, RowFinding, bucketed
 from penguin_cli.drill.load import RATE, Load
 from penguin_cli.drill.matrix import Row
 from penguin_cli.drill.probes import PROBES
@@ -39,6 +39,8 @@ KNOWN_S = 6.0
 # Before and after a fault, so that its history shows what was usual (seconds).
 QUIET_S = 2.5
 WORKER_LEASE_S = 5
+# How often a row is played while other work on the machine keeps it from being told whether its cells hold.
+TRIES = 3
 # What an outage may do to a drill itself: a finding, and no defect.
 _FAILURES = (
     TierError,
@@ -113,11 +115,17 @@ async def _next(stand: Stand, load: Load, row: Row, plan: Plan, findings: Findin
     if row.fault == "fill_disk" and plan.no_disks:
         found.not_run(plan.no_disks)
     else:
-        try:
-            await _Play(stand, load, row, found).run(plan.seconds)
-        except _FAILURES as error:
-            # The rows after it are tried all the same.
-            found.problems.append(f"the row could not be run to its end: {error or type(error).__name__}")
+        for tries in range(1, TRIES + 1):
+            found = findings.rows[-1] = RowFinding.of(row)
+            try:
+                await _Play(stand, load, row, found).run(plan.seconds)
+            except _FAILURES as error:
+                # The rows after it are tried all the same.
+                found.problems.append(f"the row could not be run to its end: {error or type(error).__name__}")
+            found.figures["tries"] = tries
+            if not found.untold:
+                break
+            say(f"{title}: {TOO_BUSY}")
     say(f"{title}: {found.verdict}{_words(found)}")
     for cell in found.cells:
         for problem in cell.problems:
