@@ -19,9 +19,10 @@ ENDED = frozenset({"sent", "failed", "suppressed", "cancelled", "outcome_unknown
 EMAILS = "SELECT tenant_id, id, recipient, status, attempt, sending_at, content_storage_key, campaign_id FROM emails WHERE tenant_id = ANY ($1)"
 CONTENTS = "SELECT tenant_id, storage_key, state FROM content_objects WHERE tenant_id = ANY ($1)"
 TEMPLATES = "SELECT tenant_id, content_storage_key FROM templates WHERE tenant_id = ANY ($1)"
-JOBS = """SELECT payload, lost_leases, 'live' AS state FROM jobs WHERE tenant_id = ANY ($1)
-UNION ALL SELECT payload, lost_leases, 'done' FROM completed_jobs WHERE tenant_id = ANY ($1)
-UNION ALL SELECT payload, lost_leases, 'dead' FROM dead_jobs WHERE tenant_id = ANY ($1) ORDER BY lost_leases"""
+JOBS = """SELECT tenant_id, payload, lost_leases, 'live' AS state FROM jobs WHERE tenant_id = ANY ($1)
+UNION ALL SELECT tenant_id, payload, lost_leases, 'done' FROM completed_jobs WHERE tenant_id = ANY ($1)
+UNION ALL SELECT tenant_id, payload, lost_leases, CASE last_error WHEN 'lease_lost' THEN 'given up' ELSE 'dead' END
+FROM dead_jobs WHERE tenant_id = ANY ($1) ORDER BY lost_leases"""
 SAGAS = "SELECT tenant_id, kind, state, last_error FROM sagas WHERE tenant_id = ANY ($1)"
 KNOWN = "SELECT tenant_id, state FROM tier_tenants WHERE tenant_id = ANY ($1)"
 OWED = "SELECT tenant_id, destination, kind, attempt, last_error FROM outbox WHERE tenant_id = ANY ($1)"
@@ -207,7 +208,11 @@ def _agreeing(end: End) -> list[str]:
     # A late word that it was never handed over owes it another, where its first worker was given up.
     lost = Counter({bytes(row["payload"]): row["lost_leases"] for row in end.jobs})
     found += [f"{count} jobs for one email" for job, count in asked.items() if count > 1 + lost[job]]
-    found += [f"a job is {row['state']}" for row in end.jobs if row["state"] != "done"]
+    # Nobody redrives what was given up of a tenant that is closed.
+    ends = {tenant: {"done", "given up"} if status == "closed" else {"done"} for tenant, status in end.tenants.items()}
+    found += [
+        f"a job is {row['state']}" for row in end.jobs if row["state"] not in ends.get(row["tenant_id"], {"done"})
+    ]
     named = b"".join(asked)
     # Of a tenant that was closed before its jobs were made, emails are taken back instead.
     open_emails = [row for row in end.emails if row["status"] != "cancelled"]

@@ -11,11 +11,13 @@ from tests.simulation import acts, erasures, imports
 from tests.simulation.actors import Crew, Mailbox
 from tests.simulation.acts import Act, Play, Tenant
 from tests.simulation.checks import end_of, violations
-from tests.simulation.network import CALM, Weather
+from tests.simulation.network import CALM, Process, Weather
 from tests.simulation.reconciled import reconciled
 from tests.simulation.tiers import World
 from tests.simulation.watching import Watch
 
+from penguin.queue.v1 import queue_service_pb2 as pb
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.platform import Penguin
 
@@ -39,6 +41,9 @@ SAGAS = frozenset({"onboard", "launch", "cancel", "pause", "resume", "close", "i
 PAUSED = """SELECT c.tenant_id, c.id FROM campaigns AS c JOIN tenants AS t ON t.tenant_id = c.tenant_id
 WHERE c.status = 'paused' AND t.status <> 'closed' AND c.tenant_id = ANY ($1)"""
 JOBS = "SELECT count(*) FROM jobs"
+# Of processes that kept being killed with a job in hand it looks like the job's doing: operators redrive it.
+LOST = "SELECT DISTINCT tenant_id FROM dead_jobs WHERE last_error = 'lease_lost' AND tenant_id = ANY ($1)"
+OPEN = "SELECT tenant_id FROM tenants WHERE status <> 'closed' AND tenant_id = ANY ($1)"
 
 
 @dataclass
@@ -197,11 +202,7 @@ async def _rest(play: Play, crew: Crew) -> list[str]:
                 # What is late may bring more about yet.
                 await world.network.quiet()
                 continue
-            paused = await world.rows("oltp", PAUSED, [tenant.id for tenant in play.tenants])
-            for tenant_id, campaign_id in paused:
-                # The job that completes it waits for as long.
-                await Penguin(process.tiers).campaigns.resume(tenant_id, campaign_id)
-            if not paused and not jobs:
+            if not await _operators(play, process) and not jobs:
                 return []
         if world.loop.time() > ends:
             return [f"never comes to rest: {owed} rows owed, {sagas} sagas, {jobs} jobs"]
@@ -215,3 +216,20 @@ async def _rest(play: Play, crew: Crew) -> list[str]:
         if jobs or owed:
             await world.duties()
             await worker.turn()
+
+
+async def _operators(play: Play, process: Process) -> bool:
+    """What people do where all else is at rest; whether there was anything to do."""
+    tenants = [tenant.id for tenant in play.tenants]
+    paused = await play.world.rows("oltp", PAUSED, tenants)
+    for tenant_id, campaign_id in paused:
+        # The job that completes it waits for as long.
+        await Penguin(process.tiers).campaigns.resume(tenant_id, campaign_id)
+    served = [row["tenant_id"] for row in await play.world.rows("oltp", OPEN, tenants)]
+    lost = await play.world.rows("queue", LOST, served)
+    queue = process.tiers["queue"]
+    for (tenant_id,) in lost:
+        request = pb.RedriveJobsRequest(tenant_id=str(tenant_id), request_id=str(keys.new_id()))
+        request.filter.error_prefix = "lease_lost"
+        await queue.call(queue.stub(QueueServiceStub).RedriveJobs, request)
+    return bool(paused or lost)
