@@ -74,7 +74,7 @@ SUBJECTS: Mapping[str, Callable[[Database], Any]] = {
     "queue": penguin_queue.store.subjects.SubjectStore, "notifications": penguin_notifications.store.subjects.SubjectStore,
 }  # fmt: skip
 FORGET_FLEET = """UPDATE fleet SET heard = 0, lost = 0, at = NULL, away_since = NULL, away_until = NULL, heard_now = 0,
-    lost_now = 0, lease = DEFAULT"""
+    lost_now = 0, lease = DEFAULT, heard_at = NULL"""
 
 
 class SimulatedDatabase(Database):

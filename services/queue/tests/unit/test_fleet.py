@@ -12,11 +12,50 @@ AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
-def test_a_job_that_kills_its_workers_is_not_spared_while_others_are_worked_at() -> None:
+LEASES_S = [30, 45, 60, 300, 900, 3600]
+
+
+@pytest.mark.parametrize("lease_s", LEASES_S)
+def test_a_job_that_kills_its_workers_is_not_spared_while_others_are_worked_at(lease_s: int) -> None:
     fleet = Fleet(0.0, 0.0)
     for n in range(600):
-        fleet = fleet.told(2, 3 if n % 30 == 29 else 0, AT + n * SECOND)
+        fleet = fleet.told(2, 3 if n % 30 == 29 else 0, AT + n * SECOND, lease_s * SECOND)
         assert n < 60 or fleet.spares(3, AT + n * SECOND) == 0
+
+
+def busy(rate: int, lease_s: int) -> Fleet:
+    """After ten minutes of so many jobs a second."""
+    fleet = Fleet(0.0, 0.0)
+    for n in range(600):
+        fleet = fleet.told(rate, 0, AT + n * SECOND, lease_s * SECOND)
+    return fleet
+
+
+@pytest.mark.parametrize(("rate", "in_hand"), [(800, 640), (100, 40), (4000, 200)])
+@pytest.mark.parametrize("lease_s", LEASES_S)
+def test_a_fleet_that_died_makes_no_dead_letters_however_long_its_leases(rate: int, in_hand: int, lease_s: int) -> None:
+    fleet = busy(rate, lease_s)
+    # All are killed: nobody speaks, and nobody asks for leases. What they had last spoken of runs out first.
+    for n in range(1, 2 * lease_s):
+        at = AT + (599 + n) * SECOND
+        fleet = fleet.told(0, 0, at)
+        if n >= 2 * lease_s / 3:
+            assert (fleet.spares(1, at), fleet.spares(in_hand, at)) == (SPARED, SPARED), n
+    # They are back, and are so with their first word.
+    fleet = fleet.told(rate, 0, at + SECOND, lease_s * SECOND)
+    assert (fleet.lease, fleet.spares(1, at + SECOND)) == (lease_s * SECOND, 0)
+
+
+@pytest.mark.parametrize(("rate", "in_hand"), [(800, 640), (100, 40), (4000, 200)])
+@pytest.mark.parametrize("lease_s", LEASES_S)
+def test_where_only_some_workers_die_a_job_that_kills_them_is_not_spared(rate: int, in_hand: int, lease_s: int) -> None:
+    fleet = busy(rate, lease_s)
+    for n in range(1, 2 * lease_s):
+        at = AT + (599 + n) * SECOND
+        # Three of four are dead; the leases of their jobs run out together.
+        lost = in_hand * 3 // 4 if n == lease_s else 0
+        assert fleet.spares(max(lost, 3), at) == 0, n
+        fleet = fleet.told(rate // 4, lost, at, lease_s * SECOND)
 
 
 @pytest.mark.parametrize(("rate", "in_hand"), [(800, 640), (100, 40), (4000, 200)])
@@ -48,8 +87,14 @@ def test_who_has_been_silent_for_half_a_lease_is_away_and_one_word_says_otherwis
 def test_a_lease_that_nobody_asks_for_any_more_is_forgotten() -> None:
     fleet = Fleet(0.0, 0.0).told(0, 0, AT, SECOND)
     assert fleet.lease == SECOND
-    assert fleet.told(0, 0, AT + 2 * HALF_LIFE, 300 * SECOND).lease == 4 * SECOND
-    assert fleet.told(0, 0, AT + 1000 * HALF_LIFE).lease == 1024 * SECOND
+    fleet = fleet.told(1, 0, AT)
+    assert fleet.told(1, 0, AT + 2 * HALF_LIFE, 300 * SECOND).lease == 4 * SECOND
+    assert fleet.told(1, 0, AT + 1000 * HALF_LIFE).lease == 1024 * SECOND
+    # But not while nobody speaks, nor sooner for that it is told of.
+    for n in range(1, 121):
+        fleet = fleet.told(0, 0, AT + n * SECOND, 300 * SECOND)
+    assert fleet.lease == SECOND
+    assert fleet.told(1, 0, AT + 2 * HALF_LIFE).lease == 4 * SECOND
 
 
 @pytest.mark.parametrize("workers", [1, 4, 400])

@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -275,6 +276,26 @@ def test_a_lane_that_a_lease_did_not_come_to_the_end_of_for_its_bytes_is_not_for
     turns = lanes.choose((), 100, AT)
     lanes.leased(lanes.mark, turns, 100, [Taken(one, 3, place(3))], spent=True)
     assert {turn.lane: turn.floor for turn in lanes.choose((), 100, AT)} == {one: place(3), other: place(0)}
+
+
+@pytest.mark.parametrize("found", [None, 900])
+@pytest.mark.parametrize("spent_first", [True, False])
+def test_what_a_lease_left_for_its_bytes_is_known_though_another_met_its_locks(
+    *, spent_first: bool, found: int | None
+) -> None:
+    one = lane(1)
+    lanes = told(one)
+    # Both begin at once. One locks a thousand, and takes those that make so many bytes; the other skips what is locked, and finds
+    # nothing, or what is behind.
+    spent, other = ((lanes.mark, lanes.choose((), 1000, AT)) for _ in range(2))
+    for first in (spent_first, not spent_first):
+        if first:
+            lanes.leased(*spent, 1000, [Taken(one, 500, place(500))], spent=True)
+        else:
+            lanes.leased(*other, 1000, [Taken(one, 1, place(found))] if found else [])
+    assert lanes.open_kind(("k",)) == "k"
+    (turn,) = lanes.choose((), 1000, AT)
+    assert turn.floor <= place(500)
 
 
 def test_a_survey_finds_what_came_back_behind_the_floor() -> None:

@@ -44,9 +44,11 @@ class Fleet:
     def told(self, heard: int, lost: int, at: datetime, lease: timedelta | None = None) -> Fleet:
         """As it is with what a process has heard and lost since it told of it last, and the shortest lease that it gave."""
         passed = max(at - self.at, timedelta(0)) if self.at else timedelta(0)
-        away = (self.at, at) if passed > SILENCE else (self.away_since, self.away_until)
-        # One that nobody asks for any more is forgotten within minutes.
-        shortest = min(lease or LONGEST, self.lease * 2 ** min(passed / HALF_LIFE, 10.0), LONGEST)
+        away = (self.at, at) if self.at and absent(self.at, at) else (self.away_since, self.away_until)
+        # One that nobody asks for any more is forgotten within minutes, but from word to word only: those who are away as a whole
+        # ask for none either, and how long they have been silent is measured by theirs.
+        unheard = max(at - self.heard_at, timedelta(0)) if heard and self.heard_at else timedelta(0)
+        shortest = min(lease or LONGEST, self.lease * 2 ** min(unheard / HALF_LIFE, 10.0), LONGEST)
 
         lately = min(max(shortest / PARTS, TOLD), HALF_LIFE)
 
@@ -61,11 +63,11 @@ class Fleet:
         )  # fmt: skip
 
     def with_news(self, heard: int, lost: int, at: datetime) -> Fleet:
-        """The same with what came since it was told, until `at`."""
+        """The same with what came since it was told, the last word of it at `at`."""
         return replace(
             self, heard=self.heard + heard, lost=self.lost + lost,
             heard_now=self.heard_now + heard, lost_now=self.lost_now + lost,
-            heard_at=at if heard else self.heard_at,
+            heard_at=max(at, self.heard_at or at) if heard else self.heard_at,
         )  # fmt: skip
 
     def spares(self, leases: int, at: datetime) -> int:
@@ -80,6 +82,11 @@ class Fleet:
     def excused(self) -> tuple[datetime | None, datetime | None]:
         """Leases that ran out after the one and not after the other are no loss: their workers could not speak."""
         return self.away_since, self.away_until and self.away_until + GRACE
+
+
+def absent(last: datetime, at: datetime) -> bool:
+    """Whether who has looked at these two moments, and not in between, was away."""
+    return at - last > SILENCE
 
 
 # All that is lost is some job's doing.

@@ -187,6 +187,9 @@ class Lanes:
             looked = not spent and (total < wanted or turn.band == turns[0].band)
             if looked and counts[turn.lane] < min(turn.cap, wanted if total < wanted else turn.share):
                 self._came_short(turn.lane, rooms or {})
+        # What it had locked beyond its bytes is there, though a lease that met the locks found nothing.
+        for lane, place in last.items() if spent else ():
+            self.told(lane, place)
 
     def rest(self, lane: Lane, until: datetime) -> None:
         """Pass a lane over until then: its rate lets nothing go."""

@@ -57,7 +57,8 @@ class Announcer:
         self._alarm_at: datetime | None = None
         self._left = asyncio.Event()
         self._look = asyncio.Event()
-        self._alarms: dict[str, asyncio.TimerHandle] = {}
+        # The next one of each kind is the last in its list.
+        self._alarms: dict[str, list[asyncio.TimerHandle]] = {}
         self._hurried = False
         self._told_at: datetime | None = None
 
@@ -154,13 +155,17 @@ class Announcer:
             self._ring(kinds)
 
     def later(self, kind: str, seconds: float) -> None:
-        """Jobs of this kind may be had again after so long: one alarm for each kind, the first one."""
-        if kind not in self._alarms:
-            loop = asyncio.get_running_loop()
-            self._alarms[kind] = loop.call_later(seconds, self._now_of, kind)
+        """Jobs of this kind may be had again after so long. Beside a sooner alarm there is none: who is told by that looks again."""
+        loop = asyncio.get_running_loop()
+        when, alarms = loop.time() + seconds, self._alarms.setdefault(kind, [])
+        if not alarms or when < alarms[-1].when():
+            alarms.append(loop.call_at(when, self._now_of, kind))
 
     def _now_of(self, kind: str) -> None:
-        del self._alarms[kind]
+        alarms = self._alarms[kind]
+        alarms.pop()
+        if not alarms:
+            del self._alarms[kind]
         self.found({kind})
 
     def look(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from penguin_queue.domain.fleet import TOLD, WELL, Fleet
+from penguin_queue.domain.fleet import TOLD, WELL, Fleet, absent
 from penguin_queue.store.fleet import FleetStore
 
 
@@ -18,10 +18,14 @@ class Hearing:
         self._lease: timedelta | None = None
         self._known = WELL
         self._told_at: datetime | None = None
+        # Whether any were heard since the last look, and at which look they were that were heard last.
+        self._spoken = False
+        self._heard_at: datetime | None = None
 
     def heard(self, jobs: int) -> None:
         """Workers spoke of so many jobs in their hands."""
         self._heard += jobs
+        self._spoken = self._spoken or jobs > 0
 
     def lost(self, leases: int) -> None:
         """So many leases have run out."""
@@ -34,11 +38,17 @@ class Hearing:
 
     async def fleet(self, at: datetime) -> Fleet:
         """The fleet as all processes know it, as of a second ago at most, and what was heard here since."""
-        if self._told_at is None or abs(at - self._told_at) >= TOLD:
+        last = self._told_at
+        if last is None or abs(at - last) >= TOLD:
             heard, lost = self._heard, self._lost
             if (known := await self._store.tell(heard, lost, at, self._lease)) is not None:
                 # What has come meanwhile is for the next time; had it failed, all would be.
                 self._known, self._heard, self._lost = known, self._heard - heard, self._lost - lost
                 self._lease = None
+            elif last is None or absent(last, at):
+                # Another is just telling, and what is known here is from before the queue was away, if it was.
+                self._known = await self._store.look(at)
             self._told_at = at
-        return self._known.with_news(self._heard, self._lost, at)
+        if self._spoken:
+            self._heard_at, self._spoken = at, False
+        return self._known.with_news(self._heard, self._lost, self._heard_at or at)

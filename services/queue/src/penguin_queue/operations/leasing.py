@@ -145,7 +145,8 @@ class Leasing:
             self._lanes.rest(lane, at + timedelta(seconds=seconds))
             self._announcer.later(lane.kind, seconds)
         self._pace(capped, at)
-        more = len(chosen) >= reach(wanted)
+        # Where nothing was to be had those have their turn that had no share, and could not be asked of.
+        more = capped.unasked or len(chosen) >= reach(wanted)
         if not turns:
             return [], more
         limits = self._lanes.limits

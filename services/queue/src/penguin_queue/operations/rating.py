@@ -25,13 +25,16 @@ Wait = tuple[timedelta, bool]
 
 class Capped(NamedTuple):
     """The turns as far as their rates let them go, the lanes that may not go at all for so long (seconds), the queues of which
-    nothing may (seconds), those that had a token for all, and whose tokens were taken."""
+    nothing may (seconds), those that had a token for all, and whose tokens were taken, by which of the lanes' buckets. With
+    `unasked` there are lanes that go by a rate and were not asked of, for they had no share."""
 
     turns: list[Turn]
     resting: dict[Lane, float]
     dry: dict[str, float]
     flowing: set[str]
     source: object = None
+    buckets: Mapping[Lane, Sequence[tuple[str, Rate]]] = {}
+    unasked: bool = False
 
 
 class Rating:
@@ -50,8 +53,9 @@ class Rating:
         asks = {
             turn: Ask(buckets, turn.share) for turn in turns if turn.share and (buckets := self._buckets(turn.lane))
         }
+        unasked = any(not turn.share and self._buckets(turn.lane) for turn in turns)
         if not asks:
-            return Capped([turn for turn in turns if not self._buckets(turn.lane)], {}, {}, set())
+            return Capped([turn for turn in turns if not self._buckets(turn.lane)], {}, {}, set(), unasked=unasked)
         # As they were asked for: they may be read anew meanwhile.
         rated_of = {turn: self._rated[turn.lane.kind] for turn in asks}
         taken = await self._rates.take(list(asks.values()))
@@ -71,7 +75,8 @@ class Rating:
             elif not grant.granted:
                 resting[turn.lane] = _rest_s(grant.first_s, rated.tenant or rated.whole)
         flowing = {rated.queue for rated in rated_of.values()}.difference(dry)
-        return Capped(capped, resting, dry, flowing, taken[0].source)
+        asked_of = {turn.lane: ask.buckets for turn, ask in asks.items()}
+        return Capped(capped, resting, dry, flowing, taken[0].source, asked_of, unasked)
 
     async def give_back(self, capped: Capped, taken: Sequence[Taken]) -> set[str]:
         """Tokens of jobs that were not there, or did not come along; returns the queues that have some by that."""
@@ -80,7 +85,8 @@ class Rating:
             counts[each.lane] += each.jobs
         unused: Counter[tuple[str, Rate]] = Counter()
         for turn in capped.turns:
-            for bucket in self._buckets(turn.lane):
+            # Those that were asked: by now its queue may go by other rates, or by one for the first time.
+            for bucket in capped.buckets.get(turn.lane, ()):
                 unused[bucket] += min(turn.cap, turn.share) - counts[turn.lane]
         back = {name for (name, _), count in unused.items() if count > 0}
         for (name, rate), count in unused.items():

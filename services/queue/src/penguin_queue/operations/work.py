@@ -215,6 +215,8 @@ class Work:
     ) -> tuple[datetime, set[LeaseRef], list[int]]:
         """Keep jobs in hand, and what is told of some by their ids; returns until when, whose lease still stands, and whose
         cancellation is wished."""
+        # Who is full, or has long jobs, asks for nothing else.
+        self._hearing.leased(duration)
         at = self.now()
         progress = {job_id: replace(each, at=at) for job_id, each in (told or {}).items()}
         kept, cancelling = await self._leases.extend(leases, at + duration, progress)

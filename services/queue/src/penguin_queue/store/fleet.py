@@ -30,3 +30,9 @@ class FleetStore:
                 fleet.heard_now, fleet.lost_now, fleet.lease, fleet.heard_at,
             )  # fmt: skip
         return fleet
+
+    async def look(self, at: datetime) -> Fleet:
+        """All that is known, as of `at`, even where another is just telling; nothing is added."""
+        async with self._db.maintenance() as connection:
+            (row,) = await connection.fetch(sql.look)
+        return Fleet(*row).told(0, 0, at)
