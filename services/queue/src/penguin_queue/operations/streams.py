@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -236,7 +236,7 @@ class Stream:
         if words.completed[0]:
             ids, tokens = words.completed
             lost = await self._work.complete(ids, tokens, words.results)
-            self._drop(ids)
+            self._drop(zip(ids, tokens, strict=True))
             answer.completed = len(ids) - len(lost)
             answer.lost += lost
         if words.failures:
@@ -254,21 +254,23 @@ class Stream:
         if words.extended[0]:
             refs = list(map(LeaseRef, *words.extended))
             answer.until, kept, answer.cancelling = await self._work.extend(refs, self._start.lease, words.progress)
-            gone = [ref.job_id for ref in refs if ref not in kept]
+            gone = [ref for ref in refs if ref not in kept]
             self._drop(gone)
-            answer.lost += gone
+            answer.lost += [ref.job_id for ref in gone]
         return answer
 
     def _told(
         self, answer: Answer, spoken_of: Sequence[LeaseRef], counted: set[LeaseRef], cancelled: set[LeaseRef]
     ) -> None:
-        self._drop([ref.job_id for ref in spoken_of])
+        self._drop(spoken_of)
         answer.cancelled += len(cancelled)
         answer.lost += [ref.job_id for ref in spoken_of if ref not in counted and ref not in cancelled]
 
-    def _drop(self, ids: Sequence[int]) -> None:
-        for job_id in ids:
-            self._held.pop(job_id, None)
+    def _drop(self, leases: Iterable[tuple[int, int]]) -> None:
+        """These are spoken of. A word under a lease that is lost says nothing of the one that came after it."""
+        for job_id, token in leases:
+            if self._held.get(job_id) == token:
+                del self._held[job_id]
 
     async def _fill(self) -> None:
         away = AWAY_MIN_S
