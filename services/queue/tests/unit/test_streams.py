@@ -208,6 +208,33 @@ async def test_where_many_do_not_read_each_has_one_job_waiting(monkeypatch: Any)
     assert side.unread.size == 0
 
 
+async def test_few_free_places_do_not_stay_empty_beside_a_backlog() -> None:
+    """The other jobs of the stream may take hours: nothing else comes free."""
+    work = Work(2)
+    worker = Worker(work, Unread(), 64)
+    async with running(worker):
+        await work.until(64)
+        await worker.complete(15)
+        await work.until(79)
+        await worker.complete(1)
+        await work.until(80)
+
+
+async def test_beside_a_backlog_a_lease_waits_for_a_fourth_of_the_places(monkeypatch: Any) -> None:
+    monkeypatch.setattr(streams, "GATHER_S", 3600.0)
+    work = Work(2)
+    worker = Worker(work, Unread(), 64)
+    async with running(worker):
+        await work.until(64)
+        for _ in range(15):
+            await worker.complete(1)
+        await idle()
+        assert work.leased == 64
+        await worker.complete(1)
+        await work.until(80)
+    assert work.asked == [64, 16]
+
+
 @pytest.mark.parametrize("word", ["completed", "released", "extended"])
 async def test_a_word_under_a_lost_lease_leaves_the_later_lease_its_place(word: str) -> None:
     work = Work(2)

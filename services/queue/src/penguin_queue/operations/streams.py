@@ -27,6 +27,8 @@ ACT_S = 10.0
 LEASE_MAX = 1000
 # Jobs of a reply (bytes): a message has 4 MiB, and one that is larger would break the stream with the leases taken.
 REPLY_BYTES = 2 * 1024 * 1024
+# While there is more to be had a lease waits for a fourth of the places, but no longer than so with any of them free (seconds).
+GATHER_S = 0.02
 # Replies that wait for the client to read them, and their jobs (bytes), of one stream and of all streams of the process together;
 # then nothing more is leased. Where all together have too many, a stream may still have one job waiting: whoever reads goes on.
 REPLIES_MAX = 64
@@ -199,10 +201,10 @@ class Stream:
         self._unread += size
         self._unread_of_all.size += size
 
-    async def _until_freed(self) -> None:
+    async def _until_freed(self, longest_s: float = POLL_MAX_S) -> None:
         self._freed.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(POLL_MAX_S):
+            async with asyncio.timeout(longest_s):
                 await self._freed.wait()
 
     def _give_back_unsent(self) -> None:
@@ -275,12 +277,7 @@ class Stream:
     async def _fill(self) -> None:
         away = AWAY_MIN_S
         more = False
-        while not self._draining():
-            # While there is more to be had a lease waits for a fourth of the places: small ones cost as much each.
-            least = max(1, self._start.max_in_flight // 4) if more else 1
-            if self.free < least or self._clogged:
-                await self._until_freed()
-                continue
+        while await self._until_worth_it(more):
             try:
                 with calls.within(ACT_S):
                     more = await self._lease()
@@ -291,6 +288,24 @@ class Stream:
                 await asyncio.sleep(away * random.uniform(0.5, 1.0))
                 away = min(away * 2, AWAY_MAX_S)
         self._replies.put_nowait(Answer(0, draining=True))
+
+    async def _until_worth_it(self, more: bool) -> bool:
+        """Wait for the places of a lease; False where nothing more is leased here. While there is more to be had that is a fourth
+        of all, as small leases cost as much each; but where jobs take long, fewer do not stay empty."""
+        clock = asyncio.get_running_loop().time
+        least = max(1, self._start.max_in_flight // 4) if more else 1
+        ends: float | None = None
+        while not self._draining():
+            if self.free < 1 or self._clogged:
+                ends = None
+                await self._until_freed()
+                continue
+            ends = clock() + GATHER_S if ends is None else ends
+            left = ends - clock()
+            if self.free >= least or left <= 0:
+                return True
+            await self._until_freed(left)
+        return False
 
     async def _lease(self) -> bool:
         """Lease what there is room for, or wait a while for something to lease; whether there may be more."""
