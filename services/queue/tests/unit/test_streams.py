@@ -235,6 +235,42 @@ async def test_beside_a_backlog_a_lease_waits_for_a_fourth_of_the_places(monkeyp
     assert work.asked == [64, 16]
 
 
+async def test_many_streams_of_small_jobs_lease_in_full_at_once_and_of_large_ones_as_many_as_there_is_room_for() -> (
+    None
+):
+    unread = Unread()
+    workers = [Worker(Work(100), unread, 64) for _ in range(100)]
+
+    async def fill() -> None:
+        for worker in workers:
+            worker.work.open.set()
+        for worker in workers:
+            await worker.until(64)
+
+    async def asked_at_once() -> list[int]:
+        for worker in workers:
+            worker.work.asked.clear()
+            worker.work.open.clear()
+        for worker in workers:
+            await worker.complete(64)
+        await idle()
+        return sorted(n for worker in workers for n in worker.work.asked)
+
+    async with running(*workers):
+        await fill()
+        assert await asked_at_once() == [64] * 100
+        assert unread.size < streams.UNREAD_ALL_BYTES / 4
+        # They grow: from the next leases on these count by it.
+        for worker in workers:
+            worker.work.size = SIZE
+        await fill()
+        in_full = streams.UNREAD_ALL_BYTES // streams.REPLY_BYTES
+        found = await asked_at_once()
+        assert found == [1] * (100 - found.count(64)) + [64] * found.count(64)
+        assert in_full - 3 <= found.count(64) <= in_full
+    assert unread.size == 0
+
+
 @pytest.mark.parametrize("word", ["completed", "released", "extended"])
 async def test_a_word_under_a_lost_lease_leaves_the_later_lease_its_place(word: str) -> None:
     work = Work(2)

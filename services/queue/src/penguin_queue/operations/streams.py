@@ -31,6 +31,8 @@ REPLY_BYTES = 2 * 1024 * 1024
 GATHER_S = 0.02
 # Replies that wait for the client to read them, and their jobs (bytes), of one stream and of all streams of the process together;
 # then nothing more is leased. Where all together have too many, a stream may still have one job waiting: whoever reads goes on.
+# A lease under way counts by what the stream's jobs have weighed lately: where they grow all at once, the leases under way bring
+# up to 2 MiB each beyond, once.
 REPLIES_MAX = 64
 UNREAD_BYTES = 4 * 1024 * 1024
 UNREAD_ALL_BYTES = 64 * 1024 * 1024
@@ -38,6 +40,11 @@ UNREAD_ALL_BYTES = 64 * 1024 * 1024
 COPIES = 3
 # The most that a job takes (bytes): a payload, and what there is beside it.
 LARGEST_BYTES = 65 * 1024
+# What a job is taken to weigh in a lease under way: so many times as much as lately, and no less than so much (bytes).
+DOUBT = 2
+SMALLEST_BYTES = 256
+# What one lease of lighter jobs leaves of what is known of heavier ones before.
+REMEMBERED = 0.25
 AWAY_MIN_S, AWAY_MAX_S = 0.05, 1.0
 
 Columns = tuple[Sequence[int], Sequence[int]]
@@ -125,6 +132,8 @@ class Stream:
         self._replies: asyncio.Queue[Reply | Exception | None] = asyncio.Queue()
         self._unread = 0
         self._unread_of_all = unread
+        # What a job has weighed lately (bytes), once there was one.
+        self._weight: float | None = None
         # Jobs in the worker's hands, by the last token they came with.
         self._held: dict[int, int] = {}
         # Places promised to jobs that are being stored.
@@ -218,9 +227,20 @@ class Stream:
     def _put(self, lots: list[Lot]) -> None:
         for lot in lots:
             self._held.update(dict.fromkeys(lot.ids, lot.token))
+        self._learn(_size(lots) / sum(len(lot.ids) for lot in lots))
         for message in _messages(lots):
             self._weigh(_size(message))
             self._replies.put_nowait(message)
+
+    def _learn(self, weight: float) -> None:
+        """Go by what jobs weigh (bytes): at once by heavier ones, and by lighter ones after some leases."""
+        before = weight if self._weight is None else self._weight
+        self._weight = max(weight, weight + (before - weight) * REMEMBERED)
+
+    def _expected(self, jobs: int) -> int:
+        """What a lease of so many is taken to bring (bytes); as much as it can where nothing is known."""
+        each = LARGEST_BYTES if self._weight is None else max(DOUBT * self._weight, SMALLEST_BYTES)
+        return min(int(jobs * min(each, LARGEST_BYTES)), REPLY_BYTES)
 
     async def _hear(self, words: AsyncIterator[Words]) -> None:
         async for each in words:
@@ -310,10 +330,10 @@ class Stream:
     async def _lease(self) -> bool:
         """Lease what there is room for, or wait a while for something to lease; whether there may be more."""
         wanted = min(self.free, LEASE_MAX)
-        if not self._unread_of_all.room(_at_most(wanted)):
+        if not self._unread_of_all.room(self._expected(wanted)):
             wanted = 1
         with self._announcer.waiting(self._start.kinds, wanted) as waiter:
-            with self._unread_of_all.expecting(_at_most(wanted)):
+            with self._unread_of_all.expecting(self._expected(wanted)):
                 lots = await self._work.lease_lots(
                     Asked(self._start.kinds, wanted, self._work.now() + self._start.lease, self._start.worker_id)
                 )
@@ -339,8 +359,3 @@ def _messages(lots: Sequence[Lot]) -> Iterator[list[Lot]]:
 
 def _size(lots: Sequence[Lot]) -> int:
     return sum(lot.size for lot in lots)
-
-
-def _at_most(jobs: int) -> int:
-    """What a lease of so many may bring (bytes)."""
-    return min(jobs * LARGEST_BYTES, REPLY_BYTES)
