@@ -14,6 +14,7 @@ from libs.chassis.tests.probe import Probe, probing
 from libs.chassis.tests.test_gate import download, get, settled
 
 from penguin.content.v1 import content_service_pb2 as content_pb
+from penguin_chassis import interceptors
 from penguin_testkit.calling import answer_of
 from penguin_testkit.tokens import TokenFactory
 
@@ -73,6 +74,49 @@ async def test_a_stream_ends_in_good_order_when_its_lifetime_is_over(
         assert [reply.chunk async for reply in download(probe, tenant)] == [b"first"]
         assert 0.9 < time.monotonic() - started < 3
         assert closed == [True]
+        assert probe.in_flight == 0
+
+
+async def test_a_stream_whose_client_does_not_read_ends_with_its_lifetime(
+    tokens: TokenFactory, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptors, "READ_S", 0.1)
+    ended: list[str] = []
+
+    async def down(request: Any, context: Any) -> AsyncIterator[content_pb.DownloadRawResponse]:
+        try:
+            while True:
+                yield content_pb.DownloadRawResponse(chunk=b"x" * 100_000)
+        finally:
+            ended.append("closed")
+
+    async with probing(tokens, monkeypatch, lifetime_s=1) as probe:
+        probe.contents.down = down
+        call = download(probe, tenant)
+        await call.read()
+        await settled(lambda: probe.in_flight == 0 and ended == ["closed"], within_s=5)
+        # Should it read after all, it is told so behind what had been sent.
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await all_of(call)
+        assert answer_of(caught.value).reason == "DEADLINE"
+
+
+async def all_of(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_a_stream_that_always_has_a_reply_ends_in_good_order_too(
+    tokens: TokenFactory, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def down(request: Any, context: Any) -> AsyncIterator[content_pb.DownloadRawResponse]:
+        while True:
+            yield content_pb.DownloadRawResponse(chunk=b"x")
+
+    async with probing(tokens, monkeypatch, lifetime_s=1) as probe:
+        probe.contents.down = down
+        async with asyncio.timeout(10):
+            assert {reply.chunk async for reply in download(probe, tenant)} == {b"x"}
         assert probe.in_flight == 0
 
 

@@ -31,6 +31,9 @@ from penguin_chassis.validation import refuse_unstorable, validate
 
 log = logging.getLogger(__name__)
 
+# How long a client may still read what it was sent when its stream's time is over (seconds); then the stream is cut off.
+READ_S = 2.0
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
@@ -125,6 +128,8 @@ class Gate(grpc.aio.ServerInterceptor):
         self._admission = Admission(places)
         # Streams are counted apart: a hundred that wait for something to happen must not shut the tenant's other calls out.
         self._streams: Counter[UUID] = Counter()
+        # Those whose clients are told that their streams are cut off.
+        self._cutting_off: set[asyncio.Task[None]] = set()
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Wrap the method's handler, once."""
@@ -155,10 +160,28 @@ class Gate(grpc.aio.ServerInterceptor):
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self._answering(info, context), self._admitted(info, context) as call:
                 request = await self._accepted(request, info, call)
-                async for reply in _until(behavior(request, context), call):
+                async for reply in _until(behavior(request, context), call, self._cutter(context)):
                     yield reply
 
         return _rewrap(handler, unary, stream)
+
+    def _cutter(self, context: Context) -> Callable[[], None]:
+        """What ends the stream in hand though its client does not read: a generator stands still while gRPC writes its reply, so
+        the task that writes is cancelled. A status waits behind what has been sent, for a client that reads after all."""
+        writing = asyncio.current_task()
+
+        async def tell() -> None:
+            with contextlib.suppress(Exception):
+                await errors.abort(context, DeadlineExceeded(), self._domain)
+
+        def cut_off() -> None:
+            telling = asyncio.create_task(tell())
+            self._cutting_off.add(telling)
+            telling.add_done_callback(self._cutting_off.discard)
+            if writing is not None:
+                writing.cancel()
+
+        return cut_off
 
     @contextlib.asynccontextmanager
     async def _answering(self, info: MethodInfo, context: Context) -> AsyncIterator[None]:
@@ -292,11 +315,19 @@ def _authorization(context: Context) -> str | None:
     return None
 
 
-async def _until(replies: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
-    """Replies until the call's time is over, which is how a stream ends in good order."""
+async def _until(replies: AsyncIterator[Any], call: Call, cut_off: Callable[[], None]) -> AsyncIterator[Any]:
+    """Replies until the call's time is over, which is how a stream ends in good order. One whose client does not read is not
+    asked for more: it is cut off."""
     iterator = aiter(replies)
+    sending = False
+
+    def late() -> None:
+        if sending:
+            cut_off()
+
+    overdue = asyncio.get_running_loop().call_later(call.remaining() + READ_S, late)
     try:
-        while True:
+        while call.remaining() > 0:
             try:
                 async with asyncio.timeout(call.remaining()):
                     reply = await anext(iterator)
@@ -306,8 +337,11 @@ async def _until(replies: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
                 if call.remaining() > 0:
                     raise
                 return
+            sending = True
             yield reply
+            sending = False
     finally:
+        overdue.cancel()
         close = getattr(iterator, "aclose", None)
         if close is not None:
             await close()

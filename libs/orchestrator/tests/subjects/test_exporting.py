@@ -3,7 +3,7 @@ journal nor what an erasure leaves holds anything of theirs."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,8 @@ def cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports whose stream's time is over after their first message."""
     until = interceptors._until
 
-    async def first(replies: AsyncIterator[Any], call: Call) -> AsyncIterator[Any]:
-        async for reply in until(replies, call):
+    async def first(replies: AsyncIterator[Any], call: Call, cut_off: Callable[[], None]) -> AsyncIterator[Any]:
+        async for reply in until(replies, call, cut_off):
             yield reply
             if call.method.endswith("/ExportSubject") and reply.table:
                 return

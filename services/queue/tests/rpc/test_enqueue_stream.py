@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,7 +14,7 @@ from services.queue.tests.rows import batch_request, lease_request
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
-from penguin_queue.operations.side_by_side import side_by_side
+from penguin_queue.operations.side_by_side import UNREAD_MAX, side_by_side
 from penguin_testkit.calling import TierClient
 
 METHOD = "/penguin.queue.v1.QueueService/EnqueueStream"
@@ -82,6 +83,39 @@ async def test_no_more_are_worked_at_than_there_is_room_for_and_none_is_lost() -
     asyncio.get_running_loop().call_later(0.1, go.set)
     assert sorted([n async for n in side_by_side(messages(), answer, 4)]) == list(range(20))
     assert most == 4
+
+
+async def test_answers_that_nobody_reads_are_few_and_keep_none_from_being_worked_at() -> None:
+    begun, working = 0, 0
+    go = asyncio.Event()
+
+    async def messages() -> AsyncIterator[int]:
+        for n in range(1000):
+            await asyncio.sleep(0)
+            yield n
+
+    async def answer(n: int) -> int:
+        nonlocal begun, working
+        begun += 1
+        if n >= UNREAD_MAX // 2:
+            working += 1
+            await go.wait()
+            working -= 1
+        return n
+
+    async def idle() -> None:
+        for _ in range(5000):
+            await asyncio.sleep(0)
+
+    async with contextlib.aclosing(side_by_side(messages(), answer, 4)) as replies:
+        first = await anext(replies)
+        await idle()
+        # Answers wait to be read, and as many are worked at as if there were none.
+        assert (begun, working) == (UNREAD_MAX // 2 + 4, 4)
+        go.set()
+        await idle()
+        assert begun == UNREAD_MAX
+        assert sorted([first, *[n async for n in replies]]) == list(range(1000))
 
 
 async def test_what_an_answer_raises_ends_them_all_and_nothing_is_left_running() -> None:

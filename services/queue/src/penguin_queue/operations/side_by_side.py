@@ -6,15 +6,19 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
+# Messages of one stream that are begun, and whose answers its client has not read: then no further one is read. Many more than are
+# worked at, so that whoever reads is not waited for.
+UNREAD_MAX = 64
+
 M = TypeVar("M")
 A = TypeVar("A")
 
 
 async def side_by_side(messages: AsyncIterator[M], answer: Callable[[M], Awaitable[A]], most: int) -> AsyncGenerator[A]:
-    """The answers, at most `most` of them being worked at; further messages are not read meanwhile. What an answer or the
-    messages raise ends them all."""
+    """The answers, at most `most` of them being worked at; further messages are not read meanwhile, nor while UNREAD_MAX are not
+    asked for. What an answer or the messages raise ends them all."""
     answers: asyncio.Queue[A | Exception | None] = asyncio.Queue()
-    room = asyncio.Semaphore(most)
+    room, unread = asyncio.Semaphore(most), asyncio.Semaphore(UNREAD_MAX)
     working: set[asyncio.Task[None]] = set()
 
     async def work(message: M) -> None:
@@ -28,6 +32,7 @@ async def side_by_side(messages: AsyncIterator[M], answer: Callable[[M], Awaitab
     async def read() -> None:
         try:
             async for message in messages:
+                await unread.acquire()
                 await room.acquire()
                 task = asyncio.create_task(work(message))
                 working.add(task)
@@ -43,6 +48,8 @@ async def side_by_side(messages: AsyncIterator[M], answer: Callable[[M], Awaitab
             if isinstance(each, Exception):
                 raise each
             yield each
+            # Only now gRPC has sent it off.
+            unread.release()
     finally:
         for task in (reading, *working):
             task.cancel()

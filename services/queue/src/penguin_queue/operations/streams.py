@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,8 +27,12 @@ ACT_S = 10.0
 LEASE_MAX = 1000
 # Jobs of a reply (bytes): a message has 4 MiB, and one that is larger would break the stream with the leases taken.
 REPLY_BYTES = 2 * 1024 * 1024
+# While there is more to be had a lease waits for a fourth of the places, but no longer than so with any of them free (seconds).
+GATHER_S = 0.02
 # Replies that wait for the client to read them, and their jobs (bytes), of one stream and of all streams of the process together;
 # then nothing more is leased. Where all together have too many, a stream may still have one job waiting: whoever reads goes on.
+# A lease under way counts by what the stream's jobs have weighed lately: where they grow all at once, the leases under way bring
+# up to 2 MiB each beyond, once.
 REPLIES_MAX = 64
 UNREAD_BYTES = 4 * 1024 * 1024
 UNREAD_ALL_BYTES = 64 * 1024 * 1024
@@ -36,6 +40,11 @@ UNREAD_ALL_BYTES = 64 * 1024 * 1024
 COPIES = 3
 # The most that a job takes (bytes): a payload, and what there is beside it.
 LARGEST_BYTES = 65 * 1024
+# What a job is taken to weigh in a lease under way: so many times as much as lately, and no less than so much (bytes).
+DOUBT = 2
+SMALLEST_BYTES = 256
+# What one lease of lighter jobs leaves of what is known of heavier ones before.
+REMEMBERED = 0.25
 AWAY_MIN_S, AWAY_MAX_S = 0.05, 1.0
 
 Columns = tuple[Sequence[int], Sequence[int]]
@@ -123,6 +132,8 @@ class Stream:
         self._replies: asyncio.Queue[Reply | Exception | None] = asyncio.Queue()
         self._unread = 0
         self._unread_of_all = unread
+        # What a job has weighed lately (bytes), once there was one.
+        self._weight: float | None = None
         # Jobs in the worker's hands, by the last token they came with.
         self._held: dict[int, int] = {}
         # Places promised to jobs that are being stored.
@@ -199,10 +210,10 @@ class Stream:
         self._unread += size
         self._unread_of_all.size += size
 
-    async def _until_freed(self) -> None:
+    async def _until_freed(self, longest_s: float = POLL_MAX_S) -> None:
         self._freed.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(POLL_MAX_S):
+            async with asyncio.timeout(longest_s):
                 await self._freed.wait()
 
     def _give_back_unsent(self) -> None:
@@ -216,9 +227,20 @@ class Stream:
     def _put(self, lots: list[Lot]) -> None:
         for lot in lots:
             self._held.update(dict.fromkeys(lot.ids, lot.token))
+        self._learn(_size(lots) / sum(len(lot.ids) for lot in lots))
         for message in _messages(lots):
             self._weigh(_size(message))
             self._replies.put_nowait(message)
+
+    def _learn(self, weight: float) -> None:
+        """Go by what jobs weigh (bytes): at once by heavier ones, and by lighter ones after some leases."""
+        before = weight if self._weight is None else self._weight
+        self._weight = max(weight, weight + (before - weight) * REMEMBERED)
+
+    def _expected(self, jobs: int) -> int:
+        """What a lease of so many is taken to bring (bytes); as much as it can where nothing is known."""
+        each = LARGEST_BYTES if self._weight is None else max(DOUBT * self._weight, SMALLEST_BYTES)
+        return min(int(jobs * min(each, LARGEST_BYTES)), REPLY_BYTES)
 
     async def _hear(self, words: AsyncIterator[Words]) -> None:
         async for each in words:
@@ -236,7 +258,7 @@ class Stream:
         if words.completed[0]:
             ids, tokens = words.completed
             lost = await self._work.complete(ids, tokens, words.results)
-            self._drop(ids)
+            self._drop(zip(ids, tokens, strict=True))
             answer.completed = len(ids) - len(lost)
             answer.lost += lost
         if words.failures:
@@ -254,31 +276,28 @@ class Stream:
         if words.extended[0]:
             refs = list(map(LeaseRef, *words.extended))
             answer.until, kept, answer.cancelling = await self._work.extend(refs, self._start.lease, words.progress)
-            gone = [ref.job_id for ref in refs if ref not in kept]
+            gone = [ref for ref in refs if ref not in kept]
             self._drop(gone)
-            answer.lost += gone
+            answer.lost += [ref.job_id for ref in gone]
         return answer
 
     def _told(
         self, answer: Answer, spoken_of: Sequence[LeaseRef], counted: set[LeaseRef], cancelled: set[LeaseRef]
     ) -> None:
-        self._drop([ref.job_id for ref in spoken_of])
+        self._drop(spoken_of)
         answer.cancelled += len(cancelled)
         answer.lost += [ref.job_id for ref in spoken_of if ref not in counted and ref not in cancelled]
 
-    def _drop(self, ids: Sequence[int]) -> None:
-        for job_id in ids:
-            self._held.pop(job_id, None)
+    def _drop(self, leases: Iterable[tuple[int, int]]) -> None:
+        """These are spoken of. A word under a lease that is lost says nothing of the one that came after it."""
+        for job_id, token in leases:
+            if self._held.get(job_id) == token:
+                del self._held[job_id]
 
     async def _fill(self) -> None:
         away = AWAY_MIN_S
         more = False
-        while not self._draining():
-            # While there is more to be had a lease waits for a fourth of the places: small ones cost as much each.
-            least = max(1, self._start.max_in_flight // 4) if more else 1
-            if self.free < least or self._clogged:
-                await self._until_freed()
-                continue
+        while await self._until_worth_it(more):
             try:
                 with calls.within(ACT_S):
                     more = await self._lease()
@@ -290,13 +309,31 @@ class Stream:
                 away = min(away * 2, AWAY_MAX_S)
         self._replies.put_nowait(Answer(0, draining=True))
 
+    async def _until_worth_it(self, more: bool) -> bool:
+        """Wait for the places of a lease; False where nothing more is leased here. While there is more to be had that is a fourth
+        of all, as small leases cost as much each; but where jobs take long, fewer do not stay empty."""
+        clock = asyncio.get_running_loop().time
+        least = max(1, self._start.max_in_flight // 4) if more else 1
+        ends: float | None = None
+        while not self._draining():
+            if self.free < 1 or self._clogged:
+                ends = None
+                await self._until_freed()
+                continue
+            ends = clock() + GATHER_S if ends is None else ends
+            left = ends - clock()
+            if self.free >= least or left <= 0:
+                return True
+            await self._until_freed(left)
+        return False
+
     async def _lease(self) -> bool:
         """Lease what there is room for, or wait a while for something to lease; whether there may be more."""
         wanted = min(self.free, LEASE_MAX)
-        if not self._unread_of_all.room(_at_most(wanted)):
+        if not self._unread_of_all.room(self._expected(wanted)):
             wanted = 1
         with self._announcer.waiting(self._start.kinds, wanted) as waiter:
-            with self._unread_of_all.expecting(_at_most(wanted)):
+            with self._unread_of_all.expecting(self._expected(wanted)):
                 lots = await self._work.lease_lots(
                     Asked(self._start.kinds, wanted, self._work.now() + self._start.lease, self._start.worker_id)
                 )
@@ -322,8 +359,3 @@ def _messages(lots: Sequence[Lot]) -> Iterator[list[Lot]]:
 
 def _size(lots: Sequence[Lot]) -> int:
     return sum(lot.size for lot in lots)
-
-
-def _at_most(jobs: int) -> int:
-    """What a lease of so many may bring (bytes)."""
-    return min(jobs * LARGEST_BYTES, REPLY_BYTES)
