@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from libs.worker.tests.waiting import until
 
@@ -31,10 +31,18 @@ from penguin_orchestrator.platform import Penguin
 AUDIENCE = "all"
 # How far each process comes before it is killed (parts of the rows).
 KILLED_AT = (0.2, 0.55)
+# It comes no further than this beyond that (a part of the rows), however late it is looked at.
+BEYOND = 0.15
 WAIT_S = 300.0
 _OWNER = re.compile(r"-(\d+)-[0-9a-f]{12}(?:-[0-9a-f]{12})?$")
 _SUMMARY = re.compile(r"([\d,]+) created, ([\d,]+) existed, ([\d,]+) left out, of ([\d,]+) rows")
+_SAME_LEAD = """INSERT INTO leads (tenant_id, id, email, first_name, last_name, company, list, custom_fields, status, created_at,
+updated_at) VALUES ($1, $2, $3, '', '', '', $4, '{}', 'active', now(), now())"""
 _END_LEASE = "UPDATE sagas SET due_at = now() WHERE tenant_id = $1 AND id = $2 AND due_at IS NOT NULL"
+
+
+class UndoneError(Exception):
+    """What was written is taken back."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,17 @@ class Stage:
         async with self.oltp.tenant(self.tenant) as connection:
             return int(await connection.fetchval("SELECT count(*) FROM leads WHERE tenant_id = $1", self.tenant))
 
+    @contextlib.asynccontextmanager
+    async def dammed(self, row: int) -> AsyncIterator[None]:
+        """No import comes past about this row of what was `planted`, until the block ends: it waits for somebody who is just
+        writing the same lead, and then does not."""
+        row += row % 700 % 50 == 49
+        with contextlib.suppress(UndoneError):
+            async with self.oltp.tenant(self.tenant) as connection:
+                await connection.execute(_SAME_LEAD, self.tenant, uuid4(), f"lead{row}@example.com", AUDIENCE)
+                yield
+                raise UndoneError
+
     async def saga(self) -> saga_pb.Saga | None:
         """The tenant's import, once it is journaled."""
         oltp = self.penguin.tiers["oltp"]
@@ -156,22 +175,17 @@ async def play(here: Stage, file: Path, plan: Planted, leases_end: Callable[[], 
     the plan. `leases_end` returns when a killed owner's lease is over."""
     played = Played([], [], [])
     await asyncio.to_thread(file.write_bytes, plan.data)
-    processes = [await command(here, str(file), "--list", AUDIENCE)]
+    words = [str(file), "--list", AUDIENCE]
+    processes = list[asyncio.subprocess.Process]()
     for part in KILLED_AT:
-        begun, wanted = time.monotonic(), max(await here.count() + 1, int(len(plan.addresses) * part))
-
-        async def so_far(wanted: int = wanted) -> bool:
-            return await here.owner() not in {None, *played.owners} and await here.count() >= wanted
-
-        await until(so_far, WAIT_S)
-        played.owners.append(await here.kill_owner())
-        played.seconds.append(time.monotonic() - begun)
-        played.stood.append(await here.count())
-        assert played.stood[-1] < len(plan.addresses), "all rows stood before it could be killed"
+        async with here.dammed(int(plan.rows * (part + BEYOND))):
+            processes.append(await command(here, *words))
+            await _killed(here, plan, part, played)
         await leases_end()
         saga = await here.saga()
         assert saga is not None
-        processes.append(await command(here, "--resume", saga.id))
+        words = ["--resume", saga.id]
+    processes.append(await command(here, *words))
     begun = time.monotonic()
     said, _ = await asyncio.wait_for(processes[-1].communicate(), WAIT_S)
     played.seconds.append(time.monotonic() - begun)
@@ -183,6 +197,20 @@ async def play(here: Stage, file: Path, plan: Planted, leases_end: Callable[[], 
     assert told(said) == (len(plan.addresses), 0, len(plan.problems), plan.rows), said.decode()
     await check(here, plan)
     return played
+
+
+async def _killed(here: Stage, plan: Planted, part: float, played: Played) -> None:
+    """Kill who carries the import once that part of the rows stands."""
+    begun, wanted = time.monotonic(), max(await here.count() + 1, int(len(plan.addresses) * part))
+
+    async def so_far() -> bool:
+        return await here.owner() not in {None, *played.owners} and await here.count() >= wanted
+
+    await until(so_far, WAIT_S)
+    played.owners.append(await here.kill_owner())
+    played.seconds.append(time.monotonic() - begun)
+    played.stood.append(await here.count())
+    assert played.stood[-1] < len(plan.addresses), "all rows stood before it could be killed"
 
 
 def told(said: bytes) -> tuple[int, ...] | None:

@@ -41,14 +41,15 @@ async def test_interrupted_and_resumed(here: Stage, tmp_path: Path) -> None:
     """Ctrl-C: the import is given back, and goes on without anybody's waiting for a lease."""
     plan, file = lead_imports.planted(ROWS), tmp_path / "leads.csv"
     file.write_bytes(plan.data)
-    process = await lead_imports.command(here, str(file), "--list", lead_imports.AUDIENCE)
 
     async def under_way() -> bool:
         return await here.count() > 0
 
-    await until(under_way, 60)
-    process.send_signal(signal.SIGINT)
-    said, _ = await asyncio.wait_for(process.communicate(), 30)
+    async with here.dammed(ROWS // 2):
+        process = await lead_imports.command(here, str(file), "--list", lead_imports.AUDIENCE)
+        await until(under_way, 60)
+        process.send_signal(signal.SIGINT)
+        said, _ = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 130, said.decode()
     saga = await here.saga()
     assert saga is not None

@@ -46,6 +46,12 @@ class Batches:
             for email in emails
         ]
 
+    async def under_way(self, count: int) -> None:
+        """So many have been sent."""
+        async with asyncio.timeout(10):
+            while len(self.sent) < count:  # noqa: ASYNC110 - what is tested is to know nothing of being watched
+                await asyncio.sleep(0.001)
+
 
 @pytest.fixture
 def batches() -> Batches:
@@ -98,7 +104,7 @@ async def test_what_comes_while_batches_are_under_way_gathers_for_the_next(batch
     coalescer = SendCoalescer(batches.send, batch=10, parallel=2)
     batches.open.clear()
     sends = [asyncio.create_task(coalescer.send(TENANT, numbered(100 + n))) for n in range(45)]
-    await asyncio.sleep(0.01)
+    await batches.under_way(2)
     assert [len(subjects) for _, subjects in batches.sent] == [10, 10]
     batches.open.set()
     await asyncio.gather(*sends)
@@ -110,7 +116,7 @@ async def test_a_caller_that_gives_up_harms_nobody(batches: Batches) -> None:
     coalescer = SendCoalescer(batches.send)
     batches.open.clear()
     sends = [asyncio.create_task(coalescer.send(TENANT, numbered(n))) for n in range(5)]
-    await asyncio.sleep(0.01)
+    await batches.under_way(1)
     sends[2].cancel()
     batches.open.set()
     answers = await asyncio.gather(*sends, return_exceptions=True)
@@ -133,7 +139,7 @@ async def test_a_backlog_is_bounded(batches: Batches) -> None:
     coalescer = SendCoalescer(batches.send, batch=2, parallel=1, limit=5)
     batches.open.clear()
     sends = [asyncio.create_task(coalescer.send(TENANT, numbered(n))) for n in range(2)]
-    await asyncio.sleep(0.01)
+    await batches.under_way(1)
     sends += [asyncio.create_task(coalescer.send(TENANT, numbered(n))) for n in range(5)]
     await asyncio.sleep(0.01)
     with pytest.raises(SendError) as caught:
@@ -158,7 +164,7 @@ async def test_what_is_held_for_all_tenants_is_bounded_by_its_bytes(batches: Bat
     batches.open.clear()
     # Two on their way, and three that wait.
     sends = [asyncio.create_task(coalescer.send(TENANT, mail())) for _ in range(5)]
-    await asyncio.sleep(0.01)
+    await batches.under_way(1)
     for tenant in (TENANT, OTHER):
         with pytest.raises(SendError, match=f"{limit} bytes of all tenants") as caught:
             await coalescer.send(tenant, mail(1))
@@ -211,7 +217,7 @@ async def test_a_failure_that_nobody_waits_for_is_no_complaint(batches: Batches)
         batches.open.clear()
         batches.failure = lambda: RuntimeError("broken")
         sends = [asyncio.create_task(coalescer.send(TENANT, numbered(n))) for n in range(3)]
-        await asyncio.sleep(0.01)
+        await batches.under_way(1)
         for each in sends:
             each.cancel()
         await asyncio.gather(*sends, return_exceptions=True)
