@@ -17,6 +17,7 @@ import grpc
 
 from penguin_chassis.defects import places
 from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.erasure_ledger import LedgerAwayError
 from penguin_orchestrator.errors import CLOSED, TierError
 from penguin_orchestrator.messages import OutcomeUnknownError
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
@@ -258,7 +259,7 @@ def _verdict(failure: Exception) -> str:
     """Whether to ask again (later), to undo (refused), to undo or give up (closed), or to call somebody (defect)."""
     if isinstance(failure, RefusedError):
         return "refused"
-    if isinstance(failure, OutcomeUnknownError):
+    if isinstance(failure, OutcomeUnknownError | LedgerAwayError):
         return "later"
     if not isinstance(failure, TierError):
         log.error("a step failed: %s", type(failure).__name__, extra={"places": places(failure)})
