@@ -21,7 +21,7 @@ import uvloop
 from tests.chaos import looking
 from tests.chaos.acting import KINDS, Acting, Orchestrator, staged
 from tests.chaos.acts_checker import judge_acts
-from tests.chaos.checker import Verdict, judge
+from tests.chaos.checker import Verdict, judge, judge_reconciled
 from tests.chaos.faults import Fault, Faults
 from tests.chaos.load import Load, Sender
 from tests.chaos.reconciling import reconcile
@@ -134,6 +134,7 @@ async def chaos(stack: LocalStack, options: Options, folder: Path) -> Result:
         left["refused runs of reconcile"] = reconciled["refused runs"]
         stored = await looking.stored(stack, tenants, left)
         verdict = judge(list(recording.operations.values()), stored, senders, len(faults.done))
+        judge_reconciled(reconciled, verdict)
         judge_acts(recording.acts, acting.played, await looking.kept(stack, tenants, stored), verdict)
     recording.close()
     return Result(

@@ -135,7 +135,11 @@ async def staged(penguin: Penguin, sender: Sender) -> Stage:
     """A mailbox and a template, before anything breaks."""
     mailbox = await penguin.tenants.add_mailbox(sender.tenant, "us@sender.example", "Chaos")
     template = await penguin.tenants.add_template(
-        sender.tenant, "Chaos", subject="For {{ first_name }}", text="Hello {{ first_name }}", html="<p>Hello</p>"
+        sender.tenant,
+        "Chaos",
+        subject="For {{ first_name }}",
+        text="Hello {{ email }}",
+        html="<p>Hello {{ email }}</p>",
     )
     return Stage(sender, mailbox, template)
 

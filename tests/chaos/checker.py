@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from email import message_from_bytes
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +16,24 @@ from tests.chaos.recording import FAIL, INFO, OK, Operation
 
 # Hand-overs that a fault can leave in doubt: as many as a worker has under way, in each of its processes.
 IN_HAND = 64
+# What reconcile has nothing to do with, right after the run and before anything else is looked at: whatever it mended was wrong.
+NOTHING_OF = ("revived", "requeued", "found.dangling", "found.differing_day")
+_NAMED = re.compile(r"[0-9a-f]{32}@[0-9a-f]{32}\.example\.com")
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message as it came: when, and whom each of its texts is written to."""
+
+    at: datetime
+    written_to: Sequence[str]
+
+    @classmethod
+    def of(cls, at: datetime, content: bytes) -> Message:
+        """From its bytes."""
+        parts = [part for part in message_from_bytes(content).walk() if part.get_content_maintype() == "text"]
+        texts = [bytes(part.get_payload(decode=True) or b"").decode(errors="replace") for part in parts]
+        return cls(at, tuple(" and ".join(_NAMED.findall(text)) or "nobody" for text in texts) or ("nobody",))
 
 
 @dataclass(frozen=True)
@@ -27,8 +47,8 @@ class Stored:
     jobs: Counter[UUID]
     doubts: Counter[UUID]
     waiting: Mapping[str, int]
-    # When each recipient's messages came.
-    received: Mapping[str, Sequence[datetime]]
+    # Each recipient's messages.
+    received: Mapping[str, Sequence[Message]]
     templates: Mapping[str, UUID] = field(default_factory=dict)
     lists: frozenset[str] = frozenset()
     cancelled: frozenset[UUID] = frozenset()
@@ -72,6 +92,12 @@ def judge(operations: Sequence[Operation], stored: Stored, senders: Sequence[Sen
     return verdict
 
 
+def judge_reconciled(done: Mapping[str, int], verdict: Verdict) -> None:
+    """Add what reconcile had to mend of what was acknowledged: a content that was to be deleted, an email without its job, a
+    reference to nothing, a day that was counted otherwise."""
+    verdict.wrong += [f"reconcile: {name} is {done[name]}" for name in NOTHING_OF if done.get(name)]
+
+
 def _classified(operation: Operation, rows: Sequence[Mapping[str, Any]]) -> str:
     if len(rows) > 1:
         return "duplicated"
@@ -99,12 +125,13 @@ def _delivered(row: Mapping[str, Any], policies: Mapping[UUID, str], stored: Sto
         verdict.wrong.append(f"an email is {status} in the end, under {policy}: {who}")
     if status == "sent" and not came:
         verdict.wrong.append(f"counts as sent and never came: {who}")
+    verdict.wrong += [f"written to {to}, it came to {who}" for each in came for to in each.written_to if to != who]
     if len(came) <= 1:
         return
     if policy != "resend" or len(came) > 1 + stored.doubts[row["id"]]:
         verdict.wrong.append(f"came {len(came)} times under {policy}, {stored.doubts[row['id']]} in doubt: {who}")
     else:
-        verdict.resent.append({"recipient": who, "came": [at.isoformat() for at in came]})
+        verdict.resent.append({"recipient": who, "came": [each.at.isoformat() for each in came]})
 
 
 def _agreeing(stored: Stored, verdict: Verdict) -> None:

@@ -87,7 +87,9 @@ class Load:
 
 
 def _email(sender: Sender) -> OutgoingEmail:
+    recipient = f"{uuid4().hex}@{sender.tenant.hex}.example.com"
     return OutgoingEmail(
-        recipient=f"{uuid4().hex}@{sender.tenant.hex}.example.com", sender="us@sender.example", subject="Hello",
-        text="Dear you,\n" + "we wrote a line.\n" * 40, request_id=keys.new_id(),
+        recipient=recipient, sender="us@sender.example", subject="Hello",
+        # Whom a text is for stands in it: it is held against whom it came to.
+        text=f"Dear {recipient},\n" + "we wrote a line.\n" * 40, request_id=keys.new_id(),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 from tests.chaos.acts_checker import Kept, Saga
-from tests.chaos.checker import Stored
+from tests.chaos.checker import Message, Stored
 
 from penguin_devstack.spool import read_messages
 from penguin_devstack.stack import LocalStack
@@ -129,12 +129,13 @@ def _sagas(rows: Sequence[Any], steps: Sequence[Any]) -> list[Saga]:
     ]  # fmt: skip
 
 
-def received(stack: LocalStack) -> dict[str, list[datetime]]:
-    """When each recipient's messages came. The server never deduplicates."""
-    found: dict[str, list[datetime]] = defaultdict(list)
-    for message in read_messages(stack.smtp_store):
-        for recipient in message.recipients:
-            found[recipient].append(message.received_at)
+def received(stack: LocalStack) -> dict[str, list[Message]]:
+    """Each recipient's messages. The server never deduplicates."""
+    found: dict[str, list[Message]] = defaultdict(list)
+    for each in read_messages(stack.smtp_store):
+        message = Message.of(each.received_at, each.content)
+        for recipient in each.recipients:
+            found[recipient].append(message)
     return found
 
 

@@ -9,15 +9,18 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from tests.chaos.checker import IN_HAND, Stored, Verdict, judge
+from tests.chaos.checker import IN_HAND, NOTHING_OF, Message, Stored, Verdict, judge, judge_reconciled
 from tests.chaos.load import Sender
 from tests.chaos.recording import FAIL, INFO, OK, Operation
 
+from penguin_worker.mime import Letter, build
+
 TENANT, EMAIL = uuid4(), uuid4()
-WHO = f"ada@{TENANT.hex}.example.com"
+WHO = f"{UUID(int=1).hex}@{TENANT.hex}.example.com"
+OTHER = f"{UUID(int=2).hex}@{TENANT.hex}.example.com"
 ROW = {"tenant_id": TENANT, "id": EMAIL, "recipient": WHO, "status": "sent", "attempt": 1, "content_storage_key": "k"}
 CONTENT = {"tenant_id": TENANT, "storage_key": "k", "state": "claimed"}
-CAME = datetime(2026, 1, 1, tzinfo=UTC)
+CAME = Message(datetime(2026, 1, 1, tzinfo=UTC), (WHO,))
 SOUND = Stored(
     emails=[ROW], contents=[CONTENT], jobs=Counter({EMAIL: 1}), doubts=Counter(), waiting={"jobs": 0},
     received={WHO: [CAME]},
@@ -50,6 +53,8 @@ def test_what_is_sound(operation: Operation, word: str) -> None:
         ({}, told(FAIL), "unexpected"),
         ({"received": {WHO: [CAME, CAME]}}, told(OK), "came 2 times"),
         ({"received": {}}, told(OK), "never came"),
+        ({"received": {WHO: [replace(CAME, written_to=(OTHER,))]}}, told(OK), f"written to {OTHER}, it came to"),
+        ({"received": {WHO: [replace(CAME, written_to=(WHO, "nobody"))]}}, told(OK), "written to nobody"),
         *(
             ({"emails": [{**ROW, "status": status}], "received": {}}, told(OK), f"is {status} in the end")
             for status in ("queued", "sending", "failed", "suppressed", "cancelled", "outcome_unknown")
@@ -95,3 +100,23 @@ def test_what_a_tenant_chose_to_have_sent_again_is_listed() -> None:
     assert judged(twice, told(OK), "resend").resent
     assert judged(twice, told(OK), "resend").holds
     assert not judged(twice, told(OK), "hold").holds
+
+
+def test_whom_a_message_is_written_to_is_read_of_each_of_its_texts() -> None:
+    letter = Letter(
+        "e", "t", "<m@sender.example>", "us@sender.example", WHO, WHO, text=f"Hello {WHO}", html="<p>Hello</p>"
+    )
+    at = CAME.at
+    assert Message.of(at, build(letter, at)) == Message(at, (WHO, "nobody"))
+    letter = replace(letter, html=f"<p>Hello {WHO}, not {OTHER}</p>")
+    assert Message.of(at, build(letter, at)) == Message(at, (WHO, f"{WHO} and {OTHER}"))
+    assert Message.of(at, b"Subject: none\r\n\r\nHello") == Message(at, ("nobody",))
+
+
+@pytest.mark.parametrize("name", NOTHING_OF)
+def test_what_reconcile_had_to_mend_is_found(name: str) -> None:
+    verdict = Verdict()
+    judge_reconciled({**dict.fromkeys(NOTHING_OF, 0), "quarantined": 3, "deleted": 3}, verdict)
+    assert verdict.holds, "orphans are what faults leave behind"
+    judge_reconciled({name: 1}, verdict)
+    assert verdict.wrong == [f"reconcile: {name} is 1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import shutil
@@ -21,6 +22,7 @@ from penguin_cli.drill.faults import FAULTS
 from penguin_cli.drill.findings import (
     GREEN,
     NOT_RUN,
+    RECOVERY_S,
     RED,
     Act,
     Cell,
@@ -36,6 +38,7 @@ from penguin_cli.drill.load import MIX, Mail, interleaved
 from penguin_cli.drill.matrix import COLUMNS, PROMISES, ROWS, TIERS, TITLES, chosen, problems
 from penguin_cli.drill.probes import PROBES
 from penguin_cli.drill.probing import Refuses, Works
+from penguin_cli.drill.stand import eventually
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import OutgoingEmail
 
@@ -100,9 +103,27 @@ def test_verdicts() -> None:
     beside = finding()
     beside.problems.append("an email was lost")
     assert beside.verdict == RED
+    late = finding()
+    late.cells[0].recovered(RECOVERY_S + 0.1)
+    assert late.verdict == RED, "it works again, and not in time"
     left_out = finding()
     left_out.not_run("no small disk")
     assert left_out.verdict == NOT_RUN
+
+
+async def test_what_holds_too_late_does_not_hold_though_its_try_began_in_time() -> None:
+    tries = 0
+
+    async def holds() -> bool:
+        nonlocal tries
+        tries += 1
+        await asyncio.sleep(0.15)
+        return tries > 1
+
+    assert await eventually(holds, 0.2, 0.001) is None
+    took = await eventually(holds, 60.0)
+    assert took is not None
+    assert took >= 0.1
 
 
 def test_a_row_is_untold_where_the_machine_was_too_busy_and_nothing_else_is_wrong() -> None:

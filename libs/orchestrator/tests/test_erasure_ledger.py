@@ -19,6 +19,7 @@ from penguin_orchestrator.erasure_ledger import (
     WITHDRAWN,
     Entry,
     ErasureLedger,
+    LedgerAwayError,
     LedgerError,
     make_key,
     numbered,
@@ -260,3 +261,28 @@ def test_nothing_is_mended_where_the_two_contradict_each_other(ledger: ErasureLe
         with pytest.raises(LedgerError, match=r"the copy of 0+1\.erasure is another"):
             act()
     assert len(files(tmp_path / "copy")) == 1
+
+
+def test_a_folder_that_is_away_is_told_from_one_that_was_tampered_with(ledger: ErasureLedger, tmp_path: Path) -> None:
+    first = ledger.append(order(ledger))
+    folder, elsewhere = tmp_path / "ledger", tmp_path / "elsewhere"
+    folder.rename(elsewhere)
+    for process in (ledger, again(tmp_path)):
+        with pytest.raises(LedgerAwayError):
+            process.order(first.erasure_id)
+        with pytest.raises(LedgerAwayError):
+            process.append(order(ledger))
+    assert not folder.exists(), "nothing was begun anew in its place"
+    elsewhere.rename(folder)
+    assert ledger.order(first.erasure_id) == (first, [])
+    (record,) = files(folder)
+    data = record.read_bytes()
+    record.unlink()
+    record.mkdir()
+    with pytest.raises(LedgerAwayError, match="record 1 of the ledger cannot be read"):
+        again(tmp_path).entries()
+    record.rmdir()
+    record.write_bytes(data[:-10])
+    with pytest.raises(LedgerError) as damaged:
+        again(tmp_path).entries()
+    assert not isinstance(damaged.value, LedgerAwayError)

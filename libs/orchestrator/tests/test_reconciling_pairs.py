@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,6 +14,8 @@ from libs.orchestrator.tests.planting import World, datetime_ago, findings
 from penguin.oltp.v1 import reconcile_service_pb2 as pb
 from penguin.queue.v1 import queue_service_pb2 as queue_pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin.tier.v1 import tier_service_pb2 as tier_pb
+from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_chassis.pool import Database
 from penguin_orchestrator import etl, keys
 from penguin_orchestrator.clients import Tier
@@ -55,6 +58,17 @@ async def enqueued(tiers: dict[str, Tier], db: Database, tenant: UUID, email_ids
         await connection.execute(
             "UPDATE jobs SET created_at = $2 WHERE tenant_id = $1", tenant, datetime_ago(hours * 3600)
         )
+
+
+async def delivered(db: Database, tenant: UUID, count: int) -> None:
+    """Emails that went out sixty hours ago, counted in the ledger."""
+    ids = await queued(db, tenant, count, hours=60, status="sent")
+    async with db.tenant(tenant) as connection:
+        await connection.execute(
+            "INSERT INTO email_event_tallies (tenant_id, email_id, kind, count, first_at, last_at)"
+            " SELECT $1, id, 'sent', 1, $3, $3 FROM unnest($2::uuid[]) AS id",
+            tenant, [UUID(each) for each in ids], datetime_ago(60 * 3600),
+        )  # fmt: skip
 
 
 async def test_emails_that_lack_their_job_get_it_and_needless_jobs_are_told(
@@ -125,13 +139,7 @@ async def test_a_day_that_differs_from_its_recount_is_told_and_loaded_anew(
     reconcile: Any, world: World, all_tiers: dict[str, Tier], oltp_db: Database, olap_db: Database
 ) -> None:
     tenant = world.tenant
-    ids = await queued(oltp_db, tenant, 6, hours=60, status="sent")
-    async with oltp_db.tenant(tenant) as connection:
-        await connection.execute(
-            "INSERT INTO email_event_tallies (tenant_id, email_id, kind, count, first_at, last_at)"
-            " SELECT $1, id, 'sent', 1, $3, $3 FROM unnest($2::uuid[]) AS id",
-            tenant, [UUID(each) for each in ids], datetime_ago(60 * 3600),
-        )  # fmt: skip
+    await delivered(oltp_db, tenant, 6)
     day = datetime_ago(60 * 3600).date()
     await etl.refresh(all_tiers, tenant)
     agreed = await reconcile()
@@ -166,3 +174,27 @@ async def test_a_day_that_is_loaded_between_the_two_looks_is_no_finding(
     assert (await reconcile()).counts["found.differing_day"] == 0
     assert set(looks.values()) == {2}
     monkeypatch.setattr(FactsComparison, "_reported", reported)
+
+
+async def test_changes_that_nobody_loads_for_an_hour_are_told_and_loaded(
+    reconcile: Any, world: World, all_tiers: dict[str, Tier], oltp_db: Database, olap_db: Database
+) -> None:
+    tenant, day = world.tenant, datetime_ago(60 * 3600).date()
+    await delivered(oltp_db, tenant, 3)
+    assert (await reconcile()).counts["found.unloaded_day"] == 0, "this tenant was never loaded"
+    await etl.refresh(all_tiers, tenant)
+    await delivered(oltp_db, tenant, 5)
+    assert (await reconcile()).counts["found.unloaded_day"] == 0, "the next refresh will load it"
+    # It is closed, and its last facts were never loaded: an hour later somebody is told.
+    for name in ("olap", "oltp"):
+        request = tier_pb.CloseTenantRequest(tenant_id=str(tenant), request_id=str(uuid4()))
+        await all_tiers[name].call(all_tiers[name].stub(TierServiceStub).CloseTenant, request)
+    late = {"clock": lambda: time.time() + 3700}
+    dry = await reconcile(Terms(), **late)
+    assert await findings(all_tiers, dry) == {("unloaded_day", day.isoformat(), "")}
+    run = await reconcile(**late)
+    assert await findings(all_tiers, run) == {("unloaded_day", day.isoformat(), "loaded")}
+    async with olap_db.tenant(tenant) as connection:
+        billed = "SELECT emails_sent FROM billing_analytics WHERE tenant_id = $1 AND day = $2"
+        assert await connection.fetchval(billed, tenant, day) == 8
+    assert (await reconcile(**late)).counts["found.unloaded_day"] == 0

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from uuid import UUID, uuid4
 
+import grpc
 import pytest
 from libs.worker.tests.conftest import Configure
 from libs.worker.tests.receivers import Mailbox, ScriptedSmtp
@@ -19,6 +20,7 @@ from penguin.content.v1 import content_service_pb2 as content_pb
 from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin_devstack.ports import free_port
 from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.errors import TierError
 from penguin_testkit.peers import Peers
 from penguin_worker.refreshing import RefreshTicker
 
@@ -353,8 +355,28 @@ async def test_piled_up_refreshes_are_one(
 
 async def test_several_workers_tick_one_refresh_for_each_tenant(peers: Peers, tiers: dict[str, Tier]) -> None:
     peers.tenants.ids = [str(uuid4()) for _ in range(5)]
-    tickers = [RefreshTicker(tiers["oltp"], tiers["queue"], 60.0) for _ in range(3)]
+    tickers = [RefreshTicker(tiers, 60.0) for _ in range(3)]
     assert await asyncio.gather(*(ticker.tick(7) for ticker in tickers)) == [5, 5, 5]
     assert sorted(stored.job.tenant_id for stored in peers.queue.jobs.values()) == sorted(peers.tenants.ids)
     await tickers[0].tick(8)
     assert len(peers.queue.jobs) == 10
+
+
+async def test_tenants_closed_lately_are_refreshed_without_a_job(
+    peers: Peers, tiers: dict[str, Tier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refreshed: list[UUID] = []
+
+    async def refresh(_: object, tenant_id: UUID) -> None:
+        refreshed.append(tenant_id)
+        raise TierError("olap", grpc.StatusCode.UNAVAILABLE, "UNREACHABLE", "away")
+
+    monkeypatch.setattr("penguin_worker.refreshing.etl.refresh", refresh)
+    lately, before, *others = peers.tenants.ids = [str(uuid4()) for _ in range(5)]
+    now = datetime.now(UTC)
+    peers.tenants.closed = {lately: now - timedelta(days=2), before: now - timedelta(days=8)}
+    with pytest.raises(TierError):
+        await RefreshTicker(tiers, 60.0).tick(7)
+    assert refreshed == [UUID(lately)]
+    queued = sorted(stored.job.tenant_id for stored in peers.queue.jobs.values())
+    assert queued == sorted(others), "a closed tenant's refresh held up the others'"

@@ -48,6 +48,11 @@ class LedgerError(Exception):
     """The ledger cannot be written, or is not what was written; says where, never what stands there."""
 
 
+class LedgerAwayError(LedgerError):
+    """Its folder, or its copy's, cannot be read or written as things are, as when a disk is full or away: nothing is known to be
+    wrong with what was written."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One record. Of its kind: `address` for an order, `keys` for what was found; `digest` is its hash in the chain (hex)."""
@@ -114,15 +119,16 @@ class ErasureLedger:
 
         Raises LedgerError. An order is withdrawn then; the rest may be tried again.
         """
+        self.entries()  # before folders are made: one that is away must not be begun anew
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._copy.mkdir(parents=True, exist_ok=True)
             self._compare()
             written = self._add(entry)
             self._mend(self._folder, self._copy)
-        except OSError as error:
+        except (OSError, LedgerAwayError) as error:
             may_stand = entry.kind == ERASE and not self._taken_back(entry)
-            raise LedgerError(
+            raise LedgerAwayError(
                 f"the ledger cannot be written ({type(error).__name__})"
                 + (": what was ordered may stand in it" if may_stand else "")
             ) from None
@@ -136,7 +142,14 @@ class ErasureLedger:
             return self._read()
 
     def _read(self) -> list[Entry]:
-        names = sorted(each.name for each in self._folder.glob("*.erasure")) if self._folder.exists() else []
+        try:
+            stands = self._folder.exists()
+            names = sorted(each.name for each in self._folder.glob("*.erasure")) if stands else []
+            away = not stands and bool(self._entries or _names(self._copy))
+        except OSError as error:
+            raise LedgerAwayError(f"the ledger cannot be read ({type(error).__name__})") from None
+        if away:
+            raise LedgerAwayError("the ledger's folder is away: bring it back, or `penguin erasure recover`")
         if len(names) < len(self._entries):
             raise LedgerError("records of the ledger are gone: `penguin erasure recover`")
         for number in range(len(self._entries) + 1, len(names) + 1):
@@ -146,7 +159,7 @@ class ErasureLedger:
             try:
                 sealed = (self._folder / _name(number)).read_bytes()
             except OSError:
-                raise LedgerError(f"record {number} of the ledger cannot be read") from None
+                raise LedgerAwayError(f"record {number} of the ledger cannot be read") from None
             self._entries.append(self._unsealed(number, head, sealed))
         return list(self._entries)
 

@@ -199,35 +199,6 @@ async def test_a_defect_is_neither_read_as_a_refusal_nor_retried_for_ever(world:
     assert ("a", COMPENSATION) not in script.did
 
 
-async def test_when_patience_ends_it_is_given_back_and_another_finishes_it(world: World, script: Script) -> None:
-    definition, tenant = script.definition("a", "b", pivot="b"), uuid4()
-    script.fails["b", ACTION] = [unknown()]
-    with pytest.raises(SagaUnfinishedError) as unfinished:
-        await carried(world, definition, patience_s=0.05, tenant=tenant)
-    assert isinstance(unfinished.value.__cause__, TierError)
-    script.fails.clear()
-    recovery = asyncio.create_task(Recovery(Engine(world.tiers, Registry([definition]))).run())
-    journal = Engine(world.tiers, Registry([definition])).journal
-
-    async def finished() -> bool:
-        return (await journal.get(tenant, unfinished.value.held.id)).state == "succeeded"
-
-    try:
-        await until(finished, within_s=20)
-    finally:
-        recovery.cancel()
-    assert script.did == [("a", ACTION), ("b", ACTION)]
-
-
-async def test_after_many_rounds_it_is_stuck_rather_than_tried_for_ever(
-    world: World, script: Script, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engines, "ROUNDS", 1)
-    script.fails["a", ACTION] = [unknown()]
-    with pytest.raises(SagaStuckError):
-        await carried(world, script.definition("a", pivot="a"), patience_s=0.05)
-
-
 async def test_what_the_journal_refuses_to_note_is_stuck_and_not_done_for_ever(world: World, script: Script) -> None:
     definition, tenant = script.definition("a", "b", pivot="b"), uuid4()
     await world.owe_nothing()

@@ -26,6 +26,8 @@ from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.erasure_ledger import ERASE, Entry, ErasureLedger
 from penguin_orchestrator.messages import OutgoingEmail
+from penguin_orchestrator.sagas.carrying import Sagas, SagaUnfinishedError
+from penguin_orchestrator.sagas.definition import Registry
 from penguin_orchestrator.sagas.subjects import KIND, TIERS, Erasing
 from penguin_orchestrator.sending import Sender
 
@@ -124,6 +126,20 @@ async def test_a_closed_tenants_people_are_erased_all_the_same(
             raise AssertionError(f"closed {closing}") from error
         ends[held.state] += 1
     record_property("figure", f"{definition.id} in a tenant that is closed: {dict(sorted(ends.items()))}")
+
+
+async def test_an_order_is_not_refused_while_the_ledger_is_away(
+    world: World, ledger: ErasureLedger, tmp_path: Path
+) -> None:
+    scenario, sagas = scenarios.SCENARIOS[KIND], Sagas(world.tiers, Registry([Erasing(ledger).definition()]))
+    begun = await scenario.prepare(world)
+    (tmp_path / "ledger").rename(tmp_path / "elsewhere")
+    with pytest.raises(SagaUnfinishedError, match="LedgerAwayError"):
+        await sagas.carry_out(KIND, begun.tenant, begun.input, subject=begun.subject, patience_s=0.1)
+    (tmp_path / "elsewhere").rename(tmp_path / "ledger")
+    held = await sagas.carry_out(KIND, begun.tenant, begun.input, subject=begun.subject)
+    assert held.state == "succeeded"
+    await scenario.check(world, begun, True)
 
 
 STEPS = [step.name for step in UNOPENED.steps if UNOPENED.decided(step.name)]

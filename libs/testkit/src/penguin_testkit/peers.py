@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -202,10 +203,11 @@ class FakeCampaigns(campaign_grpc.CampaignServiceServicer):
 
 
 class FakeTenants(tenant_grpc.TenantServiceServicer):
-    """A list of tenants, two to a page."""
+    """A list of tenants, two to a page; some of them closed, since when."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
+        self.closed: dict[str, datetime] = {}
 
     async def ListTenants(  # noqa: N802
         self, request: tenant_pb.ListTenantsRequest, context: Any
@@ -213,6 +215,10 @@ class FakeTenants(tenant_grpc.TenantServiceServicer):
         first = int(request.page_token or 0)
         more = str(first + 2) if first + 2 < len(self.ids) else ""
         tenants = [tenant_pb.Tenant(id=each) for each in self.ids[first : first + 2]]
+        for tenant in tenants:
+            if tenant.id in self.closed:
+                tenant.status = tenant_pb.TENANT_STATUS_CLOSED
+                tenant.updated_at.FromDatetime(self.closed[tenant.id])
         return tenant_pb.ListTenantsResponse(tenants=tenants, next_page_token=more)
 
 

@@ -47,7 +47,7 @@ async def work(
             REFRESH: Kind(Refreshing(tiers).handle),
         }
         if config.etl_interval_s:
-            ticking = asyncio.create_task(RefreshTicker(tiers["oltp"], tiers["queue"], config.etl_interval_s).run())
+            ticking = asyncio.create_task(RefreshTicker(tiers, config.etl_interval_s).run())
             stack.push_async_callback(_ended, ticking)
         log.info("working on %s", ", ".join(kinds))
         memory.settle()

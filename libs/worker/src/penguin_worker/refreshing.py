@@ -1,6 +1,7 @@
 """Keeps OLAP's facts fresh: runs "olap.refresh", and enqueues one such job per tenant and interval.
 
-However many workers tick, a tenant gets one job for each interval: they mint the same request_id.
+However many workers tick, a tenant gets one job for each interval: they mint the same request_id. A closed tenant gets no job any
+more: what is recorded of its emails in the days after its close is loaded by the workers themselves, each of them.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from penguin.oltp.v1 import tenant_service_pb2 as tenant_pb
@@ -27,6 +28,8 @@ KIND = "olap.refresh"
 PAGE = 500
 PARALLEL = 8
 REMEMBERED = 10_000
+# So long after a tenant's close its facts are kept fresh: what becomes of its last emails is known by then.
+CLOSED_FOR = timedelta(days=7)
 
 
 class Refreshing:
@@ -55,11 +58,11 @@ class Refreshing:
 
 
 class RefreshTicker:
-    """Enqueues a refresh for every tenant once an interval (seconds)."""
+    """Enqueues a refresh for every tenant once an interval (seconds), and refreshes those closed lately."""
 
-    def __init__(self, oltp: Tier, queue: Tier, interval_s: float) -> None:
-        self._oltp = oltp
-        self._queue = queue
+    def __init__(self, tiers: Mapping[str, Tier], interval_s: float) -> None:
+        self._tiers = tiers
+        self._oltp, self._queue = tiers["oltp"], tiers["queue"]
         self._interval_s = interval_s
         self._standing = Standing("refresh")
 
@@ -77,25 +80,20 @@ class RefreshTicker:
 
     async def tick(self, bucket: int) -> int:
         """Enqueue the refreshes of one interval; returns for how many tenants. Raises TierError."""
-        places = asyncio.Semaphore(PARALLEL)
-
-        async def enqueue(tenant_id: str) -> None:
-            async with places:
-                await self._enqueue(tenant_id, bucket)
-
-        page_token, ticked = "", 0
+        page_token, ticked, closed = "", 0, list[str]()
         while True:
             request = tenant_pb.ListTenantsRequest(page_size=PAGE, page_token=page_token)
             page = await self._oltp.call(self._oltp.stub(TenantServiceStub).ListTenants, request)
             ids = [t.id for t in page.tenants if t.status != tenant_pb.TENANT_STATUS_CLOSED]
-            results = await asyncio.gather(*map(enqueue, ids), return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
+            await _each(ids, lambda tenant_id: self._enqueue(tenant_id, bucket))
             ticked += len(ids)
+            closed += [t.id for t in page.tenants if _closed_lately(t)]
             page_token = page.next_page_token
             if not page_token:
-                return ticked
+                break
+        # Last: where OLAP is away, the others have their jobs.
+        await _each(closed, lambda tenant_id: etl.refresh(self._tiers, UUID(tenant_id)))
+        return ticked
 
     async def _enqueue(self, tenant_id: str, bucket: int) -> None:
         job = pb.NewJob(
@@ -106,3 +104,22 @@ class RefreshTicker:
         )
         request = pb.EnqueueJobsRequest(tenant_id=tenant_id, jobs=[job])
         await self._queue.call(self._queue.stub(QueueServiceStub).EnqueueJobs, request)
+
+
+def _closed_lately(tenant: tenant_pb.Tenant) -> bool:
+    closed = tenant.status == tenant_pb.TENANT_STATUS_CLOSED
+    return closed and tenant.updated_at.ToDatetime(UTC) > datetime.now(UTC) - CLOSED_FOR
+
+
+async def _each(tenant_ids: Sequence[str], act: Callable[[str], Awaitable[object]]) -> None:
+    """Do so for every tenant, a few at a time; raises the first failure once all were tried."""
+    places = asyncio.Semaphore(PARALLEL)
+
+    async def one(tenant_id: str) -> None:
+        async with places:
+            await act(tenant_id)
+
+    results = await asyncio.gather(*map(one, tenant_ids), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

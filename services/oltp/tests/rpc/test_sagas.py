@@ -141,6 +141,20 @@ async def test_a_done_step_stays_done_and_keeps_its_keys(book: Book) -> None:
     assert (step.state, step.keys, step.attempts) == (DONE, b'{"key":"k"}', 3)
 
 
+async def test_rounds_are_counted_since_a_step_ended_or_came_further(book: Book) -> None:
+    saga = await book.create(uuid4())
+    rounds: list[int] = []
+    for told in (
+        change("first", BEGUN), change("first", BEGUN), change("first", BEGUN, result=b'{"line":1}'),
+        change("first", BEGUN, result=b'{"line":1}'), change("first", DONE, result=b'{"line":2}'),
+        change("second", BEGUN),
+    ):  # fmt: skip
+        await book.advance(saga, RUNNING, told, due_in=Duration())
+        rounds.append((await book.get(saga)).attempts)
+        (saga,) = await book.claim()
+    assert rounds == [1, 2, 1, 2, 1, 2]
+
+
 async def test_no_two_unfinished_sagas_of_a_kind_are_about_the_same(book: Book) -> None:
     tenant = uuid4()
     begun = await asyncio.gather(*(book.create(tenant, subject="c", owner=f"o{n}") for n in range(8)))

@@ -59,7 +59,7 @@ class Cell:
     def recovered(self, seconds: float | None) -> None:
         """Take down when the column worked again after the fault (None: not in time)."""
         self.recovered_s = seconds
-        if seconds is None:
+        if seconds is None or seconds > RECOVERY_S:
             self.problems.append(f"did not work again within {RECOVERY_S:g} s")
 
 

@@ -67,16 +67,17 @@ class Stand:
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], within_s: float, poll_s: float = POLL_S) -> float | None:
-    """Seconds until it holds; None when that takes longer. What it raises for a tier or database that is away counts as no."""
+    """Seconds until it holds; None when that takes longer, however late the last try began. What it raises for a tier or
+    database that is away counts as no."""
     began = time.monotonic()
     while True:
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(max(0.0, began + within_s - time.monotonic())):
                 if await holds():
                     return time.monotonic() - began
         except (TierError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             pass
-        if time.monotonic() - began > within_s:
+        if time.monotonic() - began >= within_s:
             return None
         await asyncio.sleep(poll_s)
 

@@ -1,10 +1,10 @@
 """Compares OLAP's cells with a recount of the ledger, day by day: what is billed of the day, and what stands of it in every
-table of sums, campaigns', steps' and mailboxes'."""
+table of sums, campaigns', steps' and mailboxes'; and looks for days that nobody loads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +22,8 @@ from penguin_orchestrator.reconciling.reading import refusal, unchanged
 # Days that are counted anew in one run: each is over, and is counted in as many runs.
 DAYS = 7
 TIMEOUT_S = 25.0
+# Changes are loaded within minutes: what has waited for so long waits for nobody.
+WAITED = timedelta(hours=1)
 BILLED = {"sent": "emails_sent", "delivered": "emails_delivered", "bounced": "emails_bounced"}
 
 PAGE = 1000
@@ -49,6 +51,22 @@ class FactsComparison:
         still = set(await self._loaded()) if differing else set[str]()
         return len(days), [day for day in differing if day in still]
 
+    async def unloaded(self, now: datetime) -> list[str]:
+        """Days with changes that have waited to be loaded for longer than an hour; none before the first load."""
+        mark = await self._watermark()
+        if not mark.cursor:
+            return []
+        # What was there to be read when it was last loaded is loaded.
+        last = max(mark.data_through.ToDatetime(UTC), mark.committed_at.ToDatetime(UTC))
+        return await self._changed(mark.cursor) if last < now - WAITED else []
+
+    async def refresh(self) -> None:
+        """Load whatever waits. Raises LeftOutError too."""
+        try:
+            await etl.refresh(self._tiers, self._tenant_id)
+        except TierError as error:
+            raise unchanged(error) from None
+
     async def reload(self, day: str) -> None:
         """Load the day as it is counted now. Raises LeftOutError too."""
         try:
@@ -58,13 +76,22 @@ class FactsComparison:
 
     async def _loaded(self) -> list[str]:
         """Days without a change that waits to be loaded; none before the first load."""
-        get = pb.GetWatermarkRequest(tenant_id=str(self._tenant_id), source=etl.SOURCE)
-        cursor = (await _ask(self._olap, self._olap.stub(FactsServiceStub).GetWatermark, get)).watermark.cursor
+        cursor = (await self._watermark()).cursor
         if not cursor:
             return []
+        changed = set(await self._changed(cursor))
+        return [day for day in self._days if day not in changed]
+
+    async def _watermark(self) -> pb.Watermark:
+        get = pb.GetWatermarkRequest(tenant_id=str(self._tenant_id), source=etl.SOURCE)
+        reply: pb.GetWatermarkResponse = await _ask(self._olap, self._olap.stub(FactsServiceStub).GetWatermark, get)
+        return reply.watermark
+
+    async def _changed(self, cursor: str) -> list[str]:
+        """Days that have changed since."""
         request = ledger_pb.ListChangedDaysRequest(tenant_id=str(self._tenant_id), cursor=cursor)
         changed = await _ask(self._oltp, self._oltp.stub(LedgerServiceStub).ListChangedDays, request)
-        return [day for day in self._days if day not in set(changed.days)]
+        return list(changed.days)
 
     async def _differs(self, day: str) -> bool:
         return await self._recounted(day) != await self._reported(day)

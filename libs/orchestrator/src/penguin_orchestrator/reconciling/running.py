@@ -189,22 +189,31 @@ class Reconciler:
         ])  # fmt: skip
 
     async def _compare_facts(self, work: _Work, tenant_id: UUID) -> None:
-        """Compare OLAP's cells with a recount; a day that differs is loaded anew."""
+        """Compare OLAP's cells with a recount; a day that differs is loaded anew, as is what waits to be loaded for too long."""
         part = work.receipt.part(tenant_id, FACTS)
         if part.done:
             return
-        today = datetime.fromtimestamp(self._clock(), UTC).date()
-        comparison = FactsComparison(self._tiers, tenant_id, today)
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        comparison = FactsComparison(self._tiers, tenant_id, now.date())
+        unloaded = await comparison.unloaded(now)
+        if unloaded and work.terms.apply:
+            await work.receipt.record(part)
+            await comparison.refresh()
         days, differing = await comparison.run()
         if differing and work.terms.apply:
             await work.receipt.record(part)
             for day in differing:
                 await comparison.reload(day)
             part.counts["reloaded"] += len(differing)
-        part.counts.update({"days": days, f"{FOUND}differing_day": len(differing)})
+        part.counts.update(
+            {"days": days, f"{FOUND}differing_day": len(differing), f"{FOUND}unloaded_day": len(unloaded)}
+        )
         part.done = True
         done = "reloaded" if work.terms.apply else ""
-        await work.receipt.record(part, [Found("differing_day", day, "olap.facts", done) for day in differing])
+        await work.receipt.record(part, [
+            *(Found("differing_day", day, "olap.facts", done) for day in differing),
+            *(Found("unloaded_day", day, "olap.facts", "loaded" if done else "") for day in unloaded),
+        ])  # fmt: skip
 
     async def _look_for_erased(self, work: _Work, tenant_id: UUID) -> None:
         """Look for people who were erased; without the ledger nobody knows whom to look for, and that is counted."""

@@ -17,6 +17,7 @@ import grpc
 
 from penguin_chassis.defects import places
 from penguin_orchestrator.clients import Tier
+from penguin_orchestrator.erasure_ledger import LedgerAwayError
 from penguin_orchestrator.errors import CLOSED, TierError
 from penguin_orchestrator.messages import OutcomeUnknownError
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
@@ -30,7 +31,8 @@ RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
 # How often what is refused for good, and must be done all the same, is tried in one round; then the saga is stuck.
 REFUSALS = 3
-# A saga given back is due again after this long, doubling (seconds); after so many rounds without end it is stuck.
+# A saga given back is due again after this long, doubling (seconds); after so many rounds in a row in which nothing of it worked
+# it is stuck.
 DUE_MIN_S = 1.0
 DUE_MAX_S = 15.0
 ROUNDS = 300
@@ -70,13 +72,13 @@ class Engine:
     async def run(
         self, held: Held, *, patience_s: float, progress: Callable[[Mapping[str, Any]], None] | None = None
     ) -> Ending:
-        """Carry a saga that is ours on until it is finished, is stuck, or `patience_s` seconds of failures have passed: it
-        is given back then. One that the journal refuses to note what has come of is stuck. Raises OwnerLostError, TierError
-        (the journal is away: whoever claims it goes on)."""
+        """Carry a saga that is ours on until it is finished, is stuck, or `patience_s` seconds of failures have passed since a
+        step last ended or came further: it is given back then. One that the journal refuses to note what has come of is stuck.
+        Raises OwnerLostError, TierError (the journal is away: whoever claims it goes on)."""
         definition = self.registry.find(held.kind, held.version)
         if definition is None:
             raise KeyError(f"{held.kind}/{held.version}")
-        run = _Run(self, definition, held, time.monotonic() + patience_s, progress)
+        run = _Run(self, definition, held, patience_s, progress)
         try:
             if not held.undoing:
                 await run.forward()
@@ -106,14 +108,18 @@ class _Run:
     """One saga in hand."""
 
     def __init__(
-        self, engine: Engine, definition: Definition, held: Held, ends: float,
+        self, engine: Engine, definition: Definition, held: Held, patience_s: float,
         progress: Callable[[Mapping[str, Any]], None] | None,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._definition = definition
         self._held = held
-        self._ends = ends
+        self._patience_s = patience_s
         self._progress = progress
+        self._began = self._standing()
+        # How it stood at the first failure since something last worked, and when patience with these ends.
+        self._failing: str | None = None
+        self._ends = 0.0
         self.failure: Exception | None = None
 
     async def forward(self) -> None:
@@ -190,14 +196,27 @@ class _Run:
             await journal.advance(held, "abandoned", changes, error=given_up)
             return
         error = described(self.failure) if self.failure is not None and how != "done" else ""
-        if how == "later" and held.rounds + 1 >= ROUNDS:
+        # As the journal counts: rounds before something worked are forgiven.
+        rounds = held.rounds if self._standing() == self._began else 0
+        if how == "later" and rounds + 1 >= ROUNDS:
             how = "stuck"
         if how == "later":
-            delay = min(DUE_MIN_S * 2 ** min(held.rounds, 10), DUE_MAX_S) * random.uniform(0.5, 1.0)
+            delay = min(DUE_MIN_S * 2 ** min(rounds, 10), DUE_MAX_S) * random.uniform(0.5, 1.0)
             await journal.advance(held, moving, changes, due_in_s=delay, error=error)
             return
         state = {"done": ended, "stuck": "stuck", "refused": "compensating"}[how]
         await journal.advance(held, state, changes, error=error)
+
+    def _standing(self) -> str:
+        """What has come of all steps by now."""
+        told = [(r.step, r.operation, r.state, r.result) for r in self._held.records.values()]
+        return repr([each for each in told if each[2] != "begun" or each[3]])
+
+    def _patience_ends(self) -> float:
+        """Until when failures are borne, after one of them (monotonic seconds)."""
+        if (standing := self._standing()) != self._failing:
+            self._failing, self._ends = standing, time.monotonic() + self._patience_s
+        return self._ends
 
     def _begin(self, step: Step, operation: str) -> Record:
         """The step's record, with what is minted for it the first time."""
@@ -228,7 +247,7 @@ class _Run:
                 if refusals >= REFUSALS:
                     return _Outcome("stuck", failure)
                 pause = max(getattr(failure, "retry_after_s", None) or 0.0, delay * random.uniform(0.5, 1.0))
-                if time.monotonic() + pause >= self._ends:
+                if time.monotonic() + pause >= self._patience_ends():
                     return _Outcome("later", failure)
             else:
                 record.state, record.last_error = "done", ""
@@ -258,7 +277,7 @@ def _verdict(failure: Exception) -> str:
     """Whether to ask again (later), to undo (refused), to undo or give up (closed), or to call somebody (defect)."""
     if isinstance(failure, RefusedError):
         return "refused"
-    if isinstance(failure, OutcomeUnknownError):
+    if isinstance(failure, OutcomeUnknownError | LedgerAwayError):
         return "later"
     if not isinstance(failure, TierError):
         log.error("a step failed: %s", type(failure).__name__, extra={"places": places(failure)})

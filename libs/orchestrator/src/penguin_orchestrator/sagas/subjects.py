@@ -22,6 +22,7 @@ from penguin_orchestrator.erasure_ledger import (
     WITHDRAWN,
     Entry,
     ErasureLedger,
+    LedgerAwayError,
     LedgerError,
     ended,
     numbered,
@@ -72,10 +73,14 @@ class Erasing:
         refused where the ledger lacks what OLTP was told before."""
         try:
             order, _ = await self._ordered(deed)
+        except LedgerAwayError:
+            raise
         except LedgerError as error:
             raise RefusedError("the ledger has no such erasure") from error
         try:
             await self._tell(deed, order, ("oltp",))
+        except LedgerAwayError:
+            raise
         except LedgerError as error:
             raise RefusedError("the ledger lacks records") from error
         return {"chain_head": order.digest}
@@ -93,6 +98,8 @@ class Erasing:
             return
         try:
             order, _ = await self._ordered(deed)
+        except LedgerAwayError:
+            raise
         except LedgerError:
             return
         await asyncio.to_thread(self._ledger.append, ended(order, WITHDRAWN))

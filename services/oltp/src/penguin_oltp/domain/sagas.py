@@ -3,6 +3,7 @@ definition of any. The clock is passed in."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -28,7 +29,8 @@ OWNERS_LOST = "OWNERS_LOST"
 
 @dataclass(frozen=True)
 class Saga:
-    """One saga. `due_at`: from when anybody may claim it, the end of its owner's lease included; None: nobody may."""
+    """One saga. `due_at`: from when anybody may claim it, the end of its owner's lease included; None: nobody may.
+    `attempts`: how often it was given back since a step of it last ended or came further."""
 
     tenant_id: UUID
     id: UUID
@@ -105,6 +107,16 @@ class Advance:
 def conflict(saga: Saga, message: str) -> FailedPrecondition:
     """The saga's state does not allow it."""
     return FailedPrecondition(message, metadata={"resource": "saga", "state": saga.state})
+
+
+def forgiven(saga: Saga, standing: Iterable[SagaStep], changes: Iterable[Change]) -> Saga:
+    """The saga with its rounds counted anew, where a step has ended or come further than what stands of it."""
+    results = {(each.step, each.operation): each.result for each in standing}
+    worked = any(
+        change.state != "begun" or (change.result or b"{}") not in {b"{}", results.get((change.step, change.operation))}
+        for change in changes
+    )
+    return replace(saga, attempts=0) if worked else saga
 
 
 def advance(saga: Saga, told: Advance, at: datetime) -> Saga:

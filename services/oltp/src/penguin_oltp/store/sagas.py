@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -59,9 +59,10 @@ class SagaStore:
 
         async def act(connection: Connection) -> Saga:
             held = await _hold(connection, step.tenant_id, saga_id)
-            moved = sagas.advance(held, told, step.at)
+            standing = await _standing(connection, held) if told.changes else ()
+            moved = sagas.advance(sagas.forgiven(held, standing, told.changes), told, step.at)
             await _journal(
-                connection, held, told.changes, lambda record, change: sagas.journal(record, change, step.at)
+                connection, held, standing, told.changes, lambda record, change: sagas.journal(record, change, step.at)
             )
             if moved.state == sagas.STUCK:
                 await _stop(connection, moved, step.at)
@@ -88,9 +89,11 @@ class SagaStore:
         async def act(connection: Connection) -> Journaled:
             held = await _hold(connection, step.tenant_id, saga_id)
             moved = sagas.skip(held, actor, reason, step.at)
+            standing = await _standing(connection, held)
             await _journal(
-                connection, held, [change], lambda record, told: sagas.skipped(record, told, actor, reason, step.at)
-            )
+                connection, held, standing, [change],
+                lambda record, told: sagas.skipped(record, told, actor, reason, step.at),
+            )  # fmt: skip
             await _move(connection, moved)
             return await _with_steps(connection, moved)
 
@@ -191,19 +194,21 @@ async def _steps(connection: Connection, tenant_id: UUID, saga_ids: list[UUID]) 
 
 
 async def _with_steps(connection: Connection, saga: Saga) -> Journaled:
-    steps = await _steps(connection, saga.tenant_id, [saga.id])
-    return Journaled(saga, tuple(steps.get(saga.id, ())))
+    return Journaled(saga, tuple(await _standing(connection, saga)))
+
+
+async def _standing(connection: Connection, saga: Saga) -> Sequence[SagaStep]:
+    """The saga's steps as they were last journaled."""
+    return (await _steps(connection, saga.tenant_id, [saga.id])).get(saga.id, ())
 
 
 async def _journal(
-    connection: Connection, saga: Saga, changes: Sequence[Change], write: Callable[[SagaStep | None, Change], SagaStep]
-) -> None:
+    connection: Connection, saga: Saga, steps: Iterable[SagaStep], changes: Sequence[Change],
+    write: Callable[[SagaStep | None, Change], SagaStep],
+) -> None:  # fmt: skip
     if not changes:
         return
-    standing = {
-        (record.step, record.operation): record
-        for record in (await _steps(connection, saga.tenant_id, [saga.id])).get(saga.id, ())
-    }
+    standing = {(record.step, record.operation): record for record in steps}
     # Of a step that is named twice the last word counts.
     for change in changes:
         key = (change.step, change.operation)

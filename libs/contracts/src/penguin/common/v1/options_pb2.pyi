@@ -43,7 +43,7 @@ class Authorization(_message.Message):
     not_while_restoring: _builtins.bool
     """May not be called then by the platform either: what it tells of such a database is not to be acted on."""
     after_close: _builtins.bool
-    """May be called for a tenant that is closed: it ends, or takes back, what was acknowledged before."""
+    """May be called for a tenant that is closed: it ends, takes back or counts what was acknowledged before."""
     def __init__(
         self,
         *,

@@ -65,7 +65,8 @@ class FactsServiceServicer:
 
     def LoadDay(self, request, context):
         """LoadDay replaces all cells of one (tenant, day). A load older than the one stored (by computed_at), or of the same
-        moment with other counts, is answered as stale and changes nothing.
+        moment with other counts, is answered as stale and changes nothing. After a tenant's close it is loaded all the same: what
+        was sent before is told and billed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

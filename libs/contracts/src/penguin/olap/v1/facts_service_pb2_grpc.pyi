@@ -37,7 +37,8 @@ class FactsServiceStub:
     def __new__(cls, channel: _aio.Channel) -> FactsServiceAsyncStub: ...
     LoadDay: _grpc.UnaryUnaryMultiCallable[_facts_service_pb2.LoadDayRequest, _facts_service_pb2.LoadDayResponse]
     """LoadDay replaces all cells of one (tenant, day). A load older than the one stored (by computed_at), or of the same
-    moment with other counts, is answered as stale and changes nothing.
+    moment with other counts, is answered as stale and changes nothing. After a tenant's close it is loaded all the same: what
+    was sent before is told and billed.
     """
     CommitWatermark: _grpc.UnaryUnaryMultiCallable[_facts_service_pb2.CommitWatermarkRequest, _facts_service_pb2.CommitWatermarkResponse]
     """CommitWatermark records how far a source has been loaded. One that lies before the stored one changes nothing; the
@@ -59,7 +60,8 @@ class FactsServiceAsyncStub(FactsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     LoadDay: _aio.UnaryUnaryMultiCallable[_facts_service_pb2.LoadDayRequest, _facts_service_pb2.LoadDayResponse]  # type: ignore[assignment]
     """LoadDay replaces all cells of one (tenant, day). A load older than the one stored (by computed_at), or of the same
-    moment with other counts, is answered as stale and changes nothing.
+    moment with other counts, is answered as stale and changes nothing. After a tenant's close it is loaded all the same: what
+    was sent before is told and billed.
     """
     CommitWatermark: _aio.UnaryUnaryMultiCallable[_facts_service_pb2.CommitWatermarkRequest, _facts_service_pb2.CommitWatermarkResponse]  # type: ignore[assignment]
     """CommitWatermark records how far a source has been loaded. One that lies before the stored one changes nothing; the
@@ -84,7 +86,8 @@ class FactsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_facts_service_pb2.LoadDayResponse, _abc.Awaitable[_facts_service_pb2.LoadDayResponse]]:
         """LoadDay replaces all cells of one (tenant, day). A load older than the one stored (by computed_at), or of the same
-        moment with other counts, is answered as stale and changes nothing.
+        moment with other counts, is answered as stale and changes nothing. After a tenant's close it is loaded all the same: what
+        was sent before is told and billed.
         """
 
     @_abc_1.abstractmethod

@@ -204,7 +204,7 @@ class Saga(_message.Message):
     owner_epoch: _builtins.int
     """Counts its owners: what an earlier one journals is refused."""
     attempts: _builtins.int
-    """How often it was given back without having come to its end."""
+    """How often it was given back since a step of it last ended or came further."""
     last_error: _builtins.str
     """The class of the failure that it was last given back, undone, stuck or given up for."""
     reason: _builtins.str
