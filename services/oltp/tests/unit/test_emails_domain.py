@@ -38,6 +38,7 @@ def outcome(word: str, attempt: int = 1, *, final: bool = False) -> Outcome:
         (replace(QUEUED, send_at=AT + timedelta(hours=1)), {}, "early", "queued"),
         (SENDING, {}, "held", "outcome_unknown"),
         (SENDING, {"policy": "resend"}, "send", "sending"),
+        (SENDING, {"policy": "resend", "suppressed": True}, "held", "outcome_unknown"),
         (UNKNOWN, {"policy": "resend"}, "held", "outcome_unknown"),
         (replace(SENDING, status="sent"), {}, "done", "sent"),
         (replace(SENDING, status="cancelled"), {}, "done", "cancelled"),

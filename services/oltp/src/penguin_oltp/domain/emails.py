@@ -151,13 +151,13 @@ def start(email: Email, *, at: datetime, suppressed: bool, policy: str, cancelle
     `suppressed`: the recipient must not be written to. `cancelled`: the email's campaign was, or its tenant is closed, and
     this one with it.
     An email found in sending belongs to a worker that went silent: its outcome is unknown, and only a tenant who chose
-    so has it sent again.
+    so has it sent again, to nobody who must not be written to by now (the email itself may be why).
     """
     if email.status in FINAL:
         return Started("done", email)
     if email.status == OUTCOME_UNKNOWN:
         return Started("held", email)
-    if email.status == SENDING and policy != RESEND:
+    if email.status == SENDING and (suppressed or policy != RESEND):
         return Started("held", replace(email, status=OUTCOME_UNKNOWN, version=email.version + 1))
     if cancelled and email.status == QUEUED:
         return Started("done", replace(email, status=CANCELLED, finished_at=at, version=email.version + 1))
