@@ -22,6 +22,7 @@ from penguin.oltp.v1.suppression_service_pb2_grpc import SuppressionServiceStub
 from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
 from penguin_chassis import outbox
 from penguin_chassis.pool import Database
+from penguin_oltp.domain.emails import LATEST
 from penguin_testkit.calling import Refused, TierClient
 from penguin_testkit.holds import SUBJECT_KEY, subject
 
@@ -112,6 +113,19 @@ async def test_a_missing_lead_sinks_only_its_own_item(oltp: TierClient, stub: Em
     assert reply.results[0].error.reason == errors_pb2.ERROR_REASON_REFERENCE_MISSING
     assert reply.results[0].error.field == "lead_id"
     assert reply.results[1].email.id
+
+
+async def test_what_is_to_be_sent_in_another_age_is_refused_alone(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, db: Database
+) -> None:
+    """No job is taken for it: it would be owed for ever."""
+    end = Timestamp(seconds=int(LATEST.timestamp()))
+    last = Timestamp(seconds=end.seconds - 1, nanos=999_999_000)
+    request = create_request(tenant, new_email(send_at=end), new_email(send_at=last))
+    late, created = (await oltp.call(stub.BatchCreateEmails, request)).results
+    assert (late.error.code, late.error.field) == (grpc.StatusCode.INVALID_ARGUMENT.value[0], "send_at")
+    (jobs,) = [payload["jobs"] for _, kind, payload in await owed(db, tenant) if kind == "enqueue_jobs"]
+    assert [job["email_id"] for job in jobs] == [created.email.id]
 
 
 async def test_a_job_goes_by_the_rate_of_its_emails_mailbox(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from uuid import UUID
 
-from penguin_chassis.faults import FailedPrecondition, Fault
+from penguin_chassis.faults import FailedPrecondition, Fault, InvalidArgument
 
 QUEUED = "queued"
 SENDING = "sending"
@@ -17,6 +17,9 @@ OUTCOME_UNKNOWN = "outcome_unknown"
 SUPPRESSED = "suppressed"
 CANCELLED = "cancelled"
 FINAL = frozenset({SENT, FAILED, SUPPRESSED, CANCELLED})
+
+# Before this an email is to be sent: the calendar has an end, and no job is taken that is to be due later.
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
 HOLD = "hold"
 RESEND = "resend"
@@ -143,6 +146,12 @@ def claimable(claim_by: datetime, at: datetime) -> None:
         raise FailedPrecondition(
             "The content's claim_by has passed.", reason="CONTENT_CLAIM_EXPIRED", field="content_claim_by"
         )
+
+
+def sendable(send_at: datetime | None) -> None:
+    """Raise InvalidArgument for a moment at which no email can be sent any more."""
+    if send_at is not None and send_at >= LATEST:
+        raise InvalidArgument(f"send_at is not before the year {LATEST.year}.", field="send_at")
 
 
 def start(email: Email, *, at: datetime, suppressed: bool, policy: str, cancelled: bool = False) -> Started:

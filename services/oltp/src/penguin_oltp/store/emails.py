@@ -16,7 +16,7 @@ from penguin_chassis.faults import AlreadyExists, FailedPrecondition, Fault, Not
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_oltp.domain.campaigns import ENDED
-from penguin_oltp.domain.emails import Attempt, Created, CreatedEmail, Email, NewEmail, Tally, claimable
+from penguin_oltp.domain.emails import Attempt, Created, CreatedEmail, Email, NewEmail, Tally, claimable, sendable
 from penguin_oltp.store import rows
 from penguin_oltp.store.subjects import WRITING, erased_among, kept_too
 
@@ -118,7 +118,7 @@ async def _write(
 ) -> list[Fault | None]:
     """Insert the emails that can be, and owe what follows from them; answers why not, in order."""
     named = rows.firsts(emails)
-    faulty = await _missing(connection, tenant_id, emails) | await _ended(connection, tenant_id, emails)
+    faulty = await _missing(connection, tenant_id, emails) | await _ended(connection, tenant_id, emails) | _late(emails)
     inserted, holds = await _insert(
         connection, tenant_id, [e for e in named.values() if e.id not in faulty], generation, at
     )
@@ -136,6 +136,17 @@ async def _write(
 
 def _created(email: NewEmail) -> CreatedEmail:
     return CreatedEmail(email.id, email.message_id, email.content_storage_key)
+
+
+def _late(emails: Sequence[NewEmail]) -> dict[UUID, Fault]:
+    """Emails that could never have a job."""
+    late: dict[UUID, Fault] = {}
+    for email in emails:
+        try:
+            sendable(email.send_at)
+        except Fault as fault:
+            late[email.id] = fault
+    return late
 
 
 async def _missing(connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail]) -> dict[UUID, Fault]:

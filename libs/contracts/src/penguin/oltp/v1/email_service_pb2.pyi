@@ -418,7 +418,7 @@ class NewEmail(_message.Message):
     """
     @_builtins.property
     def send_at(self) -> _timestamp_pb2.Timestamp:
-        """Not to be sent before this; absent means now."""
+        """Not to be sent before this; absent means now. Before the year 9000: any other is refused, alone."""
 
     def __init__(
         self,
