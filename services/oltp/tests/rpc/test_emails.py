@@ -340,6 +340,26 @@ async def test_only_queued_emails_are_cancelled(oltp: TierClient, stub: EmailSer
         assert list(reply.skipped_ids) == [sending.id]
 
 
+async def test_what_waits_and_what_was_left_in_sending_for_an_hour_is_requeued(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, db: Database
+) -> None:
+    queued, left, begun, sent = [(await create(oltp, stub, tenant)).id for _ in range(4)]
+    for each in (left, begun, sent):
+        await start(oltp, stub, tenant, each)
+    await record(oltp, stub, tenant, sent, pb.ATTEMPT_OUTCOME_SENT)
+    async with db.tenant(tenant) as connection:
+        ago = "UPDATE emails SET sending_at = sending_at - interval '61 minutes' WHERE tenant_id = $1 AND id = ANY ($2)"
+        await connection.execute(ago, tenant, [UUID(left), UUID(sent)])
+        await connection.execute("DELETE FROM outbox WHERE tenant_id = $1", tenant)
+    ids = [queued, left, begun, sent]
+    request = pb.RequeueEmailsRequest(tenant_id=str(tenant), request_id=str(uuid4()), email_ids=ids)
+    for _ in range(2):
+        reply = await oltp.call(stub.RequeueEmails, request)
+        assert (list(reply.requeued_ids), list(reply.skipped_ids)) == (sorted([queued, left]), sorted([begun, sent]))
+    ((_, _, payload),) = await owed(db, tenant)
+    assert [job["email_id"] for job in payload["jobs"]] == sorted([queued, left])
+
+
 async def test_what_a_worker_puts_back_is_not_sent_once_the_tenant_is_closed(
     oltp: TierClient, stub: EmailServiceStub, tenant: UUID
 ) -> None:

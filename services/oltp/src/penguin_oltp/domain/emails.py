@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from uuid import UUID
 
@@ -20,6 +20,9 @@ FINAL = frozenset({SENT, FAILED, SUPPRESSED, CANCELLED})
 
 # Before this an email is to be sent: the calendar has an end, and no job is taken that is to be due later.
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+
+# What has been in sending for longer is no worker's any more, if it has no job: a hand-over takes minutes.
+SILENT = timedelta(hours=1)
 
 HOLD = "hold"
 RESEND = "resend"

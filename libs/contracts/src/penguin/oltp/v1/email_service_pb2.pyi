@@ -1222,7 +1222,7 @@ class RequeueEmailsResponse(_message.Message):
     def requeued_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def skipped_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids that are no longer queued, or are not the tenant's."""
+        """Ids that are neither queued nor sending for an hour, or are not the tenant's."""
 
     def __init__(
         self,
