@@ -72,7 +72,6 @@ async def left(play: Play, act: Act, chronicle: Chronicle) -> list[str]:
     keys = [each.storage_key for each in theirs.values()]
     if await world.rows("content", THEIRS, tenant, keys):
         found.append("erased, and a body written to the person is kept")
-    begun = [c for c in chronicle.claims.values() if c.email_id in theirs and c.at > ended]
-    if any(claim.attempt == 1 or act.tenant.policy != "resend" for claim in begun):
+    if any(claim.email_id in theirs and claim.at > ended for claim in chronicle.claims.values()):
         found.append("erased, and an email to the person was given to a worker later")
     return found

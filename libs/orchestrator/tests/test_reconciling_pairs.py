@@ -11,7 +11,9 @@ import grpc
 import pytest
 from libs.orchestrator.tests.planting import World, datetime_ago, findings
 
+from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin.oltp.v1 import reconcile_service_pb2 as pb
+from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin.queue.v1 import queue_service_pb2 as queue_pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin.tier.v1 import tier_service_pb2 as tier_pb
@@ -125,6 +127,44 @@ async def test_a_ledger_too_great_to_be_looked_through_in_time_ends_no_run(
     breaks["oltp"].breaks("ListEmails", Break(None))
     run = await reconcile()
     assert (run.status, run.counts["jobs_cut"]) == (pb.RECONCILE_STATUS_FINISHED, 1)
+
+
+async def sending(db: Database, tenant: UUID, email_ids: list[str], *, hours: float) -> list[str]:
+    """Begun so long ago by workers of whom nothing was heard since."""
+    async with db.tenant(tenant) as connection:
+        begun = "UPDATE emails SET status = 'sending', attempt = 1, sending_at = $3 WHERE tenant_id = $1 AND id = ANY ($2::uuid[])"
+        await connection.execute(begun, tenant, email_ids, datetime_ago(hours * 3600))
+    return email_ids
+
+
+@pytest.mark.parametrize(("policy", "decision", "status"), [
+    ("hold", email_pb.ATTEMPT_DECISION_HELD, email_pb.EMAIL_STATUS_OUTCOME_UNKNOWN),
+    ("resend", email_pb.ATTEMPT_DECISION_SEND, email_pb.EMAIL_STATUS_SENDING),
+])  # fmt: skip
+async def test_emails_left_in_sending_without_a_job_get_one_that_settles_them(
+    reconcile: Any, world: World, all_tiers: dict[str, Tier], oltp_db: Database, queue_db: Database, policy: str,
+    decision: int, status: int,
+) -> None:  # fmt: skip
+    tenant, oltp = world.tenant, all_tiers["oltp"]
+    async with oltp_db.tenant(tenant) as connection:
+        await connection.execute("UPDATE tenants SET unknown_outcome_policy = $2 WHERE tenant_id = $1", tenant, policy)
+    have, left, begun = [await queued(oltp_db, tenant, count, hours=50) for count in (1, 3, 2)]
+    await sending(oltp_db, tenant, [*have, *left], hours=5)
+    await sending(oltp_db, tenant, begun, hours=0.5)
+    await enqueued(all_tiers, queue_db, tenant, have, hours=5)
+
+    run = await reconcile()
+    assert (run.counts["found.lacking_job"], run.counts["requeued"]) == (3, 3)
+    assert await findings(all_tiers, run) == {("lacking_job", each, "requeued") for each in left}
+    await Relay(oltp, all_tiers, 200).turn()
+    assert (await reconcile()).counts["found.lacking_job"] == 0
+    async with queue_db.tenant(tenant) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM jobs WHERE tenant_id = $1", tenant) == 1 + 3
+    request = email_pb.BatchStartAttemptsRequest(tenant_id=str(tenant))
+    for each in left:
+        request.attempts.add(request_id=str(uuid4()), email_id=each)
+    results = (await oltp.call(oltp.stub(EmailServiceStub).BatchStartAttempts, request)).results
+    assert [(each.started.decision, each.started.email.status) for each in results] == [(decision, status)] * 3
 
 
 async def test_a_queue_that_is_away_ends_the_run(reconcile: Any, breaks: dict[str, Faults]) -> None:

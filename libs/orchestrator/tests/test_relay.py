@@ -7,14 +7,14 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from libs.orchestrator.tests.conftest import Make
-from libs.orchestrator.tests.stored import contents, jobs, outgoing, owed, until
+from libs.orchestrator.tests.stored import contents, emails, jobs, outgoing, owed, until
 from services.oltp.tests.rows import new_template
 
 from penguin.oltp.v1 import template_service_pb2 as template_pb
@@ -24,6 +24,7 @@ from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_chassis import outbox
 from penguin_chassis.outbox import Owed
 from penguin_chassis.pool import Database
+from penguin_oltp.domain.emails import LATEST
 from penguin_orchestrator import relay as relaying
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.deliveries import Row, enqueue_jobs
@@ -103,6 +104,38 @@ async def test_what_a_tenant_was_promised_before_its_close_ends(
     async with oltp_db.tenant(tenant) as connection:
         statuses = await connection.fetch("SELECT status FROM emails WHERE tenant_id = $1", tenant)
     assert [row["status"] for row in statuses] == ["cancelled"] * 3
+
+
+async def test_what_is_acknowledged_for_the_last_moment_has_a_job_then(
+    relay: Relay, tiers: dict[str, Tier], tenant: UUID, oltp_db: Database, queue_db: Database
+) -> None:
+    """What OLTP takes Queue takes."""
+    last = outgoing(send_at=LATEST - timedelta(microseconds=1))
+    (sent,) = await Sender(tiers["content"], tiers["oltp"]).send_emails(tenant, [last])
+    assert isinstance(sent, Sent)
+    await relay.turn()
+    assert (await owed(oltp_db, tenant), await jobs(queue_db, tenant)) == ([], 1)
+
+
+@pytest.mark.parametrize(("count", "late"), [(3, 1), (25, 25), (25, 1)])
+async def test_an_email_whose_job_is_refused_for_good_is_taken_back_and_owed_no_more(
+    relay: Relay, tiers: dict[str, Tier], tenant: UUID, oltp_db: Database, queue_db: Database, count: int, late: int
+) -> None:
+    """Alone among others, and as a batch."""
+    await send(tiers, tenant, count)
+    ids = sorted(str(each) for each in await emails(oltp_db, tenant))
+    async with oltp_db.tenant(tenant) as connection:
+        await connection.execute("DELETE FROM outbox WHERE tenant_id = $1", tenant)
+    due = {"run_at": "9500-01-01T00:00:00+00:00"}
+    asked = [{"email_id": each} | (due if n < late else {}) for n, each in enumerate(ids)]
+    await owe(oltp_db, tenant, ("queue", "enqueue_jobs", {"kind": "email.send", "jobs": asked}))
+    assert await relay.turn() == 1
+    assert (await owed(oltp_db, tenant), await jobs(queue_db, tenant)) == ([], count - late)
+    async with oltp_db.tenant(tenant) as connection:
+        rows = await connection.fetch("SELECT id, status FROM emails WHERE tenant_id = $1 ORDER BY id", tenant)
+    assert [(str(row["id"]), row["status"]) for row in rows] == [
+        (each, "cancelled" if n < late else "queued") for n, each in enumerate(ids)
+    ]
 
 
 async def test_a_template_s_contents_are_claimed_and_deleted_in_the_order_of_its_changes(

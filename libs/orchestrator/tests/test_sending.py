@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import random
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -110,6 +111,8 @@ async def test_what_oltp_refuses_leaves_no_content(
         ({"subject": "a\0b"}, "subject"),
         ({"headers": {"": "nameless"}}, "composed.headers[0].name"),
         ({"attachments": (Attachment("f" * 300, "text/plain", b"x"),)}, "attachments[0].filename"),
+        ({"send_at": datetime(9000, 1, 1, tzinfo=UTC)}, "send_at"),
+        ({"send_at": datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-2)))}, ""),
     ],
 )
 async def test_one_bad_email_sinks_no_other(

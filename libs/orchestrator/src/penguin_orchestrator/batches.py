@@ -72,7 +72,7 @@ class Preparation:
             content = self._content(email, key)
             row = _row(email, identifier, request_id, key)
             row.content_digest = _digest(content)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):  # the last: a moment that is beyond the calendar in UTC
             return Refusal(_INVALID_ARGUMENT, "INVALID_FIELD", "The email holds a value of a wrong kind.")
         size = content.ByteSize() + _OVERHEAD
         if size > BATCH_BYTES or any(len(data) > LARGEST_BLOB for data in blobs.values()):

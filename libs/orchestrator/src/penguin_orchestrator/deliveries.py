@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import grpc
 import orjson
 from opentelemetry import trace
 
@@ -33,6 +34,8 @@ from penguin_orchestrator.errors import CLOSED, TierError
 PER_CALL = 1000
 # Jobs of one row that go as a batch of their own.
 BATCH_MIN, BATCH_MAX = 20, 5000
+# Of google.rpc.Code.
+_INVALID_ARGUMENT = 3
 # What a row says of how its jobs are run; the rest is what they are to do.
 _TERMS = frozenset({"priority", "run_at", "rate_key"})
 
@@ -115,41 +118,59 @@ async def extend_legal_hold(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Se
 
 async def enqueue_jobs(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequence[Row]) -> None:
     """Put jobs into Queue: a row's many of one rate key as one batch, known by its row and key; the others together, each
-    known by its row and its place in it. Where the tenant was closed meanwhile, the emails they were to send are taken back."""
+    known by its row and its place in it. Emails that can have no job any more are taken back: where the tenant was closed
+    meanwhile, and where Queue refuses the job itself for what it says, which it will always do."""
     try:
-        await _enqueue(tiers["queue"], tenant_id, rows)
+        refused = await _enqueue(tiers["queue"], tenant_id, rows)
     except TierError as error:
         if error.reason != CLOSED:
             raise
-        await _take_back(tiers["oltp"], tenant_id, rows)
+        refused = [job["email_id"] for row in rows for job in row.payload["jobs"] if "email_id" in job]
+    await _take_back(tiers["oltp"], tenant_id, rows, refused)
 
 
-async def _take_back(oltp: Tier, tenant_id: UUID, rows: Sequence[Row]) -> None:
-    ids = [job["email_id"] for row in rows for job in row.payload["jobs"] if "email_id" in job]
+async def _take_back(oltp: Tier, tenant_id: UUID, rows: Sequence[Row], ids: Sequence[str]) -> None:
     for first in range(0, len(ids), PER_CALL):
+        portion = ids[first : first + PER_CALL]
         request = email_pb.CancelEmailsRequest(
             tenant_id=str(tenant_id),
-            request_id=str(keys.request_id("take back", first, *(row.id for row in rows))),
-            email_ids=ids[first : first + PER_CALL],
+            # By the emails, too: once the tenant is closed they are all that the rows name.
+            request_id=str(keys.request_id("take back", *(row.id for row in rows), *portion)),
+            email_ids=portion,
         )
         await oltp.call(oltp.stub(EmailServiceStub).CancelEmails, request)
 
 
-async def _enqueue(queue: Tier, tenant_id: UUID, rows: Sequence[Row]) -> None:
-    jobs: list[queue_pb.NewJob] = []
+async def _enqueue(queue: Tier, tenant_id: UUID, rows: Sequence[Row]) -> list[str]:
+    """Answers the emails whose jobs are refused for good, each for itself."""
+    jobs: list[tuple[Row, int, dict[str, Any]]] = []
     for row in rows:
         for part in _parts(row.payload["jobs"]):
-            if len(part) < BATCH_MIN:
-                jobs += [_job(row, n, job) for n, job in part]
-            else:
-                batch = _batch(tenant_id, row, [job for _, job in part])
-                await queue.call(queue.stub(QueueServiceStub).EnqueueBatch, batch)
+            if len(part) < BATCH_MIN or not await _as_batch(queue, tenant_id, row, [job for _, job in part]):
+                jobs += [(row, n, job) for n, job in part]
+    refused: list[str] = []
     for first in range(0, len(jobs), PER_CALL):
-        request = queue_pb.EnqueueJobsRequest(tenant_id=str(tenant_id), jobs=jobs[first : first + PER_CALL])
+        portion = jobs[first : first + PER_CALL]
+        request = queue_pb.EnqueueJobsRequest(tenant_id=str(tenant_id), jobs=[_job(*each) for each in portion])
         reply = await queue.call(queue.stub(QueueServiceStub).EnqueueJobs, request)
-        for result in reply.results:
+        for (_, _, job), result in zip(portion, reply.results, strict=True):
             if result.WhichOneof("outcome") == "error":
-                raise UndeliverableError(f"job refused: code {result.error.code}")
+                if result.error.code != _INVALID_ARGUMENT or "email_id" not in job:
+                    raise UndeliverableError(f"job refused: code {result.error.code}")
+                refused.append(job["email_id"])
+    return refused
+
+
+async def _as_batch(queue: Tier, tenant_id: UUID, row: Row, jobs: Sequence[dict[str, Any]]) -> bool:
+    """Put these as one; answers whether that is done. What is refused for what it says is to be asked for job by job: of a call
+    as a whole it is not known whether the call was at fault."""
+    try:
+        await queue.call(queue.stub(QueueServiceStub).EnqueueBatch, _batch(tenant_id, row, jobs))
+    except TierError as error:
+        if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+            raise
+        return False
+    return True
 
 
 def _parts(jobs: Sequence[dict[str, Any]]) -> list[list[tuple[int, dict[str, Any]]]]:

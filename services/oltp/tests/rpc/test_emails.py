@@ -9,16 +9,22 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from services.oltp.tests.rows import create_request, make_tenant, new_email, owed, set_scene
+from services.oltp.tests.rows import ahead, create_request, make_tenant, new_email, new_suppression, owed, set_scene
 
 from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import email_service_pb2 as pb
+from penguin.oltp.v1 import subject_service_pb2 as subject_pb
+from penguin.oltp.v1 import suppression_service_pb2 as suppression_pb
 from penguin.oltp.v1 import tenant_service_pb2 as tenant_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
+from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
+from penguin.oltp.v1.suppression_service_pb2_grpc import SuppressionServiceStub
 from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
 from penguin_chassis import outbox
 from penguin_chassis.pool import Database
+from penguin_oltp.domain.emails import LATEST
 from penguin_testkit.calling import Refused, TierClient
+from penguin_testkit.holds import SUBJECT_KEY, subject
 
 
 @pytest.fixture
@@ -107,6 +113,19 @@ async def test_a_missing_lead_sinks_only_its_own_item(oltp: TierClient, stub: Em
     assert reply.results[0].error.reason == errors_pb2.ERROR_REASON_REFERENCE_MISSING
     assert reply.results[0].error.field == "lead_id"
     assert reply.results[1].email.id
+
+
+async def test_what_is_to_be_sent_in_another_age_is_refused_alone(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, db: Database
+) -> None:
+    """No job is taken for it: it would be owed for ever."""
+    end = Timestamp(seconds=int(LATEST.timestamp()))
+    last = Timestamp(seconds=end.seconds - 1, nanos=999_999_000)
+    request = create_request(tenant, new_email(send_at=end), new_email(send_at=last))
+    late, created = (await oltp.call(stub.BatchCreateEmails, request)).results
+    assert (late.error.code, late.error.field) == (grpc.StatusCode.INVALID_ARGUMENT.value[0], "send_at")
+    (jobs,) = [payload["jobs"] for _, kind, payload in await owed(db, tenant) if kind == "enqueue_jobs"]
+    assert [job["email_id"] for job in jobs] == [created.email.id]
 
 
 async def test_a_job_goes_by_the_rate_of_its_emails_mailbox(
@@ -218,6 +237,50 @@ async def test_resend_policy_sends_again_under_the_same_message_id(
     assert [a.outcome for a in email.attempts] == [pb.ATTEMPT_OUTCOME_UNKNOWN, pb.ATTEMPT_OUTCOME_UNSPECIFIED]
 
 
+async def unsubscribes(oltp: TierClient, tenant: UUID, created: pb.CreatedEmail) -> None:
+    item = new_suppression(address="Ada@Example.com", reason=suppression_pb.SUPPRESSION_REASON_UNSUBSCRIBED)
+    request = suppression_pb.CreateSuppressionRequest(tenant_id=str(tenant), suppression=item)
+    await oltp.call(SuppressionServiceStub(oltp.channel).CreateSuppression, request)
+
+
+async def complains(oltp: TierClient, tenant: UUID, created: pb.CreatedEmail) -> None:
+    """Of the very email that nobody has recorded as sent."""
+    event = pb.EmailEvent(
+        email_id=created.id, kind=pb.EMAIL_EVENT_KIND_COMPLAINED, provider_event_id="e1", occurred_at=ahead(0)
+    )
+    request = pb.BatchRecordEventsRequest(tenant_id=str(tenant), events=[event])
+    (result,) = (await oltp.call(EmailServiceStub(oltp.channel).BatchRecordEvents, request)).results
+    assert result.WhichOneof("outcome") == "recorded"
+
+
+async def is_erased(oltp: TierClient, tenant: UUID, created: pb.CreatedEmail) -> None:
+    request = subject_pb.SuppressSubjectRequest(
+        tenant_id=str(tenant), request_id=str(uuid4()), erasure_id=str(uuid4()), subject=subject("ada@example.com"),
+        subject_key=SUBJECT_KEY, address="ada@example.com",
+    )  # fmt: skip
+    await oltp.call(SubjectServiceStub(oltp.channel).SuppressSubject, request)
+
+
+@pytest.mark.parametrize("ends_it", [unsubscribes, complains, is_erased])
+async def test_resend_policy_sends_nothing_to_who_must_not_be_written_to_by_now(
+    oltp: TierClient, stub: EmailServiceStub, db: Database, ends_it: Any
+) -> None:
+    """Nor is it told as suppressed: the first attempt may have arrived."""
+    tenant = await make_tenant(db, "resend")
+    created = await create(oltp, stub, tenant)
+    await start(oltp, stub, tenant, created.id)
+    await ends_it(oltp, tenant, created)
+    held = await start(oltp, stub, tenant, created.id)
+    assert (held.decision, held.email.status) == (pb.ATTEMPT_DECISION_HELD, pb.EMAIL_STATUS_OUTCOME_UNKNOWN)
+    email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=created.id))).email
+    assert [a.outcome for a in email.attempts] == [pb.ATTEMPT_OUTCOME_UNKNOWN]
+    settle = pb.SettleEmailRequest(
+        tenant_id=str(tenant), request_id=str(uuid4()), email_id=created.id, settlement=pb.SETTLEMENT_RESEND
+    )
+    await oltp.call(stub.SettleEmail, settle)
+    assert (await start(oltp, stub, tenant, created.id)).email.status == pb.EMAIL_STATUS_SUPPRESSED
+
+
 async def test_events_count_once_and_have_their_consequences(
     oltp: TierClient, stub: EmailServiceStub, tenant: UUID
 ) -> None:
@@ -275,6 +338,26 @@ async def test_only_queued_emails_are_cancelled(oltp: TierClient, stub: EmailSer
         reply = await oltp.call(stub.CancelEmails, request)
         assert list(reply.cancelled_ids) == [queued.id]
         assert list(reply.skipped_ids) == [sending.id]
+
+
+async def test_what_waits_and_what_was_left_in_sending_for_an_hour_is_requeued(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, db: Database
+) -> None:
+    queued, left, begun, sent = [(await create(oltp, stub, tenant)).id for _ in range(4)]
+    for each in (left, begun, sent):
+        await start(oltp, stub, tenant, each)
+    await record(oltp, stub, tenant, sent, pb.ATTEMPT_OUTCOME_SENT)
+    async with db.tenant(tenant) as connection:
+        ago = "UPDATE emails SET sending_at = sending_at - interval '61 minutes' WHERE tenant_id = $1 AND id = ANY ($2)"
+        await connection.execute(ago, tenant, [UUID(left), UUID(sent)])
+        await connection.execute("DELETE FROM outbox WHERE tenant_id = $1", tenant)
+    ids = [queued, left, begun, sent]
+    request = pb.RequeueEmailsRequest(tenant_id=str(tenant), request_id=str(uuid4()), email_ids=ids)
+    for _ in range(2):
+        reply = await oltp.call(stub.RequeueEmails, request)
+        assert (list(reply.requeued_ids), list(reply.skipped_ids)) == (sorted([queued, left]), sorted([begun, sent]))
+    ((_, _, payload),) = await owed(db, tenant)
+    assert [job["email_id"] for job in payload["jobs"]] == sorted([queued, left])
 
 
 async def test_what_a_worker_puts_back_is_not_sent_once_the_tenant_is_closed(

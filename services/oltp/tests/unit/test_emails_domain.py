@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from penguin_chassis.faults import FailedPrecondition
+from penguin_chassis.faults import FailedPrecondition, InvalidArgument
 from penguin_oltp.domain import emails as ledger
 from penguin_oltp.domain.emails import Email, Outcome
 
@@ -38,6 +38,7 @@ def outcome(word: str, attempt: int = 1, *, final: bool = False) -> Outcome:
         (replace(QUEUED, send_at=AT + timedelta(hours=1)), {}, "early", "queued"),
         (SENDING, {}, "held", "outcome_unknown"),
         (SENDING, {"policy": "resend"}, "send", "sending"),
+        (SENDING, {"policy": "resend", "suppressed": True}, "held", "outcome_unknown"),
         (UNKNOWN, {"policy": "resend"}, "held", "outcome_unknown"),
         (replace(SENDING, status="sent"), {}, "done", "sent"),
         (replace(SENDING, status="cancelled"), {}, "done", "cancelled"),
@@ -102,3 +103,11 @@ def test_contents_are_claimable_until_their_time() -> None:
     with pytest.raises(FailedPrecondition) as refused:
         ledger.claimable(AT, AT)
     assert refused.value.reason == "CONTENT_CLAIM_EXPIRED"
+
+
+def test_emails_are_sent_before_the_calendar_ends() -> None:
+    ledger.sendable(None)
+    ledger.sendable(ledger.LATEST - timedelta(microseconds=1))
+    with pytest.raises(InvalidArgument) as refused:
+        ledger.sendable(ledger.LATEST)
+    assert refused.value.field == "send_at"

@@ -1,4 +1,4 @@
-"""Compares the emails that wait to be sent with the jobs that are to send them, one tenant at a time.
+"""Compares the emails that wait to be sent, or for a worker's word, with the jobs that are to send them, one tenant at a time.
 
 Both change while one looks: only what is old counts, an email that lacks its job is looked for twice, and whatever is found
 is asked for by its id once more.
@@ -36,6 +36,9 @@ PAGE = 500
 TIMEOUT_S = 25.0
 # In the order that a job goes through them, so that one that moves on is met again.
 LIVE = (queue_pb.JOB_STATE_HELD, queue_pb.JOB_STATE_READY, queue_pb.JOB_STATE_LEASED)
+# An email in one of these needs a job, one in sending for whoever comes after its worker. Those are few, and looked for first: a
+# great backlog hides none of them.
+WAITING = (email_pb.EMAIL_STATUS_SENDING, email_pb.EMAIL_STATUS_QUEUED)
 # An email in one of these needs no job. (One that was cancelled keeps its job until that is due, and sends nothing.)
 OVER = frozenset({email_pb.EMAIL_STATUS_SENT, email_pb.EMAIL_STATUS_FAILED})
 
@@ -46,7 +49,7 @@ class SlowError(RefusedError):
 
 @dataclass
 class JobsDifference:
-    """Emails that wait and have no job, and jobs (by number) whose email is gone or over."""
+    """Emails that wait, or are left in sending, and have no job, and jobs (by number) whose email is gone or over."""
 
     waiting: int = 0
     jobs: int = 0
@@ -74,7 +77,9 @@ class JobsComparison:
         by_email = await self._old_jobs(found, lacking)
         if lacking:
             await self._old_jobs(JobsDifference(), lacking)
-        found.lacking = sorted(id_ for id_, email in (await self._emails(sorted(lacking))).items() if _waits(email))
+        found.lacking = sorted(
+            id_ for id_, email in (await self._emails(sorted(lacking))).items() if self._waits(email)
+        )
         emails = await self._emails(sorted(by_email))
         found.needless = sorted(
             job_id for id_, jobs in by_email.items() if self._over(emails.get(id_)) for job_id in jobs
@@ -104,20 +109,20 @@ class JobsComparison:
         return bool(status.outbox_depth) and status.outbox_oldest_age.ToTimedelta() > AGE / 2
 
     async def _old_emails(self, found: JobsDifference) -> set[str]:
-        request = email_pb.ListEmailsRequest(
-            tenant_id=self._tenant_id, status=email_pb.EMAIL_STATUS_QUEUED, page_size=PAGE
-        )
         old: set[str] = set()
-        try:
-            async for email in _paged(self._oltp, self._oltp.stub(EmailServiceStub).ListEmails, request, "emails"):
-                if self._old(email.queued_at) and (not email.HasField("send_at") or self._old(email.send_at)):
-                    old.add(email.id)
-                if len(old) >= EMAILS:
-                    found.cut = True
-                    break
-        except SlowError:
-            # The few that wait are sought among all that were ever sent: of a very great ledger that is not told in time.
-            found.cut = True
+        method = self._oltp.stub(EmailServiceStub).ListEmails
+        for status in WAITING:
+            request = email_pb.ListEmailsRequest(tenant_id=self._tenant_id, status=status, page_size=PAGE)
+            try:
+                async for email in _paged(self._oltp, method, request, "emails"):
+                    if self._waits(email):
+                        old.add(email.id)
+                    if len(old) >= EMAILS:
+                        found.cut = True
+                        break
+            except SlowError:
+                # The few that wait are sought among all that were ever sent: of a very great ledger that is not told in time.
+                found.cut = True
         found.waiting = len(old)
         return old
 
@@ -165,6 +170,13 @@ class JobsComparison:
             found |= {email.id: email for email in reply.emails}
         return found
 
+    def _waits(self, email: Any) -> bool:
+        """For so long that it should have its job: since it was due, or since a worker began it."""
+        if email.status == email_pb.EMAIL_STATUS_SENDING:
+            return self._old(email.sending_at)
+        due = not email.HasField("send_at") or self._old(email.send_at)
+        return email.status == email_pb.EMAIL_STATUS_QUEUED and due and self._old(email.queued_at)
+
     def _over(self, email: Any) -> bool:
         """Gone, or done with for so long that its job should be over as well."""
         if email is None:
@@ -173,11 +185,6 @@ class JobsComparison:
 
     def _old(self, stamp: Timestamp) -> bool:
         return stamp.ToDatetime(UTC) < self._before
-
-
-def _waits(email: Any) -> bool:
-    waits: bool = email.status == email_pb.EMAIL_STATUS_QUEUED
-    return waits
 
 
 async def _paged(tier: Tier, method: Any, request: Any, items: str) -> AsyncIterator[Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from uuid import UUID
 
-from penguin_chassis.faults import FailedPrecondition, Fault
+from penguin_chassis.faults import FailedPrecondition, Fault, InvalidArgument
 
 QUEUED = "queued"
 SENDING = "sending"
@@ -17,6 +17,12 @@ OUTCOME_UNKNOWN = "outcome_unknown"
 SUPPRESSED = "suppressed"
 CANCELLED = "cancelled"
 FINAL = frozenset({SENT, FAILED, SUPPRESSED, CANCELLED})
+
+# Before this an email is to be sent: the calendar has an end, and no job is taken that is to be due later.
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+
+# What has been in sending for longer is no worker's any more, if it has no job: a hand-over takes minutes.
+SILENT = timedelta(hours=1)
 
 HOLD = "hold"
 RESEND = "resend"
@@ -145,19 +151,25 @@ def claimable(claim_by: datetime, at: datetime) -> None:
         )
 
 
+def sendable(send_at: datetime | None) -> None:
+    """Raise InvalidArgument for a moment at which no email can be sent any more."""
+    if send_at is not None and send_at >= LATEST:
+        raise InvalidArgument(f"send_at is not before the year {LATEST.year}.", field="send_at")
+
+
 def start(email: Email, *, at: datetime, suppressed: bool, policy: str, cancelled: bool = False) -> Started:
     """Decide on a claim. SEND moves the email to sending under a new attempt number.
 
     `suppressed`: the recipient must not be written to. `cancelled`: the email's campaign was, or its tenant is closed, and
     this one with it.
     An email found in sending belongs to a worker that went silent: its outcome is unknown, and only a tenant who chose
-    so has it sent again.
+    so has it sent again, to nobody who must not be written to by now (the email itself may be why).
     """
     if email.status in FINAL:
         return Started("done", email)
     if email.status == OUTCOME_UNKNOWN:
         return Started("held", email)
-    if email.status == SENDING and policy != RESEND:
+    if email.status == SENDING and (suppressed or policy != RESEND):
         return Started("held", replace(email, status=OUTCOME_UNKNOWN, version=email.version + 1))
     if cancelled and email.status == QUEUED:
         return Started("done", replace(email, status=CANCELLED, finished_at=at, version=email.version + 1))

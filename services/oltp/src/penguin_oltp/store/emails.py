@@ -16,7 +16,17 @@ from penguin_chassis.faults import AlreadyExists, FailedPrecondition, Fault, Not
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_oltp.domain.campaigns import ENDED
-from penguin_oltp.domain.emails import Attempt, Created, CreatedEmail, Email, NewEmail, Tally, claimable
+from penguin_oltp.domain.emails import (
+    SILENT,
+    Attempt,
+    Created,
+    CreatedEmail,
+    Email,
+    NewEmail,
+    Tally,
+    claimable,
+    sendable,
+)
 from penguin_oltp.store import rows
 from penguin_oltp.store.subjects import WRITING, erased_among, kept_too
 
@@ -98,11 +108,11 @@ class EmailStore:
             return await barrier.record(connection, step, sorted(row["id"] for row in rows), list[UUID])
 
     async def requeue(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
-        """Owe the jobs of emails that are still queued once more; returns those that were. Raises ResourceExhausted."""
+        """Owe the jobs of emails that are still queued, or long in sending, once more; returns those. Raises ResourceExhausted."""
         async with self._db.tenant(step.tenant_id) as connection:
             if (done := await barrier.claim(connection, step, list[UUID])) is not None:
                 return done.reply
-            rows = await connection.fetch(sql.still_queued, step.tenant_id, list(ids))
+            rows = await connection.fetch(sql.to_requeue, step.tenant_id, list(ids), step.at - SILENT)
             if rows:
                 jobs = [send_job(row["id"], row["priority"], row["email_account_id"], row["send_at"]) for row in rows]
                 # Known by the request that asked for it, as are its jobs in Queue.
@@ -118,7 +128,7 @@ async def _write(
 ) -> list[Fault | None]:
     """Insert the emails that can be, and owe what follows from them; answers why not, in order."""
     named = rows.firsts(emails)
-    faulty = await _missing(connection, tenant_id, emails) | await _ended(connection, tenant_id, emails)
+    faulty = await _missing(connection, tenant_id, emails) | await _ended(connection, tenant_id, emails) | _late(emails)
     inserted, holds = await _insert(
         connection, tenant_id, [e for e in named.values() if e.id not in faulty], generation, at
     )
@@ -136,6 +146,17 @@ async def _write(
 
 def _created(email: NewEmail) -> CreatedEmail:
     return CreatedEmail(email.id, email.message_id, email.content_storage_key)
+
+
+def _late(emails: Sequence[NewEmail]) -> dict[UUID, Fault]:
+    """Emails that could never have a job."""
+    late: dict[UUID, Fault] = {}
+    for email in emails:
+        try:
+            sendable(email.send_at)
+        except Fault as fault:
+            late[email.id] = fault
+    return late
 
 
 async def _missing(connection: Connection, tenant_id: UUID, emails: Sequence[NewEmail]) -> dict[UUID, Fault]:

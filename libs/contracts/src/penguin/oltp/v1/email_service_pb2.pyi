@@ -118,7 +118,9 @@ class _AttemptDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attem
     ATTEMPT_DECISION_DONE: _AttemptDecision.ValueType  # 2
     """It stands at its end already, or was taken back; there is nothing to do."""
     ATTEMPT_DECISION_HELD: _AttemptDecision.ValueType  # 3
-    """Another attempt was under way when its worker went silent: the outcome is unknown and held."""
+    """Another attempt was under way when its worker went silent: the outcome is unknown and held. Where the tenant chose RESEND,
+    only one to a recipient who must not be written to by now.
+    """
     ATTEMPT_DECISION_EARLY: _AttemptDecision.ValueType  # 4
     """Not due yet: come back at send_at."""
 
@@ -131,7 +133,9 @@ ATTEMPT_DECISION_SEND: AttemptDecision.ValueType  # 1
 ATTEMPT_DECISION_DONE: AttemptDecision.ValueType  # 2
 """It stands at its end already, or was taken back; there is nothing to do."""
 ATTEMPT_DECISION_HELD: AttemptDecision.ValueType  # 3
-"""Another attempt was under way when its worker went silent: the outcome is unknown and held."""
+"""Another attempt was under way when its worker went silent: the outcome is unknown and held. Where the tenant chose RESEND,
+only one to a recipient who must not be written to by now.
+"""
 ATTEMPT_DECISION_EARLY: AttemptDecision.ValueType  # 4
 """Not due yet: come back at send_at."""
 Global___AttemptDecision: _TypeAlias = AttemptDecision  # noqa: Y015
@@ -414,7 +418,7 @@ class NewEmail(_message.Message):
     """
     @_builtins.property
     def send_at(self) -> _timestamp_pb2.Timestamp:
-        """Not to be sent before this; absent means now."""
+        """Not to be sent before this; absent means now. Before the year 9000: any other is refused, alone."""
 
     def __init__(
         self,
@@ -1218,7 +1222,7 @@ class RequeueEmailsResponse(_message.Message):
     def requeued_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def skipped_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids that are no longer queued, or are not the tenant's."""
+        """Ids that are neither queued nor sending for an hour, or are not the tenant's."""
 
     def __init__(
         self,

@@ -168,8 +168,9 @@ class EmailServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RequeueEmails(self, request, context):
-        """RequeueEmails owes Queue a job for each of these emails that is still queued: for those whose job was lost. Two jobs
-        of one email do no harm, as only one can claim it.
+        """RequeueEmails owes Queue a job for each of these emails that is still queued, or has been sending for an hour: for those
+        whose job was lost. What was sending is held, or sent again, as its tenant chose, by whoever claims it. Two jobs of one
+        email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,8 +61,9 @@ class EmailServiceStub:
     CancelEmails: _grpc.UnaryUnaryMultiCallable[_email_service_pb2.CancelEmailsRequest, _email_service_pb2.CancelEmailsResponse]
     """CancelEmails takes back emails that are still queued."""
     RequeueEmails: _grpc.UnaryUnaryMultiCallable[_email_service_pb2.RequeueEmailsRequest, _email_service_pb2.RequeueEmailsResponse]
-    """RequeueEmails owes Queue a job for each of these emails that is still queued: for those whose job was lost. Two jobs
-    of one email do no harm, as only one can claim it.
+    """RequeueEmails owes Queue a job for each of these emails that is still queued, or has been sending for an hour: for those
+    whose job was lost. What was sending is held, or sent again, as its tenant chose, by whoever claims it. Two jobs of one
+    email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it.
     """
 
 @_typing.type_check_only
@@ -98,8 +99,9 @@ class EmailServiceAsyncStub(EmailServiceStub):
     CancelEmails: _aio.UnaryUnaryMultiCallable[_email_service_pb2.CancelEmailsRequest, _email_service_pb2.CancelEmailsResponse]  # type: ignore[assignment]
     """CancelEmails takes back emails that are still queued."""
     RequeueEmails: _aio.UnaryUnaryMultiCallable[_email_service_pb2.RequeueEmailsRequest, _email_service_pb2.RequeueEmailsResponse]  # type: ignore[assignment]
-    """RequeueEmails owes Queue a job for each of these emails that is still queued: for those whose job was lost. Two jobs
-    of one email do no harm, as only one can claim it.
+    """RequeueEmails owes Queue a job for each of these emails that is still queued, or has been sending for an hour: for those
+    whose job was lost. What was sending is held, or sent again, as its tenant chose, by whoever claims it. Two jobs of one
+    email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it.
     """
 
 class EmailServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -192,8 +194,9 @@ class EmailServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _email_service_pb2.RequeueEmailsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_email_service_pb2.RequeueEmailsResponse, _abc.Awaitable[_email_service_pb2.RequeueEmailsResponse]]:
-        """RequeueEmails owes Queue a job for each of these emails that is still queued: for those whose job was lost. Two jobs
-        of one email do no harm, as only one can claim it.
+        """RequeueEmails owes Queue a job for each of these emails that is still queued, or has been sending for an hour: for those
+        whose job was lost. What was sending is held, or sent again, as its tenant chose, by whoever claims it. Two jobs of one
+        email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it.
         """
 
 def add_EmailServiceServicer_to_server(servicer: EmailServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -50,7 +50,7 @@ class _UnknownOutcomePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_
     UNKNOWN_OUTCOME_POLICY_HOLD: _UnknownOutcomePolicy.ValueType  # 1
     """Held until evidence or a person settles it."""
     UNKNOWN_OUTCOME_POLICY_RESEND: _UnknownOutcomePolicy.ValueType  # 2
-    """Sent again under the same Message-ID."""
+    """Sent again under the same Message-ID; held all the same where the recipient must not be written to by now."""
 
 class UnknownOutcomePolicy(_UnknownOutcomePolicy, metaclass=_UnknownOutcomePolicyEnumTypeWrapper):
     """UnknownOutcomePolicy chooses between never twice and never lost when nobody can know."""
@@ -59,7 +59,7 @@ UNKNOWN_OUTCOME_POLICY_UNSPECIFIED: UnknownOutcomePolicy.ValueType  # 0
 UNKNOWN_OUTCOME_POLICY_HOLD: UnknownOutcomePolicy.ValueType  # 1
 """Held until evidence or a person settles it."""
 UNKNOWN_OUTCOME_POLICY_RESEND: UnknownOutcomePolicy.ValueType  # 2
-"""Sent again under the same Message-ID."""
+"""Sent again under the same Message-ID; held all the same where the recipient must not be written to by now."""
 Global___UnknownOutcomePolicy: _TypeAlias = UnknownOutcomePolicy  # noqa: Y015
 
 @_typing.final
