@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -26,6 +27,7 @@ from penguin_orchestrator.mailsources import Source
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
 from penguin_orchestrator.reconciling.receipts import Terms
 from penguin_orchestrator.reconciling.running import Reconciler
+from penguin_orchestrator.sagas import leads
 from penguin_orchestrator.sagas.carrying import SagaRefusedError
 
 EMAILS = 1000
@@ -256,3 +258,29 @@ async def test_a_legal_hold_refuses_before_anything_is_erased(town: Town) -> Non
     await subjects.release(life.tenant, by_key)
     await subjects.erase(life.tenant, ADDRESS)
     assert await left(town, "content") == set()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("stored", [False, True])
+async def test_who_is_erased_is_in_no_report_of_an_import_under_way(
+    town: Town, monkeypatch: pytest.MonkeyPatch, *, stored: bool
+) -> None:
+    """The erasure comes by after the file was read, right before its report is stored or right after."""
+    tenant, put = await town.penguin.tenants.onboard("Acme"), leads.put_file
+
+    async def put_meanwhile(*args: Any) -> None:
+        monkeypatch.setattr(leads, "put_file", put)
+        if stored:
+            await put(*args)
+        await town.penguin.subjects.erase(tenant, ADDRESS)
+        if not stored:
+            await put(*args)
+
+    monkeypatch.setattr(leads, "put_file", put_meanwhile)
+    rows = f"email,first_name\n{ADDRESS},Ada\n{ADDRESS},Ada again\nnobody {ADDRESS},Ada\n"
+    imported = await town.penguin.leads.import_file(tenant, rows.encode(), "imported")
+    # Bytes that nothing refers to go when nobody may claim them any more.
+    assert columns(await lives.found(town, "content")) <= {"blobs.data"}
+    with pytest.raises(TierError) as gone:
+        await town.penguin.leads.report(tenant, imported.saga_id)
+    assert gone.value.reason == "NOT_FOUND"

@@ -160,6 +160,38 @@ async def _create(deed: Deed) -> Mapping[str, Any]:
 
 async def _report(deed: Deed) -> Mapping[str, Any]:
     """What was left out, line by line, under the key that was minted for it; where all was taken there is nothing to keep."""
+    report = await _told(deed)
+    there = await _there(deed)
+    if not there:
+        # What was read of it before it went may name whoever was erased with it.
+        report = await _told(deed)
+    told = {"listed": report.listed, "left_out": report.left_out}
+    if not any(told.values()):
+        return told
+    file = File("import-report.csv", CSV, report.data())
+    await put_file(
+        deed.tiers["content"], deed.tenant_id, deed.keys["report"], deed.request_id("put"), file, REPORT_KEPT
+    )
+    # An erasure takes the file before it looks for reports: one that came by meanwhile has missed this one.
+    if there and not await _there(deed):
+        await files.drop(deed, deed.keys["report"])
+    return told | {"key": deed.keys["report"]}
+
+
+async def _there(deed: Deed) -> bool:
+    """Whether the file still is."""
+    async with aclosing(_chunks(deed)) as chunks:
+        try:
+            async for _ in chunks:
+                break
+        except TierError as error:
+            if error.reason != "NOT_FOUND":
+                raise
+            return False
+    return True
+
+
+async def _told(deed: Deed) -> Report:
     # One that was skipped has counted as far as it came.
     created: dict[str, Any] = {"odd": [], "odd_more": 0, **deed.results["create"]}
     report = Report()
@@ -175,14 +207,7 @@ async def _report(deed: Deed) -> Mapping[str, Any]:
     for problem in odd:
         report.add(problem)
     report.left_out += created["odd_more"]
-    told = {"listed": report.listed, "left_out": report.left_out}
-    if not any(told.values()):
-        return told
-    file = File("import-report.csv", CSV, report.data())
-    await put_file(
-        deed.tiers["content"], deed.tenant_id, deed.keys["report"], deed.request_id("put"), file, REPORT_KEPT
-    )
-    return told | {"key": deed.keys["report"]}
+    return report
 
 
 async def _drop_file(deed: Deed) -> None:
