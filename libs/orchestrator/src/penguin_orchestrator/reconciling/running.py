@@ -17,8 +17,8 @@ from penguin_orchestrator.erasure_ledger import ErasureLedger
 from penguin_orchestrator.reconciling.comparing import Comparison, Difference
 from penguin_orchestrator.reconciling.facts import FactsComparison
 from penguin_orchestrator.reconciling.jobs import JobsComparison
-from penguin_orchestrator.reconciling.mending import Confirmed, Found, Mender, confirmed, told
-from penguin_orchestrator.reconciling.reading import KeyReader, LeftOutError, Places, RefusedError
+from penguin_orchestrator.reconciling.mending import A_CALL, Confirmed, Found, Mender, confirmed, told
+from penguin_orchestrator.reconciling.reading import KeyReader, LeftOutError, Places, RefusedError, in_portions
 from penguin_orchestrator.reconciling.receipts import FOUND, Part, Receipt, Terms
 from penguin_orchestrator.reconciling.subjects import Orders, SubjectsComparison, ordered
 
@@ -116,13 +116,12 @@ class Reconciler:
             return told(result, {}, work.places)
         room = max(0, work.terms.cap - work.receipt.total("quarantined"))
         put_aside = result.orphans[:room]
-        part.counts["over_cap"] += len(result.orphans) - len(put_aside)
-        if put_aside or result.wanted:
-            # Still ours? And should we end in between, the receipt knows what was begun.
-            await work.receipt.record(part)
-            mender = Mender(self._tiers["content"], part.tenant_id)
-            part.counts["quarantined"] += await mender.quarantine(put_aside)
+        mender = Mender(self._tiers["content"], part.tenant_id)
+        await _within_cap(work, part, "quarantined", put_aside, mender.quarantine)
+        if result.wanted:
+            await work.receipt.record(part)  # still ours?
             part.counts["revived"] += await mender.revive(result.wanted)
+        part.counts["over_cap"] += len(result.orphans) - len(put_aside)
         found = told(result, {"orphan": "quarantined", "wanted": "revived"}, work.places)
         beyond = set(result.orphans[room:])
         for each in found:
@@ -157,13 +156,18 @@ class Reconciler:
         if not work.terms.apply:
             part.counts["deletable"] += len(doomed)
             return held  # what is wanted is counted where the keys are compared
-        if doomed or wanted:
+        if wanted:
             await work.receipt.record(part)
             part.counts[f"{FOUND}wanted"] += len(wanted)
             part.counts["revived"] += await mender.revive(wanted)
-            deleted, held = await mender.delete(doomed, before)
-            part.counts["deleted"] += deleted
-            part.counts["held"] += len(held)
+
+        async def delete(keys: Sequence[str]) -> int:
+            deleted, kept = await mender.delete(keys, before)
+            held.update(kept)
+            return deleted
+
+        await _within_cap(work, part, "deleted", doomed, delete)
+        part.counts["held"] += len(held)
         return held
 
     async def _compare_jobs(self, work: _Work, tenant_id: UUID) -> None:
@@ -231,6 +235,22 @@ class Reconciler:
             )  # fmt: skip
         part.done = True
         await work.receipt.record(part, found)
+
+
+async def _within_cap(
+    work: _Work, part: Part, count: str, keys: Sequence[str], act: Callable[[Sequence[str]], Awaitable[int]]
+) -> None:
+    """Do what the cap bounds, a call at a time, each told to the receipt as done before it is: whoever takes the run on has so
+    much less room, whatever became of it. What turns out not to have been there is taken off again."""
+    for portion in in_portions(keys, A_CALL):
+        part.counts[count] += len(portion)
+        await work.receipt.record(part)  # and it is still ours
+        try:
+            done = await act(portion)
+        except LeftOutError:
+            part.counts[count] -= len(portion)  # it was refused: others may have the room
+            raise
+        part.counts[count] += done - len(portion)
 
 
 def _disposed(
