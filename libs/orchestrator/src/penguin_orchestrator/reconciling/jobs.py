@@ -25,7 +25,7 @@ from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.reconciling.reading import RefusedError, in_portions, refusal, unchanged
+from penguin_orchestrator.reconciling.reading import UncomparedError, in_portions, refusal, unchanged
 
 KIND = "email.send"
 # What is younger may be on its way.
@@ -40,7 +40,7 @@ LIVE = (queue_pb.JOB_STATE_HELD, queue_pb.JOB_STATE_READY, queue_pb.JOB_STATE_LE
 OVER = frozenset({email_pb.EMAIL_STATUS_SENT, email_pb.EMAIL_STATUS_FAILED})
 
 
-class SlowError(RefusedError):
+class SlowError(UncomparedError):
     """A tier did not answer in time."""
 
 

@@ -18,7 +18,14 @@ from penguin_orchestrator.reconciling.comparing import Comparison, Difference
 from penguin_orchestrator.reconciling.facts import FactsComparison
 from penguin_orchestrator.reconciling.jobs import JobsComparison
 from penguin_orchestrator.reconciling.mending import A_CALL, Confirmed, Found, Mender, confirmed, told
-from penguin_orchestrator.reconciling.reading import KeyReader, LeftOutError, Places, RefusedError, in_portions
+from penguin_orchestrator.reconciling.reading import (
+    KeyReader,
+    LeftOutError,
+    Places,
+    RefusedError,
+    UncomparedError,
+    in_portions,
+)
 from penguin_orchestrator.reconciling.receipts import FOUND, Part, Receipt, Terms
 from penguin_orchestrator.reconciling.subjects import Orders, SubjectsComparison, ordered
 
@@ -70,27 +77,28 @@ class Reconciler:
             erased = tenants if terms.tenant_id else sorted({*tenants, *(orders or ())})
             # Keys first, of all tenants: the other pairs ask more tiers.
             for parts, those in (
-                ((self._sweep, self._compare), tenants),
-                ((self._compare_jobs, self._compare_facts), tenants),
-                ((self._look_for_erased,), erased),
+                (((QUARANTINE, self._sweep), (KEYS, self._compare)), tenants),
+                (((JOBS, self._compare_jobs), (FACTS, self._compare_facts)), tenants),
+                (((SUBJECTS, self._look_for_erased),), erased),
             ):
                 for tenant_id in those:
-                    for part in parts:
-                        await self._do(part, work, tenant_id)
+                    for name, part in parts:
+                        await self._do(name, part, work, tenant_id)
         except RefusedError as error:
             return await receipt.finish(str(error))
         return await receipt.finish()
 
     @staticmethod
-    async def _do(part: Callable[[_Work, UUID], Awaitable[None]], work: _Work, tenant_id: UUID) -> None:
-        """Do one part of a tenant; one that may not be changed is left out of it."""
+    async def _do(name: str, part: Callable[[_Work, UUID], Awaitable[None]], work: _Work, tenant_id: UUID) -> None:
+        """Do one part of a tenant; one that may not be changed is left out of it, and so is one that cannot be compared, which
+        is told: those behind it are not to wait for it."""
         try:
             await part(work, tenant_id)
         except LeftOutError:
-            left_out = work.receipt.part(tenant_id, LEFT_OUT)
-            left_out.counts["tenants_left_out"] = 1
-            left_out.done = True
-            await work.receipt.record(left_out)
+            await _leave_out(work, tenant_id, "tenants_left_out")
+        except UncomparedError as error:
+            await work.reader.places()  # a tier that answers nothing at all ends the run
+            await _leave_out(work, tenant_id, f"{FOUND}uncompared", Found("uncompared", f"{name}: {error}"[:500], ""))
 
     async def _compare(self, work: _Work, tenant_id: UUID) -> None:
         """Compare a tenant's closed generations, part by part."""
@@ -235,6 +243,13 @@ class Reconciler:
             )  # fmt: skip
         part.done = True
         await work.receipt.record(part, found)
+
+
+async def _leave_out(work: _Work, tenant_id: UUID, count: str, *found: Found) -> None:
+    part = work.receipt.part(tenant_id, LEFT_OUT)
+    part.counts[count] = 1
+    part.done = True
+    await work.receipt.record(part, found)
 
 
 async def _within_cap(
