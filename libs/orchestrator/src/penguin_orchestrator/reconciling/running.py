@@ -225,11 +225,12 @@ class Reconciler:
             return
         comparison = SubjectsComparison(self._tiers, work.reader, tenant_id, datetime.fromtimestamp(self._clock(), UTC))
         found: list[Found] = []
+        # Whoever looks for nobody leaves the round where it was: the next run goes by this part.
+        part.to_generation = await work.receipt.left_off(tenant_id, SUBJECTS)
         if work.orders is None:
             part.counts["erased_not_looked_for"] = len(await comparison.recorded())
         else:
-            orders = work.orders.get(tenant_id, ())
-            gone = await comparison.run(orders, await work.receipt.left_off(tenant_id, SUBJECTS) if orders else 0)
+            gone = await comparison.run(work.orders.get(tenant_id, ()), part.to_generation)
             part.to_generation = gone.reached
             found = [
                 *(Found("erased_person", f"{erasure}/{place}", place) for erasure, place in gone.left),
