@@ -16,7 +16,7 @@ from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.erasure_ledger import ErasureLedger
 from penguin_orchestrator.reconciling.comparing import Comparison, Difference
 from penguin_orchestrator.reconciling.facts import FactsComparison
-from penguin_orchestrator.reconciling.jobs import JobsComparison
+from penguin_orchestrator.reconciling.jobs import PART, JobsComparison
 from penguin_orchestrator.reconciling.mending import A_CALL, Confirmed, Found, Mender, confirmed, told
 from penguin_orchestrator.reconciling.reading import (
     KeyReader,
@@ -32,7 +32,7 @@ from penguin_orchestrator.reconciling.subjects import Orders, SubjectsComparison
 # How long after its keys were minted a generation is closed: by then their contents' claim_by has passed (six hours after
 # they were put), and so has whatever a clock or a slow caller may add.
 CLOSED_AFTER = timedelta(hours=8)
-KEYS, QUARANTINE, JOBS, FACTS, SUBJECTS, LEFT_OUT = "keys", "quarantine", "jobs", "facts", "subjects", "left_out"
+KEYS, QUARANTINE, JOBS, FACTS, SUBJECTS, LEFT_OUT = "keys", "quarantine", PART, "facts", "subjects", "left_out"
 
 
 def closed_before(now_s: float) -> int:
@@ -191,13 +191,15 @@ class Reconciler:
             part.counts["requeued"] += await comparison.requeue(work.receipt.run.id, found.lacking)
         part.counts.update(
             {"emails_waiting": found.waiting, "jobs": found.jobs, "jobs_cut": int(found.cut),
-             f"{FOUND}lacking_job": len(found.lacking), f"{FOUND}needless_job": len(found.needless)}
+             f"{FOUND}lacking_job": len(found.lacking), f"{FOUND}needless_job": len(found.needless),
+             f"{FOUND}jobs_owed": int(found.overdue)}
         )  # fmt: skip
         part.done = True
         done = "requeued" if requeue else ""
         await work.receipt.record(part, [
             *(Found("lacking_job", email_id, "oltp.emails", done) for email_id in found.lacking),
             *(Found("needless_job", str(job_id), "queue.jobs") for job_id in found.needless),
+            *([Found("jobs_owed", "queue", "oltp.outbox")] if found.overdue else []),
         ])  # fmt: skip
 
     async def _compare_facts(self, work: _Work, tenant_id: UUID) -> None:
