@@ -316,3 +316,12 @@ async def test_what_is_taken_on_counts_before_it_is_counted(
         await take_on()
     assert (await outbox.depth(own))[0] == 2
     own.owed = 0
+
+
+async def test_since_when_a_tenant_is_owed_something_is_told_by_destination(own: Database, tenant: UUID) -> None:
+    assert await outbox.oldest(own, tenant) == {}
+    await owe(own, tenant, at=NOW + timedelta(hours=1))
+    await owe(own, tenant, at=NOW)
+    await owe(own, tenant, destination="notifications", at=NOW + timedelta(hours=2))
+    await owe(own, uuid4(), destination="olap", at=NOW - timedelta(days=1))
+    assert await outbox.oldest(own, tenant) == {"queue": NOW, "notifications": NOW + timedelta(hours=2)}

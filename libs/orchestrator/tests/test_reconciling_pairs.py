@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
 import pytest
 from libs.orchestrator.tests.planting import World, datetime_ago, findings
+from services.oltp.tests.rows import make_tenant
 
 from penguin.oltp.v1 import email_service_pb2 as email_pb
 from penguin.oltp.v1 import reconcile_service_pb2 as pb
@@ -102,22 +105,58 @@ async def test_emails_that_lack_their_job_get_it_and_needless_jobs_are_told(
         assert await connection.fetchval("SELECT count(*) FROM jobs WHERE tenant_id = $1", tenant) == 8 + 4
 
 
+@contextlib.asynccontextmanager
+async def owed(db: Database, tenant: UUID, destination: str, *, hours: float) -> AsyncIterator[None]:
+    """OLTP owes something of the tenant's for so long, and nobody can take it."""
+    async with db.tenant(tenant) as connection:
+        await connection.execute(
+            "INSERT INTO outbox (tenant_id, id, destination, kind, payload, available_at, created_at)"
+            " VALUES ($1, $2, $5, 'enqueue_jobs', '{}', $4, $3)",
+            tenant, uuid4(), datetime_ago(hours * 3600), datetime_ago(-3600), destination,
+        )  # fmt: skip
+    try:
+        yield
+    finally:
+        async with db.tenant(tenant) as connection:
+            await connection.execute("DELETE FROM outbox WHERE tenant_id = $1", tenant)
+
+
+@pytest.mark.parametrize(("hours", "told"), [(1, []), (25, [("jobs_owed", "queue", "")])])
 async def test_while_oltp_owes_old_jobs_itself_nothing_is_said_of_them(
+    reconcile: Any, world: World, all_tiers: dict[str, Tier], oltp_db: Database, hours: float, told: list[Any]
+) -> None:
+    await queued(oltp_db, world.tenant, 2, hours=5)
+    async with owed(oltp_db, world.tenant, "queue", hours=hours):
+        run = await reconcile()
+    assert (run.counts["jobs_cut"], run.counts["found.lacking_job"]) == (1, 0)
+    assert list(await findings(all_tiers, run)) == told, "what is owed for days does not go by itself"
+
+
+async def test_what_oltp_owes_of_others_or_to_others_hides_no_lacking_job(
     reconcile: Any, world: World, oltp_db: Database
 ) -> None:
     await queued(oltp_db, world.tenant, 2, hours=5)
-    async with oltp_db.tenant(world.tenant) as connection:
-        await connection.execute(
-            "INSERT INTO outbox (tenant_id, id, destination, kind, payload, available_at, created_at)"
-            " VALUES ($1, $2, 'queue', 'enqueue_jobs', '{}', $4, $3)",
-            world.tenant, uuid4(), datetime_ago(3600), datetime_ago(-3600),
-        )  # fmt: skip
-    try:
-        run = await reconcile()
-        assert (run.counts["jobs_cut"], run.counts["found.lacking_job"]) == (1, 0)
-    finally:
-        async with oltp_db.tenant(world.tenant) as connection:
-            await connection.execute("DELETE FROM outbox WHERE tenant_id = $1", world.tenant)
+    other = await make_tenant(oltp_db)
+    async with owed(oltp_db, other, "queue", hours=50), owed(oltp_db, world.tenant, "notifications", hours=50):
+        run = await reconcile(Terms())
+    assert (run.counts["jobs_cut"], run.counts["found.lacking_job"], run.counts["found.jobs_owed"]) == (0, 2, 0)
+
+
+async def test_an_oltp_that_does_not_tell_what_it_owes_is_believed_nothing(
+    reconcile: Any, world: World, oltp_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queued(oltp_db, world.tenant, 2, hours=5)
+    call = Tier.call
+
+    async def older(self: Tier, method: Any, request: Any, **how: Any) -> Any:
+        reply = await call(self, method, request, **how)
+        if isinstance(reply, pb.GetReconcileProgressResponse):
+            reply.ClearField("owed")
+        return reply
+
+    monkeypatch.setattr(Tier, "call", older)
+    run = await reconcile()
+    assert (run.counts["jobs_cut"], run.counts["found.lacking_job"]) == (1, 0)
 
 
 async def test_a_ledger_too_great_to_be_looked_through_in_time_ends_no_run(

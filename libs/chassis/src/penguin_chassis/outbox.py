@@ -227,3 +227,10 @@ async def depth(db: Database) -> tuple[int, datetime | None]:
     """How many rows wait (exact up to 100,000) and when the oldest of those was written."""
     waiting = (await depths(db)).values()
     return sum(each.rows for each in waiting), min((each.oldest_at for each in waiting), default=None)
+
+
+async def oldest(db: Database, tenant_id: UUID) -> dict[str, datetime]:
+    """Since when something of this tenant's waits, by destination."""
+    async with db.tenant(tenant_id) as connection:
+        rows = await connection.fetch(sql.oldest_of_tenant, tenant_id)
+    return {row["destination"]: row["oldest_at"] for row in rows}

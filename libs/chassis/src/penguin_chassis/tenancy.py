@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 sql = load("penguin_chassis.sql", "tenancy.sql")
 
+# What a tier ends of a tenant's in the transaction that closes it.
+Ending = Callable[["Connection", Step], Awaitable[None]]
+
 ACTIVE = "active"
 CLOSED = "closed"
 # How long a tenant that another process closed may go on here (seconds).
@@ -77,14 +80,14 @@ async def provision(db: Database, step: Step) -> TierTenant:
     return await _once(db, step, functools.partial(_make, step))
 
 
-async def close(db: Database, step: Step) -> TierTenant:
-    """Let it change nothing any more. As a compensation, open what its action closed."""
-    return await _once(db, step, functools.partial(_set, step, CLOSED))
+async def close(db: Database, step: Step, ending: Ending | None = None) -> TierTenant:
+    """Let it change nothing any more, and end what goes on by itself. As a compensation, open what its action closed."""
+    return await _once(db, step, functools.partial(_set, step, CLOSED, ending))
 
 
-async def reopen(db: Database, step: Step) -> TierTenant:
+async def reopen(db: Database, step: Step, ending: Ending | None = None) -> TierTenant:
     """Let it change things again. As a compensation, close what its action opened."""
-    return await _once(db, step, functools.partial(_set, step, ACTIVE))
+    return await _once(db, step, functools.partial(_set, step, ACTIVE, ending))
 
 
 async def _once(db: Database, step: Step, act: Callable[[Connection], Awaitable[bool]]) -> TierTenant:
@@ -105,12 +108,14 @@ async def _make(step: Step, connection: Connection) -> bool:
     return await connection.fetchval(sql.insert, step.tenant_id, ACTIVE, step.at, None) is not None
 
 
-async def _set(step: Step, state: str, connection: Connection) -> bool:
+async def _set(step: Step, state: str, ending: Ending | None, connection: Connection) -> bool:
     if step.operation == COMPENSATION:
         moved = await barrier.undone(connection, step, Moved)
         if moved is None or not moved.here:
             return False
         state = ACTIVE if state == CLOSED else CLOSED
+    if state == CLOSED and ending is not None:
+        await ending(connection, step)
     closed_at = step.at if state == CLOSED else None
     if await connection.fetchval(sql.move, step.tenant_id, state, closed_at) is not None:
         return True

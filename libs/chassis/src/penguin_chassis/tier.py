@@ -41,10 +41,14 @@ class TierFacts:
 class TierServicer(SubjectMethods, tier_service_pb2_grpc.TierServiceServicer):
     """Status and outbox leases of one tier."""
 
-    def __init__(self, facts: TierFacts, db: Database, state: State, subjects: SubjectDuties | None = None) -> None:
+    def __init__(
+        self, facts: TierFacts, db: Database, state: State, subjects: SubjectDuties | None = None, *,
+        ending: tenancy.Ending | None = None,
+    ) -> None:  # fmt: skip
         self._facts = facts
         self._tier = facts.tier
         self._subjects = subjects or NoSubjects()
+        self._ending = ending
         self._db = db
         self._state = state
         self._started_at = datetime.now(UTC)
@@ -122,13 +126,13 @@ class TierServicer(SubjectMethods, tier_service_pb2_grpc.TierServiceServicer):
 
     async def CloseTenant(self, request: pb.CloseTenantRequest, context: Any) -> pb.CloseTenantResponse:  # noqa: N802
         """End a tenant's changes here."""
-        tenant = await tenancy.close(self._db, mutations.step_of(request))
+        tenant = await tenancy.close(self._db, mutations.step_of(request), self._ending)
         await self._state.closed.refresh(self._db)
         return pb.CloseTenantResponse(tenant=_tenant(tenant))
 
     async def ReopenTenant(self, request: pb.ReopenTenantRequest, context: Any) -> pb.ReopenTenantResponse:  # noqa: N802
         """Let a tenant change things again."""
-        tenant = await tenancy.reopen(self._db, mutations.step_of(request))
+        tenant = await tenancy.reopen(self._db, mutations.step_of(request), self._ending)
         await self._state.closed.refresh(self._db)
         return pb.ReopenTenantResponse(tenant=_tenant(tenant))
 

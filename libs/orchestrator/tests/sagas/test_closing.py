@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
@@ -16,11 +18,16 @@ from libs.orchestrator.tests.sagas.test_crash_points import DEFINITIONS, brisk
 from libs.orchestrator.tests.sagas.test_engine import Script, carried, script, unknown
 from libs.orchestrator.tests.stored import until
 
+from penguin.queue.v1 import schedule_service_pb2 as schedule_pb
+from penguin.queue.v1.schedule_service_pb2_grpc import ScheduleServiceStub
+from penguin_orchestrator import keys
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.sagas.carrying import SagaAbandonedError, Sagas, SagaUnfinishedError
+from penguin_orchestrator.sagas.deeds import Deed
 from penguin_orchestrator.sagas.definition import ACTION, COMPENSATION, Definition, DefinitionError, Registry, Step
 from penguin_orchestrator.sagas.engine import Engine
 from penguin_orchestrator.sagas.recovery import Recovery
+from penguin_orchestrator.sagas.tenants import CLOSE
 
 __all__ = ["brisk", "script"]
 
@@ -95,6 +102,28 @@ async def test_a_saga_of_a_closed_tenant_ends_by_itself(
     record_property("figure", f"{definition.id} in a tenant that is closed: {dict(sorted(ends.items()))}")
     assert ends["succeeded"] > 0, "closed after its last step it has succeeded"
     assert (ends["abandoned"] > 0) == (definition.kind not in NEVER_GIVEN_UP)
+
+
+async def test_a_schedule_that_is_put_while_its_tenant_is_being_closed_runs_no_more(world: World) -> None:
+    begun = await SCENARIOS["tenant.close"].prepare(world)
+    queue = world.tiers["queue"]
+    jobs = next(step for step in CLOSE.steps if step.name == "jobs")
+
+    async def act(deed: Deed) -> Mapping[str, Any] | None:
+        result = await jobs.act(deed)
+        late = schedule_pb.Schedule(name="late", cron="* * * * *", kind="some.kind", payload=b"{}")
+        put = schedule_pb.PutScheduleRequest(tenant_id=str(begun.tenant), request_id=str(uuid4()), schedule=late)
+        await queue.call(queue.stub(ScheduleServiceStub).PutSchedule, put)  # Queue is still open
+        return result
+
+    closing = replace(CLOSE, steps=tuple(replace(step, act=act) if step is jobs else step for step in CLOSE.steps))
+    sagas = Sagas(world.tiers, Registry([closing]))
+    held = await sagas.carry_out(CLOSE.kind, begun.tenant, begun.input, subject=begun.subject, saga_id=keys.new_id())
+    assert held.state == "succeeded"
+    (late,) = await world.rows(
+        "queue", begun.tenant, "SELECT paused, next_at FROM schedules WHERE tenant_id = $1 AND name = 'late'"
+    )
+    assert (late["paused"], late["next_at"]) == (True, None)
 
 
 def closed() -> TierError:

@@ -194,3 +194,16 @@ async def test_somebody_who_cannot_be_looked_for_in_time_hides_nobody(
     told = [counts(await reconciled(world, tenant, ledger)) for _ in range(2)]
     assert [each.get("erased_looked_for", 0) for each in told] == [0, 1]
     assert looked_for == ["slow@example.com", OTHER]
+
+
+async def test_runs_that_look_for_nobody_leave_the_round_where_it_was(
+    world: World, tenant: UUID, ledger: ErasureLedger, looked_for: list[str], tmp_path: Path
+) -> None:
+    people = [ADDRESS, OTHER, "eve@example.com"]
+    for address in people:
+        await Penguin(world.tiers, ledger).subjects.erase(tenant, address)
+    empty = ErasureLedger(tmp_path / "other", tmp_path / "other copy", b"k" * 32)
+    for other in (None, empty, None):  # as a process without the ledger, or with one that does not know the tenant
+        await reconciled(world, tenant, ledger)
+        await reconciled(world, tenant, other)
+    assert looked_for == people

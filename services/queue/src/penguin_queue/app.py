@@ -71,7 +71,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
             return Stream(work, announcer, start, lambda: state.draining, unread)
 
         state.incarnation.of(db)
-        own = tier.registration(tier.TierServicer(facts, db, state, SubjectStore(db)))
+        own = tier.registration(tier.TierServicer(facts, db, state, SubjectStore(db), ending=timetable.rest_all))
         census = Census(CensusStore(db), db.now)
         admin = QueueAdminServicer(QueueStore(db, kinds), census, leasing.changed)
         scaler = ScalerServicer(Scaling(census))

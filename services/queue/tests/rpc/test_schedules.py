@@ -13,6 +13,8 @@ from penguin.queue.v1 import queue_service_pb2 as jobs_pb
 from penguin.queue.v1 import schedule_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin.queue.v1.schedule_service_pb2_grpc import ScheduleServiceStub
+from penguin.tier.v1 import tier_service_pb2 as tier_pb
+from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_chassis.mutations import now
 from penguin_chassis.pool import Database
 from penguin_testkit.calling import Refused, TierClient
@@ -130,3 +132,11 @@ async def test_a_name_is_the_tenants_own(owner: Owner, queue: TierClient, kind: 
     await stranger.put(cron="0 5 * * *")
     assert (await owner.ask("GetSchedule", name="nightly")).schedule.cron == "30 2 * * *"
     assert await owner.lease() == []
+
+
+async def test_closing_a_tenant_lets_its_schedules_rest(owner: Owner) -> None:
+    await owner.put()
+    request = tier_pb.CloseTenantRequest(tenant_id=owner.tenant, request_id=str(uuid4()))
+    await owner.queue.call(TierServiceStub(owner.queue.channel).CloseTenant, request)
+    found = (await owner.ask("GetSchedule", name="nightly")).schedule
+    assert (found.paused, found.HasField("next_at")) == (True, False)

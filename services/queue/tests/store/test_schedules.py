@@ -12,7 +12,8 @@ import asyncpg
 import pytest
 from services.queue.tests.leases import Leases
 
-from penguin_chassis.barrier import Step
+from penguin_chassis import tenancy
+from penguin_chassis.barrier import ACTION, COMPENSATION, Step
 from penguin_chassis.faults import FailedPrecondition, NotFound, ResourceExhausted
 from penguin_chassis.pool import Database
 from penguin_queue.domain.schedules import RUN_ALL, RUN_ONCE, SKIP, Terms, Timing
@@ -209,3 +210,38 @@ async def test_there_is_a_bound_to_a_tenants_schedules(
         await side.schedules.put(step(tenant), replace(TERMS, name="c"))
     await side.schedules.put(step(uuid4()), replace(TERMS, name="c"))
     assert [s.terms.name for s in await side.schedules.list_page(tenant, "", 10)] == ["a", "b"]
+
+
+async def test_a_tenants_schedules_rest_from_its_close_on(side: Side, own_db: Database, tenant: UUID) -> None:
+    other = uuid4()
+    for each in (tenant, other):
+        await side.schedules.put(step(each), TERMS)
+    await side.schedules.put(step(tenant), replace(TERMS, name="t"))
+    assert (await tenancy.close(own_db, step(tenant), side.schedules.rest_all)).state == tenancy.CLOSED
+    kept = await side.schedules.list_page(tenant, "", 10)
+    assert [(each.terms.paused, each.standing.next_at) for each in kept] == [(True, None)] * 2
+    assert [job.tenant_id for job in (await side.schedules.fire(DUE, 10)).ready] == [other]
+    # Opened again, they rest on: whoever opens it resumes what is wanted.
+    await tenancy.reopen(own_db, step(tenant), side.schedules.rest_all)
+    assert [job.tenant_id for job in (await side.schedules.fire(DUE + MINUTE, 10)).ready] == [other]
+
+
+async def test_a_schedule_that_is_put_after_the_close_is_never_due(side: Side, own_db: Database, tenant: UUID) -> None:
+    """As by a server that did not know of the close yet."""
+    await tenancy.close(own_db, step(tenant), side.schedules.rest_all)
+    await side.schedules.put(step(tenant), TERMS)
+    fired = await side.schedules.fire(DUE + 5 * MINUTE, 10)
+    assert (fired.ready, fired.more, fired.next_at) == ([], False, None)
+    await tenancy.reopen(own_db, step(tenant), side.schedules.rest_all)
+    fired = await side.schedules.fire(DUE, 10)
+    assert (len(fired.ready), fired.next_at) == (1, DUE + MINUTE)
+
+
+async def test_an_opening_that_is_undone_closes_as_any_close_does(side: Side, own_db: Database, tenant: UUID) -> None:
+    await tenancy.close(own_db, step(tenant), side.schedules.rest_all)
+    opening = replace(step(tenant), operation=ACTION)
+    assert (await tenancy.reopen(own_db, opening, side.schedules.rest_all)).state == tenancy.ACTIVE
+    await side.schedules.put(step(tenant), TERMS)
+    undoing = replace(opening, operation=COMPENSATION)
+    assert (await tenancy.reopen(own_db, undoing, side.schedules.rest_all)).state == tenancy.CLOSED
+    assert (await side.schedules.get(tenant, "s")).terms.paused

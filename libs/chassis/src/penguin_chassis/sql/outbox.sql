@@ -85,3 +85,6 @@ WHERE o.tenant_id = failed.tenant_id AND o.id = failed.id AND o.lease_token = $3
 SELECT destination, count(*) AS rows, min(created_at) AS oldest_at
 FROM (SELECT destination, created_at FROM outbox LIMIT $1) AS counted
 GROUP BY destination;
+
+-- name: oldest_of_tenant
+SELECT destination, min(created_at) AS oldest_at FROM outbox WHERE tenant_id = $1 GROUP BY destination;

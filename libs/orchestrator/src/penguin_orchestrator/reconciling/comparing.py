@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from penguin_orchestrator.reconciling.reading import KeyReader, MovedError, Place, Places, RefusedError
+from penguin_orchestrator.reconciling.reading import KeyReader, MovedError, Place, Places, RefusedError, UncomparedError
 from penguin_orchestrator.reconciling.sums import NOTHING, Bucket, Sum, added, differing, digest, sum_of, whole
 
 # Generations that are looked at in one go: three months of hours. Some sources read all their keys each time.
@@ -55,15 +55,19 @@ class Comparison:
         # Buckets before this one are done.
         self._since = Bucket(0)
         self._found = Difference(0)
+        # What each source said of the whole, at the last try.
+        self._whole: Mapping[Place, Mapping[int, Sum]] = {}
 
     async def differences(self, first: int, end: int) -> AsyncGenerator[Difference, None]:
         """Compare the generations from `first` up to but without `end`, part by part, in their order; raises RefusedError.
 
-        Rows of closed generations do go (a template is deleted): what does not add up is asked for again, a few times.
+        Rows of closed generations do go (a template is deleted): what does not add up is asked for again, a few times. Where the
+        whole is another each time the tenant does not stand still (UncomparedError); where it is the same its source is short.
         """
         self._since = Bucket(first)
         while self._since.generation < end:
             since = self._since
+            wholes: list[Mapping[int, Sum] | None] = []
             for _ in range(TRIES):
                 try:
                     async with aclosing(self._window(end)) as parts:
@@ -72,11 +76,12 @@ class Comparison:
                     break
                 except MovedError as error:
                     reason = str(error)
+                    wholes.append(self._whole.get(error.place) if error.place is not None else None)
                     if self._since > since:
                         # What was told stands: from there on, with as many tries.
                         break
             else:
-                raise RefusedError(reason)
+                raise (RefusedError if all(whole == wholes[0] for whole in wholes) else UncomparedError)(reason)
 
     async def _window(self, end: int) -> AsyncGenerator[Difference, None]:
         """The first generations of what is left, in one part or, where much does not agree, in several."""
@@ -85,7 +90,7 @@ class Comparison:
         if len(kept) == WINDOW:
             end = max(kept) + 1
         others = await asyncio.gather(*(reader.generations(p, tenant_id, first, end) for p in places.references))
-        told = dict(zip(self._all, (kept, *others), strict=True))
+        told = self._whole = dict(zip(self._all, (kept, *others), strict=True))
         sums: Sums = {
             place: {Bucket(generation): each for generation, each in by_generation.items()}
             for place, by_generation in told.items()
@@ -175,4 +180,4 @@ def _by_bucket(keys: Iterable[tuple[int, str]], depth: int) -> dict[Bucket, Sum]
 def _agree(place: Place, told: Mapping[Bucket, Sum], before: Mapping[Bucket, Sum], buckets: Iterable[Bucket]) -> None:
     """Raises MovedError where a source's parts are not what it said of the whole."""
     if any(told.get(bucket, NOTHING) != before[bucket] for bucket in buckets):
-        raise MovedError(f"{place.name} does not add up to what it has counted")
+        raise MovedError(f"{place.name} does not add up to what it has counted", place)

@@ -17,19 +17,23 @@ import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from penguin.oltp.v1 import email_service_pb2 as email_pb
+from penguin.oltp.v1 import reconcile_service_pb2 as reconcile_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
+from penguin.oltp.v1.reconcile_service_pb2_grpc import ReconcileServiceStub
 from penguin.queue.v1 import queue_service_pb2 as queue_pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
-from penguin.tier.v1 import tier_service_pb2 as tier_pb
-from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.reconciling.reading import RefusedError, in_portions, refusal, unchanged
+from penguin_orchestrator.reconciling.reading import UncomparedError, in_portions, refusal, unchanged
 
+# The part of a run that this is.
+PART = "jobs"
 KIND = "email.send"
 # What is younger may be on its way.
 AGE = timedelta(hours=1)
+# What OLTP has owed Queue for so long does not go by itself: until somebody sees to it nothing can be said of this tenant.
+OVERDUE = timedelta(days=1)
 # Emails and jobs that are looked at in one run, of one tenant: a great backlog is told in bounded time and memory.
 EMAILS, JOBS = 10_000, 100_000
 PAGE = 500
@@ -43,7 +47,7 @@ WAITING = (email_pb.EMAIL_STATUS_SENDING, email_pb.EMAIL_STATUS_QUEUED)
 OVER = frozenset({email_pb.EMAIL_STATUS_SENT, email_pb.EMAIL_STATUS_FAILED})
 
 
-class SlowError(RefusedError):
+class SlowError(UncomparedError):
     """A tier did not answer in time."""
 
 
@@ -57,6 +61,8 @@ class JobsDifference:
     needless: list[int] = field(default_factory=list)
     # Why nothing could be said, or only a part.
     cut: bool = False
+    # OLTP has owed Queue something of the tenant's for so long that somebody has to be told.
+    overdue: bool = False
 
 
 class JobsComparison:
@@ -68,11 +74,11 @@ class JobsComparison:
         self._before = now - AGE
 
     async def run(self) -> JobsDifference:
-        """Compare; nothing is said while OLTP itself owes Queue jobs that are as old."""
+        """Compare; nothing is said while OLTP itself owes Queue jobs of this tenant that are as old."""
+        owed_for = await self._owed_for()
+        if owed_for is None or owed_for > AGE / 2:
+            return JobsDifference(cut=True, overdue=owed_for is not None and owed_for > OVERDUE)
         found = JobsDifference()
-        if await self._owing():
-            found.cut = True
-            return found
         lacking = await self._old_emails(found)
         by_email = await self._old_jobs(found, lacking)
         if lacking:
@@ -102,11 +108,14 @@ class JobsComparison:
             count += len(reply.requeued_ids)
         return count
 
-    async def _owing(self) -> bool:
-        status = await _ask(self._oltp, self._oltp.stub(TierServiceStub).GetStatus, tier_pb.GetStatusRequest())
-        if not status.HasField("outbox_depth"):
-            return True
-        return bool(status.outbox_depth) and status.outbox_oldest_age.ToTimedelta() > AGE / 2
+    async def _owed_for(self) -> timedelta | None:
+        """How long OLTP has owed Queue the oldest of what it owes it of this tenant; None where it does not say."""
+        request = reconcile_pb.GetReconcileProgressRequest(tenant_id=self._tenant_id, part=PART)
+        reply = await _ask(self._oltp, self._oltp.stub(ReconcileServiceStub).GetReconcileProgress, request)
+        if not reply.HasField("owed"):
+            return None
+        ages = reply.owed.oldest_age
+        return ages["queue"].ToTimedelta() if "queue" in ages else timedelta()
 
     async def _old_emails(self, found: JobsDifference) -> set[str]:
         old: set[str] = set()

@@ -15,7 +15,16 @@ from penguin_orchestrator import keys as minted
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import CLOSED, NO_TOKEN, TierError
 from penguin_orchestrator.reconciling.comparing import Difference
-from penguin_orchestrator.reconciling.reading import KeyReader, LeftOutError, Place, Places, in_portions, unchanged
+from penguin_orchestrator.reconciling.reading import (
+    KeyReader,
+    LeftOutError,
+    Place,
+    Places,
+    RefusedError,
+    UncomparedError,
+    in_portions,
+    unchanged,
+)
 
 A_CALL = 500
 DEADLINE_S = 20.0
@@ -123,14 +132,20 @@ class Mender:
             return await self._content.insist(method, request, deadline_s=DEADLINE_S)
         except TierError as error:
             if error.reason != CLOSED:
-                raise unchanged(error) from None
+                raise _unchanged(error) from None
         try:
             # A tenant that is closed changes nothing any more; what is nobody's goes all the same, by the platform's word.
             return await self._content.insist(method, request, deadline_s=DEADLINE_S, as_platform=True)
         except TierError as error:
             if error.reason in (NO_TOKEN, "PLATFORM_ONLY"):
                 raise LeftOutError(error.reason) from None
-            raise unchanged(error) from None
+            raise _unchanged(error) from None
+
+
+def _unchanged(error: TierError) -> RefusedError | LeftOutError:
+    """Why nothing was changed, or not surely: where a tier took too long the run ends, whoever it was of."""
+    why = unchanged(error)
+    return RefusedError(str(why)) if isinstance(why, UncomparedError) else why
 
 
 def told(result: Confirmed, actions: Mapping[str, str], places: Places) -> list[Found]:

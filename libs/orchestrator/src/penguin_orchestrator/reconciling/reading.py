@@ -1,5 +1,5 @@
 """Reads keys where they stand, and believes nothing that is short: whatever is away, older than its code, or says less than
-it has counted itself, ends the run."""
+it has counted itself, ends the run. A tenant of whom nothing can be said while all of them are there is left out of it."""
 
 from __future__ import annotations
 
@@ -39,12 +39,21 @@ class RefusedError(Exception):
     """The run cannot go on; the text says why in a few words, for the receipt."""
 
 
+class UncomparedError(RefusedError):
+    """Nothing can be said of this tenant: it is too great to be looked through in time, or does not stand still. Others may be
+    compared, if the tiers are there (`KeyReader.places`)."""
+
+
 class LeftOutError(Exception):
     """A tenant's state does not let anything of it be changed (it is closed): it is left out, and the others go on."""
 
 
 class MovedError(Exception):
     """What a source says does not add up with what it said before: it was changed in between, or it is short."""
+
+    def __init__(self, reason: str, place: Place | None = None) -> None:
+        super().__init__(reason)
+        self.place = place
 
 
 class Place(NamedTuple):
@@ -195,8 +204,9 @@ class KeyReader:
 
 
 def refusal(error: TierError) -> RefusedError:
-    """A tier's refusal as the reason of a run's."""
-    return RefusedError(f"{error.tier} does not answer: {error.code.name} {error.reason}".strip())
+    """A tier's refusal as the reason of a run's, or where it took too long as that of leaving out the tenant that was asked of."""
+    kind = UncomparedError if error.code is grpc.StatusCode.DEADLINE_EXCEEDED else RefusedError
+    return kind(f"{error.tier} does not answer: {error.code.name} {error.reason}".strip())
 
 
 def unchanged(error: TierError) -> RefusedError | LeftOutError:

@@ -16,16 +16,23 @@ from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.erasure_ledger import ErasureLedger
 from penguin_orchestrator.reconciling.comparing import Comparison, Difference
 from penguin_orchestrator.reconciling.facts import FactsComparison
-from penguin_orchestrator.reconciling.jobs import JobsComparison
-from penguin_orchestrator.reconciling.mending import Confirmed, Found, Mender, confirmed, told
-from penguin_orchestrator.reconciling.reading import KeyReader, LeftOutError, Places, RefusedError
+from penguin_orchestrator.reconciling.jobs import PART, JobsComparison
+from penguin_orchestrator.reconciling.mending import A_CALL, Confirmed, Found, Mender, confirmed, told
+from penguin_orchestrator.reconciling.reading import (
+    KeyReader,
+    LeftOutError,
+    Places,
+    RefusedError,
+    UncomparedError,
+    in_portions,
+)
 from penguin_orchestrator.reconciling.receipts import FOUND, Part, Receipt, Terms
 from penguin_orchestrator.reconciling.subjects import Orders, SubjectsComparison, ordered
 
 # How long after its keys were minted a generation is closed: by then their contents' claim_by has passed (six hours after
 # they were put), and so has whatever a clock or a slow caller may add.
 CLOSED_AFTER = timedelta(hours=8)
-KEYS, QUARANTINE, JOBS, FACTS, SUBJECTS, LEFT_OUT = "keys", "quarantine", "jobs", "facts", "subjects", "left_out"
+KEYS, QUARANTINE, JOBS, FACTS, SUBJECTS, LEFT_OUT = "keys", "quarantine", PART, "facts", "subjects", "left_out"
 
 
 def closed_before(now_s: float) -> int:
@@ -70,27 +77,28 @@ class Reconciler:
             erased = tenants if terms.tenant_id else sorted({*tenants, *(orders or ())})
             # Keys first, of all tenants: the other pairs ask more tiers.
             for parts, those in (
-                ((self._sweep, self._compare), tenants),
-                ((self._compare_jobs, self._compare_facts), tenants),
-                ((self._look_for_erased,), erased),
+                (((QUARANTINE, self._sweep), (KEYS, self._compare)), tenants),
+                (((JOBS, self._compare_jobs), (FACTS, self._compare_facts)), tenants),
+                (((SUBJECTS, self._look_for_erased),), erased),
             ):
                 for tenant_id in those:
-                    for part in parts:
-                        await self._do(part, work, tenant_id)
+                    for name, part in parts:
+                        await self._do(name, part, work, tenant_id)
         except RefusedError as error:
             return await receipt.finish(str(error))
         return await receipt.finish()
 
     @staticmethod
-    async def _do(part: Callable[[_Work, UUID], Awaitable[None]], work: _Work, tenant_id: UUID) -> None:
-        """Do one part of a tenant; one that may not be changed is left out of it."""
+    async def _do(name: str, part: Callable[[_Work, UUID], Awaitable[None]], work: _Work, tenant_id: UUID) -> None:
+        """Do one part of a tenant; one that may not be changed is left out of it, and so is one that cannot be compared, which
+        is told: those behind it are not to wait for it."""
         try:
             await part(work, tenant_id)
         except LeftOutError:
-            left_out = work.receipt.part(tenant_id, LEFT_OUT)
-            left_out.counts["tenants_left_out"] = 1
-            left_out.done = True
-            await work.receipt.record(left_out)
+            await _leave_out(work, tenant_id, "tenants_left_out")
+        except UncomparedError as error:
+            await work.reader.places()  # a tier that answers nothing at all ends the run
+            await _leave_out(work, tenant_id, f"{FOUND}uncompared", Found("uncompared", f"{name}: {error}"[:500], ""))
 
     async def _compare(self, work: _Work, tenant_id: UUID) -> None:
         """Compare a tenant's closed generations, part by part."""
@@ -116,13 +124,12 @@ class Reconciler:
             return told(result, {}, work.places)
         room = max(0, work.terms.cap - work.receipt.total("quarantined"))
         put_aside = result.orphans[:room]
-        part.counts["over_cap"] += len(result.orphans) - len(put_aside)
-        if put_aside or result.wanted:
-            # Still ours? And should we end in between, the receipt knows what was begun.
-            await work.receipt.record(part)
-            mender = Mender(self._tiers["content"], part.tenant_id)
-            part.counts["quarantined"] += await mender.quarantine(put_aside)
+        mender = Mender(self._tiers["content"], part.tenant_id)
+        await _within_cap(work, part, "quarantined", put_aside, mender.quarantine)
+        if result.wanted:
+            await work.receipt.record(part)  # still ours?
             part.counts["revived"] += await mender.revive(result.wanted)
+        part.counts["over_cap"] += len(result.orphans) - len(put_aside)
         found = told(result, {"orphan": "quarantined", "wanted": "revived"}, work.places)
         beyond = set(result.orphans[room:])
         for each in found:
@@ -157,13 +164,18 @@ class Reconciler:
         if not work.terms.apply:
             part.counts["deletable"] += len(doomed)
             return held  # what is wanted is counted where the keys are compared
-        if doomed or wanted:
+        if wanted:
             await work.receipt.record(part)
             part.counts[f"{FOUND}wanted"] += len(wanted)
             part.counts["revived"] += await mender.revive(wanted)
-            deleted, held = await mender.delete(doomed, before)
-            part.counts["deleted"] += deleted
-            part.counts["held"] += len(held)
+
+        async def delete(keys: Sequence[str]) -> int:
+            deleted, kept = await mender.delete(keys, before)
+            held.update(kept)
+            return deleted
+
+        await _within_cap(work, part, "deleted", doomed, delete)
+        part.counts["held"] += len(held)
         return held
 
     async def _compare_jobs(self, work: _Work, tenant_id: UUID) -> None:
@@ -179,13 +191,15 @@ class Reconciler:
             part.counts["requeued"] += await comparison.requeue(work.receipt.run.id, found.lacking)
         part.counts.update(
             {"emails_waiting": found.waiting, "jobs": found.jobs, "jobs_cut": int(found.cut),
-             f"{FOUND}lacking_job": len(found.lacking), f"{FOUND}needless_job": len(found.needless)}
+             f"{FOUND}lacking_job": len(found.lacking), f"{FOUND}needless_job": len(found.needless),
+             f"{FOUND}jobs_owed": int(found.overdue)}
         )  # fmt: skip
         part.done = True
         done = "requeued" if requeue else ""
         await work.receipt.record(part, [
             *(Found("lacking_job", email_id, "oltp.emails", done) for email_id in found.lacking),
             *(Found("needless_job", str(job_id), "queue.jobs") for job_id in found.needless),
+            *([Found("jobs_owed", "queue", "oltp.outbox")] if found.overdue else []),
         ])  # fmt: skip
 
     async def _compare_facts(self, work: _Work, tenant_id: UUID) -> None:
@@ -222,11 +236,12 @@ class Reconciler:
             return
         comparison = SubjectsComparison(self._tiers, work.reader, tenant_id, datetime.fromtimestamp(self._clock(), UTC))
         found: list[Found] = []
+        # Whoever looks for nobody leaves the round where it was: the next run goes by this part.
+        part.to_generation = await work.receipt.left_off(tenant_id, SUBJECTS)
         if work.orders is None:
             part.counts["erased_not_looked_for"] = len(await comparison.recorded())
         else:
-            orders = work.orders.get(tenant_id, ())
-            gone = await comparison.run(orders, await work.receipt.left_off(tenant_id, SUBJECTS) if orders else 0)
+            gone = await comparison.run(work.orders.get(tenant_id, ()), part.to_generation)
             part.to_generation = gone.reached
             found = [
                 *(Found("erased_person", f"{erasure}/{place}", place) for erasure, place in gone.left),
@@ -240,6 +255,29 @@ class Reconciler:
             )  # fmt: skip
         part.done = True
         await work.receipt.record(part, found)
+
+
+async def _leave_out(work: _Work, tenant_id: UUID, count: str, *found: Found) -> None:
+    part = work.receipt.part(tenant_id, LEFT_OUT)
+    part.counts[count] = 1
+    part.done = True
+    await work.receipt.record(part, found)
+
+
+async def _within_cap(
+    work: _Work, part: Part, count: str, keys: Sequence[str], act: Callable[[Sequence[str]], Awaitable[int]]
+) -> None:
+    """Do what the cap bounds, a call at a time, each told to the receipt as done before it is: whoever takes the run on has so
+    much less room, whatever became of it. What turns out not to have been there is taken off again."""
+    for portion in in_portions(keys, A_CALL):
+        part.counts[count] += len(portion)
+        await work.receipt.record(part)  # and it is still ours
+        try:
+            done = await act(portion)
+        except LeftOutError:
+            part.counts[count] -= len(portion)  # it was refused: others may have the room
+            raise
+        part.counts[count] += done - len(portion)
 
 
 def _disposed(

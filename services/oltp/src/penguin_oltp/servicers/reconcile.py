@@ -8,6 +8,8 @@ from uuid import UUID
 
 from penguin.oltp.v1 import reconcile_service_pb2 as pb
 from penguin.oltp.v1 import reconcile_service_pb2_grpc
+from penguin_chassis import outbox
+from penguin_chassis.mutations import now
 from penguin_chassis.paging import next_token, page_size, page_start
 from penguin_chassis.pool import Database
 from penguin_chassis.wire import stamp
@@ -22,6 +24,7 @@ class ReconcileServicer(reconcile_service_pb2_grpc.ReconcileServiceServicer):
     """The receipts of reconcile."""
 
     def __init__(self, db: Database) -> None:
+        self._db = db
         self._runs = ReconcileStore(db)
 
     async def StartReconcileRun(
@@ -53,8 +56,10 @@ class ReconcileServicer(reconcile_service_pb2_grpc.ReconcileServiceServicer):
     async def GetReconcileProgress(
         self, request: pb.GetReconcileProgressRequest, context: Any
     ) -> pb.GetReconcileProgressResponse:
-        last = await self._runs.last_progress(UUID(request.tenant_id), request.part)
-        return pb.GetReconcileProgressResponse(progress=wire.progress(last) if last is not None else None)
+        tenant_id = UUID(request.tenant_id)
+        last = await self._runs.last_progress(tenant_id, request.part)
+        owed = wire.owed(await outbox.oldest(self._db, tenant_id), now())
+        return pb.GetReconcileProgressResponse(progress=wire.progress(last) if last is not None else None, owed=owed)
 
     async def GetReconcileRun(self, request: pb.GetReconcileRunRequest, context: Any) -> pb.GetReconcileRunResponse:
         return pb.GetReconcileRunResponse(run=wire.run(await self._runs.get(UUID(request.run_id))))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +29,14 @@ def terms(wire: pb.ReconcileTerms) -> Terms:
 def min_interval(request: pb.StartReconcileRunRequest) -> timedelta:
     """How long ago the last run must have begun."""
     return timedelta(seconds=request.min_interval.ToTimedelta().total_seconds())
+
+
+def owed(oldest: Mapping[str, datetime], at: datetime) -> pb.OwedToOthers:
+    """How long the oldest of what is owed has waited, by destination."""
+    told = pb.OwedToOthers()
+    for destination, since in oldest.items():
+        told.oldest_age[destination].FromTimedelta(max(timedelta(), at - since))
+    return told
 
 
 def progress_of(wire: pb.ReconcileProgress) -> Progress:

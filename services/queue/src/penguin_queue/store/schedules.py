@@ -97,6 +97,10 @@ class ScheduleStore:
             found = await self._one(connection, sql.get, step.tenant_id, name)
             return await barrier.record(connection, step, found, Schedule)
 
+    async def rest_all(self, connection: Connection, step: Step) -> None:
+        """Let all of a tenant's schedules rest, in the caller's transaction: the one that closes it."""
+        await connection.execute(sql.rest_all, step.tenant_id, step.at)
+
     async def run(self, step: Step, name: str) -> tuple[int, list[Ready]]:
         """Enqueue a schedule's job beside its times; returns its id, and the job if it is new.
 

@@ -32,11 +32,20 @@ DELETE FROM schedules WHERE tenant_id = $1 AND name = $2 RETURNING name;
 -- name: rest
 UPDATE schedules SET paused = $3, next_at = $4, updated_at = $5 WHERE tenant_id = $1 AND name = $2;
 
+-- name: rest_all
+UPDATE schedules SET paused = true, next_at = NULL, updated_at = $2
+WHERE tenant_id = $1 AND name = ANY (ARRAY(
+    SELECT name FROM schedules WHERE tenant_id = $1 AND NOT paused ORDER BY name FOR NO KEY UPDATE));
+
 -- name: lock_due
--- Another server has those that are locked: it waits for nobody.
+-- Another server has those that are locked: it waits for nobody. A tenant that is closed has none that is due, though one was put
+-- since by a server that did not know of it yet.
 SELECT tenant_id, name, cron, time_zone, kind_id, payload, priority, rank, max_attempts, missed_runs,
        start_deadline, overlap, paused, next_at, last_at, coalesce(last_job_id, 0) AS last_job_id, missed, created_at, updated_at
-FROM schedules WHERE NOT paused AND next_at <= $1 ORDER BY next_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED;
+FROM schedules AS s
+WHERE NOT paused AND next_at <= $1
+    AND NOT EXISTS (SELECT FROM tier_tenants AS t WHERE t.tenant_id = s.tenant_id AND t.state = 'closed')
+ORDER BY next_at LIMIT $2 FOR NO KEY UPDATE OF s SKIP LOCKED;
 
 -- name: unfinished
 -- Looked at once the schedules are locked, so that the jobs of whoever had them before are seen.
@@ -49,4 +58,8 @@ SET next_at = $3, last_at = coalesce($4::timestamptz, last_at), last_job_id = co
 WHERE tenant_id = $1 AND name = $2;
 
 -- name: next_due
-SELECT min(next_at) FROM schedules WHERE NOT paused;
+-- No min(), which would read them all beside the second table.
+SELECT next_at FROM schedules AS s
+WHERE NOT paused AND next_at IS NOT NULL
+    AND NOT EXISTS (SELECT FROM tier_tenants AS t WHERE t.tenant_id = s.tenant_id AND t.state = 'closed')
+ORDER BY next_at LIMIT 1;

@@ -438,22 +438,73 @@ class GetReconcileProgressResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROGRESS_FIELD_NUMBER: _builtins.int
+    OWED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___ReconcileProgress:
         """Absent where no run has ended this part."""
+
+    @_builtins.property
+    def owed(self) -> Global___OwedToOthers:
+        """Absent where that is not told: then nobody knows."""
 
     def __init__(
         self,
         *,
         progress: Global___ReconcileProgress | None = ...,
+        owed: Global___OwedToOthers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owed", b"owed", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owed", b"owed", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetReconcileProgressResponse: _TypeAlias = GetReconcileProgressResponse  # noqa: Y015
+
+@_typing.final
+class OwedToOthers(_message.Message):
+    """OwedToOthers is what waits in OLTP's outbox of one tenant's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OldestAgeEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _duration_pb2.Duration: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _duration_pb2.Duration | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    OLDEST_AGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def oldest_age(self) -> _containers.MessageMap[_builtins.str, _duration_pb2.Duration]:
+        """How long the oldest row has waited, by the tier that it goes to, for example "queue". A tier that is owed nothing is left out."""
+
+    def __init__(
+        self,
+        *,
+        oldest_age: _abc.Mapping[_builtins.str, _duration_pb2.Duration] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["oldest_age", b"oldest_age"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwedToOthers: _TypeAlias = OwedToOthers  # noqa: Y015
 
 @_typing.final
 class GetReconcileRunRequest(_message.Message):

@@ -104,7 +104,7 @@ class ReconcileServiceServicer:
 
     def GetReconcileProgress(self, request, context):
         """GetReconcileProgress reads where the latest run that ended one part of one tenant has come to. A run that cannot see to
-        all of such a part goes on from there.
+        all of such a part goes on from there. What OLTP owes others of this tenant's is told too: it is on its way, and not missing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

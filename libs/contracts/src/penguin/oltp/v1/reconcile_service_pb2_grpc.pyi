@@ -48,7 +48,7 @@ class ReconcileServiceStub:
     """FinishReconcileRun ends a run and sums it up. A run that found something, or was refused, raises one admin event."""
     GetReconcileProgress: _grpc.UnaryUnaryMultiCallable[_reconcile_service_pb2.GetReconcileProgressRequest, _reconcile_service_pb2.GetReconcileProgressResponse]
     """GetReconcileProgress reads where the latest run that ended one part of one tenant has come to. A run that cannot see to
-    all of such a part goes on from there.
+    all of such a part goes on from there. What OLTP owes others of this tenant's is told too: it is on its way, and not missing.
     """
     GetReconcileRun: _grpc.UnaryUnaryMultiCallable[_reconcile_service_pb2.GetReconcileRunRequest, _reconcile_service_pb2.GetReconcileRunResponse]
     """GetReconcileRun reads one receipt."""
@@ -77,7 +77,7 @@ class ReconcileServiceAsyncStub(ReconcileServiceStub):
     """FinishReconcileRun ends a run and sums it up. A run that found something, or was refused, raises one admin event."""
     GetReconcileProgress: _aio.UnaryUnaryMultiCallable[_reconcile_service_pb2.GetReconcileProgressRequest, _reconcile_service_pb2.GetReconcileProgressResponse]  # type: ignore[assignment]
     """GetReconcileProgress reads where the latest run that ended one part of one tenant has come to. A run that cannot see to
-    all of such a part goes on from there.
+    all of such a part goes on from there. What OLTP owes others of this tenant's is told too: it is on its way, and not missing.
     """
     GetReconcileRun: _aio.UnaryUnaryMultiCallable[_reconcile_service_pb2.GetReconcileRunRequest, _reconcile_service_pb2.GetReconcileRunResponse]  # type: ignore[assignment]
     """GetReconcileRun reads one receipt."""
@@ -127,7 +127,7 @@ class ReconcileServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reconcile_service_pb2.GetReconcileProgressResponse, _abc.Awaitable[_reconcile_service_pb2.GetReconcileProgressResponse]]:
         """GetReconcileProgress reads where the latest run that ended one part of one tenant has come to. A run that cannot see to
-        all of such a part goes on from there.
+        all of such a part goes on from there. What OLTP owes others of this tenant's is told too: it is on its way, and not missing.
         """
 
     @_abc_1.abstractmethod

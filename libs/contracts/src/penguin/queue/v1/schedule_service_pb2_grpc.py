@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class ScheduleServiceStub:
     """ScheduleService keeps a tenant's schedules: jobs enqueued by the clock. A run's job is stored in the transaction that
-    moves its schedule on, so no run is lost and none happens twice, however many servers there are.
+    moves its schedule on, so no run is lost and none happens twice, however many servers there are. Closing a tenant
+    (TierService.CloseTenant) lets all of its schedules rest, and while it is closed none of them runs.
     """
 
     def __init__(self, channel):
@@ -75,7 +76,8 @@ class ScheduleServiceStub:
 
 class ScheduleServiceServicer:
     """ScheduleService keeps a tenant's schedules: jobs enqueued by the clock. A run's job is stored in the transaction that
-    moves its schedule on, so no run is lost and none happens twice, however many servers there are.
+    moves its schedule on, so no run is lost and none happens twice, however many servers there are. Closing a tenant
+    (TierService.CloseTenant) lets all of its schedules rest, and while it is closed none of them runs.
     """
 
     def PutSchedule(self, request, context):
@@ -178,7 +180,8 @@ def add_ScheduleServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ScheduleService:
     """ScheduleService keeps a tenant's schedules: jobs enqueued by the clock. A run's job is stored in the transaction that
-    moves its schedule on, so no run is lost and none happens twice, however many servers there are.
+    moves its schedule on, so no run is lost and none happens twice, however many servers there are. Closing a tenant
+    (TierService.CloseTenant) lets all of its schedules rest, and while it is closed none of them runs.
     """
 
     @staticmethod

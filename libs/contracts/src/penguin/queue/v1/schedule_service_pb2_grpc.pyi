@@ -28,7 +28,8 @@ GRPC_VERSION: str
 
 class ScheduleServiceStub:
     """ScheduleService keeps a tenant's schedules: jobs enqueued by the clock. A run's job is stored in the transaction that
-    moves its schedule on, so no run is lost and none happens twice, however many servers there are.
+    moves its schedule on, so no run is lost and none happens twice, however many servers there are. Closing a tenant
+    (TierService.CloseTenant) lets all of its schedules rest, and while it is closed none of them runs.
     """
 
     @_typing.overload
@@ -59,7 +60,8 @@ class ScheduleServiceStub:
 @_typing.type_check_only
 class ScheduleServiceAsyncStub(ScheduleServiceStub):
     """ScheduleService keeps a tenant's schedules: jobs enqueued by the clock. A run's job is stored in the transaction that
-    moves its schedule on, so no run is lost and none happens twice, however many servers there are.
+    moves its schedule on, so no run is lost and none happens twice, however many servers there are. Closing a tenant
+    (TierService.CloseTenant) lets all of its schedules rest, and while it is closed none of them runs.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -86,7 +88,8 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
 
 class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
     """ScheduleService keeps a tenant's schedules: jobs enqueued by the clock. A run's job is stored in the transaction that
-    moves its schedule on, so no run is lost and none happens twice, however many servers there are.
+    moves its schedule on, so no run is lost and none happens twice, however many servers there are. Closing a tenant
+    (TierService.CloseTenant) lets all of its schedules rest, and while it is closed none of them runs.
     """
 
     @_abc_1.abstractmethod
