@@ -22,12 +22,12 @@ from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
 from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin_devstack.valkey import ValkeyServer
+from penguin_orchestrator import blobs
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.mailsources import Source
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
 from penguin_orchestrator.reconciling.receipts import Terms
 from penguin_orchestrator.reconciling.running import Reconciler
-from penguin_orchestrator.sagas import leads
 from penguin_orchestrator.sagas.carrying import SagaRefusedError
 
 EMAILS = 1000
@@ -266,17 +266,17 @@ async def test_who_is_erased_is_in_no_report_of_an_import_under_way(
     town: Town, monkeypatch: pytest.MonkeyPatch, *, stored: bool
 ) -> None:
     """The erasure comes by after the file was read, right before its report is stored or right after."""
-    tenant, put = await town.penguin.tenants.onboard("Acme"), leads.put_file
+    tenant, put = await town.penguin.tenants.onboard("Acme"), blobs.put_file
 
     async def put_meanwhile(*args: Any) -> None:
-        monkeypatch.setattr(leads, "put_file", put)
+        monkeypatch.setattr("penguin_orchestrator.sagas.leads.put_file", put)
         if stored:
             await put(*args)
         await town.penguin.subjects.erase(tenant, ADDRESS)
         if not stored:
             await put(*args)
 
-    monkeypatch.setattr(leads, "put_file", put_meanwhile)
+    monkeypatch.setattr("penguin_orchestrator.sagas.leads.put_file", put_meanwhile)
     rows = f"email,first_name\n{ADDRESS},Ada\n{ADDRESS},Ada again\nnobody {ADDRESS},Ada\n"
     imported = await town.penguin.leads.import_file(tenant, rows.encode(), "imported")
     # Bytes that nothing refers to go when nobody may claim them any more.
