@@ -49,7 +49,7 @@ async def test_interrupted_and_resumed(here: Stage, tmp_path: Path) -> None:
         process = await lead_imports.command(here, str(file), "--list", lead_imports.AUDIENCE)
         await until(under_way, 60)
         process.send_signal(signal.SIGINT)
-        said, _ = await asyncio.wait_for(process.communicate(), 30)
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 130, said.decode()
     saga = await here.saga()
     assert saga is not None
