@@ -30,6 +30,8 @@ from penguin_devstack.stack import LocalStack
 from penguin_orchestrator.platform import Penguin
 
 AUDIENCE = "all"
+# A shell's background job is born deaf to Ctrl-C, and so is all that it starts.
+HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 # How far each process comes before it is killed (parts of the rows).
 KILLED_AT = (0.2, 0.55)
 # It comes no further than this beyond that (a part of the rows), however late it is looked at.
@@ -165,7 +167,7 @@ async def stage(stack: LocalStack, penguin: Penguin) -> AsyncIterator[Stage]:
 async def command(here: Stage, *words: str) -> asyncio.subprocess.Process:
     """`penguin leads import …` as a process of its own."""
     return await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).with_name("penguin")), "--root", str(here.stack.root), "leads", "import", *words,
+        sys.executable, "-c", HEARING, str(Path(sys.executable).with_name("penguin")), "--root", str(here.stack.root), "leads", "import", *words,
         "--tenant", str(here.tenant), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         env={key: value for key, value in os.environ.items() if not key.startswith(("PENGUIN_", "OTEL_"))},
     )  # fmt: skip
