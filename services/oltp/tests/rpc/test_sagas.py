@@ -248,8 +248,12 @@ async def test_only_a_stuck_saga_skips_and_an_old_one_is_not_retried(book: Book,
 
     assert await reason(book("SkipSagaStep", skip())) == "STATE_CONFLICT"
     assert await reason(book("RetrySaga", retry())) == "STATE_CONFLICT", "it is being carried out"
-    await book.advance(saga, STUCK, change("first", DONE))
+    await book.advance(saga, STUCK, change("first", DONE), change("second", BEGUN))
     assert await reason(book("SkipSagaStep", skip())) == "INVALID_FIELD", "the step is done"
+    assert await reason(book("SkipSagaStep", skip("secnd"))) == "INVALID_FIELD", "there is no such step"
+    undone = skip("second")
+    undone.operation = pb.SAGA_OPERATION_COMPENSATION
+    assert await reason(book("SkipSagaStep", undone)) == "STATE_CONFLICT", "the saga would be undone"
     skipped = await book("SkipSagaStep", skip("second"))
     assert {(s.step, s.state) for s in skipped.saga.steps} == {("first", DONE), ("second", pb.SAGA_STEP_STATE_SKIPPED)}
     assert await reason(book.advance(saga, RUNNING)) == "SAGA_OWNER_LOST", "who was its owner is so no more"
@@ -260,6 +264,26 @@ async def test_only_a_stuck_saga_skips_and_an_old_one_is_not_retried(book: Book,
             "UPDATE sagas SET created_at = created_at - interval '151 days' WHERE tenant_id = $1", tenant
         )
     assert await reason(book("RetrySaga", retry())) == "STATE_CONFLICT", "the tiers may have forgotten its steps"
+
+
+async def test_of_a_saga_that_is_being_undone_compensations_are_skipped(book: Book) -> None:
+    tenant = uuid4()
+    saga = await book.create(tenant)
+    await book.advance(saga, pb.SAGA_STATE_COMPENSATING, change("first", DONE))
+    await book.advance(saga, STUCK)
+
+    async def skip(step: str, operation: Any) -> Any:
+        return await book("SkipSagaStep", pb.SkipSagaStepRequest(
+            tenant_id=str(tenant), saga_id=saga.id, reason="x", request_id=str(uuid4()), step=step, operation=operation,
+        ))  # fmt: skip
+
+    assert await reason(skip("first", pb.SAGA_OPERATION_ACTION)) == "STATE_CONFLICT"
+    assert await reason(skip("second", pb.SAGA_OPERATION_COMPENSATION)) == "INVALID_FIELD", "it was never done"
+    skipped = await skip("first", pb.SAGA_OPERATION_COMPENSATION)
+    assert skipped.saga.state == pb.SAGA_STATE_COMPENSATING
+    assert [s.state for s in skipped.saga.steps if s.operation == pb.SAGA_OPERATION_COMPENSATION] == [
+        pb.SAGA_STEP_STATE_SKIPPED
+    ]
 
 
 async def test_finished_sagas_are_forgotten_in_time_and_others_never(book: Book, db: Database) -> None:

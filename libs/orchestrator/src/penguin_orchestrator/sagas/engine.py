@@ -80,9 +80,9 @@ class Engine:
             raise KeyError(f"{held.kind}/{held.version}")
         run = _Run(self, definition, held, patience_s, progress)
         try:
-            if not held.undoing:
+            if held.state != "compensating":
                 await run.forward()
-            if held.state == "compensating" or held.undoing:
+            if held.state == "compensating":
                 await run.backward()
         except TierError as refused:
             # Asked again, the journal would say the same to whoever comes next.
@@ -136,7 +136,6 @@ class _Run:
     async def backward(self) -> None:
         """Undo what was begun, the last first."""
         held = self._held
-        held.undoing = True
 
         def ready() -> list[Step]:
             return self._definition.backward(held.named(ACTION), held.named(COMPENSATION, DONE | {"refused"}))

@@ -19,7 +19,7 @@ from penguin_chassis.wire import number, uuid_of, word
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.sagas.definition import ACTION, COMPENSATION
+from penguin_orchestrator.sagas.definition import ACTION
 
 DEADLINE_S = 10.0
 CALL_S = 5.0
@@ -69,7 +69,6 @@ class Held:
     kind: str
     version: int
     state: str
-    undoing: bool
     owner: str
     epoch: int
     rounds: int
@@ -90,11 +89,10 @@ class Held:
             )
             for each in saga.steps
         ]  # fmt: skip
-        undone = any(each.operation == COMPENSATION for each in records)
         state = word(pb.SagaState, saga.state)
         return cls(
             uuid_of(saga.id), uuid_of(saga.tenant_id), saga.kind, saga.version, state,
-            undone or state == "compensating", saga.owner, saga.owner_epoch, saga.attempts, saga.last_error,
+            saga.owner, saga.owner_epoch, saga.attempts, saga.last_error,
             orjson.loads(saga.input), {(each.step, each.operation): each for each in records},
             (since or time.monotonic()) + LEASE_S,
         )  # fmt: skip

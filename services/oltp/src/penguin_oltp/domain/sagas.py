@@ -3,7 +3,7 @@ definition of any. The clock is passed in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -18,6 +18,8 @@ STUCK = "stuck"
 ABANDONED = "abandoned"
 MOVING = frozenset({RUNNING, COMPENSATING})
 FINISHED = frozenset({SUCCEEDED, COMPENSATED, ABANDONED})
+ACTION = "action"
+COMPENSATION = "compensation"
 SKIPPED = "skipped"
 DONE = frozenset({"done", SKIPPED})
 # How old a saga may be for its steps to be asked for again: the tiers remember steps for longer (180 days).
@@ -189,16 +191,24 @@ def retry(saga: Saga, actor: str, reason: str, at: datetime) -> Saga:
     return _freed(saga, actor, reason, at)
 
 
-def skip(saga: Saga, actor: str, reason: str, at: datetime) -> Saga:
-    """Due now, a step of it being taken for done; raises FailedPrecondition (STATE_CONFLICT) unless it is stuck."""
+def skip(saga: Saga, operation: str, actor: str, reason: str, at: datetime) -> Saga:
+    """Due now, an action or a compensation of it being taken for done; raises FailedPrecondition (STATE_CONFLICT) unless it is
+    stuck, and goes in that direction: by a compensation skipped in passing all that was done would be undone."""
     if saga.state != STUCK:
         raise conflict(saga, "Only of a stuck saga can a step be skipped.")
+    if saga.undoing != (operation == COMPENSATION):
+        raise conflict(saga, f"The saga is {'' if saga.undoing else 'not '}being undone.")
     return _freed(saga, actor, reason, at)
 
 
-def skipped(standing: SagaStep | None, change: Change, actor: str, reason: str, at: datetime) -> SagaStep:
-    """The step taken for done, whether it was begun or not; raises InvalidArgument where it is done."""
-    if standing is not None and standing.state in DONE:
+def skipped(
+    standing: Mapping[tuple[str, str], SagaStep], change: Change, actor: str, reason: str, at: datetime
+) -> SagaStep:
+    """The step taken for done; raises InvalidArgument where it is done, or was never begun: the journal knows no definition, and
+    a step that there is none of would end the saga for good."""
+    if (change.step, ACTION) not in standing:
+        raise InvalidArgument("The saga has begun no such step.", field="step")
+    record = standing.get((change.step, change.operation)) or journal(None, change, at)
+    if record.state in DONE:
         raise InvalidArgument("The step is done.", field="step")
-    record = standing or journal(None, change, at)
     return replace(record, state=SKIPPED, actor=actor, reason=reason, updated_at=at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -62,8 +62,9 @@ class SagaStore:
             standing = await _standing(connection, held) if told.changes else ()
             moved = sagas.advance(sagas.forgiven(held, standing, told.changes), told, step.at)
             await _journal(
-                connection, held, standing, told.changes, lambda record, change: sagas.journal(record, change, step.at)
-            )
+                connection, held, standing, told.changes,
+                lambda records, change: sagas.journal(records.get((change.step, change.operation)), change, step.at),
+            )  # fmt: skip
             if moved.state == sagas.STUCK:
                 await _stop(connection, moved, step.at)
             else:
@@ -88,11 +89,11 @@ class SagaStore:
 
         async def act(connection: Connection) -> Journaled:
             held = await _hold(connection, step.tenant_id, saga_id)
-            moved = sagas.skip(held, actor, reason, step.at)
+            moved = sagas.skip(held, change.operation, actor, reason, step.at)
             standing = await _standing(connection, held)
             await _journal(
                 connection, held, standing, [change],
-                lambda record, told: sagas.skipped(record, told, actor, reason, step.at),
+                lambda records, told: sagas.skipped(records, told, actor, reason, step.at),
             )  # fmt: skip
             await _move(connection, moved)
             return await _with_steps(connection, moved)
@@ -204,7 +205,7 @@ async def _standing(connection: Connection, saga: Saga) -> Sequence[SagaStep]:
 
 async def _journal(
     connection: Connection, saga: Saga, steps: Iterable[SagaStep], changes: Sequence[Change],
-    write: Callable[[SagaStep | None, Change], SagaStep],
+    write: Callable[[Mapping[tuple[str, str], SagaStep], Change], SagaStep],
 ) -> None:  # fmt: skip
     if not changes:
         return
@@ -212,7 +213,7 @@ async def _journal(
     # Of a step that is named twice the last word counts.
     for change in changes:
         key = (change.step, change.operation)
-        standing[key] = write(standing.get(key), change)
+        standing[key] = write(standing, change)
     named = sorted({(change.step, change.operation) for change in changes})
     columns = zip(*(rows.columns(standing[key]) for key in named), strict=True)
     await connection.execute(sql.journal, saga.tenant_id, saga.id, *map(list, columns))

@@ -128,7 +128,8 @@ class SagaServiceServicer:
 
     def SkipSagaStep(self, request, context):
         """SkipSagaStep takes a step of a stuck saga for done that somebody has seen to by hand, and lets the saga go on.
-        STATE_CONFLICT unless it is stuck.
+        STATE_CONFLICT unless it is stuck, and for a compensation unless it is being undone, for an action unless it is not; of a step
+        that was never begun, or is done, INVALID_FIELD (step).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,8 @@ class SagaServiceStub:
     """
     SkipSagaStep: _grpc.UnaryUnaryMultiCallable[_saga_service_pb2.SkipSagaStepRequest, _saga_service_pb2.SkipSagaStepResponse]
     """SkipSagaStep takes a step of a stuck saga for done that somebody has seen to by hand, and lets the saga go on.
-    STATE_CONFLICT unless it is stuck.
+    STATE_CONFLICT unless it is stuck, and for a compensation unless it is being undone, for an action unless it is not; of a step
+    that was never begun, or is done, INVALID_FIELD (step).
     """
 
 @_typing.type_check_only
@@ -91,7 +92,8 @@ class SagaServiceAsyncStub(SagaServiceStub):
     """
     SkipSagaStep: _aio.UnaryUnaryMultiCallable[_saga_service_pb2.SkipSagaStepRequest, _saga_service_pb2.SkipSagaStepResponse]  # type: ignore[assignment]
     """SkipSagaStep takes a step of a stuck saga for done that somebody has seen to by hand, and lets the saga go on.
-    STATE_CONFLICT unless it is stuck.
+    STATE_CONFLICT unless it is stuck, and for a compensation unless it is being undone, for an action unless it is not; of a step
+    that was never begun, or is done, INVALID_FIELD (step).
     """
 
 class SagaServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -163,7 +165,8 @@ class SagaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_saga_service_pb2.SkipSagaStepResponse, _abc.Awaitable[_saga_service_pb2.SkipSagaStepResponse]]:
         """SkipSagaStep takes a step of a stuck saga for done that somebody has seen to by hand, and lets the saga go on.
-        STATE_CONFLICT unless it is stuck.
+        STATE_CONFLICT unless it is stuck, and for a compensation unless it is being undone, for an action unless it is not; of a step
+        that was never begun, or is done, INVALID_FIELD (step).
         """
 
 def add_SagaServiceServicer_to_server(servicer: SagaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
