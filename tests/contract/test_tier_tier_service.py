@@ -231,28 +231,30 @@ class TestTierService(ServiceContract):
         status = await world.call(f"{SERVICE}/GetStatus", pb.GetStatusRequest())
         assert (status.restoring, status.unreplayed_tenants) == (False, 1)
         assert await tier_erasure.ready(world) == health_pb2.HealthCheckResponse.SERVING
-        path = f"{SERVICE}/ListLegalHolds"
-        listed = erasure_pb2.ListLegalHoldsRequest(tenant_id=str(world.tenant))
-        refusal = await world.refusal(path, listed, right_token(world, method_at(path), listed))
+        path = f"{SERVICE}/CountSubjectRows"
+        counted = erasure_pb2.CountSubjectRowsRequest(tenant_id=str(world.tenant), address="ada@example.com")
+        refusal = await world.refusal(path, counted, right_token(world, method_at(path), counted))
         assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "RESTORE_NOT_REPLAYED")
-        other = erasure_pb2.ListLegalHoldsRequest(tenant_id=str(uuid4()))
+        other = erasure_pb2.CountSubjectRowsRequest(tenant_id=str(uuid4()), address="ada@example.com")
         await world.call(path, other)
         erasing = await tier_erasure.erase(world)
         tier_erasure.check_erased(erasing, await world.call(f"{SERVICE}/EraseSubject", erasing))
         del request.unreplayed_tenant_ids[:]
         await world.call(f"{SERVICE}/MarkReplayed", request)
-        await world.call(path, listed)
+        await world.call(path, counted)
 
     async def test_a_restored_tier_serves_nobody_until_it_is_replayed(self, world: World) -> None:
         listed = await tier_erasure.holds(world)
         listed.page_size = 1
         token = (await world.call(f"{SERVICE}/ListLegalHolds", listed)).next_page_token
         life = (await world.call(f"{SERVICE}/MarkRestored", erasure_pb2.MarkRestoredRequest())).incarnation
-        path = f"{SERVICE}/ListLegalHolds"
-        refusal = await world.refusal(path, listed, right_token(world, method_at(path), listed))
+        path = f"{SERVICE}/CountSubjectRows"
+        counted = erasure_pb2.CountSubjectRowsRequest(tenant_id=str(world.tenant), address="ada@example.com")
+        refusal = await world.refusal(path, counted, right_token(world, method_at(path), counted))
         assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "RESTORE_NOT_REPLAYED")
         assert await tier_erasure.ready(world) == health_pb2.HealthCheckResponse.NOT_SERVING
-        # The replay itself is let in.
+        # The replay itself is let in, and ends holds that are back with the backup.
+        assert len((await world.call(f"{SERVICE}/ListLegalHolds", listed)).holds) == 1
         replay = await tier_erasure.erase(world)
         replay.subject = "6" * 64
         tier_erasure.check_erased(replay, await world.call(f"{SERVICE}/EraseSubject", replay))

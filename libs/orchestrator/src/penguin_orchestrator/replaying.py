@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import Any
 from uuid import UUID
 
@@ -22,14 +23,14 @@ from penguin.tier.v1 import tier_service_pb2 as status_pb
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import DEADLINE_S, Tier
-from penguin_orchestrator.erasure_ledger import ERASE, Entry, ErasureLedger, LedgerError
+from penguin_orchestrator.erasure_ledger import ERASE, ERASED, Entry, ErasureLedger, LedgerError
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.ledger_marks import look, mark
 from penguin_orchestrator.sagas.carrying import SagaError, Sagas, SagaUnfinishedError
 from penguin_orchestrator.sagas.subjects import KIND, TIERS
 
 LEGAL_HOLD = "LEGAL_HOLD"
-# Erasures in a page, with their receipts and mentions.
+# Erasures, with their receipts and mentions, or holds in a page.
 PAGE = 100
 
 
@@ -62,7 +63,10 @@ class Replay:
         # What was carried out in another life of a tier says nothing of this one.
         lives = [f"{tier} {life}" for tier, life in sorted(waiting.items())] or [str(keys.new_id())]
         done = Replayed()
-        for order, _ in await asyncio.to_thread(ledger.orders):
+        carried_out = {each.erasure_id for each in await asyncio.to_thread(ledger.entries) if each.kind == ERASED}
+        for order, known in await asyncio.to_thread(ledger.orders):
+            if order.erasure_id in carried_out:
+                await self._end_released(order, known, waiting)
             kept = await self._again(order, lives)
             if kept:
                 done.kept[str(order.erasure_id)] = kept
@@ -92,6 +96,26 @@ class Replay:
                 head = ordered.get(UUID(erasure.id))
                 if head is None or any(receipt.chain_head != head for receipt in erasure.receipts):
                     raise LedgerError(f"there are receipts of {erasure.id}, which the ledger lacks")
+
+    async def _end_released(self, order: Entry, storage_keys: Sequence[str], waiting: Iterable[str]) -> None:
+        """End holds on the person, or their contents, from before an order that was carried out: released by then, as the order
+        would have been refused, they are back with an older backup."""
+        for tier in waiting:
+            here = self._tiers[tier]
+            ids = [
+                hold.id async for hold in holds(here, order.tenant_id)
+                if (hold.subject == order.subject or hold.storage_key in storage_keys)
+                and hold.created_at.ToDatetime(UTC) < order.at
+            ]  # fmt: skip
+            for each in ids:
+                request = tier_pb.ReleaseLegalHoldRequest(
+                    tenant_id=str(order.tenant_id), request_id=str(keys.new_id()), hold_id=each
+                )
+                try:
+                    await here.insist(here.stub(TierServiceStub).ReleaseLegalHold, request, deadline_s=DEADLINE_S)
+                except TierError as error:
+                    if error.reason != "NOT_FOUND":  # another replay's
+                        raise
 
     async def _again(self, order: Entry, lives: Sequence[str]) -> str:
         """Carry one order out in these lives of the tiers; why it was kept, or nothing.
@@ -151,6 +175,18 @@ async def restoring(tiers: Mapping[str, Tier], ledger: ErasureLedger | None) -> 
         if status.restoring or status.unreplayed_tenants:
             found[tier] = status.incarnation
     return found
+
+
+async def holds(tier: Tier, tenant_id: UUID) -> AsyncIterator[tier_pb.LegalHold]:
+    """A tier's holds of a tenant; raises TierError."""
+    request = tier_pb.ListLegalHoldsRequest(tenant_id=str(tenant_id), page_size=PAGE)
+    while True:
+        page = await tier.call(tier.stub(TierServiceStub).ListLegalHolds, request)
+        for hold in page.holds:
+            yield hold
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 async def erasures(oltp: Tier, tenant_id: UUID) -> AsyncIterator[pb.Erasure]:

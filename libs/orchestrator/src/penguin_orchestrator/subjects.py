@@ -19,7 +19,7 @@ from penguin_orchestrator.blobs import File, drop_file, put_file
 from penguin_orchestrator.clients import DEADLINE_S, Tier
 from penguin_orchestrator.erasure_ledger import ERASE, WITHDRAWN, Entry, ErasureLedger, LedgerError, ended
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.replaying import Replay, Replayed, erasures, restoring
+from penguin_orchestrator.replaying import Replay, Replayed, erasures, holds, restoring
 from penguin_orchestrator.sagas.carrying import PATIENCE_S, Progress, SagaError, Sagas, SagaUnfinishedError
 from penguin_orchestrator.sagas.definition import ACTION
 from penguin_orchestrator.sagas.exports import EXPORT, KEPT, Exported, items, records, stored
@@ -279,15 +279,8 @@ class Subjects:
 
     async def holds(self, tier: str, tenant_id: UUID) -> AsyncIterator[tier_pb.LegalHold]:
         """A tier's holds."""
-        here = self._tiers[tier]
-        request = tier_pb.ListLegalHoldsRequest(tenant_id=str(tenant_id), page_size=PAGE)
-        while True:
-            page = await here.call(here.stub(TierServiceStub).ListLegalHolds, request)
-            for hold in page.holds:
-                yield hold
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        async for hold in holds(self._tiers[tier], tenant_id):
+            yield hold
 
     async def mark_restored(self, tier: str) -> str:
         """Say that a tier's database was restored: it serves no tenant until erasures are replayed. Returns its incarnation."""

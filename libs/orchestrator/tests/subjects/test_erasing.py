@@ -21,6 +21,7 @@ from penguin.oltp.v1 import subject_service_pb2 as pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
 from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
+from penguin.tier.v1 import erasure_pb2
 from penguin_devstack.valkey import ValkeyServer
 from penguin_orchestrator import blobs
 from penguin_orchestrator.errors import TierError
@@ -284,3 +285,24 @@ async def test_who_is_erased_is_in_no_report_of_an_import_under_way(
     with pytest.raises(TierError) as gone:
         await town.penguin.leads.report(tenant, imported.saga_id)
     assert gone.value.reason == "NOT_FOUND"
+
+
+async def test_a_letter_that_comes_while_its_writer_is_erased_leaves_nothing_in_content(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = await town.penguin.tenants.onboard("Acme")
+    here = town.tiers["notifications"]
+    came: list[Any] = []
+    inner = here.call
+
+    async def call(method: Any, request: Any, **more: Any) -> Any:
+        if isinstance(request, erasure_pb2.EraseSubjectRequest) and not came:
+            # What is theirs has been collected by now, and OLTP's own part comes after this tier's.
+            came.append(await town.penguin.inbox.run(tenant, lives.MAILBOX, [Source("letter", lives.LETTER.encode())]))
+        return await inner(method, request, **more)
+
+    monkeypatch.setattr(here, "call", call)
+    await town.penguin.subjects.erase(tenant, ADDRESS)
+    assert came
+    await lives.deliver(town)
+    assert [found for tier in TIERS for found in await lives.found(town, tier)] == []

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
+from libs.orchestrator.tests.subjects import lives
 from libs.orchestrator.tests.subjects.conftest import Town
 from libs.orchestrator.tests.subjects.lives import MAILBOX
 
@@ -19,7 +20,7 @@ from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator.erasure_ledger import LedgerError
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.ledger_marks import look, look_at_all
-from penguin_orchestrator.messages import OutgoingEmail
+from penguin_orchestrator.messages import OutgoingEmail, Refusal
 from penguin_orchestrator.replaying import Replayed
 from penguin_orchestrator.sagas.carrying import SagaStuckError, SagaUnfinishedError
 
@@ -117,6 +118,27 @@ async def test_a_replay_is_called_again_after_a_hold_refused_one_of_it(
     assert await subjects.restoring() == {}, "a tier is taken for put back"
 
 
+@pytest.mark.parametrize("tier", ["content", "oltp"])
+async def test_a_hold_that_was_released_before_the_erasure_brings_nobody_back(town: Town, tier: str) -> None:
+    tenant = await written_to(town, ADA, BOB)
+    subjects = town.penguin.subjects
+    hold = await subjects.hold(tenant, "Case 7", address=ADA)
+    of_bob = await subjects.hold(tenant, "Case 8", address=BOB)
+    await lives.deliver(town)
+    backup = town.back_up(tier)
+    await subjects.release(tenant, hold)
+    await subjects.erase(tenant, ADA)
+    await town.restore(tier, backup)
+    await subjects.mark_restored(tier)
+    replayed = await town.penguin.subjects.replay()
+    assert (replayed.erased, replayed.kept, replayed.ready) == (1, {}, [tier])
+    told = [(each.tier, each.table) async for each in town.penguin.subjects.tell(tenant, ADA) if each.table]
+    assert told == []
+    assert {each.id async for each in subjects.holds(tier, tenant)} == {str(of_bob)}, "another's stands"
+    (refused,) = await town.penguin.send_emails(tenant, [OutgoingEmail(ADA, MAILBOX, "Hi", text="Once more")])
+    assert isinstance(refused, Refusal)
+
+
 async def test_a_stuck_erasure_keeps_no_tier_shut(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     tenant, other = await written_to(town, ADA), await written_to(town, BOB)
     backup = town.back_up("content")
@@ -126,9 +148,9 @@ async def test_a_stuck_erasure_keeps_no_tier_shut(town: Town, monkeypatch: pytes
 
     def served() -> Any:
         here = town.tiers["content"]
-        return here.call(here.stub(TierServiceStub).ListLegalHolds, holds)
+        return here.call(here.stub(TierServiceStub).CountSubjectRows, rows)
 
-    holds = erasure_pb2.ListLegalHoldsRequest(tenant_id=str(other))
+    rows = erasure_pb2.CountSubjectRowsRequest(tenant_id=str(other), address=BOB)
     with monkeypatch.context() as refusing:
         failing(town, refusing, "content", grpc.StatusCode.FAILED_PRECONDITION, "CONFLICT", of=tenant)
         replayed = await town.penguin.subjects.replay()
@@ -136,7 +158,7 @@ async def test_a_stuck_erasure_keeps_no_tier_shut(town: Town, monkeypatch: pytes
     assert "is stuck" in replayed.kept[refused.id]
     await served()
     # The tenant's own is refused until it is replayed: the person is there still.
-    holds.tenant_id = str(tenant)
+    rows.tenant_id = str(tenant)
     with pytest.raises(TierError) as shut:
         await served()
     assert shut.value.reason == "RESTORE_NOT_REPLAYED"
@@ -222,10 +244,9 @@ async def test_a_database_that_was_put_back_is_found_out_whoever_forgets_to_say_
     # Made anew from a dump: not one call is answered.
     await town.restore("content", backup)
     here = town.tiers["content"]
+    rows = erasure_pb2.CountSubjectRowsRequest(tenant_id=str(tenant), address=ADA)
     with pytest.raises(TierError) as shut:
-        await here.call(
-            here.stub(TierServiceStub).ListLegalHolds, erasure_pb2.ListLegalHoldsRequest(tenant_id=str(tenant))
-        )
+        await here.call(here.stub(TierServiceStub).CountSubjectRows, rows)
     assert shut.value.reason == "RESTORE_NOT_REPLAYED"
     assert (await town.penguin.subjects.replay()).ready == ["content"]
     assert await contents(town) == 0

@@ -167,10 +167,16 @@ def _receipt(row: Any) -> Receipt:
 
 
 async def _remove_messages(connection: Connection, order: Order, after: str) -> Page:
+    """The next of the letters; their contents are owed to Content, as one that came in since the keys were collected is known
+    nowhere else."""
     place = UUID(after) if after else FIRST
     rows = await connection.fetch(sql.messages_of, order.tenant_id, place, subjects.SCANNED, order.address)
     ids = [row["id"] for row in rows if row["theirs"]]
-    await connection.execute(sql.remove_messages, order.tenant_id, ids)
+    gone = sorted(
+        {row["content_storage_key"] for row in await connection.fetch(sql.remove_messages, order.tenant_id, ids)}
+    )
+    owed = [outbox.Owed(uuid4(), "content", "delete_contents", {"storage_keys": gone})] if gone else []
+    await outbox.append(connection, order.tenant_id, owed, order.at)
     more = str(rows[-1]["id"]) if len(rows) == subjects.SCANNED else None
     return Page({"inbox_message_refs": len(ids)} if ids else {}, next=more)
 

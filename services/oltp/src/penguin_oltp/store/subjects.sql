@@ -43,7 +43,7 @@ FROM inbox_message_refs AS m
 WHERE m.tenant_id = $1 AND m.id > $2 ORDER BY m.id LIMIT $3;
 
 -- name: remove_messages
-DELETE FROM inbox_message_refs WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
+DELETE FROM inbox_message_refs WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) RETURNING content_storage_key;
 
 -- name: lock_emails
 SELECT id, status FROM emails WHERE tenant_id = $1 AND recipient_key = $2 ORDER BY id LIMIT $3 FOR UPDATE;

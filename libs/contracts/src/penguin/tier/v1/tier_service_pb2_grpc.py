@@ -239,7 +239,7 @@ class TierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseLegalHold(self, request, context):
-        """ReleaseLegalHold ends one.
+        """ReleaseLegalHold ends one, also one that is back with an older backup, before erasures are replayed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

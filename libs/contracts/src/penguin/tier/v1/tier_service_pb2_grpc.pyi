@@ -78,7 +78,7 @@ class TierServiceStub:
     ListLegalHolds: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ListLegalHoldsRequest, _erasure_pb2.ListLegalHoldsResponse]
     """ListLegalHolds pages through the holds in the order of their ids (creation)."""
     ReleaseLegalHold: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ReleaseLegalHoldRequest, _erasure_pb2.ReleaseLegalHoldResponse]
-    """ReleaseLegalHold ends one."""
+    """ReleaseLegalHold ends one, also one that is back with an older backup, before erasures are replayed."""
     MarkRestored: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.MarkRestoredRequest, _erasure_pb2.MarkRestoredResponse]
     """MarkRestored gives the database a new incarnation, after a restore: the tier is not ready, and refuses tenants' calls
     (RESTORE_NOT_REPLAYED), until MarkReplayed.
@@ -139,7 +139,7 @@ class TierServiceAsyncStub(TierServiceStub):
     ListLegalHolds: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ListLegalHoldsRequest, _erasure_pb2.ListLegalHoldsResponse]  # type: ignore[assignment]
     """ListLegalHolds pages through the holds in the order of their ids (creation)."""
     ReleaseLegalHold: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ReleaseLegalHoldRequest, _erasure_pb2.ReleaseLegalHoldResponse]  # type: ignore[assignment]
-    """ReleaseLegalHold ends one."""
+    """ReleaseLegalHold ends one, also one that is back with an older backup, before erasures are replayed."""
     MarkRestored: _aio.UnaryUnaryMultiCallable[_erasure_pb2.MarkRestoredRequest, _erasure_pb2.MarkRestoredResponse]  # type: ignore[assignment]
     """MarkRestored gives the database a new incarnation, after a restore: the tier is not ready, and refuses tenants' calls
     (RESTORE_NOT_REPLAYED), until MarkReplayed.
@@ -287,7 +287,7 @@ class TierServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _erasure_pb2.ReleaseLegalHoldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_erasure_pb2.ReleaseLegalHoldResponse, _abc.Awaitable[_erasure_pb2.ReleaseLegalHoldResponse]]:
-        """ReleaseLegalHold ends one."""
+        """ReleaseLegalHold ends one, also one that is back with an older backup, before erasures are replayed."""
 
     @_abc_1.abstractmethod
     def MarkRestored(
