@@ -37,9 +37,16 @@ SUMS = {
 }  # fmt: skip
 
 
+async def put_back(db: Database, *, days_ago: float) -> None:
+    """The database has been what it is since then."""
+    async with db.maintenance() as connection:
+        await connection.execute("UPDATE incarnation SET began_at = $1", datetime_ago(days_ago * 24 * 3600))
+
+
 async def queued(db: Database, tenant: UUID, count: int, *, hours: float, status: str = "queued") -> list[str]:
     """Emails that have waited, or been over, for so long. Their generation is open: no key of theirs is looked for."""
     at = datetime_ago(hours * 3600)
+    await put_back(db, days_ago=365)
     async with db.tenant(tenant) as connection:
         rows = await connection.fetch(
             "INSERT INTO emails (tenant_id, id, recipient, recipient_name, sender, sender_name, subject, status,"
@@ -103,6 +110,66 @@ async def test_emails_that_lack_their_job_get_it_and_needless_jobs_are_told(
     assert again.counts["found.lacking_job"] == 0
     async with queue_db.tenant(tenant) as connection:
         assert await connection.fetchval("SELECT count(*) FROM jobs WHERE tenant_id = $1", tenant) == 8 + 4
+
+
+async def test_what_may_have_been_sent_before_oltp_was_put_back_is_held(
+    reconcile: Any, world: World, all_tiers: dict[str, Tier], oltp_db: Database, queue_db: Database
+) -> None:
+    """Its job may be over, as the email was: to send it again is for somebody to decide."""
+    tenant, oltp = world.tenant, all_tiers["oltp"]
+    before, since = await queued(oltp_db, tenant, 2, hours=50), await queued(oltp_db, tenant, 1, hours=5)
+    await put_back(oltp_db, days_ago=1)
+    run = await reconcile()
+    assert (run.counts["found.lacking_job"], run.counts["requeued"], run.counts["held"]) == (3, 1, 2)
+    assert await findings(all_tiers, run) == {
+        *(("lacking_job", each, "held") for each in before), ("lacking_job", since[0], "requeued")
+    }  # fmt: skip
+    found = await oltp.call(
+        oltp.stub(EmailServiceStub).BatchGetEmails,
+        email_pb.BatchGetEmailsRequest(tenant_id=str(tenant), email_ids=before),
+    )
+    assert {email.status for email in found.emails} == {email_pb.EMAIL_STATUS_OUTCOME_UNKNOWN}
+    await Relay(oltp, all_tiers, 200).turn()
+    async with queue_db.tenant(tenant) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM jobs WHERE tenant_id = $1", tenant) == 1
+
+
+async def test_of_more_emails_than_a_run_looks_at_some_get_their_jobs_and_somebody_is_told(
+    reconcile: Any, world: World, all_tiers: dict[str, Tier], oltp_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing_jobs, "EMAILS", 4)
+    monkeypatch.setattr(comparing_jobs, "PAGE", 2)
+    await queued(oltp_db, world.tenant, 7, hours=5)
+    run = await reconcile()
+    assert (run.counts["requeued"], run.counts["jobs_cut"], run.counts["found.uncompared"]) == (4, 1, 1)
+    assert ("uncompared", "jobs: more than one run looks through", "") in await findings(all_tiers, run)
+
+
+async def test_of_more_jobs_than_a_run_looks_at_no_email_is_said_to_lack_its_own(
+    reconcile: Any, world: World, all_tiers: dict[str, Tier], oltp_db: Database, queue_db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(comparing_jobs, "JOBS", 4)
+    monkeypatch.setattr(comparing_jobs, "PAGE", 2)
+    waiting = await queued(oltp_db, world.tenant, 7, hours=5)
+    await enqueued(all_tiers, queue_db, world.tenant, waiting, hours=5)
+    run = await reconcile()
+    assert (run.counts["found.lacking_job"], run.counts["requeued"], run.counts["found.uncompared"]) == (0, 0, 1)
+    assert await findings(all_tiers, run) == {("uncompared", "jobs: more than one run looks through", "")}
+
+
+async def test_a_job_that_names_no_email_is_needless_and_ends_no_run(
+    reconcile: Any, world: World, all_tiers: dict[str, Tier], queue_db: Database
+) -> None:
+    queue = all_tiers["queue"]
+    request = queue_pb.EnqueueJobsRequest(tenant_id=str(world.tenant))
+    for payload in (b"{}", b'{"email_id":"x"}', b'{"email_id":[1]}', b'{"email_id":null}'):
+        request.jobs.add(request_id=str(uuid4()), kind="email.send", payload=payload)
+    await queue.call(queue.stub(QueueServiceStub).EnqueueJobs, request)
+    async with queue_db.tenant(world.tenant) as connection:
+        await connection.execute("UPDATE jobs SET created_at = created_at - interval '5 hours'")
+    run = await reconcile()
+    assert (run.status, run.counts["found.needless_job"]) == (pb.RECONCILE_STATUS_FINISHED, 4)
 
 
 @contextlib.asynccontextmanager

@@ -360,6 +360,27 @@ async def test_what_waits_and_what_was_left_in_sending_for_an_hour_is_requeued(
     assert [job["email_id"] for job in payload["jobs"]] == sorted([queued, left])
 
 
+async def test_what_was_due_before_the_database_was_put_back_is_held_in_place_of_requeued(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, db: Database
+) -> None:
+    before, later, left = [(await create(oltp, stub, tenant)).id for _ in range(3)]
+    await start(oltp, stub, tenant, left)
+    async with db.tenant(tenant) as connection:
+        ago = "UPDATE emails SET queued_at = queued_at - interval '1 day', sending_at = sending_at - interval '2 hours'"
+        await connection.execute(ago)
+        await connection.execute("UPDATE emails SET send_at = now() WHERE id = $1", UUID(later))
+    request = pb.RequeueEmailsRequest(tenant_id=str(tenant), request_id=str(uuid4()), email_ids=[before, later, left])
+    for _ in range(2):
+        reply = await oltp.call(stub.RequeueEmails, request)
+        assert (list(reply.requeued_ids), list(reply.held_ids)) == (sorted([later, left]), [before])
+    email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=before))).email
+    assert (email.status, email.attempt) == (pb.EMAIL_STATUS_OUTCOME_UNKNOWN, 0)
+    settled = pb.SettleEmailRequest(
+        tenant_id=str(tenant), request_id=str(uuid4()), email_id=before, settlement=pb.SETTLEMENT_RESEND, reason="new"
+    )
+    assert (await oltp.call(stub.SettleEmail, settled)).email.status == pb.EMAIL_STATUS_QUEUED
+
+
 async def test_what_a_worker_puts_back_is_not_sent_once_the_tenant_is_closed(
     oltp: TierClient, stub: EmailServiceStub, tenant: UUID
 ) -> None:

@@ -34,8 +34,9 @@ KIND = "email.send"
 AGE = timedelta(hours=1)
 # What OLTP has owed Queue for so long does not go by itself: until somebody sees to it nothing can be said of this tenant.
 OVERDUE = timedelta(days=1)
-# Emails and jobs that are looked at in one run, of one tenant: a great backlog is told in bounded time and memory.
-EMAILS, JOBS = 10_000, 100_000
+# Emails and jobs that are looked at in one run, of one tenant: a great backlog is told in bounded time and memory. Of more emails
+# these are compared all the same; of more jobs nothing can be said.
+EMAILS, JOBS = 100_000, 1_000_000
 PAGE = 500
 TIMEOUT_S = 25.0
 # In the order that a job goes through them, so that one that moves on is met again.
@@ -59,10 +60,21 @@ class JobsDifference:
     jobs: int = 0
     lacking: list[str] = field(default_factory=list)
     needless: list[int] = field(default_factory=list)
-    # Why nothing could be said, or only a part.
+    # Nothing could be said, or only of a part.
     cut: bool = False
+    # As there are more than one run looks through: it will be so the next time.
+    too_many: bool = False
     # OLTP has owed Queue something of the tenant's for so long that somebody has to be told.
     overdue: bool = False
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A job by its number, whether it is old, and its email; none where it names none."""
+
+    id: int
+    old: bool
+    email_id: str
 
 
 class JobsComparison:
@@ -80,21 +92,21 @@ class JobsComparison:
             return JobsDifference(cut=True, overdue=owed_for is not None and owed_for > OVERDUE)
         found = JobsDifference()
         lacking = await self._old_emails(found)
-        by_email = await self._old_jobs(found, lacking)
+        async for jobs in self._jobs(found, lacking):
+            found.needless += await self._needless([job for job in jobs if job.old])
+        found.needless.sort()
         if lacking:
-            await self._old_jobs(JobsDifference(), lacking)
+            async for _ in self._jobs(JobsDifference(), lacking):
+                pass
         found.lacking = sorted(
             id_ for id_, email in (await self._emails(sorted(lacking))).items() if self._waits(email)
         )
-        emails = await self._emails(sorted(by_email))
-        found.needless = sorted(
-            job_id for id_, jobs in by_email.items() if self._over(emails.get(id_)) for job_id in jobs
-        )
         return found
 
-    async def requeue(self, run_id: str, email_ids: Sequence[str]) -> int:
-        """Have OLTP owe the jobs once more; returns for how many. Raises LeftOutError too."""
-        count = 0
+    async def requeue(self, run_id: str, email_ids: Sequence[str]) -> dict[str, str]:
+        """Have OLTP owe the jobs once more; returns what was done of which: "requeued", or "held" where that might be to send it
+        again. Raises LeftOutError too."""
+        done: dict[str, str] = {}
         for portion in in_portions(email_ids, PAGE):
             request = email_pb.RequeueEmailsRequest(
                 tenant_id=self._tenant_id, request_id=str(keys.request_id("requeue", run_id, *portion)),
@@ -105,8 +117,8 @@ class JobsComparison:
                 reply = await self._oltp.insist(method, request, deadline_s=TIMEOUT_S)
             except TierError as error:
                 raise unchanged(error) from None
-            count += len(reply.requeued_ids)
-        return count
+            done |= dict.fromkeys(reply.requeued_ids, "requeued") | dict.fromkeys(reply.held_ids, "held")
+        return done
 
     async def _owed_for(self) -> timedelta | None:
         """How long OLTP has owed Queue the oldest of what it owes it of this tenant; None where it does not say."""
@@ -123,42 +135,38 @@ class JobsComparison:
         for status in WAITING:
             request = email_pb.ListEmailsRequest(tenant_id=self._tenant_id, status=status, page_size=PAGE)
             try:
-                async for email in _paged(self._oltp, method, request, "emails"):
-                    if self._waits(email):
-                        old.add(email.id)
+                async for page in _pages(self._oltp, method, request, "emails"):
+                    old.update(email.id for email in page if self._waits(email))
                     if len(old) >= EMAILS:
-                        found.cut = True
+                        found.cut = found.too_many = True
                         break
             except SlowError:
                 # The few that wait are sought among all that were ever sent: of a very great ledger that is not told in time.
-                found.cut = True
+                found.cut = found.too_many = True
         found.waiting = len(old)
         return old
 
-    async def _old_jobs(self, found: JobsDifference, lacking: set[str]) -> dict[str, list[int]]:
-        """The tenant's old jobs by their emails; the emails of any job are taken out of `lacking`."""
-        by_email: dict[str, list[int]] = {}
+    async def _jobs(self, found: JobsDifference, lacking: set[str]) -> AsyncIterator[list[_Job]]:
+        """The tenant's jobs, page by page; their emails are taken out of `lacking`. Without any only old jobs are told."""
         stub = self._queue.stub(QueueServiceStub)
         for state in LIVE:
             request = queue_pb.ListJobsRequest(tenant_id=self._tenant_id, state=state, kind=KIND, page_size=PAGE)
-            # By their numbers, whether they are old. A young one may be that of an old email, which was requeued.
-            numbers: dict[int, bool] = {}
-            async for job in _paged(self._queue, stub.ListJobs, request, "jobs"):
-                found.jobs += 1
-                if (old := self._old(job.created_at)) or lacking:
-                    numbers[job.id] = old
+            async for page in _pages(self._queue, stub.ListJobs, request, "jobs"):
                 if found.jobs >= JOBS:
-                    found.cut = True
-                    break
-            for job_id, payload in await self._payloads(list(numbers)):
-                email_id = str(orjson.loads(payload).get("email_id", ""))
-                lacking.discard(email_id)
-                if numbers[job_id]:
-                    by_email.setdefault(email_id, []).append(job_id)
-            if found.cut:
-                lacking.clear()  # what was not seen cannot be said to be missing
-                break
-        return by_email
+                    found.cut = found.too_many = True
+                    lacking.clear()  # what was not seen cannot be said to be missing
+                    return
+                found.jobs += len(page)
+                # A young one may be that of an old email, which was requeued.
+                ages = {job.id: old for job in page if (old := self._old(job.created_at)) or lacking}
+                jobs = [_Job(id_, ages[id_], _email_of(payload)) for id_, payload in await self._payloads(list(ages))]
+                lacking.difference_update(job.email_id for job in jobs)
+                yield jobs
+
+    async def _needless(self, jobs: Sequence[_Job]) -> list[int]:
+        """Those of these whose emails are gone or over; or that name none, as anybody may enqueue what he likes."""
+        emails = await self._emails(sorted({job.email_id for job in jobs if job.email_id}))
+        return [job.id for job in jobs if self._over(emails.get(job.email_id))]
 
     async def _payloads(self, numbers: Sequence[int]) -> list[tuple[int, bytes]]:
         told: list[tuple[int, bytes]] = []
@@ -196,11 +204,18 @@ class JobsComparison:
         return stamp.ToDatetime(UTC) < self._before
 
 
-async def _paged(tier: Tier, method: Any, request: Any, items: str) -> AsyncIterator[Any]:
+def _email_of(payload: bytes) -> str:
+    """The id of the email that a job is to send; none where it is none."""
+    try:
+        return str(UUID(orjson.loads(payload)["email_id"]))
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return ""
+
+
+async def _pages(tier: Tier, method: Any, request: Any, items: str) -> AsyncIterator[Sequence[Any]]:
     while True:
         reply = await _ask(tier, method, request)
-        for item in getattr(reply, items):
-            yield item
+        yield getattr(reply, items)
         if not reply.next_page_token:
             return
         request.page_token = reply.next_page_token

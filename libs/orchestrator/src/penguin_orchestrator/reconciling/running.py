@@ -4,6 +4,7 @@ point: what it had not told is looked at again, and finds the world as it is."""
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -185,21 +186,22 @@ class Reconciler:
             return
         comparison = JobsComparison(self._tiers, tenant_id, datetime.fromtimestamp(self._clock(), UTC))
         found = await comparison.run()
-        requeue = work.terms.apply and bool(found.lacking)
-        if requeue:
+        done: dict[str, str] = {}
+        if work.terms.apply and found.lacking:
             await work.receipt.record(part)
-            part.counts["requeued"] += await comparison.requeue(work.receipt.run.id, found.lacking)
+            done = await comparison.requeue(work.receipt.run.id, found.lacking)
+            part.counts.update(Counter(done.values()))
         part.counts.update(
             {"emails_waiting": found.waiting, "jobs": found.jobs, "jobs_cut": int(found.cut),
              f"{FOUND}lacking_job": len(found.lacking), f"{FOUND}needless_job": len(found.needless),
-             f"{FOUND}jobs_owed": int(found.overdue)}
+             f"{FOUND}jobs_owed": int(found.overdue), f"{FOUND}uncompared": int(found.too_many)}
         )  # fmt: skip
         part.done = True
-        done = "requeued" if requeue else ""
         await work.receipt.record(part, [
-            *(Found("lacking_job", email_id, "oltp.emails", done) for email_id in found.lacking),
+            *(Found("lacking_job", email_id, "oltp.emails", done.get(email_id, "")) for email_id in found.lacking),
             *(Found("needless_job", str(job_id), "queue.jobs") for job_id in found.needless),
             *([Found("jobs_owed", "queue", "oltp.outbox")] if found.overdue else []),
+            *([Found("uncompared", f"{JOBS}: more than one run looks through", "")] if found.too_many else []),
         ])  # fmt: skip
 
     async def _compare_facts(self, work: _Work, tenant_id: UUID) -> None:

@@ -131,6 +131,14 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Requeued:
+    """Emails that are owed a job once more, and those that are held instead."""
+
+    emails: tuple[UUID, ...]
+    held: tuple[UUID, ...]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a worker says became of attempt `attempt`; `final`: no further attempt will be made."""
 
@@ -203,6 +211,21 @@ def conclude(email: Email, outcome: Outcome) -> Email:
     if outcome.outcome == "rejected" or outcome.final:
         return replace(email, status=FAILED, finished_at=outcome.finished_at, version=version)
     return replace(email, status=QUEUED, sending_at=None, version=version)
+
+
+def requeue(email: Email, *, at: datetime, put_back_at: datetime) -> Email | None:
+    """The email, for which a job is to be owed once more; None where it needs none. `put_back_at`: when this database began, or
+    was put back to what it had been before.
+
+    One that was due before that, and has lost its job, may have been sent in what was lost: it is held, for somebody to decide.
+    """
+    if email.status == SENDING and email.sending_at is not None and email.sending_at < at - SILENT:
+        return email  # whoever claims it settles it
+    if email.status != QUEUED:
+        return None
+    if max(email.queued_at, email.send_at or email.queued_at) >= put_back_at:
+        return email
+    return replace(email, status=OUTCOME_UNKNOWN, version=email.version + 1)
 
 
 def settle(email: Email, settlement: str, at: datetime) -> Email:

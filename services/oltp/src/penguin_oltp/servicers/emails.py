@@ -99,6 +99,8 @@ class EmailServicer(email_service_pb2_grpc.EmailServiceServicer):
 
     async def RequeueEmails(self, request: pb.RequeueEmailsRequest, context: Any) -> pb.RequeueEmailsResponse:
         ids = [UUID(each) for each in request.email_ids]
-        requeued = await self._emails.requeue(step_of(request), ids)
-        skipped = set(ids).difference(requeued)
-        return pb.RequeueEmailsResponse(requeued_ids=map(str, requeued), skipped_ids=sorted(map(str, skipped)))
+        done = await self._attempts.requeue(step_of(request), ids)
+        skipped = set(ids).difference(done.emails, done.held)
+        return pb.RequeueEmailsResponse(
+            requeued_ids=map(str, done.emails), skipped_ids=sorted(map(str, skipped)), held_ids=map(str, done.held)
+        )

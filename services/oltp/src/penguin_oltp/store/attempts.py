@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 from penguin_chassis import barrier, outbox
 from penguin_chassis.barrier import Step
 from penguin_chassis.faults import Fault, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_oltp.domain import emails as ledger
-from penguin_oltp.domain.emails import Email, Outcome, Started
+from penguin_oltp.domain.emails import Email, Outcome, Requeued, Started
 from penguin_oltp.domain.subjects import ERASED
 from penguin_oltp.domain.tenants import ACTIVE, CLOSED
 from penguin_oltp.store.emails import SEND_JOB, send_job
@@ -62,6 +62,32 @@ class AttemptStore:
             if settled.status == ledger.QUEUED:
                 await outbox.take_on(self._db, connection, tenant_id, [_send_again(settled)], step.at)
             return await barrier.record(connection, step, settled, Email)
+
+    async def requeue(self, step: Step, ids: Sequence[UUID]) -> Requeued:
+        """Owe the jobs of emails that are still queued, or long in sending, once more; holds those that may have been sent before
+        this database was put back. Raises ResourceExhausted."""
+        tenant_id = step.tenant_id
+        async with self._db.tenant(tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, Requeued)) is not None:
+                return done.reply
+            put_back_at = await connection.fetchval(sql.put_back_at)
+            emails = await lock(connection, tenant_id, ids)
+            moves = [
+                (email, after)
+                for email in emails.values()
+                if (after := ledger.requeue(email, at=step.at, put_back_at=put_back_at)) is not None
+            ]
+            await move(connection, tenant_id, moves)
+            lacking = [after for _, after in moves if after.status != ledger.OUTCOME_UNKNOWN]
+            if lacking:
+                jobs = [send_job(e.id, e.priority, e.email_account_id, e.send_at) for e in lacking]
+                # Known by the request that asked for it, as are its jobs in Queue.
+                owed = outbox.Owed(
+                    uuid5(tenant_id, step.key), "queue", "enqueue_jobs", {"kind": SEND_JOB, "jobs": jobs}
+                )
+                await outbox.take_on(self._db, connection, tenant_id, [owed], step.at)
+            held = tuple(after.id for _, after in moves if after.status == ledger.OUTCOME_UNKNOWN)
+            return await barrier.record(connection, step, Requeued(tuple(e.id for e in lacking), held), Requeued)
 
 
 async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], at: datetime) -> list[Started | Fault]:

@@ -2,6 +2,10 @@
 -- In the order of ids, so that two batches never wait for each other in a ring.
 SELECT * FROM emails WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id FOR UPDATE;
 
+-- name: put_back_at
+-- When this life of the database began: with its first migration, or when it was put back to an older state.
+SELECT began_at FROM incarnation;
+
 -- name: tenant
 SELECT unknown_outcome_policy, status FROM tenants WHERE tenant_id = $1;
 

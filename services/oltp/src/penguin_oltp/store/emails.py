@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid4
 
 from pydantic import TypeAdapter
 
@@ -17,7 +17,6 @@ from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_oltp.domain.campaigns import ENDED
 from penguin_oltp.domain.emails import (
-    SILENT,
     Attempt,
     Created,
     CreatedEmail,
@@ -106,21 +105,6 @@ class EmailStore:
                 return done.reply
             rows = await connection.fetch(sql.cancel, step.tenant_id, list(ids), step.at)
             return await barrier.record(connection, step, sorted(row["id"] for row in rows), list[UUID])
-
-    async def requeue(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
-        """Owe the jobs of emails that are still queued, or long in sending, once more; returns those. Raises ResourceExhausted."""
-        async with self._db.tenant(step.tenant_id) as connection:
-            if (done := await barrier.claim(connection, step, list[UUID])) is not None:
-                return done.reply
-            rows = await connection.fetch(sql.to_requeue, step.tenant_id, list(ids), step.at - SILENT)
-            if rows:
-                jobs = [send_job(row["id"], row["priority"], row["email_account_id"], row["send_at"]) for row in rows]
-                # Known by the request that asked for it, as are its jobs in Queue.
-                owed = outbox.Owed(
-                    uuid5(step.tenant_id, step.key), "queue", "enqueue_jobs", {"kind": SEND_JOB, "jobs": jobs}
-                )
-                await outbox.take_on(self._db, connection, step.tenant_id, [owed], step.at)
-            return await barrier.record(connection, step, [row["id"] for row in rows], list[UUID])
 
 
 async def _write(

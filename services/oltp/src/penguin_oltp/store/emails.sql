@@ -64,10 +64,3 @@ ORDER BY id LIMIT $6;
 UPDATE emails SET status = 'cancelled', finished_at = $3, version = version + 1
 WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'queued'
 RETURNING id;
-
--- name: to_requeue
--- Those that wait, and those whose worker has long been silent: whoever starts one of these settles it.
-SELECT id, priority, email_account_id, send_at FROM emails
-WHERE tenant_id = $1 AND id = ANY ($2::uuid[])
-  AND (status = 'queued' OR (status = 'sending' AND sending_at < $3::timestamptz))
-ORDER BY id;

@@ -1218,21 +1218,29 @@ class RequeueEmailsResponse(_message.Message):
 
     REQUEUED_IDS_FIELD_NUMBER: _builtins.int
     SKIPPED_IDS_FIELD_NUMBER: _builtins.int
+    HELD_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requeued_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def skipped_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids that are neither queued nor sending for an hour, or are not the tenant's."""
 
+    @_builtins.property
+    def held_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids that were due before this database was put back to an older state: what became of their jobs is not known, so their outcome
+        is unknown now (EMAIL_STATUS_OUTCOME_UNKNOWN), whatever their tenant chose, until SettleEmail.
+        """
+
     def __init__(
         self,
         *,
         requeued_ids: _abc.Iterable[_builtins.str] | None = ...,
         skipped_ids: _abc.Iterable[_builtins.str] | None = ...,
+        held_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["requeued_ids", b"requeued_ids", "skipped_ids", b"skipped_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_ids", b"held_ids", "requeued_ids", b"requeued_ids", "skipped_ids", b"skipped_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,7 +63,8 @@ class EmailServiceStub:
     RequeueEmails: _grpc.UnaryUnaryMultiCallable[_email_service_pb2.RequeueEmailsRequest, _email_service_pb2.RequeueEmailsResponse]
     """RequeueEmails owes Queue a job for each of these emails that is still queued, or has been sending for an hour: for those
     whose job was lost. What was sending is held, or sent again, as its tenant chose, by whoever claims it. Two jobs of one
-    email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it.
+    email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it. After this database was put
+    back to an older state, those that may have been sent before are held.
     """
 
 @_typing.type_check_only
@@ -101,7 +102,8 @@ class EmailServiceAsyncStub(EmailServiceStub):
     RequeueEmails: _aio.UnaryUnaryMultiCallable[_email_service_pb2.RequeueEmailsRequest, _email_service_pb2.RequeueEmailsResponse]  # type: ignore[assignment]
     """RequeueEmails owes Queue a job for each of these emails that is still queued, or has been sending for an hour: for those
     whose job was lost. What was sending is held, or sent again, as its tenant chose, by whoever claims it. Two jobs of one
-    email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it.
+    email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it. After this database was put
+    back to an older state, those that may have been sent before are held.
     """
 
 class EmailServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -196,7 +198,8 @@ class EmailServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_email_service_pb2.RequeueEmailsResponse, _abc.Awaitable[_email_service_pb2.RequeueEmailsResponse]]:
         """RequeueEmails owes Queue a job for each of these emails that is still queued, or has been sending for an hour: for those
         whose job was lost. What was sending is held, or sent again, as its tenant chose, by whoever claims it. Two jobs of one
-        email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it.
+        email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it. After this database was put
+        back to an older state, those that may have been sent before are held.
         """
 
 def add_EmailServiceServicer_to_server(servicer: EmailServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
