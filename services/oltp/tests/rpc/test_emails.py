@@ -340,7 +340,7 @@ async def test_only_queued_emails_are_cancelled(oltp: TierClient, stub: EmailSer
         assert list(reply.skipped_ids) == [sending.id]
 
 
-async def test_what_waits_and_what_was_left_in_sending_for_an_hour_is_requeued(
+async def test_what_waits_is_requeued_and_what_was_left_in_sending_for_an_hour_is_held(
     oltp: TierClient, stub: EmailServiceStub, tenant: UUID, db: Database
 ) -> None:
     queued, left, begun, sent = [(await create(oltp, stub, tenant)).id for _ in range(4)]
@@ -355,9 +355,14 @@ async def test_what_waits_and_what_was_left_in_sending_for_an_hour_is_requeued(
     request = pb.RequeueEmailsRequest(tenant_id=str(tenant), request_id=str(uuid4()), email_ids=ids)
     for _ in range(2):
         reply = await oltp.call(stub.RequeueEmails, request)
-        assert (list(reply.requeued_ids), list(reply.skipped_ids)) == (sorted([queued, left]), sorted([begun, sent]))
+        assert (list(reply.requeued_ids), list(reply.held_ids)) == ([queued], [left])
+        assert list(reply.skipped_ids) == sorted([begun, sent])
     ((_, _, payload),) = await owed(db, tenant)
-    assert [job["email_id"] for job in payload["jobs"]] == sorted([queued, left])
+    assert [job["email_id"] for job in payload["jobs"]] == [queued]
+    email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=left))).email
+    assert (email.status, [each.outcome for each in email.attempts]) == (
+        pb.EMAIL_STATUS_OUTCOME_UNKNOWN, [pb.ATTEMPT_OUTCOME_UNKNOWN]
+    )  # fmt: skip
 
 
 async def test_what_was_due_before_the_database_was_put_back_is_held_in_place_of_requeued(
@@ -372,7 +377,7 @@ async def test_what_was_due_before_the_database_was_put_back_is_held_in_place_of
     request = pb.RequeueEmailsRequest(tenant_id=str(tenant), request_id=str(uuid4()), email_ids=[before, later, left])
     for _ in range(2):
         reply = await oltp.call(stub.RequeueEmails, request)
-        assert (list(reply.requeued_ids), list(reply.held_ids)) == (sorted([later, left]), [before])
+        assert (list(reply.requeued_ids), list(reply.held_ids)) == ([later], sorted([before, left]))
     email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=before))).email
     assert (email.status, email.attempt) == (pb.EMAIL_STATUS_OUTCOME_UNKNOWN, 0)
     settled = pb.SettleEmailRequest(

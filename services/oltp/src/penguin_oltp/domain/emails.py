@@ -214,18 +214,18 @@ def conclude(email: Email, outcome: Outcome) -> Email:
 
 
 def requeue(email: Email, *, at: datetime, put_back_at: datetime) -> Email | None:
-    """The email, for which a job is to be owed once more; None where it needs none. `put_back_at`: when this database began, or
-    was put back to what it had been before.
+    """What becomes of an email that has lost its job: queued, another is to be owed; or it is held, for somebody to decide. None
+    where it needs none. `put_back_at`: when this database began, or was put back to what it had been before.
 
-    One that was due before that, and has lost its job, may have been sent in what was lost: it is held, for somebody to decide.
+    Held is what has long been in sending, whatever its tenant chose: Queue may have given its job up, after one worker
+    after the other was lost with it. And what was due before the database was put back: it may have been sent in what was lost.
     """
-    if email.status == SENDING and email.sending_at is not None and email.sending_at < at - SILENT:
-        return email  # whoever claims it settles it
-    if email.status != QUEUED:
-        return None
-    if max(email.queued_at, email.send_at or email.queued_at) >= put_back_at:
+    if email.status == QUEUED and max(email.queued_at, email.send_at or email.queued_at) >= put_back_at:
         return email
-    return replace(email, status=OUTCOME_UNKNOWN, version=email.version + 1)
+    silent = email.status == SENDING and email.sending_at is not None and email.sending_at < at - SILENT
+    if email.status == QUEUED or silent:
+        return replace(email, status=OUTCOME_UNKNOWN, version=email.version + 1)
+    return None
 
 
 def settle(email: Email, settlement: str, at: datetime) -> Email:

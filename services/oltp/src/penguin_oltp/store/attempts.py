@@ -64,8 +64,8 @@ class AttemptStore:
             return await barrier.record(connection, step, settled, Email)
 
     async def requeue(self, step: Step, ids: Sequence[UUID]) -> Requeued:
-        """Owe the jobs of emails that are still queued, or long in sending, once more; holds those that may have been sent before
-        this database was put back. Raises ResourceExhausted."""
+        """Owe the jobs of emails that are still queued once more; holds those that were left in sending, or may have been sent
+        before this database was put back. Raises ResourceExhausted."""
         tenant_id = step.tenant_id
         async with self._db.tenant(tenant_id) as connection:
             if (done := await barrier.claim(connection, step, Requeued)) is not None:
@@ -77,6 +77,7 @@ class AttemptStore:
                 for email in emails.values()
                 if (after := ledger.requeue(email, at=step.at, put_back_at=put_back_at)) is not None
             ]
+            await _give_up(connection, tenant_id, [old for old, _ in moves if old.status == ledger.SENDING], step.at)
             await move(connection, tenant_id, moves)
             lacking = [after for _, after in moves if after.status != ledger.OUTCOME_UNKNOWN]
             if lacking:

@@ -1227,9 +1227,7 @@ class RequeueEmailsResponse(_message.Message):
 
     @_builtins.property
     def held_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids that were due before this database was put back to an older state: what became of their jobs is not known, so their outcome
-        is unknown now (EMAIL_STATUS_OUTCOME_UNKNOWN), whatever their tenant chose, until SettleEmail.
-        """
+        """Ids whose outcome is unknown now (EMAIL_STATUS_OUTCOME_UNKNOWN), whatever their tenant chose."""
 
     def __init__(
         self,

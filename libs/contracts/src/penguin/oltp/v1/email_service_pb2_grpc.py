@@ -168,10 +168,10 @@ class EmailServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RequeueEmails(self, request, context):
-        """RequeueEmails owes Queue a job for each of these emails that is still queued, or has been sending for an hour: for those
-        whose job was lost. What was sending is held, or sent again, as its tenant chose, by whoever claims it. Two jobs of one
-        email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it. After this database was put
-        back to an older state, those that may have been sent before are held.
+        """RequeueEmails sees to emails whose jobs were lost: Queue is owed another for each that is queued. Held, until SettleEmail, is
+        each that has been in sending for an hour, and each that was due before this database was put back to an older state, as it
+        may have been sent. Two jobs of one email do no harm, as only one can claim it; but where the tenant chose RESEND both may
+        send it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,10 +61,10 @@ class EmailServiceStub:
     CancelEmails: _grpc.UnaryUnaryMultiCallable[_email_service_pb2.CancelEmailsRequest, _email_service_pb2.CancelEmailsResponse]
     """CancelEmails takes back emails that are still queued."""
     RequeueEmails: _grpc.UnaryUnaryMultiCallable[_email_service_pb2.RequeueEmailsRequest, _email_service_pb2.RequeueEmailsResponse]
-    """RequeueEmails owes Queue a job for each of these emails that is still queued, or has been sending for an hour: for those
-    whose job was lost. What was sending is held, or sent again, as its tenant chose, by whoever claims it. Two jobs of one
-    email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it. After this database was put
-    back to an older state, those that may have been sent before are held.
+    """RequeueEmails sees to emails whose jobs were lost: Queue is owed another for each that is queued. Held, until SettleEmail, is
+    each that has been in sending for an hour, and each that was due before this database was put back to an older state, as it
+    may have been sent. Two jobs of one email do no harm, as only one can claim it; but where the tenant chose RESEND both may
+    send it.
     """
 
 @_typing.type_check_only
@@ -100,10 +100,10 @@ class EmailServiceAsyncStub(EmailServiceStub):
     CancelEmails: _aio.UnaryUnaryMultiCallable[_email_service_pb2.CancelEmailsRequest, _email_service_pb2.CancelEmailsResponse]  # type: ignore[assignment]
     """CancelEmails takes back emails that are still queued."""
     RequeueEmails: _aio.UnaryUnaryMultiCallable[_email_service_pb2.RequeueEmailsRequest, _email_service_pb2.RequeueEmailsResponse]  # type: ignore[assignment]
-    """RequeueEmails owes Queue a job for each of these emails that is still queued, or has been sending for an hour: for those
-    whose job was lost. What was sending is held, or sent again, as its tenant chose, by whoever claims it. Two jobs of one
-    email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it. After this database was put
-    back to an older state, those that may have been sent before are held.
+    """RequeueEmails sees to emails whose jobs were lost: Queue is owed another for each that is queued. Held, until SettleEmail, is
+    each that has been in sending for an hour, and each that was due before this database was put back to an older state, as it
+    may have been sent. Two jobs of one email do no harm, as only one can claim it; but where the tenant chose RESEND both may
+    send it.
     """
 
 class EmailServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -196,10 +196,10 @@ class EmailServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _email_service_pb2.RequeueEmailsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_email_service_pb2.RequeueEmailsResponse, _abc.Awaitable[_email_service_pb2.RequeueEmailsResponse]]:
-        """RequeueEmails owes Queue a job for each of these emails that is still queued, or has been sending for an hour: for those
-        whose job was lost. What was sending is held, or sent again, as its tenant chose, by whoever claims it. Two jobs of one
-        email do no harm, as only one can claim it; but where the tenant chose RESEND both may send it. After this database was put
-        back to an older state, those that may have been sent before are held.
+        """RequeueEmails sees to emails whose jobs were lost: Queue is owed another for each that is queued. Held, until SettleEmail, is
+        each that has been in sending for an hour, and each that was due before this database was put back to an older state, as it
+        may have been sent. Two jobs of one email do no harm, as only one can claim it; but where the tenant chose RESEND both may
+        send it.
         """
 
 def add_EmailServiceServicer_to_server(servicer: EmailServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
