@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,7 +16,7 @@ from penguin_orchestrator import campaigns, keys, launching
 from penguin_orchestrator.campaigns import LaunchError
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.messages import Attachment
+from penguin_orchestrator.messages import Attachment, OutgoingEmail
 from penguin_orchestrator.platform import Penguin
 from penguin_orchestrator.rendering import TemplateInvalidError
 from penguin_orchestrator.sagas.carrying import SagaUnfinishedError
@@ -36,18 +37,20 @@ def impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         monkeypatch.setattr(module, "DEADLINE_S", seconds)
 
 
-async def prepared(penguin: Penguin, tenant: UUID, count: int, *, text: str = "Dear {{ first_name }}") -> UUID:
-    """A draft campaign to `count` leads, with an attachment."""
+async def prepared(
+    penguin: Penguin, tenant: UUID, count: int, *, text: str = "Dear {{ first_name }}", odd: int = 0
+) -> UUID:
+    """A draft campaign to `count` leads, with an attachment; OLTP refuses the subject of the first `odd` for its length."""
     mailbox = await penguin.tenants.add_mailbox(tenant, f"{uuid4().hex}@sender.example", "Us")
     template = await penguin.tenants.add_template(
-        tenant, "t", subject="For {{ first_name }}", text=text, html="<p>{{ first_name }}</p>",
+        tenant, "t", subject="For {{ first_name }}{{ more }}", text=text, html="<p>{{ first_name }}</p>",
         attachments=[Attachment("a.pdf", "application/pdf", b"%PDF-1.4")],
     )  # fmt: skip
     audience = uuid4().hex
     leads = [
         lead_pb.NewLead(
             request_id=str(uuid4()), id=str(keys.new_id()), list=audience, email=f"lead{n}-{audience}@example.com",
-            first_name=f"Name {n}",
+            first_name=f"Name {n}", custom_fields={"more": "x" * 1000 if n < odd else ""},
         )
         for n in range(count)
     ]  # fmt: skip
@@ -106,6 +109,30 @@ async def test_an_interrupted_launch_is_completed_by_the_next(
     assert len(rows) == 220
     # No email without its body.
     assert set(rows.values()) <= set(await contents(content_db, tenant))
+
+
+async def test_a_launch_that_refuses_some_loses_patience_as_any_other_and_counts_them_once(
+    penguin: Penguin, tenant: UUID, oltp_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BATCH", "PARALLEL"):
+        monkeypatch.setattr(launching, name, 2 if name == "BATCH" else 1)
+    campaign = await prepared(penguin, tenant, 5, odd=2)
+    impatient(monkeypatch, 0.5)
+    send_emails = Sender.send_emails
+
+    async def away(self: Sender, tenant_id: UUID, batch: Sequence[OutgoingEmail], **more: Any) -> Any:
+        if all(len(each.subject) < 1000 for each in batch):
+            raise TierError("oltp", Code.UNAVAILABLE, "TIER_DB_DOWN", "The database is away.")
+        return await send_emails(self, tenant_id, batch, **more)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Sender, "send_emails", away)
+        with pytest.raises(SagaUnfinishedError):
+            await asyncio.wait_for(penguin.launch_campaign(tenant, campaign), 15)
+    impatient(monkeypatch, 20.0)
+    launch = await penguin.launch_campaign(tenant, campaign)
+    assert (launch.created, launch.refused, len(launch.refusals)) == (3, 2, 2)
+    assert len(await emails(oltp_db, tenant)) == 3
 
 
 async def test_a_launch_with_content_away_raises_what_it_met(

@@ -69,7 +69,8 @@ class Launcher:
         """Send to everyone who has no email of the step yet; answers, and reports, how many were created and refused (the
         first 100 in full), `so_far` included; `stopped` where the campaign no longer runs.
 
-        One that is being created by another launch at the same time is created once. Raises TierError, OutcomeUnknownError.
+        Who is refused has no email, and is refused anew in each try: what is reported is the most of any try, so that a try
+        which does nothing new reports nothing new. One that is being created by another launch at the same time is created once. Raises TierError, OutcomeUnknownError.
         """
         told: dict[str, Any] = {"created": 0, "refused": 0, "refusals": []} | dict(so_far)
         try:
@@ -83,6 +84,7 @@ class Launcher:
 
     async def _send_pending(self, tenant_id: UUID, plan: Plan, told: dict[str, Any], progress: Progress) -> None:
         places = asyncio.Semaphore(PARALLEL)
+        anew: dict[str, Any] = {"refused": 0, "refusals": []}
 
         async def send(leads: Sequence[lead_pb.Lead]) -> None:
             try:
@@ -96,9 +98,11 @@ class Launcher:
                 if not isinstance(result, Refusal):
                     told["created"] += 1
                 elif result.reason != "ALREADY_EXISTS":  # another launch of the same campaign was faster
-                    told["refused"] += 1
-                    if len(told["refusals"]) < REFUSALS_KEPT:
-                        told["refusals"].append([lead.id, result.code, result.reason, result.message, result.field])
+                    anew["refused"] += 1
+                    if len(anew["refusals"]) < REFUSALS_KEPT:
+                        anew["refusals"].append([lead.id, result.code, result.reason, result.message, result.field])
+            if anew["refused"] > told["refused"]:
+                told.update(anew)
             progress(told)
 
         token = ""
@@ -115,7 +119,8 @@ class Launcher:
                     group.create_task(send(page.leads[first : first + BATCH]))
                 token = page.next_page_token
                 if not token:
-                    return
+                    break
+        told.update(anew)  # it went through them all
 
     async def _first_step(self, tenant_id: UUID, campaign_id: UUID) -> step_pb.SequenceStep:
         request = step_pb.ListSequenceStepsRequest(tenant_id=str(tenant_id), campaign_id=str(campaign_id))
