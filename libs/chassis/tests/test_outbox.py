@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -325,3 +326,13 @@ async def test_since_when_a_tenant_is_owed_something_is_told_by_destination(own:
     await owe(own, tenant, destination="notifications", at=NOW + timedelta(hours=2))
     await owe(own, uuid4(), destination="olap", at=NOW - timedelta(days=1))
     assert await outbox.oldest(own, tenant) == {"queue": NOW, "notifications": NOW + timedelta(hours=2)}
+
+
+async def test_what_a_tenant_is_owed_is_told_while_all_its_connections_are_in_use(own: Database, tenant: UUID) -> None:
+    await owe(own, tenant)
+    async with contextlib.AsyncExitStack() as held:
+        with contextlib.suppress(ResourceExhausted):
+            while True:
+                await held.enter_async_context(own.tenant(tenant))
+        async with asyncio.timeout(5):
+            assert await outbox.oldest(own, tenant) == {"queue": NOW}

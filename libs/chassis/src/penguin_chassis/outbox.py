@@ -230,7 +230,8 @@ async def depth(db: Database) -> tuple[int, datetime | None]:
 
 
 async def oldest(db: Database, tenant_id: UUID) -> dict[str, datetime]:
-    """Since when something of this tenant's waits, by destination."""
-    async with db.tenant(tenant_id) as connection:
+    """Since when something of this tenant's waits, by destination. It is the platform's question: it takes no place of the tenant's,
+    and is answered while those are all in use."""
+    async with db.maintenance() as connection:
         rows = await connection.fetch(sql.oldest_of_tenant, tenant_id)
     return {row["destination"]: row["oldest_at"] for row in rows}
