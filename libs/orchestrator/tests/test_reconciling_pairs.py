@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -117,6 +118,7 @@ async def test_what_may_have_been_sent_before_oltp_was_put_back_is_held(
 ) -> None:
     """Its job may be over, as the email was: to send it again is for somebody to decide."""
     tenant, oltp = world.tenant, all_tiers["oltp"]
+    await etl.refresh(all_tiers, tenant)
     before, since = await queued(oltp_db, tenant, 2, hours=50), await queued(oltp_db, tenant, 1, hours=5)
     await put_back(oltp_db, days_ago=1)
     run = await reconcile()
@@ -325,19 +327,41 @@ async def test_a_day_that_is_loaded_between_the_two_looks_is_no_finding(
     monkeypatch.setattr(FactsComparison, "_reported", reported)
 
 
+async def closed(tiers: dict[str, Tier], tenant: UUID) -> None:
+    """Nobody loads its facts from then on."""
+    for name in ("olap", "oltp"):
+        request = tier_pb.CloseTenantRequest(tenant_id=str(tenant), request_id=str(uuid4()))
+        await tiers[name].call(tiers[name].stub(TierServiceStub).CloseTenant, request)
+
+
+async def test_a_day_of_a_tenant_that_was_never_loaded_is_told_and_loaded_a_day_after_its_end(
+    reconcile: Any, world: World, all_tiers: dict[str, Tier], oltp_db: Database, olap_db: Database
+) -> None:
+    tenant, day = world.tenant, datetime_ago(60 * 3600).date()
+    await delivered(oltp_db, tenant, 3)
+    await closed(all_tiers, tenant)
+    midnight = datetime.combine(day + timedelta(days=2), datetime.min.time(), UTC).timestamp()
+    soon = await reconcile(Terms(), clock=lambda: midnight - 1)
+    assert soon.counts["found.unloaded_day"] == 0, "the first refresh will load it"
+    dry = await reconcile(Terms(), clock=lambda: midnight + 1)
+    assert await findings(all_tiers, dry) == {("unloaded_day", day.isoformat(), "")}
+    assert await findings(all_tiers, await reconcile()) == {("unloaded_day", day.isoformat(), "loaded")}
+    async with olap_db.tenant(tenant) as connection:
+        billed = "SELECT emails_sent FROM billing_analytics WHERE tenant_id = $1 AND day = $2"
+        assert await connection.fetchval(billed, tenant, day) == 3
+    assert (await reconcile()).counts["found.unloaded_day"] == 0
+
+
 async def test_changes_that_nobody_loads_for_an_hour_are_told_and_loaded(
     reconcile: Any, world: World, all_tiers: dict[str, Tier], oltp_db: Database, olap_db: Database
 ) -> None:
     tenant, day = world.tenant, datetime_ago(60 * 3600).date()
     await delivered(oltp_db, tenant, 3)
-    assert (await reconcile()).counts["found.unloaded_day"] == 0, "this tenant was never loaded"
     await etl.refresh(all_tiers, tenant)
     await delivered(oltp_db, tenant, 5)
     assert (await reconcile()).counts["found.unloaded_day"] == 0, "the next refresh will load it"
     # It is closed, and its last facts were never loaded: an hour later somebody is told.
-    for name in ("olap", "oltp"):
-        request = tier_pb.CloseTenantRequest(tenant_id=str(tenant), request_id=str(uuid4()))
-        await all_tiers[name].call(all_tiers[name].stub(TierServiceStub).CloseTenant, request)
+    await closed(all_tiers, tenant)
     late = {"clock": lambda: time.time() + 3700}
     dry = await reconcile(Terms(), **late)
     assert await findings(all_tiers, dry) == {("unloaded_day", day.isoformat(), "")}

@@ -24,6 +24,8 @@ DAYS = 7
 TIMEOUT_S = 25.0
 # Changes are loaded within minutes: what has waited for so long waits for nobody.
 WAITED = timedelta(hours=1)
+# Nor does a day that ended so long ago, of a tenant that was never loaded.
+NEVER_LOADED = timedelta(days=1)
 BILLED = {"sent": "emails_sent", "delivered": "emails_delivered", "bounced": "emails_bounced"}
 
 PAGE = 1000
@@ -52,10 +54,12 @@ class FactsComparison:
         return len(days), [day for day in differing if day in still]
 
     async def unloaded(self, now: datetime) -> list[str]:
-        """Days with changes that have waited to be loaded for longer than an hour; none before the first load."""
+        """Days with changes that have waited to be loaded for longer than an hour. Before the first load, days that ended more than
+        a day ago: since when its changes wait is not known then."""
         mark = await self._watermark()
         if not mark.cursor:
-            return []
+            ended = (now - NEVER_LOADED).date().isoformat()
+            return [day for day in await self._changed("") if day < ended]
         # What was there to be read when it was last loaded is loaded.
         last = max(mark.data_through.ToDatetime(UTC), mark.committed_at.ToDatetime(UTC))
         return await self._changed(mark.cursor) if last < now - WAITED else []
