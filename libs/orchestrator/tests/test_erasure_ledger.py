@@ -156,10 +156,9 @@ def test_what_is_lost_comes_back_from_the_copy(ledger: ErasureLedger, tmp_path: 
     for _ in range(3):
         ledger.append(order(ledger))
     files(tmp_path / "ledger")[-1].unlink()
-    with pytest.raises(LedgerError, match="gone"):
-        ledger.entries()
-    with pytest.raises(LedgerError, match="differ"):
-        again(tmp_path).verify()
+    for read in (ledger.entries, again(tmp_path).verify):
+        with pytest.raises(LedgerError, match="1 records of the ledger are gone"):
+            read()
     assert again(tmp_path).restore() == 1
     assert len(again(tmp_path).orders()) == 3
     files(tmp_path / "copy")[0].write_bytes(b"other")
@@ -243,7 +242,7 @@ def test_nothing_is_added_to_a_folder_that_lost_what_its_copy_has(
         ledger.append(order(ledger))
     for path in files(tmp_path / "ledger")[left:]:
         path.unlink()
-    with pytest.raises(LedgerError, match=f"{3 - left} records that the ledger lacks"):
+    with pytest.raises(LedgerError, match=f"{3 - left} records of the ledger are gone"):
         again(tmp_path).append(order(ledger))
     assert len(files(tmp_path / "ledger")) == left
     assert again(tmp_path).restore() == 3 - left
@@ -263,16 +262,21 @@ def test_nothing_is_mended_where_the_two_contradict_each_other(ledger: ErasureLe
     assert len(files(tmp_path / "copy")) == 1
 
 
-def test_a_folder_that_is_away_is_told_from_one_that_was_tampered_with(ledger: ErasureLedger, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mounted_on", [False, True], ids=["no folder", "an empty folder"])
+def test_a_folder_that_is_away_is_told_from_one_that_was_tampered_with(
+    ledger: ErasureLedger, tmp_path: Path, *, mounted_on: bool
+) -> None:
     first = ledger.append(order(ledger))
     folder, elsewhere = tmp_path / "ledger", tmp_path / "elsewhere"
     folder.rename(elsewhere)
+    if mounted_on:
+        folder.mkdir()
     for process in (ledger, again(tmp_path)):
         with pytest.raises(LedgerAwayError):
             process.order(first.erasure_id)
         with pytest.raises(LedgerAwayError):
             process.append(order(ledger))
-    assert not folder.exists(), "nothing was begun anew in its place"
+    assert not (folder.exists() and files(folder)), "nothing was begun anew in its place"
     elsewhere.rename(folder)
     assert ledger.order(first.erasure_id) == (first, [])
     (record,) = files(folder)
@@ -283,6 +287,15 @@ def test_a_folder_that_is_away_is_told_from_one_that_was_tampered_with(ledger: E
         again(tmp_path).entries()
     record.rmdir()
     record.write_bytes(data[:-10])
+    wrong = []
     with pytest.raises(LedgerError) as damaged:
         again(tmp_path).entries()
-    assert not isinstance(damaged.value, LedgerAwayError)
+    wrong.append(damaged.value)
+    record.write_bytes(data)
+    ledger.append(order(ledger))
+    record.unlink()
+    for process in (ledger, again(tmp_path)):
+        with pytest.raises(LedgerError) as lost:
+            process.entries()
+        wrong.append(lost.value)
+    assert not any(isinstance(each, LedgerAwayError) for each in wrong)

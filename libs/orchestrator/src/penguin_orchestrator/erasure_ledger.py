@@ -142,14 +142,7 @@ class ErasureLedger:
             return self._read()
 
     def _read(self) -> list[Entry]:
-        try:
-            stands = self._folder.exists()
-            names = sorted(each.name for each in self._folder.glob("*.erasure")) if stands else []
-            away = not stands and bool(self._entries or _names(self._copy))
-        except OSError as error:
-            raise LedgerAwayError(f"the ledger cannot be read ({type(error).__name__})") from None
-        if away:
-            raise LedgerAwayError("the ledger's folder is away: bring it back, or `penguin erasure recover`")
+        names = self._present()
         if len(names) < len(self._entries):
             raise LedgerError("records of the ledger are gone: `penguin erasure recover`")
         for number in range(len(self._entries) + 1, len(names) + 1):
@@ -162,6 +155,23 @@ class ErasureLedger:
                 raise LedgerAwayError(f"record {number} of the ledger cannot be read") from None
             self._entries.append(self._unsealed(number, head, sealed))
         return list(self._entries)
+
+    def _present(self) -> list[str]:
+        """Records that the folder has. One that lacks its newest, as its copy has them or as they were read, is no ledger that says
+        so: its volume may not be mounted, and what stands in its place is empty. Raises LedgerAwayError."""
+        try:
+            copied = _names(self._copy)  # first: others may be writing, the folder before the copy
+            stands = self._folder.exists()
+            names = sorted(each.name for each in self._folder.glob("*.erasure")) if stands else []
+        except OSError as error:
+            raise LedgerAwayError(f"the ledger cannot be read ({type(error).__name__})") from None
+        lacks = max(len(self._entries), len(copied)) - len(names)
+        if lacks > 0 and names == [_name(number) for number in range(1, len(names) + 1)]:
+            what = (
+                f"{lacks} records of the ledger are gone, or its volume is" if stands else "the ledger's folder is away"
+            )
+            raise LedgerAwayError(f"{what}: bring it back, or `penguin erasure recover`")
+        return names
 
     def verify(self) -> str:
         """Read all of it anew, and its copy; returns the chain's head. Raises LedgerError."""

@@ -24,9 +24,10 @@ from services.oltp.tests.rows import make_tenant
 from penguin.oltp.v1 import subject_service_pb2 as pb
 from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin_orchestrator import keys
-from penguin_orchestrator.erasure_ledger import ERASE, Entry, ErasureLedger
+from penguin_orchestrator.erasure_ledger import ERASE, Entry, ErasureLedger, LedgerAwayError
 from penguin_orchestrator.messages import OutgoingEmail
-from penguin_orchestrator.sagas.carrying import Sagas, SagaUnfinishedError
+from penguin_orchestrator.sagas.carrying import SagaRefusedError, Sagas, SagaUnfinishedError
+from penguin_orchestrator.sagas.deeds import Deed, RefusedError
 from penguin_orchestrator.sagas.definition import Registry
 from penguin_orchestrator.sagas.subjects import KIND, TIERS, Erasing
 from penguin_orchestrator.sending import Sender
@@ -128,18 +129,69 @@ async def test_a_closed_tenants_people_are_erased_all_the_same(
     record_property("figure", f"{definition.id} in a tenant that is closed: {dict(sorted(ends.items()))}")
 
 
+@pytest.mark.parametrize("mounted_on", [False, True], ids=["no folder", "an empty folder"])
+@pytest.mark.parametrize("fresh", [False, True], ids=["same process", "another process"])
 async def test_an_order_is_not_refused_while_the_ledger_is_away(
-    world: World, ledger: ErasureLedger, tmp_path: Path
+    world: World, ledger: ErasureLedger, tmp_path: Path, *, mounted_on: bool, fresh: bool
 ) -> None:
-    scenario, sagas = scenarios.SCENARIOS[KIND], Sagas(world.tiers, Registry([Erasing(ledger).definition()]))
+    """A volume that is not mounted leaves an empty folder."""
+    scenario, folder, elsewhere = scenarios.SCENARIOS[KIND], tmp_path / "ledger", tmp_path / "elsewhere"
     begun = await scenario.prepare(world)
-    (tmp_path / "ledger").rename(tmp_path / "elsewhere")
+    opened = ErasureLedger(folder, tmp_path / "copy", b"k" * 32) if fresh else ledger
+    sagas = Sagas(world.tiers, Registry([Erasing(opened).definition()]))
+    folder.rename(elsewhere)
+    if mounted_on:
+        folder.mkdir()
     with pytest.raises(SagaUnfinishedError, match="LedgerAwayError"):
         await sagas.carry_out(KIND, begun.tenant, begun.input, subject=begun.subject, patience_s=0.1)
-    (tmp_path / "elsewhere").rename(tmp_path / "ledger")
+    elsewhere.rename(folder)
     held = await sagas.carry_out(KIND, begun.tenant, begun.input, subject=begun.subject)
     assert held.state == "succeeded"
     await scenario.check(world, begun, True)
+
+
+async def test_an_order_is_not_refused_where_the_ledger_goes_after_it_was_read(
+    world: World, ledger: ErasureLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario, sagas = scenarios.SCENARIOS[KIND], Sagas(world.tiers, Registry([Erasing(ledger).definition()]))
+    begun = await scenario.prepare(world)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(ErasureLedger, "known", away)
+        with pytest.raises(SagaUnfinishedError, match="LedgerAwayError"):
+            await sagas.carry_out(KIND, begun.tenant, begun.input, subject=begun.subject, patience_s=0.1)
+    held = await sagas.carry_out(KIND, begun.tenant, begun.input, subject=begun.subject)
+    assert held.state == "succeeded"
+    await scenario.check(world, begun, True)
+
+
+async def test_what_was_refused_is_withdrawn_once_the_ledger_is_back(
+    world: World, ledger: ErasureLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not undone before: its order would stand, and be replayed."""
+    scenario = scenarios.SCENARIOS[KIND]
+    begun, calls = await scenario.prepare(world), list[str]()
+    read = ErasureLedger.order
+
+    def gone(self: ErasureLedger, erasure_id: UUID) -> Any:
+        calls.append("read")
+        return away(self) if len(calls) > 1 else read(self, erasure_id)
+
+    async def refused(self: Erasing, deed: Deed) -> None:
+        raise RefusedError("held")
+
+    monkeypatch.setattr(Erasing, "holds", refused)
+    sagas = Sagas(world.tiers, Registry([Erasing(ledger).definition()]))
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(ErasureLedger, "order", gone)
+        with pytest.raises(SagaUnfinishedError, match="LedgerAwayError"):
+            await sagas.carry_out(KIND, begun.tenant, begun.input, subject=begun.subject, patience_s=0.1)
+    with pytest.raises(SagaRefusedError):
+        await sagas.carry_out(KIND, begun.tenant, begun.input, subject=begun.subject)
+    await scenario.check(world, begun, False)
+
+
+def away(*_: object) -> Any:
+    raise LedgerAwayError("the ledger cannot be read (OSError)")
 
 
 STEPS = [step.name for step in UNOPENED.steps if UNOPENED.decided(step.name)]
