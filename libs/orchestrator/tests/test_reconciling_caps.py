@@ -107,3 +107,4 @@ async def test_a_tenant_that_is_left_out_takes_no_others_room(
     monkeypatch.setattr(KeyReader, "tenants", two)
     run = await Reconciler(all_tiers).run(Terms(apply=True, cap=4))
     assert (run.counts["tenants_left_out"], set((await second.states()).values())) == (1, {("quarantined", True)})
+    assert run.counts["quarantined"] == 4, "what was refused was not done"

@@ -277,7 +277,8 @@ async def _within_cap(
         try:
             done = await act(portion)
         except LeftOutError:
-            part.counts[count] -= len(portion)  # it was refused: others may have the room
+            part.counts[count] -= len(portion)  # it was refused: others may have the room, whoever goes on with the run
+            await work.receipt.record(part)
             raise
         part.counts[count] += done - len(portion)
 
