@@ -16,8 +16,9 @@ from tests.chaos.recording import FAIL, INFO, OK, Operation
 
 # Hand-overs that a fault can leave in doubt: as many as a worker has under way, in each of its processes.
 IN_HAND = 64
-# What reconcile has nothing to do with, right after the run and before anything else is looked at: whatever it mended was wrong.
-NOTHING_OF = ("revived", "requeued", "found.dangling", "found.differing_day")
+# What reconcile has nothing to do with, right after the run and before anything else is looked at: whatever it mended was wrong, and
+# of what it left uncompared nothing is known.
+NOTHING_OF = ("revived", "requeued", "found.dangling", "found.differing_day", "found.uncompared", "found.jobs_owed")
 _NAMED = re.compile(r"[0-9a-f]{32}@[0-9a-f]{32}\.example\.com")
 
 
@@ -94,7 +95,7 @@ def judge(operations: Sequence[Operation], stored: Stored, senders: Sequence[Sen
 
 def judge_reconciled(done: Mapping[str, int], verdict: Verdict) -> None:
     """Add what reconcile had to mend of what was acknowledged: a content that was to be deleted, an email without its job, a
-    reference to nothing, a day that was counted otherwise."""
+    reference to nothing, a day that was counted otherwise; or what it could say nothing of."""
     verdict.wrong += [f"reconcile: {name} is {done[name]}" for name in NOTHING_OF if done.get(name)]
 
 

@@ -85,6 +85,15 @@ def test_a_refused_run_says_why_and_fails(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert "olap does not answer" in result.output
 
 
+def test_a_run_that_left_something_uncompared_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = pb.ReconcileRun(id=str(uuid4()), status=pb.RECONCILE_STATUS_FINISHED, counts={"found.uncompared": 1})
+    result = invoke(monkeypatch, tmp_path, FakeTiers(run), "--tenant", TENANT)
+    assert result.exit_code == 1
+    assert run.id in result.output
+    run.counts["found.uncompared"] = 0
+    assert invoke(monkeypatch, tmp_path, FakeTiers(run), "--tenant", TENANT).exit_code == 0
+
+
 @pytest.mark.parametrize("grace", ["7", "d", "-1d", "1w", ""])
 def test_a_grace_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, grace: str) -> None:
     fake = FakeTiers(RUN)

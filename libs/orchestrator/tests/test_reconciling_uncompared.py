@@ -70,6 +70,7 @@ async def test_one_that_is_not_summed_up_in_time_keeps_nobody_behind_it_from_bei
     assert (run.status, run.counts["found.uncompared"]) == (pb.RECONCILE_STATUS_FINISHED, 1)
     told = [each for each in await findings(all_tiers, run) if each[0] == "uncompared"]
     assert told == [("uncompared", "keys: oltp does not answer: DEADLINE_EXCEEDED DEADLINE", "")]
+    assert run.counts["tenants_uncompared"] == 1, "by which the next is sooner"
     assert await states(first) == [KEPT] * 5
     assert await states(second) == [KEPT] * 2 + [QUARANTINED] * 3
 

@@ -56,6 +56,8 @@ def run(
         screen().print(facts(receipt))
         if receipt.status == pb.RECONCILE_STATUS_REFUSED:
             raise CommandError(f"reconcile stopped: {receipt.refused_reason}", FAILED)
+        if receipt.counts.get(f"{FOUND}uncompared"):
+            raise CommandError(f"not all was compared: `penguin reconcile show {receipt.id}`", FAILED)
 
     act(work())
 

@@ -95,6 +95,22 @@ async def test_a_refused_run_and_one_that_only_told_hold_up_no_other_for_long(ow
     assert (await store.start(step(later), uuid4(), owner, TERMS, day)).run.id not in {run.id, telling.id}
 
 
+async def test_a_run_that_left_a_tenant_uncompared_holds_up_no_other_for_long(own_db: Database) -> None:
+    store, owner, day = ReconcileStore(own_db), uuid4(), timedelta(days=1)
+    run = await start(own_db, owner)
+    left_out = Progress(uuid4(), "left_out", 0, done=True, counts={"tenants_uncompared": 1})
+    await store.record(step(), run.id, owner, left_out, ())
+    await store.finish(step(), run.id, owner, "")
+    with pytest.raises(FailedPrecondition, match="too short"):
+        await store.start(step(NOW + timedelta(minutes=59)), uuid4(), owner, TERMS, day)
+    later = NOW + timedelta(minutes=61)
+    following = (await store.start(step(later), uuid4(), owner, TERMS, day)).run
+    assert following.id != run.id
+    await store.finish(step(later), following.id, owner, "")
+    with pytest.raises(FailedPrecondition, match="too short"):
+        await store.start(step(later + timedelta(hours=2)), uuid4(), owner, TERMS, day)
+
+
 async def test_it_is_summed_up_and_owes_one_event(own_db: Database) -> None:
     store, owner, one, two = ReconcileStore(own_db), uuid4(), uuid4(), uuid4()
     run = await start(own_db, owner)

@@ -99,7 +99,8 @@ class Reconciler:
             await _leave_out(work, tenant_id, "tenants_left_out")
         except UncomparedError as error:
             await work.reader.places()  # a tier that answers nothing at all ends the run
-            await _leave_out(work, tenant_id, f"{FOUND}uncompared", Found("uncompared", f"{name}: {error}"[:500], ""))
+            found = Found("uncompared", f"{name}: {error}"[:500], "")
+            await _leave_out(work, tenant_id, "tenants_uncompared", f"{FOUND}uncompared", found=[found])
 
     async def _compare(self, work: _Work, tenant_id: UUID) -> None:
         """Compare a tenant's closed generations, part by part."""
@@ -259,9 +260,10 @@ class Reconciler:
         await work.receipt.record(part, found)
 
 
-async def _leave_out(work: _Work, tenant_id: UUID, count: str, *found: Found) -> None:
+async def _leave_out(work: _Work, tenant_id: UUID, *counts: str, found: Sequence[Found] = ()) -> None:
     part = work.receipt.part(tenant_id, LEFT_OUT)
-    part.counts[count] = 1
+    for count in counts:
+        part.counts[count] = 1
     part.done = True
     await work.receipt.record(part, found)
 

@@ -15,7 +15,7 @@ LEASE = timedelta(minutes=5)
 # A run that was left longer ago is not taken on: what it saw is too old.
 RESUMABLE = timedelta(days=1)
 
-# A run that was refused is followed by the next after this long at the most, whatever the interval.
+# A run that was refused, or left tenants uncompared, is followed by the next after this long at the most, whatever the interval.
 AFTER_REFUSAL = timedelta(hours=1)
 
 RUNNING = "running"

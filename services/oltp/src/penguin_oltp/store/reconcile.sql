@@ -6,9 +6,10 @@ SELECT pg_advisory_xact_lock(hashtext('reconcile_runs')) IS NULL AS waited, $1::
 SELECT * FROM reconcile_runs WHERE status = 'running' ORDER BY tenant_id, id FOR UPDATE;
 
 -- name: last_started
--- Of runs that may do as much. One that was refused stands in the way of the next for a shorter time.
+-- Of runs that may do as much. One that was refused, or left tenants uncompared, stands in the way of the next for a shorter time.
 SELECT max(started_at) AS started_at FROM reconcile_runs
-WHERE tenant_id = $1 AND apply = $2 AND (status <> 'refused' OR started_at > $3);
+WHERE tenant_id = $1 AND apply = $2
+    AND (status <> 'refused' AND coalesce((counts ->> 'tenants_uncompared')::bigint, 0) = 0 OR started_at > $3);
 
 -- name: insert
 INSERT INTO reconcile_runs (tenant_id, id, apply, grace_s, cap, status, owner, leased_until, started_at)

@@ -81,7 +81,7 @@ class ReconcileServiceServicer:
     def StartReconcileRun(self, request, context):
         """StartReconcileRun begins a run, or takes on one of the same terms that its caller has left. FAILED_PRECONDITION
         (STATE_CONFLICT) while another caller is at one, or the last that may change as much has begun less than min_interval ago (for one
-        that was refused: less than an hour).
+        that was refused, or counted `tenants_uncompared`: less than an hour).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

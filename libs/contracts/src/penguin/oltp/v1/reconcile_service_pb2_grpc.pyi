@@ -38,7 +38,7 @@ class ReconcileServiceStub:
     StartReconcileRun: _grpc.UnaryUnaryMultiCallable[_reconcile_service_pb2.StartReconcileRunRequest, _reconcile_service_pb2.StartReconcileRunResponse]
     """StartReconcileRun begins a run, or takes on one of the same terms that its caller has left. FAILED_PRECONDITION
     (STATE_CONFLICT) while another caller is at one, or the last that may change as much has begun less than min_interval ago (for one
-    that was refused: less than an hour).
+    that was refused, or counted `tenants_uncompared`: less than an hour).
     """
     RecordReconcileProgress: _grpc.UnaryUnaryMultiCallable[_reconcile_service_pb2.RecordReconcileProgressRequest, _reconcile_service_pb2.RecordReconcileProgressResponse]
     """RecordReconcileProgress says how far one tenant's part has come, and keeps the run the caller's. What is said of a part
@@ -67,7 +67,7 @@ class ReconcileServiceAsyncStub(ReconcileServiceStub):
     StartReconcileRun: _aio.UnaryUnaryMultiCallable[_reconcile_service_pb2.StartReconcileRunRequest, _reconcile_service_pb2.StartReconcileRunResponse]  # type: ignore[assignment]
     """StartReconcileRun begins a run, or takes on one of the same terms that its caller has left. FAILED_PRECONDITION
     (STATE_CONFLICT) while another caller is at one, or the last that may change as much has begun less than min_interval ago (for one
-    that was refused: less than an hour).
+    that was refused, or counted `tenants_uncompared`: less than an hour).
     """
     RecordReconcileProgress: _aio.UnaryUnaryMultiCallable[_reconcile_service_pb2.RecordReconcileProgressRequest, _reconcile_service_pb2.RecordReconcileProgressResponse]  # type: ignore[assignment]
     """RecordReconcileProgress says how far one tenant's part has come, and keeps the run the caller's. What is said of a part
@@ -99,7 +99,7 @@ class ReconcileServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_reconcile_service_pb2.StartReconcileRunResponse, _abc.Awaitable[_reconcile_service_pb2.StartReconcileRunResponse]]:
         """StartReconcileRun begins a run, or takes on one of the same terms that its caller has left. FAILED_PRECONDITION
         (STATE_CONFLICT) while another caller is at one, or the last that may change as much has begun less than min_interval ago (for one
-        that was refused: less than an hour).
+        that was refused, or counted `tenants_uncompared`: less than an hour).
         """
 
     @_abc_1.abstractmethod
