@@ -19,10 +19,6 @@ SELECT e.address FROM subject_keys AS k, erased_among(k.tenant_id, $2::text[]) A
 SELECT id FROM emails WHERE tenant_id = $1 AND recipient_key = $2 AND status = 'queued'
 ORDER BY id LIMIT $3 FOR UPDATE;
 
--- name: cancel
-UPDATE emails SET status = 'cancelled', finished_at = $3, version = version + 1
-WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'queued';
-
 -- name: own
 SELECT 'users' AS table, id::text AS key, 'email' AS place FROM users WHERE tenant_id = $1 AND lower(email) = $2
 UNION ALL
@@ -53,9 +49,7 @@ SELECT id, status FROM emails WHERE tenant_id = $1 AND recipient_key = $2 ORDER 
 -- compared, it is no reference to be missed.
 UPDATE emails
 SET recipient = $3, recipient_name = '', subject = '', sender_name = '', lead_id = NULL, version = version + 1,
-    content_generation = -1,
-    status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END,
-    finished_at = CASE WHEN status = 'queued' THEN $4 ELSE finished_at END
+    content_generation = -1
 WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
 
 -- name: clear_notes
