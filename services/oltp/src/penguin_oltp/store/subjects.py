@@ -191,7 +191,7 @@ async def _anonymise(connection: Connection, order: Order, _: str) -> Page:
     if not ids:
         return Page()
     notes = affected(await connection.execute(sql.clear_notes, tenant_id, ids))
-    event_ids = affected(await connection.execute(sql.clear_event_ids, tenant_id, ids, order.address))
+    event_ids = affected(await connection.execute(sql.clear_event_ids, tenant_id, ids))
     await take_back(connection, tenant_id, [row["id"] for row in rows if row["status"] == QUEUED], order.at)
     await connection.execute(sql.anonymise, tenant_id, ids, ERASED)
     counts = {"emails": len(ids), "email_attempts": notes, "email_event_ids": event_ids}
