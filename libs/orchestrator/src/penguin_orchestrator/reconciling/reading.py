@@ -40,8 +40,8 @@ class RefusedError(Exception):
 
 
 class UncomparedError(RefusedError):
-    """Nothing can be said of this tenant: it is too great to be looked through in time, or does not stand still. Others may be
-    compared, if the tiers are there (`KeyReader.places`)."""
+    """Nothing can be said of this tenant: it is too great to be looked through in time, does not stand still, or waits for its
+    erasures to be replayed. Others may be compared, if the tiers are there (`KeyReader.places`)."""
 
 
 class LeftOutError(Exception):
@@ -204,8 +204,10 @@ class KeyReader:
 
 
 def refusal(error: TierError) -> RefusedError:
-    """A tier's refusal as the reason of a run's, or where it took too long as that of leaving out the tenant that was asked of."""
-    kind = UncomparedError if error.code is grpc.StatusCode.DEADLINE_EXCEEDED else RefusedError
+    """A tier's refusal as the reason of a run's, or where it took too long, or has the tenant that was asked of wait, as that of
+    leaving out the tenant."""
+    alone = error.of_tenant or error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    kind = UncomparedError if alone else RefusedError
     return kind(f"{error.tier} does not answer: {error.code.name} {error.reason}".strip())
 
 

@@ -276,8 +276,9 @@ async def _within_cap(
         await work.receipt.record(part)  # and it is still ours
         try:
             done = await act(portion)
-        except LeftOutError:
+        except (LeftOutError, UncomparedError):
             part.counts[count] -= len(portion)  # it was refused: others may have the room
+            await work.receipt.record(part)
             raise
         part.counts[count] += done - len(portion)
 
