@@ -76,6 +76,32 @@ async def test_one_that_is_not_summed_up_in_time_keeps_nobody_behind_it_from_bei
     assert await states(second) == [KEPT] * 2 + [QUARANTINED] * 3
 
 
+@pytest.mark.parametrize("refusals", [2, 10**6])
+@pytest.mark.parametrize("method", ["DigestGenerations", "ListEmails"])
+async def test_one_that_has_no_place_free_is_waited_for_and_then_left_alone(
+    all_tiers: dict[str, Tier], both: tuple[World, World], oltp_db: Database, monkeypatch: pytest.MonkeyPatch, method: str,
+    refusals: int,
+) -> None:  # fmt: skip
+    """As many calls as it may have are under way: it is asked again, for a while, and keeps nobody behind it waiting for more."""
+    first, second = both
+    lacking = await queued(oltp_db, second.tenant, 2, hours=5)
+    monkeypatch.setattr(reading, "BUSY_S", 0.5)
+    call, left = Tier.call, [refusals]
+
+    async def full(self: Tier, asked: Any, request: Any, **how: Any) -> Any:
+        mine = asked._method.decode().endswith(f"/{method}") and request.tenant_id == str(first.tenant)
+        if self.name == "oltp" and mine and left[0]:
+            left[0] -= 1
+            raise TierError("oltp", Code.RESOURCE_EXHAUSTED, "TENANT_QUOTA", "Too many at once.")
+        return await call(self, asked, request, **how)
+
+    monkeypatch.setattr(Tier, "call", full)
+    run = await Reconciler(all_tiers).run(Terms(apply=True))
+    assert (run.status, run.counts["found.uncompared"]) == (pb.RECONCILE_STATUS_FINISHED, int(refusals > 2))
+    assert await states(second) == [KEPT] * 2 + [QUARANTINED] * 3
+    assert {("lacking_job", each, "requeued") for each in lacking} <= await findings(all_tiers, run)
+
+
 @pytest.mark.parametrize(
     ("tier", "parts"),
     [("oltp", {"jobs"}), ("queue", {"jobs"}), ("content", {"quarantine", "keys"}), ("olap", {"facts"})],
