@@ -41,6 +41,10 @@ BOBS = {
 }  # fmt: skip
 
 
+class KilledError(Exception):
+    """The process was ended."""
+
+
 def columns(places: list[str]) -> set[str]:
     return {place.split()[0] for place in places}
 
@@ -230,6 +234,34 @@ async def test_a_hold_of_more_keys_than_one_call_takes_is_put_in_parts(
     with pytest.raises(TierError) as none:
         await subjects.release(life.tenant, hold)
     assert none.value.reason == "NOT_FOUND"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("ended", [1, 2, 3])
+async def test_a_release_that_died_is_gone_on_with(town: Town, monkeypatch: pytest.MonkeyPatch, ended: int) -> None:
+    monkeypatch.setattr("penguin_orchestrator.subjects.KEYS_A_PART", 1)
+    tenant = await town.penguin.tenants.onboard("Acme")
+    outgoing = [OutgoingEmail(ADDRESS, lives.MAILBOX, f"Hello {n}", text="Dear Ada") for n in range(3)]
+    await town.penguin.send_emails(tenant, outgoing)
+    subjects, content = town.penguin.subjects, town.tiers["content"]
+    hold = await subjects.hold(tenant, "Case 7", address=ADDRESS)
+    assert len([each async for each in subjects.holds("content", tenant)]) == 3
+    insist, asked = content.insist, [0]
+
+    async def die(method: Any, request: Any, **more: Any) -> Any:
+        if isinstance(request, erasure_pb2.ReleaseLegalHoldRequest):
+            asked[0] += 1
+            if asked[0] == ended:
+                raise KilledError
+        return await insist(method, request, **more)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(content, "insist", die)
+        with pytest.raises(KilledError):
+            await subjects.release(tenant, hold)
+    await subjects.release(tenant, hold)
+    assert [each.id for tier in TIERS async for each in subjects.holds(tier, tenant)] == []
+    await subjects.erase(tenant, ADDRESS)
 
 
 @pytest.mark.timeout(120)
