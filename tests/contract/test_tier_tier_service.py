@@ -235,6 +235,7 @@ class TestTierService(ServiceContract):
         counted = erasure_pb2.CountSubjectRowsRequest(tenant_id=str(world.tenant), address="ada@example.com")
         refusal = await world.refusal(path, counted, right_token(world, method_at(path), counted))
         assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "RESTORE_NOT_REPLAYED")
+        assert refusal.metadata["waits"] == "tenant"
         other = erasure_pb2.CountSubjectRowsRequest(tenant_id=str(uuid4()), address="ada@example.com")
         await world.call(path, other)
         erasing = await tier_erasure.erase(world)
@@ -252,6 +253,7 @@ class TestTierService(ServiceContract):
         counted = erasure_pb2.CountSubjectRowsRequest(tenant_id=str(world.tenant), address="ada@example.com")
         refusal = await world.refusal(path, counted, right_token(world, method_at(path), counted))
         assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "RESTORE_NOT_REPLAYED")
+        assert "waits" not in refusal.metadata
         assert await tier_erasure.ready(world) == health_pb2.HealthCheckResponse.NOT_SERVING
         # The replay itself is let in, and ends holds that are back with the backup.
         assert len((await world.call(f"{SERVICE}/ListLegalHolds", listed)).holds) == 1

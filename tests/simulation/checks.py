@@ -185,7 +185,7 @@ def _delivered(tenant: Tenant, mailbox: Mailbox, end: End) -> list[str]:
             found.append(f"came {came} times under {tenant.policy}, in {row['attempt']} attempts: {address}")
         if status == "outcome_unknown" and tenant.policy == "hold" and not row["sending_at"]:
             found.append(f"held in doubt, and nobody has begun: {address}")
-        if status in {"cancelled", "suppressed"} and came:
+        if status in {"cancelled", "suppressed", "failed"} and came:
             found.append(f"{status}, and it came: {address}")
         if status == "failed" and address not in mailbox.refused:
             found.append(f"given up for no reason: {address}")

@@ -101,8 +101,10 @@ async def test_a_tenant_of_whom_something_was_not_replayed_waits_alone(databases
         await restoring.mark_replayed(db, life, Mark(), (one,), NOW)
         seen = await look(db)
         seen.admit(other)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as refused:
             seen.admit(one)
+        # Who waits alone is told so: whoever calls for all leaves the others be.
+        assert (refused.value.reason, refused.value.metadata["waits"]) == ("RESTORE_NOT_REPLAYED", "tenant")
         await restoring.mark_replayed(db, life, Mark(), (), NOW)
         await seen.refresh(db)
         seen.admit(one)

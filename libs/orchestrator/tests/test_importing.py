@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from libs.orchestrator.tests.stored import contents, owed
 from penguin.oltp.v1 import inbox_service_pb2 as inbox_pb
 from penguin_chassis.pool import Database
 from penguin_chassis.validation import refuse_unstorable, validate
-from penguin_orchestrator import importing, mailsources
+from penguin_orchestrator import importing, keys, mailsources
 from penguin_orchestrator.blobs import download_raw
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
@@ -206,9 +207,9 @@ async def test_an_import_keeps_every_byte_and_run_again_imports_nothing(
         rows = await connection.fetch(
             "SELECT fingerprint, content_storage_key FROM inbox_message_refs WHERE tenant_id = $1", tenant
         )
-    keys = {_hex(row["fingerprint"]): row["content_storage_key"] for row in rows}
+    stored = {_hex(row["fingerprint"]): row["content_storage_key"] for row in rows}
     for source in (*sources[:5], sources[250]):
-        key = keys[hashlib.sha256(source.raw).hexdigest()]
+        key = stored[hashlib.sha256(source.raw).hexdigest()]
         assert await download_raw(tiers["content"], tenant, key) == source.raw
     assert {destination for destination, _, _ in await owed(oltp_db, tenant)} == {"content"}
     again = await importer.run(tenant, BOX, iter(sources))
@@ -228,6 +229,20 @@ async def test_the_same_message_twice_in_one_import_is_one(
     done = await importer.run(tenant, BOX, [one] * 10)
     assert (done.imported, done.existed) == (1, 9)
     assert len(await contents(content_db, tenant)) == 1
+
+
+async def test_a_letter_that_comes_across_the_full_hour_is_of_one_generation(
+    importer: Importer, tenant: UUID, oltp_db: Database, content_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = itertools.count(500_000)
+    monkeypatch.setattr(keys, "generation", lambda: next(hours))
+    assert (await importer.run(tenant, BOX, mails(3))).imported == 3
+    async with oltp_db.tenant(tenant) as oltp, content_db.tenant(tenant) as content:
+        referred = await oltp.fetch(
+            "SELECT content_storage_key, content_generation FROM inbox_message_refs WHERE tenant_id = $1", tenant
+        )
+        kept = await content.fetch("SELECT storage_key, generation FROM content_objects WHERE tenant_id = $1", tenant)
+    assert sorted(map(tuple, referred)) == sorted(map(tuple, kept))
 
 
 async def test_batches_keep_within_the_message_limit(

@@ -199,3 +199,18 @@ def test_a_report_is_harmless_and_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     assert (report.listed + report.left_out, read[-1]["reason"]) == (18, "MORE")
     assert read[-1]["detail"] == f"{report.left_out} more are not listed"
     assert report.left_out > 0
+
+
+@pytest.mark.parametrize(("value", "at_most"), [("a" * 60, 110), ("\N{HIRAGANA LETTER A}" * 20, 110)])
+def test_a_report_lists_what_its_bytes_allow(monkeypatch: pytest.MonkeyPatch, value: str, at_most: int) -> None:
+    monkeypatch.setattr(leadfiles, "REPORT_BYTES", 100 * at_most)
+    report = Report()
+    for line in range(2, 500):
+        report.add(Problem(line, "email", "BAD_ADDRESS", "is no email address", value))
+    data = report.data()
+    assert len(data) <= 101 * at_most
+    lines = [each["line"] for each in csv.DictReader(io.StringIO(data.decode(), newline=""))]
+    assert len(lines) > 100
+    assert lines[:-1] == [str(n) for n in range(2, len(lines) + 1)], "and none between two that are told"
+    assert report.listed == len(lines) - 1
+    assert report.left_out == 498 - report.listed

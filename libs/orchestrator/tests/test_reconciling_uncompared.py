@@ -9,6 +9,8 @@ from uuid import UUID
 import grpc
 import pytest
 from libs.orchestrator.tests.planting import World, findings, minted, refused
+from libs.orchestrator.tests.restored import left_out
+from libs.orchestrator.tests.test_reconciling_pairs import queued
 from services.oltp.tests.rows import make_tenant
 
 from penguin.oltp.v1 import reconcile_service_pb2 as pb
@@ -73,6 +75,69 @@ async def test_one_that_is_not_summed_up_in_time_keeps_nobody_behind_it_from_bei
     assert run.counts["tenants_uncompared"] == 1, "by which the next is sooner"
     assert await states(first) == [KEPT] * 5
     assert await states(second) == [KEPT] * 2 + [QUARANTINED] * 3
+
+
+@pytest.mark.parametrize("refusals", [2, 10**6])
+@pytest.mark.parametrize("method", ["DigestGenerations", "ListEmails"])
+async def test_one_that_has_no_place_free_is_waited_for_and_then_left_alone(
+    all_tiers: dict[str, Tier], both: tuple[World, World], oltp_db: Database, monkeypatch: pytest.MonkeyPatch, method: str,
+    refusals: int,
+) -> None:  # fmt: skip
+    """As many calls as it may have are under way: it is asked again, for a while, and keeps nobody behind it waiting for more."""
+    first, second = both
+    lacking = await queued(oltp_db, second.tenant, 2, hours=5)
+    monkeypatch.setattr(reading, "BUSY_S", 0.5)
+    call, left = Tier.call, [refusals]
+
+    async def full(self: Tier, asked: Any, request: Any, **how: Any) -> Any:
+        mine = asked._method.decode().endswith(f"/{method}") and request.tenant_id == str(first.tenant)
+        if self.name == "oltp" and mine and left[0]:
+            left[0] -= 1
+            raise TierError("oltp", Code.RESOURCE_EXHAUSTED, "TENANT_QUOTA", "Too many at once.")
+        return await call(self, asked, request, **how)
+
+    monkeypatch.setattr(Tier, "call", full)
+    run = await Reconciler(all_tiers).run(Terms(apply=True))
+    assert (run.status, run.counts["found.uncompared"]) == (pb.RECONCILE_STATUS_FINISHED, int(refusals > 2))
+    assert await states(second) == [KEPT] * 2 + [QUARANTINED] * 3
+    assert {("lacking_job", each, "requeued") for each in lacking} <= await findings(all_tiers, run)
+
+
+@pytest.mark.parametrize(
+    ("tier", "parts"),
+    [("oltp", {"jobs", "facts"}), ("queue", {"jobs"}), ("content", {"quarantine", "keys"}), ("olap", {"facts"})],
+)
+async def test_one_that_waits_for_its_replay_keeps_nobody_behind_it_from_being_compared(
+    all_tiers: dict[str, Tier], both: tuple[World, World], oltp_db: Database, tier: str, parts: set[str]
+) -> None:
+    """In any tier: what is refused there is told, and the rest of it compared."""
+    first, second = both
+    lacking = await queued(oltp_db, second.tenant, 2, hours=5)
+    aside = await second.keep(minted(1), state="quarantined", quarantined_s=30 * 86400)
+    async with left_out(all_tiers[tier], first.tenant):
+        run = await Reconciler(all_tiers).run(Terms(apply=True))
+    assert (run.status, run.counts["found.uncompared"]) == (pb.RECONCILE_STATUS_FINISHED, 1)
+    told = await findings(all_tiers, run)
+    why = f"{tier} does not answer: UNAVAILABLE RESTORE_NOT_REPLAYED"
+    assert {subject for kind, subject, _ in told if kind == "uncompared"} == {f"{part}: {why}" for part in parts}
+    assert {subject for kind, subject, _ in told if kind == "lacking_job"} == set(lacking)
+    assert await states(first) == ([KEPT] * 5 if tier == "content" else [KEPT] * 2 + [QUARANTINED] * 3)
+    assert await states(second) == [KEPT] * 2 + [QUARANTINED] * 3
+    assert aside[0] not in await second.states()
+    # What was refused took nobody's room.
+    assert run.counts["quarantined"] == (3 if tier == "content" else 6)
+
+
+@pytest.mark.parametrize(("tier", "method"), [("content", "ListQuarantinedContents"), ("queue", "ListJobs")])
+async def test_a_tier_whose_replay_is_under_way_ends_the_run(
+    reconcile: Any, world: World, breaks: dict[str, Faults], tier: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says of nobody that they wait alone."""
+    monkeypatch.setattr(mending, "DEADLINE_S", 1.0)
+    breaks[tier].breaks(method, *[Break(Code.UNAVAILABLE, "RESTORE_NOT_REPLAYED")] * 20)
+    run = await reconcile()
+    assert run.status == pb.RECONCILE_STATUS_REFUSED
+    assert run.refused_reason == f"{tier} does not answer: UNAVAILABLE RESTORE_NOT_REPLAYED"
 
 
 async def test_a_tier_that_answers_nothing_any_more_ends_the_run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 
 import pytest
@@ -36,6 +35,7 @@ def test_a_field_is_never_a_template_itself() -> None:
         ("{{ empty|default('there') }}", "there"),
         ("{{ empty|default('there', true) }}", "there"),
         ("{{ name|upper|trim }}", "ADA"),
+        ("{{ name|trim('A') }}", "da"),
         ("{% if empty %}a{% else %}b{% endif %}", "b"),
         ("{% if empty is defined %}a{% else %}b{% endif %}", "b"),
         ("{% if name == 'Ada' and not unknown %}yes{% elif name != 'x' %}no{% endif %}", "yes"),
@@ -105,9 +105,16 @@ def test_the_error_says_where() -> None:
         Renderer("", "", "one\ntwo\n{% for x in y %}{% endfor %}")
 
 
-def test_what_cannot_be_filled_in_is_the_templates_fault() -> None:
-    with pytest.raises(TemplateInvalidError):
-        render("{{ name|upper(1) }}", name="Ada")
+@pytest.mark.parametrize(
+    "filled_in",
+    [
+        "name|upper(1)", "name|trim(5)", "name|trim(name)", "name|trim('a', 'b')", "name|default('a', true, 1)",
+        "name|trim(*name)", "name|trim(**name)", "name is defined(1)", "0x" + "f" * 5000,
+    ],
+)  # fmt: skip
+def test_what_cannot_be_filled_in_is_refused_before_anybody_tries(filled_in: str) -> None:
+    with pytest.raises(TemplateInvalidError, match=r"^text, line 1: [^\n]*\.$"):
+        Renderer("", f"{{% if unknown %}}{{{{ {filled_in} }}}}{{% endif %}}", "")
 
 
 @pytest.mark.parametrize("break_", ["\r\n", "\n", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
@@ -121,9 +128,10 @@ def test_no_line_break_reaches_a_subject(break_: str) -> None:
 @given(st.text(max_size=80), st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=4))
 def test_whatever_is_written_is_rendered_or_refused(source: str, fields: dict[str, str]) -> None:
     try:
-        rendered = Renderer(source, source, source).render(fields)
+        renderer = Renderer(source, source, source)
     except TemplateInvalidError:
         return
+    rendered = renderer.render(fields)
     assert len(rendered.subject.splitlines()) <= 1
 
 
@@ -138,8 +146,38 @@ def test_whatever_is_written_is_rendered_or_refused(source: str, fields: dict[st
     )
 )  # fmt: skip
 def test_whatever_is_put_together_is_rendered_or_refused(parts: list[str]) -> None:
-    with contextlib.suppress(TemplateInvalidError):
-        Renderer(" ".join(parts), "", "").render({"name": "Ada"})
+    try:
+        renderer = Renderer(" ".join(parts), "", "")
+    except TemplateInvalidError:
+        return
+    renderer.render({"name": "Ada"})
+
+
+VALUES = st.sampled_from(["name", "unknown", "'x'", "1", "1.5", "true", "none"])
+FILTERED = st.builds(
+    lambda value, filters: "|".join([value, *filters]),
+    VALUES,
+    st.lists(
+        st.builds(
+            lambda name, given: f"{name}({', '.join(given)})",
+            st.sampled_from(["default", "upper", "lower", "title", "capitalize", "trim"]),
+            st.lists(VALUES, max_size=3),
+        ),
+        max_size=3,
+    ),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(FILTERED)
+def test_whatever_a_filter_is_given_is_filled_in_or_refused(filtered: str) -> None:
+    source = f"{{{{ {filtered} }}}}"
+    try:
+        renderer = Renderer(source, source, source)
+    except TemplateInvalidError:
+        return
+    for fields in ({"name": "Ada"}, {}):
+        renderer.render(fields)
 
 
 def test_a_template_costs_no_more_than_its_length() -> None:

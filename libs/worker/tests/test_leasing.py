@@ -80,6 +80,25 @@ async def test_a_job_is_put_off_for_as_long_as_the_tier_said_that_it_is_away_or_
     assert peers.queue.jobs[job_id].job.attempts == 0
 
 
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_kind_is_left_alone_where_a_tier_is_restoring_and_not_for_one_tenant_that_waits(
+    peers: Peers, tiers: dict[str, Tier], configure: Configure, alone: bool
+) -> None:
+    waits = {"waits": "tenant"} if alone else {}
+
+    async def refused(_: Job) -> None:
+        raise TierError("oltp", UNAVAILABLE, "RESTORE_NOT_REPLAYED", "", metadata=waits, retry_after_s=30.0)
+
+    (job_id,) = put(peers, "noop", 1)
+    async with at_work(tiers["queue"], configure(), noop=Kind(refused)) as worker:
+        await eventually(lambda: bool(peers.queue.jobs[job_id].reasons))
+        assert worker._kind_standing.present(["noop"]) == (["noop"] if alone else [])
+    (snooze,) = [snooze for words in peers.queue.spoken for snooze in words.snoozes]
+    assert snooze.reason == "oltp.restore_not_replayed"
+    assert 30 <= snooze.delay.ToTimedelta().total_seconds() <= 37.5
+    assert peers.queue.jobs[job_id].job.attempts == 0
+
+
 async def test_a_stop_gives_back_what_comes_too_late(
     peers: Peers, tiers: dict[str, Tier], configure: Configure
 ) -> None:

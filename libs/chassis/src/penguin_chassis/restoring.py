@@ -27,6 +27,10 @@ sql = load("penguin_chassis.sql", "restoring.sql")
 
 # How long another process may go on in ignorance of a mark (seconds).
 REFRESH_S = 2.0
+# When who is refused is to ask again: while erasures are being replayed, and where a replay has left a tenant out, which is
+# somebody's to decide (seconds).
+REPLAYING_S = 5.0
+LEFT_OUT_S = 30.0
 
 
 class Incarnation:
@@ -73,11 +77,17 @@ class Incarnation:
                 await self.refresh(self._db)
 
     def admit(self, tenant_id: UUID | None = None) -> None:
-        """Raise Unavailable (RESTORE_NOT_REPLAYED) until erasures are replayed, for a tenant until all of its own are."""
-        if self.restoring or tenant_id in self.unreplayed:
+        """Raise Unavailable (RESTORE_NOT_REPLAYED) until erasures are replayed, for a tenant until all of its own are: who is
+        refused alone is told so."""
+        if self.restoring:
             raise Unavailable(
                 "The database was restored, and erasures are not yet replayed into it.",
-                reason="RESTORE_NOT_REPLAYED", retry_after_s=5.0, metadata={"effect": "none"},
+                reason="RESTORE_NOT_REPLAYED", retry_after_s=REPLAYING_S, metadata={"effect": "none"},
+            )  # fmt: skip
+        if tenant_id in self.unreplayed:
+            raise Unavailable(
+                "The database was restored, and an erasure of this tenant's could not be replayed into it.",
+                reason="RESTORE_NOT_REPLAYED", retry_after_s=LEFT_OUT_S, metadata={"effect": "none", "waits": "tenant"},
             )  # fmt: skip
 
     def duty(self) -> Duty:

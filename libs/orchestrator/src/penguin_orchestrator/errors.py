@@ -28,6 +28,8 @@ NEVER = frozenset({"", "TOO_LARGE"})
 NO_TOKEN = "NO_TOKEN"  # noqa: S105 - a reason, no secret
 # Why a tier refuses what would change a closed tenant.
 CLOSED = "TENANT_CLOSED"
+# Why a tier whose database was restored refuses a tenant before erasures are replayed.
+NOT_REPLAYED = "RESTORE_NOT_REPLAYED"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # What gRPC says where it found nobody to send the call to: it never left.
 _UNSENT = ("connections to all backends failing", "failed to connect to all addresses", "DNS resolution failed")
@@ -74,8 +76,13 @@ class TierError(Exception):
 
     @property
     def away(self) -> bool:
-        """Whether the tier did not answer at all, or not in time: not the fault of what was asked."""
-        return self.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+        """Whether the tier did not answer at all, or not in time: not the fault of what was asked, nor of whose it was."""
+        return self.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED} and not self.of_tenant
+
+    @property
+    def of_tenant(self) -> bool:
+        """Whether the tier is there, and has this tenant alone wait: others' calls are none the worse for it."""
+        return self.reason == NOT_REPLAYED and self.metadata.get("waits") == "tenant"
 
 
 def tier_error(tier: str, error: grpc.aio.AioRpcError, *, tried_once: bool = False) -> TierError:

@@ -136,13 +136,15 @@ class Importer:
             if fingerprint not in found
         ]
         if items:
-            stored = await self._put(tenant_id, items, done)
-            await self._refer(tenant_id, mailbox, stored, done)
+            # Both sides file a letter under one generation, though an hour may end in between.
+            generation = keys.generation()
+            stored = await self._put(tenant_id, generation, items, done)
+            await self._refer(tenant_id, mailbox, generation, stored, done)
 
-    async def _put(self, tenant_id: UUID, items: list[_Item], done: Imported) -> list[_Item]:
+    async def _put(self, tenant_id: UUID, generation: int, items: list[_Item], done: Imported) -> list[_Item]:
         request = content_pb.BatchPutContentsRequest(
             tenant_id=str(tenant_id),
-            generation=keys.generation(),
+            generation=generation,
             contents=[
                 content_pb.NewContent(request_id=str(keys.new_id()), storage_key=item.key, raw=item.source.raw)
                 for item in items
@@ -159,13 +161,13 @@ class Importer:
                 stored.append(replace(item, defects=tuple(result.content.defects)))
         return stored
 
-    async def _refer(self, tenant_id: UUID, mailbox: str, items: list[_Item], done: Imported) -> None:
+    async def _refer(self, tenant_id: UUID, mailbox: str, generation: int, items: list[_Item], done: Imported) -> None:
         if not items:
             return
         at = datetime.now(UTC)
         request = inbox_pb.BatchCreateInboxMessagesRequest(
             tenant_id=str(tenant_id),
-            content_generation=keys.generation(),
+            content_generation=generation,
             messages=[
                 reference(item.source.raw, item.fingerprint, item.key, item.id, mailbox, at, item.defects)
                 for item in items

@@ -19,7 +19,7 @@ from penguin_orchestrator.leadrecords import RECORD_BYTES, Format, LeadFileError
 KNOWN = ("email", "first_name", "last_name", "company")
 LIST_LENGTH = 100
 CUSTOM_FIELDS = 50
-# What of a value is shown in a report (characters), and how large one gets (bytes).
+# What of a value is shown in a report (characters), and how large one gets (bytes, one line more than that).
 SHOWN = 80
 REPORT_BYTES = 16 * 1024 * 1024
 REPORT_HEADING = ("line", "field", "reason", "detail", "value")
@@ -172,24 +172,28 @@ class Report:
     """Problems as CSV, for who has the file to mend. Not a byte of it depends on when it is made."""
 
     def __init__(self) -> None:
-        self._text = io.StringIO()
-        self._csv = csv.writer(self._text)
-        self._csv.writerow(REPORT_HEADING)
+        self._data = bytearray(_report_line(REPORT_HEADING))
         self.listed = self.left_out = 0
 
     def add(self, problem: Problem) -> None:
-        """One line more; beyond the limit it is only counted."""
-        if self._text.tell() > REPORT_BYTES // 4:  # a character has at most four bytes
+        """One line more; from the first that is beyond the limit on they are only counted."""
+        line = _report_line((problem.line, problem.field, problem.reason, problem.detail, _harmless(problem.value)))
+        if self.left_out or len(self._data) + len(line) > REPORT_BYTES:
             self.left_out += 1
             return
         self.listed += 1
-        self._csv.writerow((problem.line, problem.field, problem.reason, problem.detail, _harmless(problem.value)))
+        self._data += line
 
     def data(self) -> bytes:
-        """The whole of it."""
-        if self.left_out:
-            self._csv.writerow(("", "", "MORE", f"{self.left_out} more are not listed", ""))
-        return self._text.getvalue().encode()
+        """The whole of it, up to the limit, and how many more there are."""
+        more = ("", "", "MORE", f"{self.left_out} more are not listed", "")
+        return bytes(self._data) + (_report_line(more) if self.left_out else b"")
+
+
+def _report_line(values: Sequence[object]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue().encode()
 
 
 def _harmless(value: str) -> str:

@@ -67,6 +67,8 @@ class _Outcome:
 
     rows: Sequence[pb.OutboxRow]
     error: str = ""
+    # Their tenant alone is to wait for so long, by the word of a tier that is there (seconds).
+    after_s: float = 0.0
 
 
 class _Away:
@@ -181,6 +183,8 @@ class Relay:
             return [_Outcome(rows)]
         except TierError as error:
             failure = f"{error.code.name} {error.reason}"
+            if error.of_tenant:
+                return [_Outcome(rows, failure, error.retry_after_s or 0.0)]
             if error.away:
                 self._away.failed(destination)
             if error.away or error.code in LATER:
@@ -212,7 +216,8 @@ class Relay:
                 # An outage must not leave rows waiting for minutes after it has ended.
                 if outcome.error.startswith(_PASSING):
                     delay = min(delay, AWAY_MAX_S)
-                failure.retry_delay.FromMilliseconds(int(delay * random.uniform(500, 1000)))
+                delay = max(delay * random.uniform(0.5, 1.0), outcome.after_s * random.uniform(1.0, 1.25))
+                failure.retry_delay.FromMilliseconds(int(delay * 1000))
         with contextlib.suppress(TierError):  # unsettled rows come back when their lease runs out
             method = self._source.stub(TierServiceStub).SettleOutbox
             await self._source.insist(method, request, deadline_s=LEASE_S / 3)

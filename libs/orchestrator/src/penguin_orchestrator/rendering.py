@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from jinja2 import Environment, Template, TemplateError, Undefined, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-_FILTERS = frozenset({"default", "upper", "lower", "title", "capitalize", "trim"})
+# With how many arguments at most.
+_FILTERS = {"default": 2, "upper": 0, "lower": 0, "title": 0, "capitalize": 0, "trim": 1}
 _TESTS = frozenset({"defined", "undefined"})
 # Fields are texts: they are the same or not, and have no order.
 _COMPARISONS = frozenset({"eq", "ne"})
+NUMBER_BITS = 64
 _ALLOWED = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Filter, nodes.If, nodes.Not,
     nodes.And, nodes.Or, nodes.Test, nodes.Compare, nodes.Operand,
@@ -39,7 +41,8 @@ def _environment(*, escape: bool) -> Environment:
 class Renderer:
     """A template compiled once: subject and text as they are, HTML with merge fields escaped.
 
-    A field that is unknown, or empty, is nothing: `default` stands in for it. Raises TemplateInvalidError.
+    A field that is unknown, or empty, is nothing: `default` stands in for it. Raises TemplateInvalidError for whatever could not
+    be filled in, in any branch: by the time it is, a campaign runs, and nobody is there to mend it.
     """
 
     def __init__(self, subject: str, text: str, html: str) -> None:
@@ -79,10 +82,32 @@ def _refusal(node: nodes.Node) -> str | None:
     """Why this part of a template is not allowed."""
     if not isinstance(node, _ALLOWED):
         return f"{type(node).__name__} is not allowed."
-    if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
-        return f"there is no filter {node.name!r}."
-    if isinstance(node, nodes.Test) and node.name not in _TESTS:
-        return f"there is no test {node.name!r}."
+    if isinstance(node, nodes.Filter):
+        return _refused_filter(node)
+    if isinstance(node, nodes.Test):
+        return _refused_test(node)
+    if isinstance(node, nodes.Const) and isinstance(node.value, int) and node.value.bit_length() > NUMBER_BITS:
+        return "a number is too long."
     if isinstance(node, nodes.Operand) and node.op not in _COMPARISONS:
         return "fields can be compared with == and != only."
+    return None
+
+
+def _refused_filter(node: nodes.Filter) -> str | None:
+    if node.name not in _FILTERS:
+        return f"there is no filter {node.name!r}."
+    if len(node.args) > _FILTERS[node.name] or node.dyn_args is not None or node.dyn_kwargs is not None:
+        return f"the filter {node.name!r} takes fewer arguments."
+    if node.name == "trim" and not all(
+        isinstance(arg, nodes.Const) and isinstance(arg.value, str) for arg in node.args
+    ):
+        return "the filter 'trim' takes a text in quotes."
+    return None
+
+
+def _refused_test(node: nodes.Test) -> str | None:
+    if node.name not in _TESTS:
+        return f"there is no test {node.name!r}."
+    if node.args or node.dyn_args is not None or node.dyn_kwargs is not None:
+        return f"the test {node.name!r} takes no arguments."
     return None

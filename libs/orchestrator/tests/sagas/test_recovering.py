@@ -15,6 +15,7 @@ from libs.orchestrator.tests.stored import until
 from penguin_orchestrator import keys
 from penguin_orchestrator.blobs import File, put_file
 from penguin_orchestrator.sagas import leads, recovery
+from penguin_orchestrator.sagas.carrying import Sagas, SagaUnfinishedError
 from penguin_orchestrator.sagas.deeds import Deed
 from penguin_orchestrator.sagas.definition import Definition, Registry, Step
 from penguin_orchestrator.sagas.engine import Engine
@@ -109,6 +110,20 @@ async def test_abandoned_imports_hold_up_no_other_tenants_saga(world: World) -> 
         await until(lambda: ended(engine, quiet, one))
     # Other tests recover imports too.
     await world.rows("oltp", noisy, "DELETE FROM sagas WHERE tenant_id = $1")
+
+
+async def test_a_saga_of_a_version_that_is_not_known_is_waited_for_and_left_to_who_knows_it(world: World) -> None:
+    slow, tenant = Slow(), uuid4()
+    newer = Engine(world.tiers, Registry([replace(slow.definition, version=2)]))
+    standing = await abandoned(newer, replace(slow.definition, version=2), tenant, hangs=False)
+    before = (await newer.journal.get(tenant, standing)).epoch
+    older = Sagas(world.tiers, Registry([slow.definition]))
+    with pytest.raises(SagaUnfinishedError):
+        await older.join(slow.definition.kind, tenant, standing, patience_s=0.2)
+    # Nobody has it, and nobody is taken to have died of it.
+    assert (await newer.journal.get(tenant, standing)).epoch == before
+    async with recovering(newer):
+        await until(lambda: ended(newer, tenant, standing))
 
 
 async def _of(value: bool) -> bool:

@@ -26,8 +26,10 @@ from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import OutgoingEmail
 from penguin_orchestrator.platform import Penguin
 from penguin_orchestrator.sagas import engine as engines
-from penguin_orchestrator.sagas import exports
+from penguin_orchestrator.sagas import exports, files
 from penguin_orchestrator.sagas.carrying import SagaStuckError, SagaUnfinishedError
+from penguin_orchestrator.sagas.deeds import Deed
+from penguin_orchestrator.sagas.definition import ACTION
 from penguin_orchestrator.sagas.exports import Exported
 from penguin_orchestrator.sagas.known import KNOWN
 from penguin_orchestrator.sagas.recovery import Recovery
@@ -188,6 +190,16 @@ async def test_lists_that_no_saga_tells_of_any_more_are_erased_too(
     assert await world.count("content", tenant, ATTACHED) == 2
     await penguin.subjects.erase(tenant, ADDRESS)
     assert await world.count("content", tenant, ATTACHED) == 0
+
+
+async def test_a_file_is_dropped_as_often_as_somebody_stores_it(world: World, penguin: Penguin, tenant: UUID) -> None:
+    """Another process, which has lost the saga and does not know it yet, may store it once more."""
+    deed = Deed(world.tiers, tenant, uuid4(), "oltp", ACTION, {}, {}, {})
+    for _ in range(2):
+        file = blobs.File("oltp.jsonl", exports.LINES, b"{}\n")
+        await blobs.put_file(world.tiers["content"], tenant, "k/again", str(uuid4()), file, timedelta(days=1))
+        await files.drop(deed, "k/again")
+        assert await world.count("content", tenant, ATTACHED) == 0
 
 
 async def test_who_is_erased_is_erased_from_exports_those_under_way_included(

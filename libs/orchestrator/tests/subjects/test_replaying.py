@@ -3,6 +3,7 @@ case keeps a tier shut for all others."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
@@ -13,13 +14,16 @@ from libs.orchestrator.tests.subjects import lives
 from libs.orchestrator.tests.subjects.conftest import Town
 from libs.orchestrator.tests.subjects.lives import MAILBOX
 
+from penguin.oltp.v1 import inbox_service_pb2 as inbox_pb
 from penguin.oltp.v1 import saga_service_pb2 as saga_pb
+from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
 from penguin.oltp.v1.saga_service_pb2_grpc import SagaServiceStub
 from penguin.tier.v1 import erasure_pb2
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator.erasure_ledger import LedgerError
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.ledger_marks import look, look_at_all
+from penguin_orchestrator.mailsources import Source
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
 from penguin_orchestrator.replaying import Replayed
 from penguin_orchestrator.sagas.carrying import SagaStuckError, SagaUnfinishedError
@@ -40,6 +44,14 @@ async def written_to(town: Town, *addresses: str) -> UUID:
     emails = [OutgoingEmail(each, MAILBOX, "Hi", text=f"Dear {each}") for each in addresses]
     await town.penguin.send_emails(tenant, emails)
     return tenant
+
+
+async def content_stands(town: Town, key: str) -> bool:
+    connection = await town.superuser("content")
+    try:
+        return bool(await connection.fetchval("SELECT count(*) FROM content_objects WHERE storage_key = $1", key))
+    finally:
+        await connection.close()
 
 
 async def contents(town: Town) -> int:
@@ -137,6 +149,69 @@ async def test_a_hold_that_was_released_before_the_erasure_brings_nobody_back(to
     assert {each.id async for each in subjects.holds(tier, tenant)} == {str(of_bob)}, "another's stands"
     (refused,) = await town.penguin.send_emails(tenant, [OutgoingEmail(ADA, MAILBOX, "Hi", text="Once more")])
     assert isinstance(refused, Refusal)
+
+
+async def corresponded(town: Town, *texts: str) -> tuple[UUID, dict[str, inbox_pb.InboxMessage]]:
+    """A tenant who has written to Bob and had such letters, which are told by their sender."""
+    tenant, oltp = await written_to(town, BOB), town.tiers["oltp"]
+    await town.penguin.inbox.run(tenant, MAILBOX, [Source(text, text.encode()) for text in texts])
+    await lives.deliver(town)
+    request = inbox_pb.ListInboxMessagesRequest(tenant_id=str(tenant))
+    listed = await oltp.call(oltp.stub(InboxServiceStub).ListInboxMessages, request)
+    return tenant, {each.sender: each for each in listed.inbox_messages}
+
+
+async def deleted(town: Town, tenant: UUID, letter: inbox_pb.InboxMessage) -> None:
+    """The tenant deletes a letter, and Content what stood there of it."""
+    oltp, request_id = town.tiers["oltp"], str(uuid4())
+    request = inbox_pb.DeleteInboxMessagesRequest(
+        tenant_id=str(tenant), request_id=request_id, inbox_message_ids=[letter.id]
+    )
+    await oltp.call(oltp.stub(InboxServiceStub).DeleteInboxMessages, request)
+    await lives.deliver(town)
+
+
+async def put_back(town: Town, backups: dict[str, Path]) -> Replayed:
+    """Restore tiers, and replay the ledger into them."""
+    for tier, backup in backups.items():
+        await town.restore(tier, backup)
+        await town.penguin.subjects.mark_restored(tier)
+    return await town.penguin.subjects.replay()
+
+
+HERS = f"From: {ADA}\r\nMessage-ID: <a@x.example>\r\n\r\nYours, {ADA}"
+ABOUT_HER = f"From: {BOB}\r\nMessage-ID: <b@x.example>\r\n\r\nAsk {ADA}"
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_letter_that_was_deleted_before_the_erasure_does_not_come_back(town: Town, *, held: bool) -> None:
+    tenant, letters = await corresponded(town, HERS, ABOUT_HER)
+    subjects, key = town.penguin.subjects, letters[ADA].content_storage_key
+    hold = await subjects.hold(tenant, "Case 7", key=key) if held else None
+    backup = town.back_up("content")
+    if hold is not None:
+        await subjects.release(tenant, hold)
+    await deleted(town, tenant, letters[ADA])
+    await subjects.erase(tenant, ADA)
+    replayed = await put_back(town, {"content": backup})
+    assert (replayed.erased, replayed.kept) == (1, {})
+    # Bob has his: what the tenant wrote to him, and what he wrote. A hold that is back keeps hers until it is released.
+    assert await contents(town) == (3 if held else 2)
+    assert await content_stands(town, key) is held
+    assert await content_stands(town, letters[BOB].content_storage_key)
+
+
+async def test_what_oltp_has_forgotten_of_others_is_not_taken_for_deleted(town: Town) -> None:
+    tenant, letters = await corresponded(town, HERS)
+    backups = {"oltp": town.back_up("oltp")}
+    await town.penguin.inbox.run(tenant, MAILBOX, [Source("about her", ABOUT_HER.encode())])
+    await lives.deliver(town)
+    backups["content"] = town.back_up("content")
+    await town.penguin.subjects.erase(tenant, ADA)
+    assert (await put_back(town, backups)).kept == {}
+    assert not await content_stands(town, letters[ADA].content_storage_key)
+    # The email to Bob, and his letter: it is told of, and reconcile's to put aside for its grace.
+    assert await contents(town) == 2
 
 
 async def test_a_stuck_erasure_keeps_no_tier_shut(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:

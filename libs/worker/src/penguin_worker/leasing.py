@@ -268,9 +268,10 @@ def said_of(error: BaseException) -> NotDone:
         return error if isinstance(getattr(error, "error", None), str) else Retry(f"defect.{type(error).__name__}")
     if isinstance(error, TierError):
         name = f"{error.tier}.{error.reason or error.code.name}".lower()
-        if error.code in NOT_NOW:
+        if error.code in NOT_NOW and not error.of_tenant:
             return Away(name, error.retry_after_s)
-        if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # Its tenant is to come back later: no other's jobs wait for that.
+        if error.of_tenant or error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             soonest = random.uniform(SNOOZE_MIN_S, SNOOZE_MAX_S)
             return Snooze(name, max(away_for(0, error.retry_after_s, random.random()), soonest))
         return Retry(name)

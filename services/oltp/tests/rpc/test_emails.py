@@ -261,6 +261,31 @@ async def is_erased(oltp: TierClient, tenant: UUID, created: pb.CreatedEmail) ->
     await oltp.call(SubjectServiceStub(oltp.channel).SuppressSubject, request)
 
 
+@pytest.mark.parametrize("way", ["taken back", "suppressed", "closed", "rejected"])
+async def test_what_may_have_come_is_not_said_never_to_have_been_sent(
+    oltp: TierClient, stub: EmailServiceStub, db: Database, way: str
+) -> None:
+    """Its first worker went silent; its second was told to come again, and by then it is to be sent no more, or is refused."""
+    tenant = await make_tenant(db, "resend")
+    created = await create(oltp, stub, tenant)
+    email = created.id
+    for _ in range(2):
+        assert (await start(oltp, stub, tenant, email)).decision == pb.ATTEMPT_DECISION_SEND
+    again = pb.ATTEMPT_OUTCOME_REJECTED if way == "rejected" else pb.ATTEMPT_OUTCOME_DEFERRED
+    await record(oltp, stub, tenant, email, again, 2)
+    if way == "taken back":
+        request = pb.CancelEmailsRequest(tenant_id=str(tenant), request_id=str(uuid4()), email_ids=[email])
+        assert list((await oltp.call(stub.CancelEmails, request)).skipped_ids) == [email]
+    elif way == "suppressed":
+        await complains(oltp, tenant, created)
+    elif way == "closed":
+        async with db.tenant(tenant) as connection:
+            await connection.execute("UPDATE tenants SET status = 'closed' WHERE tenant_id = $1", tenant)
+    assert (await start(oltp, stub, tenant, email)).decision == pb.ATTEMPT_DECISION_HELD
+    # The late word of the first proves it.
+    assert (await record(oltp, stub, tenant, email, pb.ATTEMPT_OUTCOME_SENT, 1)).status == pb.EMAIL_STATUS_SENT
+
+
 @pytest.mark.parametrize("ends_it", [unsubscribes, complains, is_erased])
 async def test_resend_policy_sends_nothing_to_who_must_not_be_written_to_by_now(
     oltp: TierClient, stub: EmailServiceStub, db: Database, ends_it: Any

@@ -43,6 +43,7 @@ FOLLOWING = {
     "campaigns.complete": "one notification of a campaign that was launched",
     "reconcile.finish": "one event of a run",
     "sagas._stop": "one event of a saga: who is to mend the outbox is called by it",
+    "subjects._remove_messages": "one row for a page of an erasure, which nobody may hold up",
 }
 # What stands once in each request.
 Made = tuple[Any, Any]

@@ -35,6 +35,9 @@ def outcome(word: str, attempt: int = 1, *, final: bool = False) -> Outcome:
         (QUEUED, {"suppressed": True}, "done", "suppressed"),
         (QUEUED, {"cancelled": True}, "done", "cancelled"),
         (SENDING, {"cancelled": True}, "held", "outcome_unknown"),
+        (QUEUED, {"suppressed": True, "doubtful": True}, "held", "outcome_unknown"),
+        (QUEUED, {"cancelled": True, "doubtful": True}, "held", "outcome_unknown"),
+        (QUEUED, {"doubtful": True}, "send", "sending"),
         (replace(QUEUED, send_at=AT + timedelta(hours=1)), {}, "early", "queued"),
         (SENDING, {}, "held", "outcome_unknown"),
         (SENDING, {"policy": "resend"}, "send", "sending"),
@@ -73,6 +76,19 @@ def test_a_claim_is_decided_by_what_the_email_is(email: Email, how: dict[str, An
 )
 def test_an_outcome_concludes_its_own_attempt(email: Email, told: Outcome, status: str) -> None:
     assert ledger.conclude(email, told).status == status
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        (outcome("rejected", 2), "outcome_unknown"),
+        (outcome("deferred", 2, final=True), "outcome_unknown"),
+        (outcome("deferred", 2), "queued"),
+        (outcome("sent", 2), "sent"),
+    ],
+)
+def test_what_an_attempt_before_may_have_delivered_is_not_said_to_have_failed(told: Outcome, status: str) -> None:
+    assert ledger.conclude(replace(SENDING, attempt=2), told, doubtful=True).status == status
 
 
 def test_an_attempt_that_never_began_has_no_outcome() -> None:

@@ -17,7 +17,7 @@ from penguin.oltp.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from penguin_orchestrator import etl
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.reconciling.reading import refusal, unchanged
+from penguin_orchestrator.reconciling.reading import ask, unchanged
 
 # Days that are counted anew in one run: each is over, and is counted in as many runs.
 DAYS = 7
@@ -139,7 +139,4 @@ def _add(counts: Counts, place: Place, count: int) -> None:
 
 
 async def _ask(tier: Tier, method: Any, request: Any) -> Any:
-    try:
-        return await tier.call(method, request, timeout=TIMEOUT_S)
-    except TierError as error:
-        raise refusal(error) from None
+    return await ask(tier, method, request, TIMEOUT_S)

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import grpc
 import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -25,7 +24,7 @@ from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.reconciling.reading import UncomparedError, in_portions, refusal, unchanged
+from penguin_orchestrator.reconciling.reading import SlowError, ask, in_portions, unchanged
 
 # The part of a run that this is.
 PART = "jobs"
@@ -46,10 +45,6 @@ LIVE = (queue_pb.JOB_STATE_HELD, queue_pb.JOB_STATE_READY, queue_pb.JOB_STATE_LE
 WAITING = (email_pb.EMAIL_STATUS_SENDING, email_pb.EMAIL_STATUS_QUEUED)
 # An email in one of these needs no job. (One that was cancelled keeps its job until that is due, and sends nothing.)
 OVER = frozenset({email_pb.EMAIL_STATUS_SENT, email_pb.EMAIL_STATUS_FAILED})
-
-
-class SlowError(UncomparedError):
-    """A tier did not answer in time."""
 
 
 @dataclass
@@ -222,9 +217,4 @@ async def _pages(tier: Tier, method: Any, request: Any, items: str) -> AsyncIter
 
 
 async def _ask(tier: Tier, method: Any, request: Any) -> Any:
-    try:
-        return await tier.call(method, request, timeout=TIMEOUT_S)
-    except TierError as error:
-        if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise SlowError(str(refusal(error))) from None
-        raise refusal(error) from None
+    return await ask(tier, method, request, TIMEOUT_S)

@@ -143,9 +143,9 @@ class Mender:
 
 
 def _unchanged(error: TierError) -> RefusedError | LeftOutError:
-    """Why nothing was changed, or not surely: where a tier took too long the run ends, whoever it was of."""
+    """Why nothing was changed, or not surely: where that is not known (a tier took too long) the run ends, whoever it was of."""
     why = unchanged(error)
-    return RefusedError(str(why)) if isinstance(why, UncomparedError) else why
+    return RefusedError(str(why)) if isinstance(why, UncomparedError) and error.outcome_unknown else why
 
 
 def told(result: Confirmed, actions: Mapping[str, str], places: Places) -> list[Found]:

@@ -31,6 +31,8 @@ REQUIRED = frozenset(
 # How long a tier may take to name its sources, and to sum up its keys (seconds).
 SOURCES_TIMEOUT_S = 10.0
 SUMS_TIMEOUT_S = 25.0
+# For how long a tenant is asked of that has as many calls under way as it may (seconds).
+BUSY_S = 10.0
 BUCKETS_A_CALL = 1000
 KEYS_A_CALL = 1000
 
@@ -40,8 +42,12 @@ class RefusedError(Exception):
 
 
 class UncomparedError(RefusedError):
-    """Nothing can be said of this tenant: it is too great to be looked through in time, or does not stand still. Others may be
-    compared, if the tiers are there (`KeyReader.places`)."""
+    """Nothing can be said of this tenant: it is too great to be looked through in time, does not stand still, or waits for its
+    erasures to be replayed. Others may be compared, if the tiers are there (`KeyReader.places`)."""
+
+
+class SlowError(UncomparedError):
+    """A tier did not answer in time."""
 
 
 class LeftOutError(Exception):
@@ -195,17 +201,32 @@ class KeyReader:
         return await self._call(tier, method, request, SUMS_TIMEOUT_S)
 
     async def _call(self, tier: str, method: Any, request: Message, timeout: float) -> Any:
-        try:
-            reply = await self._tiers[tier].call(method, request, timeout=timeout)
-        except TierError as error:
-            raise refusal(error) from None
+        reply = await ask(self._tiers[tier], method, request, timeout)
         self.bytes_moved += request.ByteSize() + reply.ByteSize()
         return reply
 
 
+async def ask(tier: Tier, method: Any, request: Any, timeout_s: float) -> Any:
+    """A tier's answer; raises RefusedError. What is refused as its tenant has as many calls under way as it may is asked again
+    for a while."""
+    try:
+        try:
+            return await tier.call(method, request, timeout=timeout_s)
+        except TierError as error:
+            if error.code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+        return await tier.insist(method, request, deadline_s=BUSY_S, timeout=timeout_s)
+    except TierError as error:
+        raise refusal(error) from None
+
+
 def refusal(error: TierError) -> RefusedError:
-    """A tier's refusal as the reason of a run's, or where it took too long as that of leaving out the tenant that was asked of."""
-    kind = UncomparedError if error.code is grpc.StatusCode.DEADLINE_EXCEEDED else RefusedError
+    """A tier's refusal as the reason of a run's, or where it took too long, or has the tenant that was asked of wait or ask less, as
+    that of leaving out the tenant."""
+    alone = error.of_tenant or error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    kind = UncomparedError if alone else RefusedError
+    if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        kind = SlowError
     return kind(f"{error.tier} does not answer: {error.code.name} {error.reason}".strip())
 
 

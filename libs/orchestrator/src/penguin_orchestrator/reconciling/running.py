@@ -150,26 +150,33 @@ class Reconciler:
             moved = work.reader.bytes_moved
             referred = await work.reader.referred(work.places, tenant_id, waiting)
             wanted = [key for key in waiting if key in referred]
-            room = max(0, work.terms.cap - work.receipt.total("deleted") - work.receipt.total("deletable"))
-            doomed = [key for key in waiting if key not in referred][:room]
-            held = await self._dispose(work, part, mender, doomed, wanted, before)
+            left = [key for key in waiting if key not in referred]
+            await self._take_out(work, part, mender, wanted)
+            doomed, held = list[str](), set[str]()
+            # What turns out to be held has taken no room: those behind it are not to wait for it.
+            while left and (room := _room(work)):
+                doomed += left[:room]
+                held |= await self._dispose(work, part, mender, left[:room], before)
+                left = left[room:]
             part.counts["bytes"] += work.reader.bytes_moved - moved
-            part.done = not token or len(doomed) == room
+            part.done = not token or not _room(work)
             await work.receipt.record(part, _disposed(work.terms, work.places, doomed, wanted, held))
 
     @staticmethod
-    async def _dispose(
-        work: _Work, part: Part, mender: Mender, doomed: Sequence[str], wanted: Sequence[str], before: datetime
-    ) -> set[str]:
+    async def _take_out(work: _Work, part: Part, mender: Mender, wanted: Sequence[str]) -> None:
+        # Where nothing may be changed it is counted where the keys are compared.
+        if wanted and work.terms.apply:
+            await work.receipt.record(part)
+            part.counts[f"{FOUND}wanted"] += len(wanted)
+            part.counts["revived"] += await mender.revive(wanted)
+
+    @staticmethod
+    async def _dispose(work: _Work, part: Part, mender: Mender, doomed: Sequence[str], before: datetime) -> set[str]:
         """Returns the keys that a legal hold keeps."""
         held = set[str]()
         if not work.terms.apply:
             part.counts["deletable"] += len(doomed)
-            return held  # what is wanted is counted where the keys are compared
-        if wanted:
-            await work.receipt.record(part)
-            part.counts[f"{FOUND}wanted"] += len(wanted)
-            part.counts["revived"] += await mender.revive(wanted)
+            return held
 
         async def delete(keys: Sequence[str]) -> int:
             deleted, kept = await mender.delete(keys, before)
@@ -260,6 +267,11 @@ class Reconciler:
         await work.receipt.record(part, found)
 
 
+def _room(work: _Work) -> int:
+    """How many contents the run may still delete, or tell that it would."""
+    return max(0, work.terms.cap - work.receipt.total("deleted") - work.receipt.total("deletable"))
+
+
 async def _leave_out(work: _Work, tenant_id: UUID, *counts: str, found: Sequence[Found] = ()) -> None:
     part = work.receipt.part(tenant_id, LEFT_OUT)
     for count in counts:
@@ -278,7 +290,7 @@ async def _within_cap(
         await work.receipt.record(part)  # and it is still ours
         try:
             done = await act(portion)
-        except LeftOutError:
+        except (LeftOutError, UncomparedError):
             part.counts[count] -= len(portion)  # it was refused: others may have the room, whoever goes on with the run
             await work.receipt.record(part)
             raise

@@ -19,7 +19,7 @@ from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.erasure_ledger import Entry, ErasureLedger, LedgerError
 from penguin_orchestrator.errors import TierError
-from penguin_orchestrator.reconciling.reading import TIERS, KeyReader, RefusedError, refusal
+from penguin_orchestrator.reconciling.reading import TIERS, KeyReader, RefusedError, ask, refusal
 
 # People of a tenant whom one run looks for; the next goes on behind them. Some tiers look through a table for each.
 PEOPLE = 200
@@ -121,7 +121,4 @@ class SubjectsComparison:
 
     @staticmethod
     async def _ask(tier: Tier, method: Any, request: Any) -> Any:
-        try:
-            return await tier.call(method, request, timeout=TIMEOUT_S)
-        except TierError as error:
-            raise refusal(error) from None
+        return await ask(tier, method, request, TIMEOUT_S)

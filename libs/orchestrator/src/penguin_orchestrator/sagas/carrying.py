@@ -124,6 +124,10 @@ class Sagas:
         held = await self.find(kind, tenant_id, saga_id)
         return _concluded(*await self._join(held, patience_s, progress))
 
+    def _known(self, held: Held) -> bool:
+        """Whether this process can carry it on: a newer one may have begun it, and then it is for one like that."""
+        return self._registry.find(held.kind, held.version) is not None
+
     async def _run(self, held: Held, patience_s: float, progress: Progress | None) -> Exception | None:
         return (await self.engine.run(held, patience_s=patience_s, progress=progress)).failure
 
@@ -137,7 +141,8 @@ class Sagas:
                 if held.state in FINISHED or held.state == "stuck":
                     return held, None
                 _tell(held, progress)
-                if (claimed := await journal.claim_one(held)) is not None:
+                claimed = await journal.claim_one(held) if self._known(held) else None
+                if claimed is not None:
                     return claimed, await self._run(claimed, max(0.0, ends - time.monotonic()), progress)
             except (OwnerLostError, TierError) as error:
                 if isinstance(error, TierError) and not error.retryable:

@@ -161,21 +161,33 @@ async def _create(deed: Deed) -> Mapping[str, Any]:
 async def _report(deed: Deed) -> Mapping[str, Any]:
     """What was left out, line by line, under the key that was minted for it; where all was taken there is nothing to keep."""
     report = await _told(deed)
-    there = await _there(deed)
-    if not there:
-        # What was read of it before it went may name whoever was erased with it.
-        report = await _told(deed)
-    told = {"listed": report.listed, "left_out": report.left_out}
-    if not any(told.values()):
-        return told
-    file = File("import-report.csv", CSV, report.data())
-    await put_file(
-        deed.tiers["content"], deed.tenant_id, deed.keys["report"], deed.request_id("put"), file, REPORT_KEPT
-    )
-    # An erasure takes the file before it looks for reports: one that came by meanwhile has missed this one.
-    if there and not await _there(deed):
-        await files.drop(deed, deed.keys["report"])
-    return told | {"key": deed.keys["report"]}
+    if await _there(deed):
+        if not report.listed and not report.left_out:
+            return {"listed": 0, "left_out": 0}
+        try:
+            await _put(deed, report)
+        except TierError as error:
+            # Who stored it first has stored it: of one file there is one report.
+            if error.reason != "ALREADY_EXISTS":
+                raise
+        # An erasure takes the file before it looks for reports: one that came by meanwhile has missed this one.
+        if await _there(deed):
+            return _stored(deed, report)
+    # What was read of it before it went, now or by whoever was at it before, may name whoever was erased with it.
+    await files.drop(deed, deed.keys["report"])
+    report = await _told(deed)
+    await _put(deed, report)
+    return _stored(deed, report)
+
+
+async def _put(deed: Deed, report: Report) -> None:
+    # Each try is another request: what it stores depends on whether the file still is.
+    file, request_id = File("import-report.csv", CSV, report.data()), str(keys.new_id())
+    await put_file(deed.tiers["content"], deed.tenant_id, deed.keys["report"], request_id, file, REPORT_KEPT)
+
+
+def _stored(deed: Deed, report: Report) -> Mapping[str, Any]:
+    return {"listed": report.listed, "left_out": report.left_out, "key": deed.keys["report"]}
 
 
 async def _there(deed: Deed) -> bool:

@@ -4,6 +4,7 @@ record. Once the address is barred there is no way back, only on."""
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,9 @@ from penguin.oltp.v1 import subject_service_pb2 as pb
 from penguin.oltp.v1.saga_service_pb2_grpc import SagaServiceStub
 from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin.tier.v1 import erasure_pb2 as tier_pb
+from penguin.tier.v1 import key_service_pb2 as key_pb
+from penguin.tier.v1 import tier_service_pb2 as status_pb
+from penguin.tier.v1.key_service_pb2_grpc import KeyServiceStub
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator.erasure_ledger import (
     ERASED,
@@ -27,6 +31,7 @@ from penguin_orchestrator.erasure_ledger import (
     ended,
     numbered,
 )
+from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.ledger_marks import check, telling
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
 from penguin_orchestrator.sagas.definition import Act, Definition, Step
@@ -188,9 +193,36 @@ class Erasing:
                 for n in range(0, len(ids), PAGE):
                     await self._erase(deed, tier, order, told, email_ids=ids[n : n + PAGE])
             await self._erase(deed, tier, order, told)
+            if tier == "content" and deed.input.get("replay"):
+                await self._erase_deleted(deed, order, told)
             return told.result()
 
         return act
+
+    async def _erase_deleted(self, deed: Deed, order: Entry, told: _Told) -> None:
+        """Contents that name the person and that nobody refers to: deleted since the backup that brought them back, as a letter
+        of theirs may have been before the erasure, so that the ledger has no key of it. Where Content serves nobody, nobody
+        can have put them just now; and where OLTP waits for its own replay, what it says of references is no evidence."""
+        status = await deed.call("content", TierServiceStub, "GetStatus", status_pb.GetStatusRequest())
+        if not status.restoring:
+            return
+        named = sorted(told.contents)
+        for keys in (named[n : n + PAGE] for n in range(0, len(named), PAGE)):
+            request = key_pb.FindKeysRequest(tenant_id=str(deed.tenant_id), keys=keys)
+            try:
+                reply = await deed.call("oltp", KeyServiceStub, "FindKeys", request)
+            except TierError as error:
+                if error.reason != "RESTORE_NOT_REPLAYED":
+                    raise
+                return
+            for key in sorted(set(keys).difference(each.key for each in reply.found)):
+                try:
+                    await self._erase(deed, "content", order, told, storage_keys=[key])
+                except TierError as error:
+                    if error.reason != "LEGAL_HOLD":
+                        raise
+                else:
+                    told.forget(key)
 
     async def _erase(self, deed: Deed, tier: str, order: Entry, told: _Told, **known: Sequence[str]) -> None:
         cursor = ""
@@ -267,6 +299,8 @@ class _Told:
         self._mentions: list[list[str]] = []
         self._total = self._bytes = 0
         self._at = ""
+        # Contents among the mentions, and how often each is.
+        self.contents: Counter[str] = Counter()
 
     def add(self, reply: tier_pb.EraseSubjectResponse) -> None:
         for table, count in reply.receipt.counts.items():
@@ -275,8 +309,14 @@ class _Told:
             self._bytes += mention.ByteSize() + 12
             if self._bytes <= MENTIONED_BYTES:
                 self._mentions.append([mention.table, mention.key, mention.place])
+        self.contents.update(each.key for each in reply.mentions if each.table == "content_objects")
         self._total += len(reply.mentions)
         self._at = reply.receipt.erased_at.ToJsonString()
+
+    def forget(self, key: str) -> None:
+        """This content is gone after all."""
+        self._total -= self.contents.pop(key, 0)
+        self._mentions = [each for each in self._mentions if each[:2] != ["content_objects", key]]
 
     def result(self) -> dict[str, Any]:
         return {"counts": self._counts, "mentions": self._mentions, "mentioned": self._total, "erased_at": self._at}

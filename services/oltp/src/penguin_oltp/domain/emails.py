@@ -165,11 +165,25 @@ def sendable(send_at: datetime | None) -> None:
         raise InvalidArgument(f"send_at is not before the year {LATEST.year}.", field="send_at")
 
 
-def start(email: Email, *, at: datetime, suppressed: bool, policy: str, cancelled: bool = False) -> Started:
+def _over(email: Email, status: str, at: datetime, *, doubtful: bool) -> Email:
+    """The email at an end that says that it never came; where an earlier attempt may have delivered it, that is not known."""
+    if doubtful:
+        return replace(email, status=OUTCOME_UNKNOWN, version=email.version + 1)
+    return replace(email, status=status, finished_at=at, version=email.version + 1)
+
+
+def cancel(email: Email, at: datetime, *, doubtful: bool) -> Email:
+    """A queued email, taken back. `doubtful`: an attempt at it has an unknown outcome."""
+    return _over(email, CANCELLED, at, doubtful=doubtful)
+
+
+def start(
+    email: Email, *, at: datetime, suppressed: bool, policy: str, cancelled: bool = False, doubtful: bool = False
+) -> Started:
     """Decide on a claim. SEND moves the email to sending under a new attempt number.
 
     `suppressed`: the recipient must not be written to. `cancelled`: the email's campaign was, or its tenant is closed, and
-    this one with it.
+    this one with it. `doubtful`: an attempt at it has an unknown outcome.
     An email found in sending belongs to a worker that went silent: its outcome is unknown, and only a tenant who chose
     so has it sent again, to nobody who must not be written to by now (the email itself may be why).
     """
@@ -179,18 +193,20 @@ def start(email: Email, *, at: datetime, suppressed: bool, policy: str, cancelle
         return Started("held", email)
     if email.status == SENDING and (suppressed or policy != RESEND):
         return Started("held", replace(email, status=OUTCOME_UNKNOWN, version=email.version + 1))
+    unsent = "held" if doubtful else "done"
     if cancelled and email.status == QUEUED:
-        return Started("done", replace(email, status=CANCELLED, finished_at=at, version=email.version + 1))
+        return Started(unsent, cancel(email, at, doubtful=doubtful))
     if email.send_at is not None and email.send_at > at:
         return Started("early", email)
     if suppressed and email.status == QUEUED:
-        return Started("done", replace(email, status=SUPPRESSED, finished_at=at, version=email.version + 1))
+        return Started(unsent, _over(email, SUPPRESSED, at, doubtful=doubtful))
     claimed = replace(email, status=SENDING, attempt=email.attempt + 1, sending_at=at, version=email.version + 1)
     return Started("send", claimed)
 
 
-def conclude(email: Email, outcome: Outcome) -> Email:
-    """The email after an attempt's outcome; raises FailedPrecondition for an attempt that never began.
+def conclude(email: Email, outcome: Outcome, *, doubtful: bool = False) -> Email:
+    """The email after an attempt's outcome; raises FailedPrecondition for an attempt that never began. `doubtful`: an attempt
+    before this one has an unknown outcome.
 
     A late word on an attempt that was given up as unknown settles it. One on an attempt that another has followed changes
     the attempt only, but for the proof that it was sent: it is not to be sent once more.
@@ -209,7 +225,7 @@ def conclude(email: Email, outcome: Outcome) -> Email:
     if outcome.outcome == "unknown":
         return replace(email, status=OUTCOME_UNKNOWN, version=version)
     if outcome.outcome == "rejected" or outcome.final:
-        return replace(email, status=FAILED, finished_at=outcome.finished_at, version=version)
+        return _over(email, FAILED, outcome.finished_at, doubtful=doubtful)
     return replace(email, status=QUEUED, sending_at=None, version=version)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -69,3 +70,9 @@ def pads(key: bytes) -> tuple[bytes, bytes]:
     """A key of 32 bytes as HMAC-SHA256 uses it: XORed with its inner and its outer pad."""
     block = key.ljust(_BLOCK, b"\0")
     return bytes(b ^ 0x36 for b in block), bytes(b ^ 0x5C for b in block)
+
+
+def nameless(event_id: str) -> str:
+    """What stands for a provider's id of an event of an erased person's email, for some make theirs of addresses: the same each
+    time it is reported, as unique as the id, and what SQL makes of those that stand already."""
+    return f"erased/{hashlib.md5(event_id.encode(), usedforsecurity=False).hexdigest()}"

@@ -93,7 +93,7 @@ class EmailServicer(email_service_pb2_grpc.EmailServiceServicer):
 
     async def CancelEmails(self, request: pb.CancelEmailsRequest, context: Any) -> pb.CancelEmailsResponse:
         ids = [UUID(each) for each in request.email_ids]
-        cancelled = await self._emails.cancel(step_of(request), ids)
+        cancelled = await self._attempts.cancel(step_of(request), ids)
         skipped = set(ids).difference(cancelled)
         return pb.CancelEmailsResponse(cancelled_ids=map(str, cancelled), skipped_ids=sorted(map(str, skipped)))
 

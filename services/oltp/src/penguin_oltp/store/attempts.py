@@ -15,7 +15,10 @@ from penguin_oltp.domain.emails import Email, Outcome, Requeued, Started
 from penguin_oltp.domain.subjects import ERASED
 from penguin_oltp.domain.tenants import ACTIVE, CLOSED
 from penguin_oltp.store.emails import SEND_JOB, send_job
-from penguin_oltp.store.transitions import lock, move, sql
+from penguin_oltp.store.transitions import in_doubt, lock, move, sql, take_back
+
+# The note of an attempt that somebody settled without saying why.
+SETTLED = "settled"
 
 
 class AttemptStore:
@@ -57,11 +60,19 @@ class AttemptStore:
             await move(connection, tenant_id, [(email, settled)])
             outcome = {"sent": "sent", "failed": "rejected"}.get(settlement, "unknown")
             await connection.execute(
-                sql.finish, tenant_id, [email_id], [email.attempt], [outcome], [step.at], [0], [""], [reason]
+                sql.finish, tenant_id, [email_id], [email.attempt], [outcome], [step.at], [0], [""], [reason or SETTLED]
             )
             if settled.status == ledger.QUEUED:
                 await outbox.take_on(self._db, connection, tenant_id, [_send_again(settled)], step.at)
             return await barrier.record(connection, step, settled, Email)
+
+    async def cancel(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
+        """Take back emails that are still queued; returns those that were. One that may have been delivered is held instead."""
+        async with self._db.tenant(step.tenant_id) as connection:
+            if (done := await barrier.claim(connection, step, list[UUID])) is not None:
+                return done.reply
+            cancelled = await take_back(connection, step.tenant_id, ids, step.at)
+            return await barrier.record(connection, step, cancelled, list[UUID])
 
     async def requeue(self, step: Step, ids: Sequence[UUID]) -> Requeued:
         """Owe the jobs of emails that are still queued once more; holds those that were left in sending, or may have been sent
@@ -97,6 +108,8 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
     addresses = sorted({email.recipient.lower() for email in held.values()})
     suppressed = {row["address_key"] for row in await connection.fetch(sql.suppressed, tenant_id, addresses)} | {ERASED}
     cancelled = await _cancelled_campaigns(connection, tenant_id, held.values())
+    tried = {email.id: email.attempt + 1 for email in held.values() if email.attempt and email.status == ledger.QUEUED}
+    doubtful = await in_doubt(connection, tenant_id, tried)
     answers: list[Started | Fault] = []
     moves: list[tuple[Email, Email]] = []
     for email_id in ids:
@@ -106,7 +119,7 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
             continue
         started = ledger.start(
             email, at=at, suppressed=email.recipient.lower() in suppressed, policy=policy,
-            cancelled=status == CLOSED or email.campaign_id in cancelled,
+            cancelled=status == CLOSED or email.campaign_id in cancelled, doubtful=email_id in doubtful,
         )  # fmt: skip
         held[email_id] = started.email
         moves.append((email, started.email))
@@ -140,6 +153,8 @@ async def _record(
     connection: Connection, tenant_id: UUID, outcomes: Sequence[Outcome], at: datetime
 ) -> list[str | Fault]:
     held = await lock(connection, tenant_id, [outcome.email_id for outcome in outcomes])
+    last = {o.email_id: o.attempt for o in outcomes if o.attempt > 1 and (o.final or o.outcome == "rejected")}
+    doubtful = await in_doubt(connection, tenant_id, last)
     answers: list[str | Fault] = []
     moves: list[tuple[Email, Email]] = []
     written: list[Outcome] = []
@@ -149,7 +164,7 @@ async def _record(
             answers.append(NotFound("email", outcome.email_id, field="email_id"))
             continue
         try:
-            after = ledger.conclude(email, outcome)
+            after = ledger.conclude(email, outcome, doubtful=email.id in doubtful)
         except Fault as fault:
             answers.append(fault)
             continue

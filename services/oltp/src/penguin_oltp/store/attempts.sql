@@ -29,6 +29,12 @@ FROM unnest($2::uuid[], $3::text[], $4::integer[], $5::integer[], $6::timestampt
     AS m (id, status, attempt, version, sending_at, sent_at, finished_at)
 WHERE e.tenant_id = $1 AND e.id = ANY ($2::uuid[]) AND e.id = m.id;
 
+-- name: in_doubt
+-- What somebody has settled has a note, and is in doubt no more.
+SELECT DISTINCT a.email_id FROM email_attempts AS a
+JOIN unnest($2::uuid[], $3::integer[]) AS e (id, before) ON e.id = a.email_id AND a.attempt < e.before
+WHERE a.tenant_id = $1 AND a.email_id = ANY ($2::uuid[]) AND a.outcome = 'unknown' AND a.note = '';
+
 -- name: begin
 INSERT INTO email_attempts (tenant_id, email_id, attempt, started_at)
 SELECT $1, email_id, attempt, $4 FROM unnest($2::uuid[], $3::integer[]) AS a (email_id, attempt)

@@ -28,11 +28,15 @@ DELETE FROM campaigns WHERE tenant_id = $1 AND id = $2;
 
 -- name: take_back
 -- Some at a time, and none that is being claimed: it never waits, so its order does not matter. As an array they are
--- picked once, and lead through the primary key; as a sub-select they may be picked again for each row.
+-- picked once, and lead through the primary key; as a sub-select they may be picked again for each row. One that an attempt
+-- may have delivered all the same is left to whoever has its job, who is told to hold it.
 UPDATE emails SET status = 'cancelled', finished_at = $3, version = version + 1
 WHERE tenant_id = $1 AND id = ANY (ARRAY(
     SELECT id FROM emails
     WHERE tenant_id = $1 AND campaign_id = $2 AND status = 'queued'
+      AND NOT (attempt > 0 AND EXISTS (
+          SELECT FROM email_attempts AS a WHERE a.tenant_id = $1 AND a.email_id = emails.id AND a.outcome = 'unknown'
+            AND a.note = ''))
     LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED));
 
 -- name: open_emails

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 from uuid import UUID, uuid4
 
 from pydantic import TypeAdapter
@@ -34,11 +33,6 @@ sql = load("penguin_oltp.store", "emails.sql")
 SEND_JOB = "email.send"
 _TALLIES = TypeAdapter(tuple[Tally, ...])
 _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
-
-
-def email_of(row: Any) -> Email:
-    """A row of `emails` as the domain sees it."""
-    return rows.read(Email, row)
 
 
 class EmailStore:
@@ -80,7 +74,7 @@ class EmailStore:
             raise NotFound("email", email_id)
         row = found[0]
         return replace(
-            email_of(row["email_row"]),
+            rows.read(Email, row["email_row"]),
             tallies=_TALLIES.validate_json(row["tallies"] or "[]"),
             attempts=_ATTEMPTS.validate_json(row["attempts"] or "[]"),
         )
@@ -88,23 +82,15 @@ class EmailStore:
     async def get_many(self, tenant_id: UUID, ids: Sequence[UUID]) -> list[Email]:
         """The emails the tenant has of these, in the order of their ids."""
         async with self._db.tenant(tenant_id) as connection:
-            return [email_of(row) for row in await connection.fetch(sql.get_many, tenant_id, list(ids))]
+            return [rows.read(Email, row) for row in await connection.fetch(sql.get_many, tenant_id, list(ids))]
 
     async def list_page(
         self, tenant_id: UUID, *, after: UUID, limit: int, campaign_id: UUID | None, status: str, recipient: str
     ) -> list[Email]:
         """Up to `limit` emails after an id, in the order of their ids."""
         async with self._db.tenant(tenant_id) as connection:
-            rows = await connection.fetch(sql.list, tenant_id, after, campaign_id, status, recipient, limit)
-        return [email_of(row) for row in rows]
-
-    async def cancel(self, step: Step, ids: Sequence[UUID]) -> list[UUID]:
-        """Take back emails that are still queued; returns those that were."""
-        async with self._db.tenant(step.tenant_id) as connection:
-            if (done := await barrier.claim(connection, step, list[UUID])) is not None:
-                return done.reply
-            rows = await connection.fetch(sql.cancel, step.tenant_id, list(ids), step.at)
-            return await barrier.record(connection, step, sorted(row["id"] for row in rows), list[UUID])
+            found = await connection.fetch(sql.list, tenant_id, after, campaign_id, status, recipient, limit)
+        return [rows.read(Email, row) for row in found]
 
 
 async def _write(

@@ -59,8 +59,3 @@ WHERE tenant_id = $1 AND id > $2
   AND ($4::text = '' OR status = $4)
   AND ($5::text = '' OR recipient_key = lower($5))
 ORDER BY id LIMIT $6;
-
--- name: cancel
-UPDATE emails SET status = 'cancelled', finished_at = $3, version = version + 1
-WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'queued'
-RETURNING id;

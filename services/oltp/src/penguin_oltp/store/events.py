@@ -3,8 +3,8 @@ an unknown outcome settled by evidence)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -13,7 +13,7 @@ from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_oltp.domain import emails as ledger
 from penguin_oltp.domain.emails import Email
-from penguin_oltp.domain.subjects import ERASED
+from penguin_oltp.domain.subjects import ERASED, nameless
 from penguin_oltp.store.transitions import add_tallies, lock, move
 
 sql = load("penguin_oltp.store", "events.sql")
@@ -43,19 +43,28 @@ class EventStore:
     async def record(self, tenant_id: UUID, events: Sequence[Event], at: datetime) -> list[bool | Fault]:
         """Count events that are new. Answers in order: whether it was a repeat; NotFound for an unknown email."""
         async with self._db.tenant(tenant_id) as connection:
-            rows = await connection.fetch(sql.known, tenant_id, sorted({e.email_id for e in events}))
-            known = {row["id"] for row in rows}
-            new = await _remember(connection, tenant_id, [e for e in events if e.email_id in known])
+            # Held from here on: a person is erased before this, or finds all of it.
+            emails = await lock(connection, tenant_id, [e.email_id for e in events])
+            events = [_kept(e, emails) for e in events]
+            new = await _remember(connection, tenant_id, [e for e in events if e.email_id in emails])
             await _count(connection, tenant_id, list(new.values()))
-            await _consequences(connection, tenant_id, list(new.values()), at)
+            await _consequences(connection, tenant_id, emails, list(new.values()), at)
         answers: list[bool | Fault] = []
         unanswered = dict(new)
         for event in events:
-            if event.email_id not in known:
+            if event.email_id not in emails:
                 answers.append(NotFound("email", event.email_id, field="email_id"))
             else:
                 answers.append(unanswered.pop(event.identity, None) is None)
         return answers
+
+
+def _kept(event: Event, emails: Mapping[UUID, Email]) -> Event:
+    """The event as it is kept: of an erased person's email without what its provider made of the address."""
+    email = emails.get(event.email_id)
+    if email is None or email.recipient.lower() != ERASED:
+        return event
+    return replace(event, provider_event_id=nameless(event.provider_event_id))
 
 
 async def _remember(
@@ -80,13 +89,11 @@ async def _count(connection: Connection, tenant_id: UUID, events: Sequence[Event
     )  # fmt: skip
 
 
-async def _consequences(connection: Connection, tenant_id: UUID, events: Sequence[Event], at: datetime) -> None:
+async def _consequences(
+    connection: Connection, tenant_id: UUID, emails: Mapping[UUID, Email], events: Sequence[Event], at: datetime
+) -> None:
     weighty = [e for e in events if e.kind in ledger.SUPPRESSING or e.kind in ledger.LEAD_STATUS]
     evident = [e for e in events if e.kind in ledger.EVIDENCE]
-    ids = {e.email_id for e in (*weighty, *evident)}
-    if not ids:
-        return
-    emails = await lock(connection, tenant_id, sorted(ids))
     await _settle_by_evidence(connection, tenant_id, [emails[e.email_id] for e in evident], at)
     addresses = {
         address: e.kind

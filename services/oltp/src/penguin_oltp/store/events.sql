@@ -3,9 +3,6 @@
 SELECT min(occurred_on) FROM email_event_ids
 WHERE tenant_id IN (SELECT tenant_id FROM legal_holds WHERE subject <> '');
 
--- name: known
-SELECT id FROM emails WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
-
 -- name: remember
 -- What comes back is new; a repeat names the same day, so it meets its first in the same partition.
 INSERT INTO email_event_ids (tenant_id, email_id, kind, provider_event_id, occurred_on)

@@ -15,8 +15,10 @@ from penguin_chassis.faults import AlreadyExists
 from penguin_chassis.pool import Connection, Database, affected, alone
 from penguin_chassis.queries import load
 from penguin_chassis.subjects import Mention, Order, Page, Phase, SubjectRecord
+from penguin_oltp.domain.emails import QUEUED
 from penguin_oltp.domain.subjects import ERASED, Erasure, Export, Item, Items, Receipt, pads
 from penguin_oltp.store.rows import columns, read
+from penguin_oltp.store.transitions import take_back
 
 sql = load("penguin_oltp.store", "subjects.sql")
 mention_sql = load("penguin_oltp.store", "mentions.sql")
@@ -67,9 +69,9 @@ class SubjectStore:
             await connection.execute(sql.put_key, tenant_id, *pads(key))
             here = await connection.fetchval(sql.bar, tenant_id, digest, erasure_id, step.at) is not None
             queued = [r["id"] for r in await connection.fetch(sql.queued_of, tenant_id, address, TAKEN_BACK)]
-            await connection.execute(sql.cancel, tenant_id, queued, step.at)
+            cancelled = await take_back(connection, tenant_id, queued, step.at)
             own = [Mention(*row) for row in await connection.fetch(sql.own, tenant_id, address)]
-            return await barrier.record(connection, step, Suppressed(len(queued), own, here), Suppressed)
+            return await barrier.record(connection, step, Suppressed(len(cancelled), own, here), Suppressed)
 
     async def items(self, tenant_id: UUID, address: str, after: tuple[str, UUID] | None, limit: int) -> Items:
         """Emails to the address, and then messages of theirs; of messages a page is looked at, and may have none."""
@@ -189,8 +191,9 @@ async def _anonymise(connection: Connection, order: Order, _: str) -> Page:
     if not ids:
         return Page()
     notes = affected(await connection.execute(sql.clear_notes, tenant_id, ids))
-    event_ids = affected(await connection.execute(sql.clear_event_ids, tenant_id, ids, order.address))
-    await connection.execute(sql.anonymise, tenant_id, ids, ERASED, order.at)
+    event_ids = affected(await connection.execute(sql.clear_event_ids, tenant_id, ids))
+    await take_back(connection, tenant_id, [row["id"] for row in rows if row["status"] == QUEUED], order.at)
+    await connection.execute(sql.anonymise, tenant_id, ids, ERASED)
     counts = {"emails": len(ids), "email_attempts": notes, "email_event_ids": event_ids}
     return Page({table: n for table, n in counts.items() if n}, next="" if len(ids) == EMAILS_A_PAGE else None)
 

@@ -19,10 +19,6 @@ SELECT e.address FROM subject_keys AS k, erased_among(k.tenant_id, $2::text[]) A
 SELECT id FROM emails WHERE tenant_id = $1 AND recipient_key = $2 AND status = 'queued'
 ORDER BY id LIMIT $3 FOR UPDATE;
 
--- name: cancel
-UPDATE emails SET status = 'cancelled', finished_at = $3, version = version + 1
-WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) AND status = 'queued';
-
 -- name: own
 SELECT 'users' AS table, id::text AS key, 'email' AS place FROM users WHERE tenant_id = $1 AND lower(email) = $2
 UNION ALL
@@ -53,18 +49,17 @@ SELECT id, status FROM emails WHERE tenant_id = $1 AND recipient_key = $2 ORDER 
 -- compared, it is no reference to be missed.
 UPDATE emails
 SET recipient = $3, recipient_name = '', subject = '', sender_name = '', lead_id = NULL, version = version + 1,
-    content_generation = -1,
-    status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END,
-    finished_at = CASE WHEN status = 'queued' THEN $4 ELSE finished_at END
+    content_generation = -1
 WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
 
 -- name: clear_notes
 UPDATE email_attempts SET note = '' WHERE tenant_id = $1 AND email_id = ANY ($2::uuid[]) AND note <> '';
 
 -- name: clear_event_ids
--- Some providers make their ids of addresses. What stands instead is as unique.
+-- Some providers make their ids of addresses. What stands instead is as unique, and what is reported again from now on is held
+-- against it (domain/subjects.nameless): so all of them are, whatever they are made of.
 UPDATE email_event_ids SET provider_event_id = 'erased/' || md5(provider_event_id)
-WHERE tenant_id = $1 AND email_id = ANY ($2::uuid[]) AND position($3 IN lower(provider_event_id)) > 0;
+WHERE tenant_id = $1 AND email_id = ANY ($2::uuid[]);
 
 -- name: leads_of
 SELECT id FROM leads WHERE tenant_id = $1 AND email_key = $2 ORDER BY id FOR UPDATE;

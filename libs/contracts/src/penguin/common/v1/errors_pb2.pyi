@@ -101,7 +101,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 64
     """UNIMPLEMENTED: the method is in the contract and not in this server."""
     ERROR_REASON_RESTORE_NOT_REPLAYED: _ErrorReason.ValueType  # 65
-    """UNAVAILABLE: the tier's database was restored, and erasures are not yet replayed into it."""
+    """UNAVAILABLE: the tier's database was restored, and erasures are not yet replayed into it. metadata: waits ("tenant" where
+    the tier serves others, and this tenant alone waits; absent where all do).
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the closed list of reasons that stand in google.rpc.ErrorInfo.reason (without the ERROR_REASON_
@@ -186,7 +188,9 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 63
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 64
 """UNIMPLEMENTED: the method is in the contract and not in this server."""
 ERROR_REASON_RESTORE_NOT_REPLAYED: ErrorReason.ValueType  # 65
-"""UNAVAILABLE: the tier's database was restored, and erasures are not yet replayed into it."""
+"""UNAVAILABLE: the tier's database was restored, and erasures are not yet replayed into it. metadata: waits ("tenant" where
+the tier serves others, and this tenant alone waits; absent where all do).
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

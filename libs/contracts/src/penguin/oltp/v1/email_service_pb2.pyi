@@ -34,6 +34,9 @@ class _EmailStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EmailStat
     EMAIL_STATUS_SENT: _EmailStatus.ValueType  # 3
     EMAIL_STATUS_FAILED: _EmailStatus.ValueType  # 4
     EMAIL_STATUS_OUTCOME_UNKNOWN: _EmailStatus.ValueType  # 5
+    """Nobody knows whether it was delivered, until a late word of its worker's or SettleEmail: whoever had it went silent. Nor is
+    one said to have failed, or not to have been sent, that an earlier attempt may have delivered.
+    """
     EMAIL_STATUS_SUPPRESSED: _EmailStatus.ValueType  # 6
     EMAIL_STATUS_CANCELLED: _EmailStatus.ValueType  # 7
 
@@ -46,6 +49,9 @@ EMAIL_STATUS_SENDING: EmailStatus.ValueType  # 2
 EMAIL_STATUS_SENT: EmailStatus.ValueType  # 3
 EMAIL_STATUS_FAILED: EmailStatus.ValueType  # 4
 EMAIL_STATUS_OUTCOME_UNKNOWN: EmailStatus.ValueType  # 5
+"""Nobody knows whether it was delivered, until a late word of its worker's or SettleEmail: whoever had it went silent. Nor is
+one said to have failed, or not to have been sent, that an earlier attempt may have delivered.
+"""
 EMAIL_STATUS_SUPPRESSED: EmailStatus.ValueType  # 6
 EMAIL_STATUS_CANCELLED: EmailStatus.ValueType  # 7
 Global___EmailStatus: _TypeAlias = EmailStatus  # noqa: Y015

@@ -161,7 +161,7 @@ class EmailServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelEmails(self, request, context):
-        """CancelEmails takes back emails that are still queued.
+        """CancelEmails takes back emails that are still queued; one that an attempt may have delivered is held instead, and skipped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,7 +59,7 @@ class EmailServiceStub:
     SettleEmail: _grpc.UnaryUnaryMultiCallable[_email_service_pb2.SettleEmailRequest, _email_service_pb2.SettleEmailResponse]
     """SettleEmail decides an email whose outcome is unknown."""
     CancelEmails: _grpc.UnaryUnaryMultiCallable[_email_service_pb2.CancelEmailsRequest, _email_service_pb2.CancelEmailsResponse]
-    """CancelEmails takes back emails that are still queued."""
+    """CancelEmails takes back emails that are still queued; one that an attempt may have delivered is held instead, and skipped."""
     RequeueEmails: _grpc.UnaryUnaryMultiCallable[_email_service_pb2.RequeueEmailsRequest, _email_service_pb2.RequeueEmailsResponse]
     """RequeueEmails sees to emails whose jobs were lost: Queue is owed another for each that is queued. Held, until SettleEmail, is
     each that has been in sending for an hour, and each that was due before this database was put back to an older state, as it
@@ -98,7 +98,7 @@ class EmailServiceAsyncStub(EmailServiceStub):
     SettleEmail: _aio.UnaryUnaryMultiCallable[_email_service_pb2.SettleEmailRequest, _email_service_pb2.SettleEmailResponse]  # type: ignore[assignment]
     """SettleEmail decides an email whose outcome is unknown."""
     CancelEmails: _aio.UnaryUnaryMultiCallable[_email_service_pb2.CancelEmailsRequest, _email_service_pb2.CancelEmailsResponse]  # type: ignore[assignment]
-    """CancelEmails takes back emails that are still queued."""
+    """CancelEmails takes back emails that are still queued; one that an attempt may have delivered is held instead, and skipped."""
     RequeueEmails: _aio.UnaryUnaryMultiCallable[_email_service_pb2.RequeueEmailsRequest, _email_service_pb2.RequeueEmailsResponse]  # type: ignore[assignment]
     """RequeueEmails sees to emails whose jobs were lost: Queue is owed another for each that is queued. Held, until SettleEmail, is
     each that has been in sending for an hour, and each that was due before this database was put back to an older state, as it
@@ -188,7 +188,7 @@ class EmailServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _email_service_pb2.CancelEmailsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_email_service_pb2.CancelEmailsResponse, _abc.Awaitable[_email_service_pb2.CancelEmailsResponse]]:
-        """CancelEmails takes back emails that are still queued."""
+        """CancelEmails takes back emails that are still queued; one that an attempt may have delivered is held instead, and skipped."""
 
     @_abc_1.abstractmethod
     def RequeueEmails(
