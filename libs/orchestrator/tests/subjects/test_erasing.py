@@ -26,11 +26,14 @@ from penguin.tier.v1 import erasure_pb2
 from penguin_devstack.valkey import ValkeyServer
 from penguin_orchestrator import blobs
 from penguin_orchestrator.errors import TierError
+from penguin_orchestrator.leadfiles import Report
 from penguin_orchestrator.mailsources import Source
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
 from penguin_orchestrator.reconciling.receipts import Terms
 from penguin_orchestrator.reconciling.running import Reconciler
+from penguin_orchestrator.sagas import leads
 from penguin_orchestrator.sagas.carrying import SagaRefusedError
+from penguin_orchestrator.sagas.deeds import Deed
 
 EMAILS = 1000
 # What is Bob's and mentions Ada: told, and left to somebody's decision. Table and column as they are stored.
@@ -319,6 +322,32 @@ async def test_who_is_erased_is_in_no_report_of_an_import_under_way(
     # Bytes that nothing refers to go when nobody may claim them any more.
     assert columns(await lives.found(town, "content")) <= {"blobs.data"}
     told = await town.penguin.leads.report(tenant, imported.saga_id)
+    assert b"FILE_GONE" in told
+    assert ADDRESS.lower().encode() not in told.lower()
+
+
+async def test_what_was_read_of_a_file_before_it_went_is_not_stored_at_all(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The erasure comes by between the reading of the file and the look whether it still is."""
+    tenant, read, put, stored = await town.penguin.tenants.onboard("Acme"), leads._told, blobs.put_file, list[bytes]()
+
+    async def read_before(deed: Deed) -> Report:
+        monkeypatch.setattr(leads, "_told", read)
+        report = await read(deed)
+        await town.penguin.subjects.erase(tenant, ADDRESS)
+        return report
+
+    async def put_file(*args: Any) -> None:
+        stored.append(args[4].data)
+        await put(*args)
+
+    monkeypatch.setattr(leads, "_told", read_before)
+    monkeypatch.setattr(leads, "put_file", put_file)
+    rows = f"email,first_name\n{ADDRESS},Ada\nnobody {ADDRESS},Ada\n"
+    imported = await town.penguin.leads.import_file(tenant, rows.encode(), "imported")
+    (told,) = stored
+    assert told == await town.penguin.leads.report(tenant, imported.saga_id)
     assert b"FILE_GONE" in told
     assert ADDRESS.lower().encode() not in told.lower()
 
