@@ -18,6 +18,7 @@ import pytest
 
 from penguin_cli.drill import disks
 from penguin_cli.drill.account_check import judge_mails
+from penguin_cli.drill.acts import Sample, letter
 from penguin_cli.drill.faults import FAULTS
 from penguin_cli.drill.findings import (
     GREEN,
@@ -34,7 +35,7 @@ from penguin_cli.drill.findings import (
     unfair_problems,
 )
 from penguin_cli.drill.html import chart, page
-from penguin_cli.drill.load import MIX, Mail, interleaved
+from penguin_cli.drill.load import MIX, Load, Mail, interleaved
 from penguin_cli.drill.matrix import COLUMNS, PROMISES, ROWS, TIERS, TITLES, chosen, problems
 from penguin_cli.drill.probes import PROBES
 from penguin_cli.drill.probing import Refuses, Works
@@ -177,6 +178,27 @@ def test_fairness_asks_for_refusals_with_retry_info() -> None:
     assert "2 is promised" in unfair_problems(quiet, [0.021] * 100, 5, 5)[1][0]
     assert "never refused" in unfair_problems(quiet, quiet, 0, 0)[1][0]
     assert "1 of 5" in unfair_problems(quiet, quiet, 5, 4)[1][0]
+
+
+async def test_what_is_under_way_is_not_asked_for_again_before_it_is_answered() -> None:
+    """It would be sent by the second call, and then be refused by the first."""
+    asked, answer = [0], asyncio.Event()
+
+    async def send_emails(tenant: UUID, emails: list[OutgoingEmail], **how: float) -> list[Any]:
+        asked[0] += 1
+        await answer.wait()
+        raise TierError("content", grpc.StatusCode.UNAVAILABLE, "TIER_DB_DOWN", "")
+
+    stand: Any = SimpleNamespace(penguin=SimpleNamespace(send_emails=send_emails), tenants=())
+    load, sample = Load(stand), Sample(TENANT, "us@sender.example", *[uuid4() for _ in range(4)], "key")
+    first = asyncio.create_task(load.send(sample, [letter(sample, "a@example.com")]))
+    await asyncio.sleep(0)
+    settling = asyncio.create_task(load.settle_unknown(load.account.mails))
+    await asyncio.sleep(0)
+    answer.set()
+    await settling
+    assert (asked, [each.state for each in load.account.mails]) == ([1], ["refused"])
+    assert isinstance(first.exception(), TierError)
 
 
 def mail(state: str, recipient: str) -> Mail:

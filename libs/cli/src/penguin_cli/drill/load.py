@@ -18,7 +18,7 @@ from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_cli.drill import acts
 from penguin_cli.drill.acts import KIND, Sample, letter
 from penguin_cli.drill.findings import Act
-from penguin_cli.drill.stand import Stand
+from penguin_cli.drill.stand import Stand, eventually
 from penguin_orchestrator import keys
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.messages import OutcomeUnknownError, OutgoingEmail, Sent
@@ -27,6 +27,8 @@ from penguin_orchestrator.messages import OutcomeUnknownError, OutgoingEmail, Se
 RATE = 25
 UNDER_WAY = 400
 BATCH = 8
+# A send has a deadline, and undoes what it did where it is refused (seconds).
+ANSWERED_S = 20.0
 # What the acts are, so many of each in turn.
 MIX = {
     "read email": 5, "read body": 4, "report": 3, "send": 4, "send batch": 1, "enqueue": 4, "notify": 2, "count unread": 2,
@@ -45,6 +47,8 @@ class Mail:
     email_id: UUID | None = None
     # acknowledged, refused or unknown
     state: str = "unknown"
+    # Its first answer is still to come.
+    under_way: bool = False
 
 
 @dataclass
@@ -94,7 +98,7 @@ class Load:
 
     async def send(self, sample: Sample, emails: Sequence[OutgoingEmail], deadline_s: float = 10.0) -> list[Mail]:
         """Send, and keep account of it. Raises TierError, OutcomeUnknownError."""
-        mails = [Mail(sample.tenant, email) for email in emails]
+        mails = [Mail(sample.tenant, email, under_way=True) for email in emails]
         self.account.mails += mails
         try:
             results = await self._stand.penguin.send_emails(sample.tenant, emails, deadline_s=deadline_s)
@@ -102,13 +106,22 @@ class Load:
             for mail in mails:
                 mail.state = "refused"
             raise
+        finally:
+            for mail in mails:
+                mail.under_way = False
         for mail, result in zip(mails, results, strict=True):
             mail.state = "acknowledged" if isinstance(result, Sent) else "refused"
             mail.email_id = result.email_id if isinstance(result, Sent) else None
         return mails
 
     async def settle_unknown(self, mails: Sequence[Mail]) -> None:
-        """Ask again, with the same request_ids, for what is unknown, until it is known."""
+        """Ask again, with the same request_ids, for what is unknown, until it is known; once it was answered, or given up: whoever
+        is refused after that was sent all the same, by the second call."""
+
+        async def answered() -> bool:
+            return not any(mail.under_way for mail in mails)
+
+        await eventually(answered, ANSWERED_S, 0.05)
         for mail in mails:
             if mail.state == "unknown":
                 with contextlib.suppress(TierError, OutcomeUnknownError):

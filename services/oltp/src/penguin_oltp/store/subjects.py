@@ -190,9 +190,9 @@ async def _anonymise(connection: Connection, order: Order, _: str) -> Page:
     ids = [row["id"] for row in rows]
     if not ids:
         return Page()
+    await take_back(connection, tenant_id, [row["id"] for row in rows if row["status"] == QUEUED], order.at)
     notes = affected(await connection.execute(sql.clear_notes, tenant_id, ids))
     event_ids = affected(await connection.execute(sql.clear_event_ids, tenant_id, ids))
-    await take_back(connection, tenant_id, [row["id"] for row in rows if row["status"] == QUEUED], order.at)
     await connection.execute(sql.anonymise, tenant_id, ids, ERASED)
     counts = {"emails": len(ids), "email_attempts": notes, "email_event_ids": event_ids}
     return Page({table: n for table, n in counts.items() if n}, next="" if len(ids) == EMAILS_A_PAGE else None)
