@@ -190,7 +190,7 @@ async def test_what_is_under_way_is_not_asked_for_again_before_it_is_answered() 
         raise TierError("content", grpc.StatusCode.UNAVAILABLE, "TIER_DB_DOWN", "")
 
     stand: Any = SimpleNamespace(penguin=SimpleNamespace(send_emails=send_emails), tenants=())
-    load, sample = Load(stand), Sample(TENANT, "us@sender.example", *[uuid4() for _ in range(4)], "key")
+    load, sample = Load(stand), Sample(TENANT, "us@sender.example", uuid4(), uuid4(), uuid4(), uuid4(), "key")
     first = asyncio.create_task(load.send(sample, [letter(sample, "a@example.com")]))
     await asyncio.sleep(0)
     settling = asyncio.create_task(load.settle_unknown(load.account.mails))
