@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from uuid import UUID
 
@@ -275,7 +276,7 @@ async def test_refused_callers_are_asked_to_come_back_one_after_another() -> Non
 
 
 async def test_who_waits_too_long_is_refused_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "LINE_S", 0.01)
+    monkeypatch.setattr(admission, "LINE_S", 0.02)
     hall = Hall(places=2)
     hall.call(QUIET)
     hall.call(NOISY)
@@ -290,6 +291,26 @@ async def test_who_waits_too_long_is_refused_and_leaves_nothing(monkeypatch: pyt
     with pytest.raises(TimeoutError):
         await hall.admission.wait(NOISY, place, 0.005)
     assert (hall.admission.waiting, hall.admission.under_way) == (0, 3)
+
+
+async def test_those_who_came_at_one_moment_are_not_shed_at_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others would wait for their refusals."""
+    monkeypatch.setattr(admission, "LINE_S", 0.4)
+    hall, shed = Hall(places=2), list[float]()
+    hall.call(QUIET)
+    hall.call(NOISY)
+    hall.call(NOISY)
+
+    async def waits() -> None:
+        place = hall.admission.enter(NOISY)
+        assert place is not None
+        with pytest.raises(ResourceExhausted):
+            await hall.admission.wait(NOISY, place, 5.0)
+        shed.append(time.monotonic())
+
+    await asyncio.gather(*(waits() for _ in range(50)))
+    early, late = shed[5], shed[-5]
+    assert late - early > 0.05, "most of them within a moment"
 
 
 async def test_a_place_that_comes_as_its_caller_goes_is_given_back() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -34,8 +35,9 @@ OVER, HALF_LIFE_S, FEW = 1.5, 1.0, 20.0
 BUSY, SAVED_S, OWED_S = 0.5, 0.001, 0.05
 # However busy it is, the next call of each of them is begun after so long, and of all of them no sooner than this (seconds).
 TURN_MAX_S, TURNS_APART_S = 0.02, 0.002
-# How long a call may wait in its tenant's line before it is shed (seconds).
-LINE_S = 2.0
+# How long a call may wait in its tenant's line before it is shed (seconds), and the least part of that: those who came at one moment are
+# not to be shed at one, and felt by everybody else.
+LINE_S, LINE_LEAST = 2.0, 0.5
 # Callers that are refused are asked to come back one after another: a tenant's so far apart, and at most so late (seconds).
 SOONEST_S, APART_S, LATEST_S = 0.1, 0.1, 5.0
 
@@ -160,12 +162,13 @@ class Admission:
         self.leave(key)
 
     async def wait(
-        self, key: UUID, place: asyncio.Future[None], timeout_s: float, *, line_s: float = LINE_S
+        self, key: UUID, place: asyncio.Future[None], timeout_s: float, *, line_s: float | None = None
     ) -> None:  # fmt: skip
         """Wait for the place that `enter` gave; if this raises, there is none to `leave`.
 
-        Raises ResourceExhausted after `line_s` seconds, and TimeoutError where the call's own time is over before.
+        Raises ResourceExhausted after `line_s` seconds, or LINE_S at most, and TimeoutError where the call's own time is over before.
         """
+        line_s = line_s or LINE_S * random.uniform(LINE_LEAST, 1.0)
         try:
             async with asyncio.timeout(min(timeout_s, line_s)):
                 await place

@@ -6,10 +6,13 @@ It opens no connection and knows no database; it says who may ask for one now.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter, OrderedDict, deque
 from uuid import UUID
 
 Key = UUID | None
+# The least part of the time it may take that anybody waits for.
+LEAST = 0.6
 
 
 class FairPlaces:
@@ -30,14 +33,15 @@ class FairPlaces:
         return sum(map(len, self._waiting.values()))
 
     async def enter(self, key: Key, timeout_s: float) -> None:
-        """Take a place; raises TimeoutError when there is none within `timeout_s` seconds."""
+        """Take a place; raises TimeoutError when there is none within `timeout_s` seconds, or some less: those who came together are
+        not to be refused together, and felt by everybody else."""
         if self._free > 0 and key not in self._waiting and self._may_hold_more(key):
             self._take(key)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, deque()).append(turn)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s * random.uniform(LEAST, 1.0)):
                 await turn
         except BaseException:
             if turn.done() and not turn.cancelled():

@@ -43,6 +43,8 @@ RECONNECT_MIN_S = 0.1
 RECONNECT_MAX_S = 1.0
 # Left to the answer's way back to the client, so that the server gives up before the client does (seconds).
 MARGIN_S = 0.02
+AGAIN_MIN_S = 0.2
+AGAIN_MAX_S = 1.0
 # What goes wrong with a connection rather than with a statement.
 _BROKEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
@@ -206,7 +208,7 @@ class Database:
         except TimeoutError:
             self._doubt.set()
             raise ResourceExhausted(
-                "The tier's connections are in use.", reason="TENANT_QUOTA", retry_after_s=0.2
+                "The tier's connections are in use.", reason="TENANT_QUOTA", retry_after_s=_soon()
             ) from None
         try:
             if not self._up.is_set():
@@ -342,6 +344,11 @@ def _budget() -> float:
     return budget
 
 
+def _soon() -> float:
+    """When who found no place is to ask again, not all at one moment (seconds)."""
+    return random.uniform(AGAIN_MIN_S, AGAIN_MAX_S)
+
+
 class _Opening:
     """Opens connections, a few at once, in turns between tenants.
 
@@ -359,7 +366,7 @@ class _Opening:
             await self._places.enter(key, OPENING_TIMEOUT_S)
         except TimeoutError:
             raise ResourceExhausted(
-                "The tier's connections are being opened.", reason="TENANT_QUOTA", retry_after_s=0.2
+                "The tier's connections are being opened.", reason="TENANT_QUOTA", retry_after_s=_soon()
             ) from None
         try:
             return await asyncpg.connect(*arguments, **options)
