@@ -13,6 +13,13 @@ from uuid import UUID
 Key = UUID | None
 # The least part of the time it may take that anybody waits for.
 LEAST = 0.6
+# When who found no place is to ask again (seconds).
+AGAIN_MIN_S, AGAIN_MAX_S = 0.2, 1.0
+
+
+def again_s() -> float:
+    """In how many seconds who found no place is to ask again: not all at one moment."""
+    return random.uniform(AGAIN_MIN_S, AGAIN_MAX_S)
 
 
 class FairPlaces:

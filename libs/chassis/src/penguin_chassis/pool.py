@@ -20,7 +20,7 @@ import asyncpg
 
 from penguin_chassis import calls
 from penguin_chassis.clock import DatabaseClock
-from penguin_chassis.fairness import FairPlaces
+from penguin_chassis.fairness import FairPlaces, again_s
 from penguin_chassis.faults import DeadlineExceeded, ResourceExhausted, Unavailable, database_down
 from penguin_chassis.settings import PoolSettings
 
@@ -43,8 +43,6 @@ RECONNECT_MIN_S = 0.1
 RECONNECT_MAX_S = 1.0
 # Left to the answer's way back to the client, so that the server gives up before the client does (seconds).
 MARGIN_S = 0.02
-AGAIN_MIN_S = 0.2
-AGAIN_MAX_S = 1.0
 # What goes wrong with a connection rather than with a statement.
 _BROKEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
@@ -208,7 +206,7 @@ class Database:
         except TimeoutError:
             self._doubt.set()
             raise ResourceExhausted(
-                "The tier's connections are in use.", reason="TENANT_QUOTA", retry_after_s=_soon()
+                "The tier's connections are in use.", reason="TENANT_QUOTA", retry_after_s=again_s()
             ) from None
         try:
             if not self._up.is_set():
@@ -344,11 +342,6 @@ def _budget() -> float:
     return budget
 
 
-def _soon() -> float:
-    """When who found no place is to ask again, not all at one moment (seconds)."""
-    return random.uniform(AGAIN_MIN_S, AGAIN_MAX_S)
-
-
 class _Opening:
     """Opens connections, a few at once, in turns between tenants.
 
@@ -366,7 +359,7 @@ class _Opening:
             await self._places.enter(key, OPENING_TIMEOUT_S)
         except TimeoutError:
             raise ResourceExhausted(
-                "The tier's connections are being opened.", reason="TENANT_QUOTA", retry_after_s=_soon()
+                "The tier's connections are being opened.", reason="TENANT_QUOTA", retry_after_s=again_s()
             ) from None
         try:
             return await asyncpg.connect(*arguments, **options)

@@ -180,33 +180,29 @@ async def restoring(tiers: Mapping[str, Tier], ledger: ErasureLedger | None) -> 
 async def holds(tier: Tier, tenant_id: UUID) -> AsyncIterator[tier_pb.LegalHold]:
     """A tier's holds of a tenant; raises TierError."""
     request = tier_pb.ListLegalHoldsRequest(tenant_id=str(tenant_id), page_size=PAGE)
-    while True:
-        page = await tier.call(tier.stub(TierServiceStub).ListLegalHolds, request)
-        for hold in page.holds:
-            yield hold
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
+    async for hold in _listed(tier, tier.stub(TierServiceStub).ListLegalHolds, request, "holds"):
+        yield hold
 
 
 async def erasures(oltp: Tier, tenant_id: UUID) -> AsyncIterator[pb.Erasure]:
     """What was erased of a tenant's people, with the tiers' receipts; raises TierError."""
     request = pb.ListErasuresRequest(tenant_id=str(tenant_id), page_size=PAGE)
-    while True:
-        page = await oltp.call(oltp.stub(SubjectServiceStub).ListErasures, request)
-        for erasure in page.erasures:
-            yield erasure
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
+    async for erasure in _listed(oltp, oltp.stub(SubjectServiceStub).ListErasures, request, "erasures"):
+        yield erasure
 
 
 async def _tenants(oltp: Tier) -> AsyncIterator[UUID]:
     request = tenant_pb.ListTenantsRequest(page_size=1000)
+    async for tenant in _listed(oltp, oltp.stub(TenantServiceStub).ListTenants, request, "tenants"):
+        yield UUID(tenant.id)
+
+
+async def _listed(tier: Tier, method: Any, request: Any, items: str) -> AsyncIterator[Any]:
+    """What a method tells page by page."""
     while True:
-        page = await oltp.call(oltp.stub(TenantServiceStub).ListTenants, request)
-        for tenant in page.tenants:
-            yield UUID(tenant.id)
+        page = await tier.call(method, request)
+        for item in getattr(page, items):
+            yield item
         if not page.next_page_token:
             return
         request.page_token = page.next_page_token

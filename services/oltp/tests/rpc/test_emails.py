@@ -9,22 +9,17 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from services.oltp.tests.rows import ahead, create_request, make_tenant, new_email, new_suppression, owed, set_scene
+from services.oltp.tests.rows import create_request, make_tenant, new_email, owed, set_scene
 
 from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import email_service_pb2 as pb
-from penguin.oltp.v1 import subject_service_pb2 as subject_pb
-from penguin.oltp.v1 import suppression_service_pb2 as suppression_pb
 from penguin.oltp.v1 import tenant_service_pb2 as tenant_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
-from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
-from penguin.oltp.v1.suppression_service_pb2_grpc import SuppressionServiceStub
 from penguin.oltp.v1.tenant_service_pb2_grpc import TenantServiceStub
 from penguin_chassis import outbox
 from penguin_chassis.pool import Database
 from penguin_oltp.domain.emails import LATEST
 from penguin_testkit.calling import Refused, TierClient
-from penguin_testkit.holds import SUBJECT_KEY, subject
 
 
 @pytest.fixture
@@ -204,108 +199,6 @@ async def test_an_email_is_sent_once_and_its_outcome_is_told(
     assert [a.outcome for a in email.attempts] == [pb.ATTEMPT_OUTCOME_SENT]
 
 
-async def test_the_same_worker_may_ask_twice_a_successor_is_held(
-    oltp: TierClient, stub: EmailServiceStub, tenant: UUID
-) -> None:
-    created = await create(oltp, stub, tenant)
-    request_id = str(uuid4())
-    for _ in range(2):
-        started = await start(oltp, stub, tenant, created.id, request_id)
-        assert (started.decision, started.email.attempt) == (pb.ATTEMPT_DECISION_SEND, 1)
-    held = await start(oltp, stub, tenant, created.id)
-    assert (held.decision, held.email.status) == (pb.ATTEMPT_DECISION_HELD, pb.EMAIL_STATUS_OUTCOME_UNKNOWN)
-    settled = await oltp.call(
-        stub.SettleEmail,
-        pb.SettleEmailRequest(
-            tenant_id=str(tenant), request_id=str(uuid4()), email_id=created.id, settlement=pb.SETTLEMENT_RESEND
-        ),
-    )
-    assert settled.email.status == pb.EMAIL_STATUS_QUEUED
-    assert (await start(oltp, stub, tenant, created.id)).email.attempt == 2
-
-
-async def test_resend_policy_sends_again_under_the_same_message_id(
-    oltp: TierClient, stub: EmailServiceStub, db: Database
-) -> None:
-    tenant = await make_tenant(db, "resend")
-    created = await create(oltp, stub, tenant)
-    await start(oltp, stub, tenant, created.id)
-    again = await start(oltp, stub, tenant, created.id)
-    assert (again.decision, again.email.attempt) == (pb.ATTEMPT_DECISION_SEND, 2)
-    assert again.email.message_id == created.message_id
-    email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=created.id))).email
-    assert [a.outcome for a in email.attempts] == [pb.ATTEMPT_OUTCOME_UNKNOWN, pb.ATTEMPT_OUTCOME_UNSPECIFIED]
-
-
-async def unsubscribes(oltp: TierClient, tenant: UUID, created: pb.CreatedEmail) -> None:
-    item = new_suppression(address="Ada@Example.com", reason=suppression_pb.SUPPRESSION_REASON_UNSUBSCRIBED)
-    request = suppression_pb.CreateSuppressionRequest(tenant_id=str(tenant), suppression=item)
-    await oltp.call(SuppressionServiceStub(oltp.channel).CreateSuppression, request)
-
-
-async def complains(oltp: TierClient, tenant: UUID, created: pb.CreatedEmail) -> None:
-    """Of the very email that nobody has recorded as sent."""
-    event = pb.EmailEvent(
-        email_id=created.id, kind=pb.EMAIL_EVENT_KIND_COMPLAINED, provider_event_id="e1", occurred_at=ahead(0)
-    )
-    request = pb.BatchRecordEventsRequest(tenant_id=str(tenant), events=[event])
-    (result,) = (await oltp.call(EmailServiceStub(oltp.channel).BatchRecordEvents, request)).results
-    assert result.WhichOneof("outcome") == "recorded"
-
-
-async def is_erased(oltp: TierClient, tenant: UUID, created: pb.CreatedEmail) -> None:
-    request = subject_pb.SuppressSubjectRequest(
-        tenant_id=str(tenant), request_id=str(uuid4()), erasure_id=str(uuid4()), subject=subject("ada@example.com"),
-        subject_key=SUBJECT_KEY, address="ada@example.com",
-    )  # fmt: skip
-    await oltp.call(SubjectServiceStub(oltp.channel).SuppressSubject, request)
-
-
-@pytest.mark.parametrize("way", ["taken back", "suppressed", "closed", "rejected"])
-async def test_what_may_have_come_is_not_said_never_to_have_been_sent(
-    oltp: TierClient, stub: EmailServiceStub, db: Database, way: str
-) -> None:
-    """Its first worker went silent; its second was told to come again, and by then it is to be sent no more, or is refused."""
-    tenant = await make_tenant(db, "resend")
-    created = await create(oltp, stub, tenant)
-    email = created.id
-    for _ in range(2):
-        assert (await start(oltp, stub, tenant, email)).decision == pb.ATTEMPT_DECISION_SEND
-    again = pb.ATTEMPT_OUTCOME_REJECTED if way == "rejected" else pb.ATTEMPT_OUTCOME_DEFERRED
-    await record(oltp, stub, tenant, email, again, 2)
-    if way == "taken back":
-        request = pb.CancelEmailsRequest(tenant_id=str(tenant), request_id=str(uuid4()), email_ids=[email])
-        assert list((await oltp.call(stub.CancelEmails, request)).skipped_ids) == [email]
-    elif way == "suppressed":
-        await complains(oltp, tenant, created)
-    elif way == "closed":
-        async with db.tenant(tenant) as connection:
-            await connection.execute("UPDATE tenants SET status = 'closed' WHERE tenant_id = $1", tenant)
-    assert (await start(oltp, stub, tenant, email)).decision == pb.ATTEMPT_DECISION_HELD
-    # The late word of the first proves it.
-    assert (await record(oltp, stub, tenant, email, pb.ATTEMPT_OUTCOME_SENT, 1)).status == pb.EMAIL_STATUS_SENT
-
-
-@pytest.mark.parametrize("ends_it", [unsubscribes, complains, is_erased])
-async def test_resend_policy_sends_nothing_to_who_must_not_be_written_to_by_now(
-    oltp: TierClient, stub: EmailServiceStub, db: Database, ends_it: Any
-) -> None:
-    """Nor is it told as suppressed: the first attempt may have arrived."""
-    tenant = await make_tenant(db, "resend")
-    created = await create(oltp, stub, tenant)
-    await start(oltp, stub, tenant, created.id)
-    await ends_it(oltp, tenant, created)
-    held = await start(oltp, stub, tenant, created.id)
-    assert (held.decision, held.email.status) == (pb.ATTEMPT_DECISION_HELD, pb.EMAIL_STATUS_OUTCOME_UNKNOWN)
-    email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=created.id))).email
-    assert [a.outcome for a in email.attempts] == [pb.ATTEMPT_OUTCOME_UNKNOWN]
-    settle = pb.SettleEmailRequest(
-        tenant_id=str(tenant), request_id=str(uuid4()), email_id=created.id, settlement=pb.SETTLEMENT_RESEND
-    )
-    await oltp.call(stub.SettleEmail, settle)
-    assert (await start(oltp, stub, tenant, created.id)).email.status == pb.EMAIL_STATUS_SUPPRESSED
-
-
 async def test_events_count_once_and_have_their_consequences(
     oltp: TierClient, stub: EmailServiceStub, tenant: UUID
 ) -> None:
@@ -363,52 +256,6 @@ async def test_only_queued_emails_are_cancelled(oltp: TierClient, stub: EmailSer
         reply = await oltp.call(stub.CancelEmails, request)
         assert list(reply.cancelled_ids) == [queued.id]
         assert list(reply.skipped_ids) == [sending.id]
-
-
-async def test_what_waits_is_requeued_and_what_was_left_in_sending_for_an_hour_is_held(
-    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, db: Database
-) -> None:
-    queued, left, begun, sent = [(await create(oltp, stub, tenant)).id for _ in range(4)]
-    for each in (left, begun, sent):
-        await start(oltp, stub, tenant, each)
-    await record(oltp, stub, tenant, sent, pb.ATTEMPT_OUTCOME_SENT)
-    async with db.tenant(tenant) as connection:
-        ago = "UPDATE emails SET sending_at = sending_at - interval '61 minutes' WHERE tenant_id = $1 AND id = ANY ($2)"
-        await connection.execute(ago, tenant, [UUID(left), UUID(sent)])
-        await connection.execute("DELETE FROM outbox WHERE tenant_id = $1", tenant)
-    ids = [queued, left, begun, sent]
-    request = pb.RequeueEmailsRequest(tenant_id=str(tenant), request_id=str(uuid4()), email_ids=ids)
-    for _ in range(2):
-        reply = await oltp.call(stub.RequeueEmails, request)
-        assert (list(reply.requeued_ids), list(reply.held_ids)) == ([queued], [left])
-        assert list(reply.skipped_ids) == sorted([begun, sent])
-    ((_, _, payload),) = await owed(db, tenant)
-    assert [job["email_id"] for job in payload["jobs"]] == [queued]
-    email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=left))).email
-    assert (email.status, [each.outcome for each in email.attempts]) == (
-        pb.EMAIL_STATUS_OUTCOME_UNKNOWN, [pb.ATTEMPT_OUTCOME_UNKNOWN]
-    )  # fmt: skip
-
-
-async def test_what_was_due_before_the_database_was_put_back_is_held_in_place_of_requeued(
-    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, db: Database
-) -> None:
-    before, later, left = [(await create(oltp, stub, tenant)).id for _ in range(3)]
-    await start(oltp, stub, tenant, left)
-    async with db.tenant(tenant) as connection:
-        ago = "UPDATE emails SET queued_at = queued_at - interval '1 day', sending_at = sending_at - interval '2 hours'"
-        await connection.execute(ago)
-        await connection.execute("UPDATE emails SET send_at = now() WHERE id = $1", UUID(later))
-    request = pb.RequeueEmailsRequest(tenant_id=str(tenant), request_id=str(uuid4()), email_ids=[before, later, left])
-    for _ in range(2):
-        reply = await oltp.call(stub.RequeueEmails, request)
-        assert (list(reply.requeued_ids), list(reply.held_ids)) == ([later], sorted([before, left]))
-    email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=before))).email
-    assert (email.status, email.attempt) == (pb.EMAIL_STATUS_OUTCOME_UNKNOWN, 0)
-    settled = pb.SettleEmailRequest(
-        tenant_id=str(tenant), request_id=str(uuid4()), email_id=before, settlement=pb.SETTLEMENT_RESEND, reason="new"
-    )
-    assert (await oltp.call(stub.SettleEmail, settled)).email.status == pb.EMAIL_STATUS_QUEUED
 
 
 async def test_what_a_worker_puts_back_is_not_sent_once_the_tenant_is_closed(

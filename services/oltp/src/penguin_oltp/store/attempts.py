@@ -108,8 +108,16 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
     addresses = sorted({email.recipient.lower() for email in held.values()})
     suppressed = {row["address_key"] for row in await connection.fetch(sql.suppressed, tenant_id, addresses)} | {ERASED}
     cancelled = await _cancelled_campaigns(connection, tenant_id, held.values())
-    tried = {email.id: email.attempt + 1 for email in held.values() if email.attempt and email.status == ledger.QUEUED}
-    doubtful = await in_doubt(connection, tenant_id, tried)
+
+    def stopped(email: Email) -> bool:
+        return status == CLOSED or email.campaign_id in cancelled
+
+    # Asked of those alone that are not to be tried again.
+    ends = {
+        email.id: email.attempt + 1 for email in held.values()
+        if email.attempt and email.status == ledger.QUEUED and (stopped(email) or email.recipient.lower() in suppressed)
+    }  # fmt: skip
+    doubtful = await in_doubt(connection, tenant_id, ends)
     answers: list[Started | Fault] = []
     moves: list[tuple[Email, Email]] = []
     for email_id in ids:
@@ -119,7 +127,7 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
             continue
         started = ledger.start(
             email, at=at, suppressed=email.recipient.lower() in suppressed, policy=policy,
-            cancelled=status == CLOSED or email.campaign_id in cancelled, doubtful=email_id in doubtful,
+            cancelled=stopped(email), doubtful=email_id in doubtful,
         )  # fmt: skip
         held[email_id] = started.email
         moves.append((email, started.email))
