@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from penguin_chassis.settings import TelemetrySettings
+from penguin_chassis.spans import WordlessProvider
 
 EXPORT_TIMEOUT_S = 2
 SPAN_QUEUE = 8192
@@ -114,7 +115,7 @@ def exporting(settings: TelemetrySettings) -> Iterator[None]:
     meters.get_meter("penguin").create_observable_counter(
         "telemetry.spans.dropped", [spans.observe], description="Spans that never reached the collector."
     )
-    trace.set_tracer_provider(tracers)
+    trace.set_tracer_provider(WordlessProvider(tracers))
     metrics.set_meter_provider(meters)
     try:
         yield
