@@ -16,10 +16,10 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 
-from penguin_cli.drill import disks
+from penguin_cli.drill import disks, run
 from penguin_cli.drill.account_check import judge_mails
 from penguin_cli.drill.acts import Sample, letter
-from penguin_cli.drill.faults import FAULTS
+from penguin_cli.drill.faults import FAULTS, Scene
 from penguin_cli.drill.findings import (
     GREEN,
     NOT_RUN,
@@ -178,6 +178,34 @@ def test_fairness_asks_for_refusals_with_retry_info() -> None:
     assert "2 is promised" in unfair_problems(quiet, [0.021] * 100, 5, 5)[1][0]
     assert "never refused" in unfair_problems(quiet, quiet, 0, 0)[1][0]
     assert "1 of 5" in unfair_problems(quiet, quiet, 5, 4)[1][0]
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "tries", "told"),
+    [("", 0, []), ("queue", 3, []), ("queue", None, ["queue"])],
+    ids=["none", "soon", "never"],
+)
+async def test_a_tier_that_a_fault_only_needs_is_itself_again_before_cells_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, disturbed: str, tries: int | None, told: list[str]
+) -> None:
+    looks = [0]
+
+    def recovery(scene: Scene, column: str) -> Callable[[], Awaitable[bool]]:
+        async def works() -> bool:
+            assert column == disturbed
+            looks[0] += 1
+            return looks[0] == tries
+
+        return works
+
+    monkeypatch.setattr(run, "recovery", recovery)
+    monkeypatch.setattr(run, "RECOVERY_S", 0.5)
+    stand: Any = SimpleNamespace(tenants=(None,), penguin=None)
+    play = run._Play(stand, Load(stand), ROWS[0], RowFinding.of(ROWS[0]))
+    play._scene.disturbed = disturbed
+    await play._undisturbed()
+    assert [problem.split()[0] for problem in play._scene.problems] == told
+    assert looks[0] == tries or tries is None
 
 
 async def test_what_is_under_way_is_not_asked_for_again_before_it_is_answered() -> None:

@@ -37,6 +37,9 @@ class Scene:
     figures: dict[str, float | int] = field(default_factory=dict)
     # What was not as the fault needs it: then nothing was shown.
     problems: list[str] = field(default_factory=list)
+    # A tier that had to be disturbed for the fault to come about, and has no part in it: it is itself again before the cells are
+    # looked at.
+    disturbed: str = ""
     campaign: UUID | None = None
     audience: tuple[str, ...] = ()
 
@@ -180,7 +183,7 @@ async def kill_worker(scene: Scene) -> AsyncIterator[None]:
 async def kill_relay(scene: Scene) -> AsyncIterator[None]:
     """SIGKILL the relay while it holds leased rows: their destination hangs, so that it must."""
     stand, load = scene.stand, scene.load
-    sample = stand.tenants[0]
+    sample, scene.disturbed = stand.tenants[0], "queue"
     async with contextlib.AsyncExitStack() as stack:
         async with _frozen(scene, "queue-db"):
             await load.send(sample, [letter(sample, load.address()) for _ in range(50)])

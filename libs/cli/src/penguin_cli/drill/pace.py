@@ -13,7 +13,7 @@ from penguin_cli.drill.stand import eventually
 SAMPLES = 200
 # Between two reads, so that the samples are of some seconds (seconds).
 PAUSE_S = 0.01
-FAIR_SAMPLES = 300
+FAIR_SAMPLES = 1000
 
 
 class AsFast(Probe):

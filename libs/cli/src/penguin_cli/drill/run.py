@@ -161,6 +161,7 @@ class _Play:
             await mending.enter_async_context(fault)
             try:
                 await self._known()
+                await self._undisturbed()
                 await self._each(lambda probe: probe.during(seconds))
             finally:
                 mended_at = time.monotonic()
@@ -220,6 +221,11 @@ class _Play:
             cell.problems.append(f"a call with a deadline of 1 s took {max(late):.1f} s")
         else:
             cell.said.append(f"known after {took:.1f} s, deadlines kept until then")
+
+    async def _undisturbed(self) -> None:
+        scene = self._scene
+        if scene.disturbed and await eventually(recovery(scene, scene.disturbed), RECOVERY_S) is None:
+            scene.problems.append(f"{scene.disturbed} did not work again after it was disturbed: nothing was shown")
 
     async def _recovered(self, cell: Cell, since: float) -> None:
         back = await eventually(recovery(self._scene, cell.column), RECOVERY_S)
