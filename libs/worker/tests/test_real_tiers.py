@@ -12,6 +12,7 @@ from email import message_from_bytes
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from libs.worker.tests.conftest import Configure
 from libs.worker.tests.receivers import Mailbox
@@ -27,6 +28,7 @@ from penguin.queue.v1.queue_admin_service_pb2_grpc import QueueAdminServiceStub
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_content.app import serving as serving_content
 from penguin_content.config import ContentConfig
+from penguin_devstack.roles import TierDatabase
 from penguin_devstack.valkey import ValkeyServer
 from penguin_oltp.app import serving as serving_oltp
 from penguin_oltp.config import OltpConfig
@@ -65,7 +67,14 @@ class SignedTokens:
 
 
 @pytest.fixture(scope="module")
-async def real(databases: Databases, valkey: ValkeyServer, tokens: TokenFactory) -> AsyncIterator[dict[str, Tier]]:
+async def urls(databases: Databases) -> dict[str, TierDatabase]:
+    return {name: await databases.clone(name) for name in ("oltp", "content", "queue")}
+
+
+@pytest.fixture(scope="module")
+async def real(
+    urls: dict[str, TierDatabase], valkey: ValkeyServer, tokens: TokenFactory
+) -> AsyncIterator[dict[str, Tier]]:
     """The three tiers as a caller has them."""
     kinds: dict[str, tuple[Any, Any]] = {
         "oltp": (OltpConfig, serving_oltp),
@@ -75,10 +84,9 @@ async def real(databases: Databases, valkey: ValkeyServer, tokens: TokenFactory)
     async with contextlib.AsyncExitStack() as stack:
         addresses = {}
         for name, (config, serving) in kinds.items():
-            database = await databases.clone(name)
             settings = {
-                f"{name.upper()}_DB_URL": database.app_url,
-                f"{name.upper()}_MAINTENANCE_DB_URL": database.maintenance_url,
+                f"{name.upper()}_DB_URL": urls[name].app_url,
+                f"{name.upper()}_MAINTENANCE_DB_URL": urls[name].maintenance_url,
                 f"{name.upper()}_LISTEN": "127.0.0.1:0",
                 f"{name.upper()}_POOL_MAX": 8,
                 "QUEUE_REDIS_URL": valkey.url,
@@ -180,17 +188,40 @@ async def test_what_is_sent_is_received_once_and_stands_in_the_ledger(
         assert parsed["X-Campaign"] == "spring"
 
 
+async def leased_and_left(queue: Tier) -> None:
+    """A worker dies with a job in hand."""
+    lease = queue_pb.LeaseJobsRequest(kinds=["email.send"], max_jobs=1, worker_id="dead")
+    lease.lease_duration.FromSeconds(1)
+    lease.wait.FromSeconds(10)
+    leased = await queue.call(queue.stub(QueueServiceStub).LeaseJobs, lease, timeout=15)
+    assert len(leased.jobs) == 1
+
+
+@pytest.mark.usefixtures("relayed")
+async def test_what_a_dead_worker_had_in_hand_is_held_where_the_ledger_was_put_back_since(
+    real: dict[str, Tier], urls: dict[str, TierDatabase], penguin: Penguin, tenant: UUID, mailbox: Mailbox,
+    configure: Configure,
+) -> None:  # fmt: skip
+    """It may have sent the email; that it began to is not in the backup."""
+    (email_id,) = await sent(penguin, tenant, ["ada@example.com"])
+    await leased_and_left(real["queue"])
+    connection = await asyncpg.connect(urls["oltp"].maintenance_url)
+    await connection.execute("UPDATE incarnation SET began_at = clock_timestamp()")
+    await connection.close()
+    (other,) = await sent(penguin, tenant, ["bob@example.com"])
+    async with working(real, configure(smtp_port=mailbox.port)):
+        await until(lambda: all_completed(real, tenant))
+    assert await statuses(real, tenant, [email_id, other]) == ["outcome_unknown", "sent"]
+    assert [message.recipients for message in mailbox.messages()] == [("bob@example.com",)]
+
+
 @pytest.mark.usefixtures("relayed")
 async def test_a_worker_that_died_after_its_claim_leaves_the_email_held(
     real: dict[str, Tier], penguin: Penguin, tenant: UUID, mailbox: Mailbox, configure: Configure
 ) -> None:
     (email_id,) = await sent(penguin, tenant, ["ada@example.com"])
-    lease = queue_pb.LeaseJobsRequest(kinds=["email.send"], max_jobs=1, worker_id="dead")
-    lease.lease_duration.FromSeconds(1)
-    lease.wait.FromSeconds(10)
-    queue, oltp = real["queue"], real["oltp"]
-    leased = await queue.call(queue.stub(QueueServiceStub).LeaseJobs, lease, timeout=15)
-    assert len(leased.jobs) == 1
+    await leased_and_left(real["queue"])
+    oltp = real["oltp"]
     claim = email_pb.BatchStartAttemptsRequest(
         tenant_id=str(tenant), attempts=[email_pb.StartAttempt(request_id=str(uuid4()), email_id=str(email_id))]
     )

@@ -34,12 +34,10 @@ async def create(oltp: TierClient, stub: EmailServiceStub, tenant: UUID) -> pb.C
 
 
 async def start(
-    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, email_id: str, request_id: str = ""
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, email_id: str, request_id: str = "", *, lost: bool = False
 ) -> pb.StartedAttempt:
-    request = pb.BatchStartAttemptsRequest(
-        tenant_id=str(tenant),
-        attempts=[pb.StartAttempt(request_id=request_id or str(uuid4()), email_id=email_id)],
-    )
+    attempt = pb.StartAttempt(request_id=request_id or str(uuid4()), email_id=email_id, lease_lost_before=lost)
+    request = pb.BatchStartAttemptsRequest(tenant_id=str(tenant), attempts=[attempt])
     started: pb.StartedAttempt = (await oltp.call(stub.BatchStartAttempts, request)).results[0].started
     return started
 

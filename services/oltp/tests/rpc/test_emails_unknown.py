@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,6 +11,7 @@ import pytest
 from services.oltp.tests.rows import ahead, make_tenant, new_suppression, owed
 from services.oltp.tests.rpc.test_emails import create, record, start, stub
 
+from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import email_service_pb2 as pb
 from penguin.oltp.v1 import subject_service_pb2 as subject_pb
 from penguin.oltp.v1 import suppression_service_pb2 as suppression_pb
@@ -53,6 +56,78 @@ async def test_resend_policy_sends_again_under_the_same_message_id(
     assert again.email.message_id == created.message_id
     email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=created.id))).email
     assert [a.outcome for a in email.attempts] == [pb.ATTEMPT_OUTCOME_UNKNOWN, pb.ATTEMPT_OUTCOME_UNSPECIFIED]
+
+
+@pytest.fixture
+async def put_back(db: Database) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Has the database be put back to an older state now."""
+    async with db.maintenance() as connection:
+        began_at = await connection.fetchval("SELECT began_at FROM incarnation")
+
+    async def now(at: datetime | None = None) -> None:
+        async with db.maintenance() as connection:
+            await connection.execute("UPDATE incarnation SET began_at = coalesce($1, clock_timestamp())", at)
+
+    yield now
+    await now(began_at)
+
+
+async def test_what_another_worker_may_have_begun_before_the_database_was_put_back_is_held(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, put_back: Callable[[], Awaitable[None]]
+) -> None:
+    before, untouched = await create(oltp, stub, tenant), await create(oltp, stub, tenant)
+    await put_back()
+    after = await create(oltp, stub, tenant)
+    # Its job was never out of anybody's hands, or it was queued in this life of the database: all that was begun is known.
+    assert (await start(oltp, stub, tenant, untouched.id)).decision == pb.ATTEMPT_DECISION_SEND
+    assert (await start(oltp, stub, tenant, after.id, lost=True)).decision == pb.ATTEMPT_DECISION_SEND
+    held = await start(oltp, stub, tenant, before.id, lost=True)
+    assert (held.decision, held.email.status) == (pb.ATTEMPT_DECISION_HELD, pb.EMAIL_STATUS_OUTCOME_UNKNOWN)
+    request = pb.SettleEmailRequest(
+        tenant_id=str(tenant), request_id=str(uuid4()), email_id=before.id, settlement=pb.SETTLEMENT_SENT
+    )
+    assert (await oltp.call(stub.SettleEmail, request)).email.status == pb.EMAIL_STATUS_SENT
+
+
+async def test_who_chose_so_has_it_sent_again_though_it_may_have_been_begun_before_the_database_was_put_back(
+    oltp: TierClient, stub: EmailServiceStub, db: Database, put_back: Callable[[], Awaitable[None]]
+) -> None:
+    tenant = await make_tenant(db, "resend")
+    created, unwanted = await create(oltp, stub, tenant), await create(oltp, stub, tenant)
+    await put_back()
+    assert (await start(oltp, stub, tenant, created.id, lost=True)).decision == pb.ATTEMPT_DECISION_SEND
+    await unsubscribes(oltp, tenant, unwanted)
+    assert (await start(oltp, stub, tenant, unwanted.id, lost=True)).decision == pb.ATTEMPT_DECISION_HELD
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        (pb.ATTEMPT_OUTCOME_SENT, pb.EMAIL_STATUS_SENT),
+        (pb.ATTEMPT_OUTCOME_REJECTED, pb.EMAIL_STATUS_FAILED),
+        (pb.ATTEMPT_OUTCOME_UNKNOWN, pb.EMAIL_STATUS_OUTCOME_UNKNOWN),
+        (pb.ATTEMPT_OUTCOME_DEFERRED, pb.EMAIL_STATUS_QUEUED),
+    ],
+)
+async def test_a_worker_that_outlived_a_restore_is_believed(
+    oltp: TierClient,
+    stub: EmailServiceStub,
+    tenant: UUID,
+    put_back: Callable[[], Awaitable[None]],
+    told: Any,
+    status: Any,
+) -> None:
+    created = await create(oltp, stub, tenant)
+    refused = await record(oltp, stub, tenant, created.id, told)
+    assert refused.error.reason == errors_pb2.ERROR_REASON_ATTEMPT_CONFLICT
+    await put_back()
+    for _ in range(2):
+        assert (await record(oltp, stub, tenant, created.id, told)).status == status
+    email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=created.id))).email
+    assert [(a.attempt, a.outcome) for a in email.attempts] == [(1, told)]
+    later = await create(oltp, stub, tenant)
+    refused = await record(oltp, stub, tenant, later.id, told)
+    assert refused.error.reason == errors_pb2.ERROR_REASON_ATTEMPT_CONFLICT
 
 
 async def unsubscribes(oltp: TierClient, tenant: UUID, created: pb.CreatedEmail) -> None:

@@ -123,6 +123,14 @@ class Email:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """A worker asks to send an email. `lease_lost_before`: another held its job until its lease ran out, and may have begun."""
+
+    email_id: UUID
+    lease_lost_before: bool = False
+
+
+@dataclass(frozen=True)
 class Started:
     """The answer to a claim for sending: what the worker is to do, and the email as it stands after it."""
 
@@ -178,21 +186,32 @@ def cancel(email: Email, at: datetime, *, doubtful: bool) -> Email:
 
 
 def start(
-    email: Email, *, at: datetime, suppressed: bool, policy: str, cancelled: bool = False, doubtful: bool = False
+    email: Email,
+    *,
+    at: datetime,
+    suppressed: bool,
+    policy: str,
+    cancelled: bool = False,
+    doubtful: bool = False,
+    forgotten: bool = False,
 ) -> Started:
     """Decide on a claim. SEND moves the email to sending under a new attempt number.
 
     `suppressed`: the recipient must not be written to. `cancelled`: the email's campaign was, or its tenant is closed, and
-    this one with it. `doubtful`: an attempt at it has an unknown outcome.
+    this one with it. `doubtful`: an attempt at it has an unknown outcome. `forgotten`: one may have been begun in what was lost
+    when the database was put back.
     An email found in sending belongs to a worker that went silent: its outcome is unknown, and only a tenant who chose
-    so has it sent again, to nobody who must not be written to by now (the email itself may be why).
+    so has it sent again, to nobody who must not be written to by now (the email itself may be why). So does one whose attempt may
+    have been forgotten.
     """
     if email.status in FINAL:
         return Started("done", email)
     if email.status == OUTCOME_UNKNOWN:
         return Started("held", email)
-    if email.status == SENDING and (suppressed or policy != RESEND):
+    silent = email.status == SENDING or forgotten
+    if silent and (suppressed or policy != RESEND):
         return Started("held", replace(email, status=OUTCOME_UNKNOWN, version=email.version + 1))
+    doubtful = doubtful or forgotten
     unsent = "held" if doubtful else "done"
     if cancelled and email.status == QUEUED:
         return Started(unsent, cancel(email, at, doubtful=doubtful))
@@ -229,6 +248,19 @@ def conclude(email: Email, outcome: Outcome, *, doubtful: bool = False) -> Email
     return replace(email, status=QUEUED, sending_at=None, version=version)
 
 
+def forgettable(email: Email, put_back_at: datetime) -> bool:
+    """Whether an attempt at a queued email may have been begun in what was lost when the database was put back."""
+    return email.status == QUEUED and max(email.queued_at, email.send_at or email.queued_at) < put_back_at
+
+
+def remembered(email: Email, told: Outcome) -> Email:
+    """A queued email as it was before the database was put back: its worker, who has outlived that, tells of an attempt that was
+    begun in what was lost."""
+    if email.status != QUEUED:
+        return email
+    return replace(email, status=SENDING, attempt=told.attempt, sending_at=told.finished_at)
+
+
 def requeue(email: Email, *, at: datetime, put_back_at: datetime) -> Email | None:
     """What becomes of an email that has lost its job: queued, another is to be owed; or it is held, for somebody to decide. None
     where it needs none. `put_back_at`: when this database began, or was put back to what it had been before.
@@ -236,7 +268,7 @@ def requeue(email: Email, *, at: datetime, put_back_at: datetime) -> Email | Non
     Held is what has long been in sending, whatever its tenant chose: Queue may have given its job up, after one worker
     after the other was lost with it. And what was due before the database was put back: it may have been sent in what was lost.
     """
-    if email.status == QUEUED and max(email.queued_at, email.send_at or email.queued_at) >= put_back_at:
+    if email.status == QUEUED and not forgettable(email, put_back_at):
         return email
     silent = email.status == SENDING and email.sending_at is not None and email.sending_at < at - SILENT
     if email.status == QUEUED or silent:

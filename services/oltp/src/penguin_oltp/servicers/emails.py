@@ -10,6 +10,7 @@ from penguin.oltp.v1 import email_service_pb2_grpc
 from penguin_chassis.mutations import gate_of, item_steps, now, step_of
 from penguin_chassis.pool import Database
 from penguin_chassis.wire import uuid_or_none, when, word
+from penguin_oltp.domain.emails import Claim
 from penguin_oltp.servicers import emails_wire as wire
 from penguin_oltp.servicers.pages import Page
 from penguin_oltp.store.attempts import AttemptStore
@@ -67,8 +68,8 @@ class EmailServicer(email_service_pb2_grpc.EmailServiceServicer):
     ) -> pb.BatchStartAttemptsResponse:
         at = now()
         steps = item_steps(request, request.attempts, at=at)
-        ids = [UUID(item.email_id) for item in request.attempts]
-        answers = await self._attempts.start_batch(UUID(request.tenant_id), list(zip(steps, ids, strict=True)), at)
+        claims = [Claim(UUID(item.email_id), item.lease_lost_before) for item in request.attempts]
+        answers = await self._attempts.start_batch(UUID(request.tenant_id), list(zip(steps, claims, strict=True)), at)
         return pb.BatchStartAttemptsResponse(results=map(wire.started, answers))
 
     async def BatchRecordOutcomes(

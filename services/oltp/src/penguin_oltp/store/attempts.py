@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID, uuid4, uuid5
 
@@ -11,7 +11,7 @@ from penguin_chassis.barrier import Step
 from penguin_chassis.faults import Fault, NotFound
 from penguin_chassis.pool import Connection, Database
 from penguin_oltp.domain import emails as ledger
-from penguin_oltp.domain.emails import Email, Outcome, Requeued, Started
+from penguin_oltp.domain.emails import Claim, Email, Outcome, Requeued, Started
 from penguin_oltp.domain.subjects import ERASED
 from penguin_oltp.domain.tenants import ACTIVE, CLOSED
 from penguin_oltp.store.emails import SEND_JOB, send_job
@@ -28,12 +28,12 @@ class AttemptStore:
         self._db = db
 
     async def start_batch(
-        self, tenant_id: UUID, items: Sequence[tuple[Step, UUID]], at: datetime
+        self, tenant_id: UUID, items: Sequence[tuple[Step, Claim]], at: datetime
     ) -> list[Started | Fault]:
         """Claim emails for sending. Answers in the order of `items`; NotFound for one the tenant does not have."""
 
-        async def begin(fresh: list[tuple[Step, UUID]]) -> list[Started | Fault]:
-            return await _start(connection, tenant_id, [email_id for _, email_id in fresh], at)
+        async def begin(fresh: list[tuple[Step, Claim]]) -> list[Started | Fault]:
+            return await _start(connection, tenant_id, [claim for _, claim in fresh], at)
 
         async with self._db.tenant(tenant_id) as connection:
             return await barrier.once_each(connection, items, Started, begin)
@@ -102,8 +102,10 @@ class AttemptStore:
             return await barrier.record(connection, step, Requeued(tuple(e.id for e in lacking), held), Requeued)
 
 
-async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], at: datetime) -> list[Started | Fault]:
-    held = await lock(connection, tenant_id, ids)
+async def _start(
+    connection: Connection, tenant_id: UUID, claims: Sequence[Claim], at: datetime
+) -> list[Started | Fault]:
+    held = await lock(connection, tenant_id, [claim.email_id for claim in claims])
     policy, status = await connection.fetchrow(sql.tenant, tenant_id) or (ledger.HOLD, ACTIVE)
     addresses = sorted({email.recipient.lower() for email in held.values()})
     suppressed = {row["address_key"] for row in await connection.fetch(sql.suppressed, tenant_id, addresses)} | {ERASED}
@@ -118,16 +120,17 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
         if email.attempt and email.status == ledger.QUEUED and (stopped(email) or email.recipient.lower() in suppressed)
     }  # fmt: skip
     doubtful = await in_doubt(connection, tenant_id, ends)
+    forgotten = await _forgotten(connection, held, claims)
     answers: list[Started | Fault] = []
     moves: list[tuple[Email, Email]] = []
-    for email_id in ids:
+    for email_id in [claim.email_id for claim in claims]:
         email = held.get(email_id)
         if email is None:
             answers.append(NotFound("email", email_id, field="email_id"))
             continue
         started = ledger.start(
             email, at=at, suppressed=email.recipient.lower() in suppressed, policy=policy,
-            cancelled=stopped(email), doubtful=email_id in doubtful,
+            cancelled=stopped(email), doubtful=email_id in doubtful, forgotten=email_id in forgotten,
         )  # fmt: skip
         held[email_id] = started.email
         moves.append((email, started.email))
@@ -138,6 +141,15 @@ async def _start(connection: Connection, tenant_id: UUID, ids: Sequence[UUID], a
     begun = [a.email for a in answers if isinstance(a, Started) and a.decision == "send"]
     await connection.execute(sql.begin, tenant_id, [e.id for e in begun], [e.attempt for e in begun], at)
     return answers
+
+
+async def _forgotten(connection: Connection, held: Mapping[UUID, Email], claims: Sequence[Claim]) -> set[UUID]:
+    """Emails whose job was in other hands before, and that this database may have forgotten since."""
+    lost = {claim.email_id for claim in claims if claim.lease_lost_before}.intersection(held)
+    if not lost:
+        return set()
+    put_back_at = await connection.fetchval(sql.put_back_at)
+    return {email_id for email_id in lost if ledger.forgettable(held[email_id], put_back_at)}
 
 
 async def _cancelled_campaigns(connection: Connection, tenant_id: UUID, emails: Iterable[Email]) -> set[UUID | None]:
@@ -163,6 +175,7 @@ async def _record(
     held = await lock(connection, tenant_id, [outcome.email_id for outcome in outcomes])
     last = {o.email_id: o.attempt for o in outcomes if o.attempt > 1 and (o.final or o.outcome == "rejected")}
     doubtful = await in_doubt(connection, tenant_id, last)
+    lost = await _lost(connection, tenant_id, held, outcomes)
     answers: list[str | Fault] = []
     moves: list[tuple[Email, Email]] = []
     written: list[Outcome] = []
@@ -171,8 +184,9 @@ async def _record(
         if email is None:
             answers.append(NotFound("email", outcome.email_id, field="email_id"))
             continue
+        known = ledger.remembered(email, outcome) if (email.id, outcome.attempt) in lost else email
         try:
-            after = ledger.conclude(email, outcome, doubtful=email.id in doubtful)
+            after = ledger.conclude(known, outcome, doubtful=email.id in doubtful)
         except Fault as fault:
             answers.append(fault)
             continue
@@ -192,6 +206,20 @@ async def _record(
         [o.enhanced_status for o in written], [""] * len(written),
     )  # fmt: skip
     return answers
+
+
+async def _lost(
+    connection: Connection, tenant_id: UUID, held: Mapping[UUID, Email], outcomes: Sequence[Outcome]
+) -> set[tuple[UUID, int]]:
+    """Attempts that were begun in what was lost when the database was put back: they are written once more."""
+    later = [o for o in outcomes if o.email_id in held and o.attempt > held[o.email_id].attempt]
+    if not later:
+        return set()
+    put_back_at = await connection.fetchval(sql.put_back_at)
+    lost = [o for o in later if ledger.forgettable(held[o.email_id], put_back_at)]
+    for o in lost:
+        await connection.execute(sql.begin, tenant_id, [o.email_id], [o.attempt], o.finished_at)
+    return {(o.email_id, o.attempt) for o in lost}
 
 
 def _merged(moves: Sequence[tuple[Email, Email]]) -> list[tuple[Email, Email]]:

@@ -727,18 +727,24 @@ class StartAttempt(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EMAIL_ID_FIELD_NUMBER: _builtins.int
+    LEASE_LOST_BEFORE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key of this item; a worker derives it from its lease, so its own retry gets the same answer."""
     email_id: _builtins.str
+    lease_lost_before: _builtins.bool
+    """Whether a lease of its job ran out before: who held it may have begun an attempt. It is asked only of an email that was due
+    before OLTP's database was put back to an older state: then that attempt may be what was forgotten, and its outcome is unknown.
+    """
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         email_id: _builtins.str = ...,
+        lease_lost_before: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email_id", b"email_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email_id", b"email_id", "lease_lost_before", b"lease_lost_before", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
