@@ -199,7 +199,7 @@ async def test_a_tier_that_a_fault_only_needs_is_itself_again_before_cells_are_l
         return works
 
     monkeypatch.setattr(run, "recovery", recovery)
-    monkeypatch.setattr(run, "RECOVERY_S", 0.5)
+    monkeypatch.setattr(run, "RECOVERY_S", 0.5 if tries is None else 30.0)
     stand: Any = SimpleNamespace(tenants=(None,), penguin=None)
     play = run._Play(stand, Load(stand), ROWS[0], RowFinding.of(ROWS[0]))
     play._scene.disturbed = disturbed

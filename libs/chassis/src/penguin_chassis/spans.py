@@ -44,7 +44,9 @@ class _WordlessTracer(trace.Tracer):
         self, *given: Any, set_status_on_exception: bool = True, end_on_exit: bool = True, **named: Any
     ) -> Iterator[Span]:
         span = self.start_span(*given, **named)
-        with trace.use_span(span, end_on_exit, record_exception=False, set_status_on_exception=False):
+        with trace.use_span(  # noqa: TID251 - here it is kept from doing so
+            span, end_on_exit, record_exception=False, set_status_on_exception=False
+        ):
             try:
                 yield span
             except Exception as error:
