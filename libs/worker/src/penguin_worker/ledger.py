@@ -80,8 +80,7 @@ class Ledger:
                 pb.StartAttempt(
                     request_id=str(keys.request_id("attempt", job.id, job.lease_token)),
                     email_id=str(email_id),
-                    # What was begun and could not be told of kept its lease until that ran out. Queue counts it, but for
-                    # what ran out while Queue was away itself.
+                    # What was begun and could not be told of kept its lease until that ran out.
                     lease_lost_before=job.lost_leases > 0,
                 )
                 for job, email_id in claims

@@ -42,18 +42,16 @@ async def start(
     return started
 
 
-async def record(
-    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, email_id: str, outcome: Any, attempt: int = 1
-) -> pb.RecordOutcomeResult:
+def outcome(email_id: str, told: Any, attempt: int = 1) -> pb.RecordOutcome:
     at = Timestamp()
     at.FromDatetime(datetime.now(UTC))
-    item = pb.RecordOutcome(
-        request_id=str(uuid4()),
-        email_id=email_id,
-        attempt=attempt,
-        outcome=outcome,
-        finished_at=at,
-    )
+    return pb.RecordOutcome(request_id=str(uuid4()), email_id=email_id, attempt=attempt, outcome=told, finished_at=at)
+
+
+async def record(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, email_id: str, told: Any, attempt: int = 1
+) -> pb.RecordOutcomeResult:
+    item = outcome(email_id, told, attempt)
     request = pb.BatchRecordOutcomesRequest(tenant_id=str(tenant), outcomes=[item])
     result: pb.RecordOutcomeResult = (await oltp.call(stub.BatchRecordOutcomes, request)).results[0]
     return result

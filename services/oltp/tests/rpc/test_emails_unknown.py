@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from services.oltp.tests.rows import ahead, make_tenant, new_suppression, owed
-from services.oltp.tests.rpc.test_emails import create, record, start, stub
+from services.oltp.tests.rpc.test_emails import create, outcome, record, start, stub
 
 from penguin.common.v1 import errors_pb2
 from penguin.oltp.v1 import email_service_pb2 as pb
@@ -83,10 +83,27 @@ async def test_what_another_worker_may_have_begun_before_the_database_was_put_ba
     assert (await start(oltp, stub, tenant, after.id, lost=True)).decision == pb.ATTEMPT_DECISION_SEND
     held = await start(oltp, stub, tenant, before.id, lost=True)
     assert (held.decision, held.email.status) == (pb.ATTEMPT_DECISION_HELD, pb.EMAIL_STATUS_OUTCOME_UNKNOWN)
+    assert await attempts(oltp, stub, tenant, before.id) == [(1, pb.ATTEMPT_OUTCOME_UNKNOWN)]
+    # Its worker lives after all.
+    assert (await record(oltp, stub, tenant, before.id, pb.ATTEMPT_OUTCOME_SENT, 1)).status == pb.EMAIL_STATUS_SENT
+    assert await attempts(oltp, stub, tenant, before.id) == [(1, pb.ATTEMPT_OUTCOME_SENT)]
+
+
+async def test_what_was_begun_in_this_life_of_the_database_is_known_however_often_leases_are_lost(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, put_back: Callable[[], Awaitable[None]]
+) -> None:
+    deferred, settled = await create(oltp, stub, tenant), await create(oltp, stub, tenant)
+    await put_back()
+    await start(oltp, stub, tenant, deferred.id)
+    await record(oltp, stub, tenant, deferred.id, pb.ATTEMPT_OUTCOME_DEFERRED)
+    assert (await start(oltp, stub, tenant, deferred.id, lost=True)).decision == pb.ATTEMPT_DECISION_SEND
+    assert (await start(oltp, stub, tenant, settled.id, lost=True)).decision == pb.ATTEMPT_DECISION_HELD
     request = pb.SettleEmailRequest(
-        tenant_id=str(tenant), request_id=str(uuid4()), email_id=before.id, settlement=pb.SETTLEMENT_SENT
+        tenant_id=str(tenant), request_id=str(uuid4()), email_id=settled.id, settlement=pb.SETTLEMENT_RESEND
     )
-    assert (await oltp.call(stub.SettleEmail, request)).email.status == pb.EMAIL_STATUS_SENT
+    await oltp.call(stub.SettleEmail, request)
+    again = await start(oltp, stub, tenant, settled.id, lost=True)
+    assert (again.decision, again.email.attempt) == (pb.ATTEMPT_DECISION_SEND, 2)
 
 
 async def test_who_chose_so_has_it_sent_again_though_it_may_have_been_begun_before_the_database_was_put_back(
@@ -95,9 +112,43 @@ async def test_who_chose_so_has_it_sent_again_though_it_may_have_been_begun_befo
     tenant = await make_tenant(db, "resend")
     created, unwanted = await create(oltp, stub, tenant), await create(oltp, stub, tenant)
     await put_back()
-    assert (await start(oltp, stub, tenant, created.id, lost=True)).decision == pb.ATTEMPT_DECISION_SEND
+    again = await start(oltp, stub, tenant, created.id, lost=True)
+    # Under a number of its own: the first may still be told of, and an end of the second does not say that it never came.
+    assert (again.decision, again.email.attempt) == (pb.ATTEMPT_DECISION_SEND, 2)
+    rejected = await record(oltp, stub, tenant, created.id, pb.ATTEMPT_OUTCOME_REJECTED, 2)
+    assert rejected.status == pb.EMAIL_STATUS_OUTCOME_UNKNOWN
     await unsubscribes(oltp, tenant, unwanted)
     assert (await start(oltp, stub, tenant, unwanted.id, lost=True)).decision == pb.ATTEMPT_DECISION_HELD
+
+
+async def attempts(oltp: TierClient, stub: EmailServiceStub, tenant: UUID, email_id: str) -> list[tuple[int, Any]]:
+    email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=email_id))).email
+    return [(each.attempt, each.outcome) for each in email.attempts]
+
+
+async def test_several_words_on_an_email_that_was_put_back_leave_no_attempt_open(
+    oltp: TierClient, stub: EmailServiceStub, tenant: UUID, put_back: Callable[[], Awaitable[None]]
+) -> None:
+    created, other = await create(oltp, stub, tenant), await create(oltp, stub, tenant)
+    started = await start(oltp, stub, tenant, other.id)
+    assert started.email.attempt == 1
+    await put_back()
+    sent, deferred = pb.ATTEMPT_OUTCOME_SENT, pb.ATTEMPT_OUTCOME_DEFERRED
+    items = [
+        outcome(email_id, told, attempt)
+        for email_id, told, attempt in [
+            (created.id, deferred, 2), (created.id, deferred, 1), (created.id, sent, 3), (created.id, sent, 4),
+            (other.id, sent, 102), (other.id, sent, 2),
+        ]
+    ]  # fmt: skip
+    request = pb.BatchRecordOutcomesRequest(tenant_id=str(tenant), outcomes=items)
+    results = (await oltp.call(stub.BatchRecordOutcomes, request)).results
+    queued, conflict = pb.EMAIL_STATUS_QUEUED, errors_pb2.ERROR_REASON_ATTEMPT_CONFLICT
+    assert [r.error.reason or r.status for r in results] == [
+        queued, queued, pb.EMAIL_STATUS_SENT, conflict, conflict, pb.EMAIL_STATUS_SENT,
+    ]  # fmt: skip
+    assert await attempts(oltp, stub, tenant, created.id) == [(2, deferred), (3, sent)]
+    assert await attempts(oltp, stub, tenant, other.id) == [(1, pb.ATTEMPT_OUTCOME_UNSPECIFIED), (2, sent)]
 
 
 @pytest.mark.parametrize(
@@ -123,8 +174,7 @@ async def test_a_worker_that_outlived_a_restore_is_believed(
     await put_back()
     for _ in range(2):
         assert (await record(oltp, stub, tenant, created.id, told)).status == status
-    email = (await oltp.call(stub.GetEmail, pb.GetEmailRequest(tenant_id=str(tenant), email_id=created.id))).email
-    assert [(a.attempt, a.outcome) for a in email.attempts] == [(1, told)]
+    assert await attempts(oltp, stub, tenant, created.id) == [(1, told)]
     later = await create(oltp, stub, tenant)
     refused = await record(oltp, stub, tenant, later.id, told)
     assert refused.error.reason == errors_pb2.ERROR_REASON_ATTEMPT_CONFLICT

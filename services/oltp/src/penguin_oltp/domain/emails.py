@@ -122,6 +122,10 @@ class Email:
     attempts: tuple[Attempt, ...] = ()
 
 
+# More attempts at an email than these are not lost when a database is put back: nobody makes as many in a backup's age.
+LOST_MAX = 100
+
+
 @dataclass(frozen=True)
 class Claim:
     """A worker asks to send an email. `lease_lost_before`: another held its job until its lease ran out, and may have begun."""
@@ -186,32 +190,21 @@ def cancel(email: Email, at: datetime, *, doubtful: bool) -> Email:
 
 
 def start(
-    email: Email,
-    *,
-    at: datetime,
-    suppressed: bool,
-    policy: str,
-    cancelled: bool = False,
-    doubtful: bool = False,
-    forgotten: bool = False,
+    email: Email, *, at: datetime, suppressed: bool, policy: str, cancelled: bool = False, doubtful: bool = False
 ) -> Started:
     """Decide on a claim. SEND moves the email to sending under a new attempt number.
 
     `suppressed`: the recipient must not be written to. `cancelled`: the email's campaign was, or its tenant is closed, and
-    this one with it. `doubtful`: an attempt at it has an unknown outcome. `forgotten`: one may have been begun in what was lost
-    when the database was put back.
+    this one with it. `doubtful`: an attempt at it has an unknown outcome.
     An email found in sending belongs to a worker that went silent: its outcome is unknown, and only a tenant who chose
-    so has it sent again, to nobody who must not be written to by now (the email itself may be why). So does one whose attempt may
-    have been forgotten.
+    so has it sent again, to nobody who must not be written to by now (the email itself may be why), and while it is wanted.
     """
     if email.status in FINAL:
         return Started("done", email)
     if email.status == OUTCOME_UNKNOWN:
         return Started("held", email)
-    silent = email.status == SENDING or forgotten
-    if silent and (suppressed or policy != RESEND):
+    if email.status == SENDING and (suppressed or cancelled or policy != RESEND):
         return Started("held", replace(email, status=OUTCOME_UNKNOWN, version=email.version + 1))
-    doubtful = doubtful or forgotten
     unsent = "held" if doubtful else "done"
     if cancelled and email.status == QUEUED:
         return Started(unsent, cancel(email, at, doubtful=doubtful))
@@ -249,16 +242,21 @@ def conclude(email: Email, outcome: Outcome, *, doubtful: bool = False) -> Email
 
 
 def forgettable(email: Email, put_back_at: datetime) -> bool:
-    """Whether an attempt at a queued email may have been begun in what was lost when the database was put back."""
+    """Whether a further attempt may have been begun in what was lost when the database was put back."""
+    if email.status == SENDING:
+        return email.sending_at is not None and email.sending_at < put_back_at
     return email.status == QUEUED and max(email.queued_at, email.send_at or email.queued_at) < put_back_at
 
 
-def remembered(email: Email, told: Outcome) -> Email:
-    """A queued email as it was before the database was put back: its worker, who has outlived that, tells of an attempt that was
-    begun in what was lost."""
-    if email.status != QUEUED:
-        return email
-    return replace(email, status=SENDING, attempt=told.attempt, sending_at=told.finished_at)
+def remembered(email: Email, attempt: int, at: datetime) -> Email:
+    """An email as it may have been before the database was put back: in sending, under an attempt that was begun in what was lost.
+    `at`: the best that is known of when."""
+    return replace(email, status=SENDING, attempt=attempt, sending_at=at)
+
+
+def lost(email: Email, told: Outcome, put_back_at: datetime) -> bool:
+    """Whether what is told is of an attempt that was begun in what was lost. Its worker has outlived that, and is believed."""
+    return email.attempt < told.attempt <= email.attempt + LOST_MAX and forgettable(email, put_back_at)
 
 
 def requeue(email: Email, *, at: datetime, put_back_at: datetime) -> Email | None:

@@ -120,7 +120,7 @@ async def _start(
         if email.attempt and email.status == ledger.QUEUED and (stopped(email) or email.recipient.lower() in suppressed)
     }  # fmt: skip
     doubtful = await in_doubt(connection, tenant_id, ends)
-    forgotten = await _forgotten(connection, held, claims)
+    held |= await _forgotten(connection, tenant_id, held, claims, at)
     answers: list[Started | Fault] = []
     moves: list[tuple[Email, Email]] = []
     for email_id in [claim.email_id for claim in claims]:
@@ -130,7 +130,7 @@ async def _start(
             continue
         started = ledger.start(
             email, at=at, suppressed=email.recipient.lower() in suppressed, policy=policy,
-            cancelled=stopped(email), doubtful=email_id in doubtful, forgotten=email_id in forgotten,
+            cancelled=stopped(email), doubtful=email_id in doubtful,
         )  # fmt: skip
         held[email_id] = started.email
         moves.append((email, started.email))
@@ -139,17 +139,26 @@ async def _start(
     await _give_up(connection, tenant_id, silent, at)
     await move(connection, tenant_id, _merged(moves))
     begun = [a.email for a in answers if isinstance(a, Started) and a.decision == "send"]
-    await connection.execute(sql.begin, tenant_id, [e.id for e in begun], [e.attempt for e in begun], at)
+    await connection.execute(sql.begin, tenant_id, [e.id for e in begun], [e.attempt for e in begun], [at] * len(begun))
     return answers
 
 
-async def _forgotten(connection: Connection, held: Mapping[UUID, Email], claims: Sequence[Claim]) -> set[UUID]:
-    """Emails whose job was in other hands before, and that this database may have forgotten since."""
+async def _forgotten(
+    connection: Connection, tenant_id: UUID, held: Mapping[UUID, Email], claims: Sequence[Claim], at: datetime
+) -> dict[UUID, Email]:
+    """Queued emails whose job was in other hands before, and of which nothing was begun since this database was put back: in
+    sending, as they may have been. Who holds such an attempt went silent, and is given up as any other."""
     lost = {claim.email_id for claim in claims if claim.lease_lost_before}.intersection(held)
+    lost = {email_id for email_id in lost if held[email_id].status == ledger.QUEUED}
     if not lost:
-        return set()
+        return {}
     put_back_at = await connection.fetchval(sql.put_back_at)
-    return {email_id for email_id in lost if ledger.forgettable(held[email_id], put_back_at)}
+    since = {row["email_id"] for row in await connection.fetch(sql.begun_since, tenant_id, list(lost), put_back_at)}
+    emails = [held[email_id] for email_id in lost - since if ledger.forgettable(held[email_id], put_back_at)]
+    await connection.execute(
+        sql.begin, tenant_id, [e.id for e in emails], [e.attempt + 1 for e in emails], [at] * len(emails)
+    )
+    return {e.id: ledger.remembered(e, e.attempt + 1, at) for e in emails}
 
 
 async def _cancelled_campaigns(connection: Connection, tenant_id: UUID, emails: Iterable[Email]) -> set[UUID | None]:
@@ -175,21 +184,25 @@ async def _record(
     held = await lock(connection, tenant_id, [outcome.email_id for outcome in outcomes])
     last = {o.email_id: o.attempt for o in outcomes if o.attempt > 1 and (o.final or o.outcome == "rejected")}
     doubtful = await in_doubt(connection, tenant_id, last)
-    lost = await _lost(connection, tenant_id, held, outcomes)
+    put_back_at = await _put_back_at(connection, held, outcomes)
     answers: list[str | Fault] = []
     moves: list[tuple[Email, Email]] = []
     written: list[Outcome] = []
+    lost: list[Outcome] = []
     for outcome in outcomes:
         email = held.get(outcome.email_id)
         if email is None:
             answers.append(NotFound("email", outcome.email_id, field="email_id"))
             continue
-        known = ledger.remembered(email, outcome) if (email.id, outcome.attempt) in lost else email
+        was_lost = put_back_at is not None and ledger.lost(email, outcome, put_back_at)
+        known = ledger.remembered(email, outcome.attempt, outcome.finished_at) if was_lost else email
         try:
             after = ledger.conclude(known, outcome, doubtful=email.id in doubtful)
         except Fault as fault:
             answers.append(fault)
             continue
+        if was_lost:
+            lost.append(outcome)
         held[email.id] = after
         moves.append((email, after))
         written.append(outcome)
@@ -201,6 +214,9 @@ async def _record(
     ]
     await outbox.append(connection, tenant_id, [_send_again(email) for email in revived], at)
     await connection.execute(
+        sql.begin, tenant_id, [o.email_id for o in lost], [o.attempt for o in lost], [o.finished_at for o in lost]
+    )
+    await connection.execute(
         sql.finish, tenant_id, [o.email_id for o in written], [o.attempt for o in written],
         [o.outcome for o in written], [o.finished_at for o in written], [o.smtp_code for o in written],
         [o.enhanced_status for o in written], [""] * len(written),
@@ -208,18 +224,14 @@ async def _record(
     return answers
 
 
-async def _lost(
-    connection: Connection, tenant_id: UUID, held: Mapping[UUID, Email], outcomes: Sequence[Outcome]
-) -> set[tuple[UUID, int]]:
-    """Attempts that were begun in what was lost when the database was put back: they are written once more."""
-    later = [o for o in outcomes if o.email_id in held and o.attempt > held[o.email_id].attempt]
-    if not later:
-        return set()
-    put_back_at = await connection.fetchval(sql.put_back_at)
-    lost = [o for o in later if ledger.forgettable(held[o.email_id], put_back_at)]
-    for o in lost:
-        await connection.execute(sql.begin, tenant_id, [o.email_id], [o.attempt], o.finished_at)
-    return {(o.email_id, o.attempt) for o in lost}
+async def _put_back_at(
+    connection: Connection, held: Mapping[UUID, Email], outcomes: Sequence[Outcome]
+) -> datetime | None:
+    """When this database was put back; None, without a trip, where nobody tells of an attempt that it does not know."""
+    if any(o.email_id in held and o.attempt > held[o.email_id].attempt for o in outcomes):
+        at: datetime = await connection.fetchval(sql.put_back_at)
+        return at
+    return None
 
 
 def _merged(moves: Sequence[tuple[Email, Email]]) -> list[tuple[Email, Email]]:

@@ -35,9 +35,14 @@ SELECT DISTINCT a.email_id FROM email_attempts AS a
 JOIN unnest($2::uuid[], $3::integer[]) AS e (id, before) ON e.id = a.email_id AND a.attempt < e.before
 WHERE a.tenant_id = $1 AND a.email_id = ANY ($2::uuid[]) AND a.outcome = 'unknown' AND a.note = '';
 
+-- name: begun_since
+SELECT DISTINCT email_id FROM email_attempts
+WHERE tenant_id = $1 AND email_id = ANY ($2::uuid[]) AND started_at >= $3;
+
 -- name: begin
 INSERT INTO email_attempts (tenant_id, email_id, attempt, started_at)
-SELECT $1, email_id, attempt, $4 FROM unnest($2::uuid[], $3::integer[]) AS a (email_id, attempt)
+SELECT $1, email_id, attempt, started_at
+FROM unnest($2::uuid[], $3::integer[], $4::timestamptz[]) AS a (email_id, attempt, started_at)
 ON CONFLICT DO NOTHING;
 
 -- name: finish

@@ -159,7 +159,7 @@ SELECT count(*) AS total, count(*) FILTER (WHERE coalesce(leased_until <= $4 OR 
 
 -- name: recover
 -- The token stays: until another lease is given, the late worker's word still counts. What ran out while the queue was away is
--- neither counted nor told of.
+-- neither told of nor counted, but for the first: that a lease of it ran out at all is to be known.
 WITH found AS MATERIALIZED (
     SELECT l.id, coalesce(l.leased_until > $5 AND l.leased_until <= $6, false) AS excused
     FROM jobs AS l JOIN kinds AS k ON k.id = l.kind_id JOIN queues AS q ON q.id = k.queue_id
@@ -168,7 +168,9 @@ WITH found AS MATERIALIZED (
       AND NOT l.cancel_wanted
     FOR UPDATE OF l SKIP LOCKED
 ), lost AS (
-    UPDATE jobs AS j SET state = 1, lost_leases = j.lost_leases + 1 - f.excused::integer, leased_until = NULL
+    UPDATE jobs AS j
+    SET state = 1, leased_until = NULL,
+        lost_leases = CASE WHEN f.excused THEN greatest(j.lost_leases, 1) ELSE j.lost_leases + 1 END
     FROM found AS f
     WHERE j.id = ANY (ARRAY(SELECT id FROM found)) AND j.id = f.id
     RETURNING j.tenant_id, j.id, j.kind_id, j.priority, j.run_at, j.rank, j.attempts + j.lost_leases AS attempt, j.worker_id,

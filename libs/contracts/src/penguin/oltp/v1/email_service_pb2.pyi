@@ -125,7 +125,7 @@ class _AttemptDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attem
     """It stands at its end already, or was taken back; there is nothing to do."""
     ATTEMPT_DECISION_HELD: _AttemptDecision.ValueType  # 3
     """Another attempt was under way when its worker went silent: the outcome is unknown and held. Where the tenant chose RESEND,
-    only one to a recipient who must not be written to by now.
+    only one to a recipient who must not be written to by now, or of a campaign or tenant that has ended.
     """
     ATTEMPT_DECISION_EARLY: _AttemptDecision.ValueType  # 4
     """Not due yet: come back at send_at."""
@@ -140,7 +140,7 @@ ATTEMPT_DECISION_DONE: AttemptDecision.ValueType  # 2
 """It stands at its end already, or was taken back; there is nothing to do."""
 ATTEMPT_DECISION_HELD: AttemptDecision.ValueType  # 3
 """Another attempt was under way when its worker went silent: the outcome is unknown and held. Where the tenant chose RESEND,
-only one to a recipient who must not be written to by now.
+only one to a recipient who must not be written to by now, or of a campaign or tenant that has ended.
 """
 ATTEMPT_DECISION_EARLY: AttemptDecision.ValueType  # 4
 """Not due yet: come back at send_at."""

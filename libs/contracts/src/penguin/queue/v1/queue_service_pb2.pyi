@@ -621,7 +621,7 @@ class Job(_message.Message):
     """Handled failures so far."""
     max_attempts: _builtins.int
     lost_leases: _builtins.int
-    """Leases that ran out with no word from the worker."""
+    """Leases that ran out with no word from the worker; of those that did while the queue was away itself the first alone."""
     snoozes: _builtins.int
     """Times it was put off because what it needs was down."""
     last_error: _builtins.str
