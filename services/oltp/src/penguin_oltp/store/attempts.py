@@ -213,9 +213,10 @@ async def _record(
         new for old, new in _merged(moves) if (old.status, new.status) == (ledger.OUTCOME_UNKNOWN, ledger.QUEUED)
     ]
     await outbox.append(connection, tenant_id, [_send_again(email) for email in revived], at)
-    await connection.execute(
-        sql.begin, tenant_id, [o.email_id for o in lost], [o.attempt for o in lost], [o.finished_at for o in lost]
-    )
+    if lost:
+        await connection.execute(
+            sql.begin, tenant_id, [o.email_id for o in lost], [o.attempt for o in lost], [o.finished_at for o in lost]
+        )
     await connection.execute(
         sql.finish, tenant_id, [o.email_id for o in written], [o.attempt for o in written],
         [o.outcome for o in written], [o.finished_at for o in written], [o.smtp_code for o in written],
