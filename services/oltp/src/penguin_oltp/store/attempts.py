@@ -105,7 +105,8 @@ class AttemptStore:
 async def _start(
     connection: Connection, tenant_id: UUID, claims: Sequence[Claim], at: datetime
 ) -> list[Started | Fault]:
-    held = await lock(connection, tenant_id, [claim.email_id for claim in claims])
+    ids = [claim.email_id for claim in claims]
+    held = await lock(connection, tenant_id, ids)
     policy, status = await connection.fetchrow(sql.tenant, tenant_id) or (ledger.HOLD, ACTIVE)
     addresses = sorted({email.recipient.lower() for email in held.values()})
     suppressed = {row["address_key"] for row in await connection.fetch(sql.suppressed, tenant_id, addresses)} | {ERASED}
@@ -123,7 +124,7 @@ async def _start(
     held |= await _forgotten(connection, tenant_id, held, claims, at)
     answers: list[Started | Fault] = []
     moves: list[tuple[Email, Email]] = []
-    for email_id in [claim.email_id for claim in claims]:
+    for email_id in ids:
         email = held.get(email_id)
         if email is None:
             answers.append(NotFound("email", email_id, field="email_id"))
@@ -139,8 +140,14 @@ async def _start(
     await _give_up(connection, tenant_id, silent, at)
     await move(connection, tenant_id, _merged(moves))
     begun = [a.email for a in answers if isinstance(a, Started) and a.decision == "send"]
-    await connection.execute(sql.begin, tenant_id, [e.id for e in begun], [e.attempt for e in begun], [at] * len(begun))
+    await _begin(connection, tenant_id, [(email.id, email.attempt, at) for email in begun])
     return answers
+
+
+async def _begin(connection: Connection, tenant_id: UUID, attempts: Sequence[tuple[UUID, int, datetime]]) -> None:
+    """Write attempts (email, number, since when)."""
+    if attempts:
+        await connection.execute(sql.begin, tenant_id, *map(list, zip(*attempts, strict=True)))
 
 
 async def _forgotten(
@@ -148,17 +155,16 @@ async def _forgotten(
 ) -> dict[UUID, Email]:
     """Queued emails whose job was in other hands before, and of which nothing was begun since this database was put back: in
     sending, as they may have been. Who holds such an attempt went silent, and is given up as any other."""
-    lost = {claim.email_id for claim in claims if claim.lease_lost_before}.intersection(held)
-    lost = {email_id for email_id in lost if held[email_id].status == ledger.QUEUED}
+    asked = {claim.email_id for claim in claims if claim.lease_lost_before}.intersection(held)
+    lost = {email_id for email_id in asked if held[email_id].status == ledger.QUEUED}
     if not lost:
         return {}
     put_back_at = await connection.fetchval(sql.put_back_at)
     since = {row["email_id"] for row in await connection.fetch(sql.begun_since, tenant_id, list(lost), put_back_at)}
-    emails = [held[email_id] for email_id in lost - since if ledger.forgettable(held[email_id], put_back_at)]
-    await connection.execute(
-        sql.begin, tenant_id, [e.id for e in emails], [e.attempt + 1 for e in emails], [at] * len(emails)
-    )
-    return {e.id: ledger.remembered(e, e.attempt + 1, at) for e in emails}
+    forgettable = [held[email_id] for email_id in lost - since if ledger.forgettable(held[email_id], put_back_at)]
+    emails = {email.id: ledger.remembered(email, email.attempt + 1, at) for email in forgettable}
+    await _begin(connection, tenant_id, [(email.id, email.attempt, at) for email in emails.values()])
+    return emails
 
 
 async def _cancelled_campaigns(connection: Connection, tenant_id: UUID, emails: Iterable[Email]) -> set[UUID | None]:
@@ -213,10 +219,7 @@ async def _record(
         new for old, new in _merged(moves) if (old.status, new.status) == (ledger.OUTCOME_UNKNOWN, ledger.QUEUED)
     ]
     await outbox.append(connection, tenant_id, [_send_again(email) for email in revived], at)
-    if lost:
-        await connection.execute(
-            sql.begin, tenant_id, [o.email_id for o in lost], [o.attempt for o in lost], [o.finished_at for o in lost]
-        )
+    await _begin(connection, tenant_id, [(o.email_id, o.attempt, o.finished_at) for o in lost])
     await connection.execute(
         sql.finish, tenant_id, [o.email_id for o in written], [o.attempt for o in written],
         [o.outcome for o in written], [o.finished_at for o in written], [o.smtp_code for o in written],
