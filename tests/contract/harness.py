@@ -205,6 +205,32 @@ class ServiceContract:
         await world.call("penguin.tier.v1.TierService/ReopenTenant", reopen)
         case.check(request, await self.ask(case, world, request))
 
+    async def test_a_refusal_that_stands_is_the_answer_for_good(self, case: Case, world: World) -> None:
+        request = await case.build(world)
+        request.saga_step.CopyFrom(saga_step())
+        request.saga_step.refusal_stands = True
+        token = right_token(world, self.descriptor(case), request)
+        named: dict[str, Any] = {"tenant_id": str(world.tenant)}
+        before = await self.seen(case, world, request)
+        close = tier_service_pb2.CloseTenantRequest(**named, request_id=str(uuid4()))
+        await world.call("penguin.tier.v1.TierService/CloseTenant", close)
+        closed = ("FAILED_PRECONDITION", "TENANT_CLOSED")
+        await self.refuse(case, world, request, token, closed)
+        reopen = tier_service_pb2.ReopenTenantRequest(**named, request_id=str(uuid4()))
+        await world.call("penguin.tier.v1.TierService/ReopenTenant", reopen)
+        # A copy that comes by only now is refused for what is true no more.
+        await self.refuse(case, world, request, token, closed)
+        assert await self.seen(case, world, request) == before, "refused, and yet it had an effect"
+        request.saga_step.CopyFrom(saga_step())
+        request.saga_step.refusal_stands = True
+        case.check(request, await self.ask(case, world, request))
+        # What was carried out is refused to a closed tenant, and stays done.
+        close.request_id, reopen.request_id = str(uuid4()), str(uuid4())
+        await world.call("penguin.tier.v1.TierService/CloseTenant", close)
+        await self.refuse(case, world, request, token, closed)
+        await world.call("penguin.tier.v1.TierService/ReopenTenant", reopen)
+        case.check(request, await self.ask(case, world, request))
+
     async def test_what_was_acknowledged_ends_after_the_close(self, case: Case, world: World) -> None:
         request = await case.build(world)
         named: dict[str, Any] = {"tenant_id": str(world.tenant)}
@@ -296,6 +322,9 @@ APPLIES: dict[str, Callable[[ServiceContract, Case], bool]] = {
         carries_saga_step(contract, case) and case.batch is None
     ),
     "test_a_closed_tenant_changes_nothing": changes,
+    "test_a_refusal_that_stands_is_the_answer_for_good": lambda contract, case: (
+        changes(contract, case) and carries_saga_step(contract, case)
+    ),
     "test_what_was_acknowledged_ends_after_the_close": lambda contract, case: (
         rule_of(contract.descriptor(case)).after_close
     ),

@@ -248,6 +248,23 @@ class ResourceContract(ServiceContract):
         assert (refusal.code, refusal.reason) == ("ABORTED", "SAGA_COMPENSATED")
         assert await resource.listed(world, create) == []
 
+    async def test_a_refusal_that_stands_is_final_though_it_could_be_done_by_now(self, world: World) -> None:
+        resource = self.resource
+        create = await resource.create_request(world)
+        named = {resource.id_field: getattr(create, resource.field).id}
+        path = f"{resource.service}/Delete{resource.name}"
+        asked: dict[bool, Any] = {}
+        for stands in (True, False):
+            asked[stands] = resource.message(f"Delete{resource.name}Request", world, request_id=str(uuid4()), **named)
+            asked[stands].saga_step.CopyFrom(saga_step())
+            asked[stands].saga_step.refusal_stands = stands
+            refusal = await world.refusal(path, asked[stands], right_token(world, method_at(path), asked[stands]))
+            assert (refusal.code, refusal.reason) == ("NOT_FOUND", "NOT_FOUND")
+        await world.call(f"{resource.service}/Create{resource.name}", create)
+        assert await world.refusal(path, asked[True], right_token(world, method_at(path), asked[True])) == refusal
+        # Whoever says nothing of the kind may ask again.
+        await world.call(path, asked[False])
+
     async def test_a_mask_names_fields_that_can_be_changed(self, world: World) -> None:
         path = f"{self.resource.service}/Update{self.resource.name}"
         for paths in ([], ["nothing_of_the_kind"], [*self.resource.update, "id"]):

@@ -16,6 +16,8 @@ from tests.simulation.reconciled import reconciled
 from tests.simulation.tiers import World
 from tests.simulation.watching import Watch
 
+from penguin.oltp.v1.saga_service_pb2 import RetrySagaRequest
+from penguin.oltp.v1.saga_service_pb2_grpc import SagaServiceStub
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin_orchestrator import keys
@@ -43,6 +45,8 @@ WHERE c.status = 'paused' AND t.status <> 'closed' AND c.tenant_id = ANY ($1)"""
 JOBS = "SELECT count(*) FROM jobs"
 # Of processes that kept being killed with a job in hand it looks like the job's doing: operators redrive it.
 LOST = "SELECT DISTINCT tenant_id FROM dead_jobs WHERE last_error = 'lease_lost' AND tenant_id = ANY ($1)"
+# And so it looks of a saga that nobody came further with: they have it retried.
+LEFT = "SELECT tenant_id, id FROM sagas WHERE state = 'stuck' AND last_error = 'OWNERS_LOST' AND tenant_id = ANY ($1)"
 OPEN = "SELECT tenant_id FROM tenants WHERE status <> 'closed' AND tenant_id = ANY ($1)"
 
 
@@ -227,9 +231,18 @@ async def _operators(play: Play, process: Process) -> bool:
         await Penguin(process.tiers).campaigns.resume(tenant_id, campaign_id)
     served = [row["tenant_id"] for row in await play.world.rows("oltp", OPEN, tenants)]
     lost = await play.world.rows("queue", LOST, served)
-    queue = process.tiers["queue"]
+    oltp, queue = process.tiers["oltp"], process.tiers["queue"]
     for (tenant_id,) in lost:
         request = pb.RedriveJobsRequest(tenant_id=str(tenant_id), request_id=str(keys.new_id()))
         request.filter.error_prefix = "lease_lost"
         await queue.call(queue.stub(QueueServiceStub).RedriveJobs, request)
-    return bool(paused or lost)
+    left = await play.world.rows("oltp", LEFT, tenants)
+    for tenant_id, saga_id in left:
+        retry = RetrySagaRequest(
+            tenant_id=str(tenant_id),
+            saga_id=str(saga_id),
+            request_id=str(keys.new_id()),
+            reason="its owners were killed",
+        )
+        await oltp.call(oltp.stub(SagaServiceStub).RetrySaga, retry)
+    return bool(paused or lost or left)

@@ -76,7 +76,7 @@ class Server:
         for registration in registrations:
             registration.add(registration.servicer, self)  # type: ignore[arg-type] # all of a server that it needs
         methods = _declared(tuple(r.service for r in registrations))
-        gate = Gate(tier, methods, _Verifier(), now, state.closed)  # type: ignore[arg-type]
+        gate = Gate(tier, methods, _Verifier(), now, state.closed, refusals=state.refusals)  # type: ignore[arg-type]
         self._around = (gate, Sanitiser(tier))
 
     def add_generic_rpc_handlers(self, _: Any) -> None:

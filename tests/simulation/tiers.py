@@ -159,6 +159,7 @@ class World:
         self.network.renew()
         for name in TIERS:
             self.states[name] = State()
+            self.states[name].refusals.of(self.dbs[name])
             self.network.servers[name] = _server(self, name)
 
     async def warm_up(self) -> None:

@@ -1,7 +1,8 @@
 """The step barrier: a mutation is carried out once, and every repeat gets the first answer.
 
 Stores call it inside their own transaction, so the record stands or falls with the write. It is keyed by request_id,
-or by saga step where the request names one; a compensation that arrives first bars its late action.
+or by saga step where the request names one; a compensation that arrives first bars its late action, and so does a refusal that
+its caller takes for final.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from penguin_chassis import faults
+from penguin_chassis.calls import current_call
 from penguin_chassis.queries import load
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ COMPENSATION = "compensation"
 class Step:
     """One mutation's identity: its key, what kind of step it is, the digest of its request, its time.
 
-    `at` is the tier's clock when the request arrived; an action past `not_after` is refused.
+    `at` is the tier's clock when the request arrived; an action past `not_after` is refused. `refusal_stands`: what an action
+    is refused for is its answer for good.
     """
 
     tenant_id: UUID
@@ -43,6 +46,7 @@ class Step:
     at: datetime
     operation: str = REQUEST
     not_after: datetime | None = None
+    refusal_stands: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ async def claim_all(
         for key in repeated:
             i = index[key]
             claims[i] = _recalled(stored[key], steps[i], kind) if key in stored else _unclaimed(late=key in late)
+    if first.refusal_stands and claims[0] is FRESH and (call := current_call()) is not None:
+        call.claimed.append(first)
     return claims
 
 
@@ -110,11 +116,13 @@ def _stored(reply: T | None, kind: type[T]) -> bytes | None:
 def _unclaimed(*, late: bool) -> faults.Fault:
     if late:
         return faults.FailedPrecondition("The step came after its not_after.", reason="STEP_EXPIRED")
-    # It stood there when we claimed and was pruned before we looked: nothing was done.
+    # It stood there when we claimed and was pruned before we looked: nothing was done. Or it stands there since.
     return faults.Unavailable("Two writes crossed; try again.", retry_after_s=0.05)
 
 
 def _recalled(row: Any, step: Step, kind: type[T]) -> Replay[T] | faults.Fault:
+    if row["compensated"] and row.get("refused") is not None:
+        return faults.restored(row["refused"])
     if row["compensated"]:
         return faults.Aborted("The step was compensated before.", reason="SAGA_COMPENSATED")
     if row["digest"] != step.digest:
@@ -150,6 +158,21 @@ async def claim(connection: Connection, step: Step, kind: type[T]) -> Replay[T] 
     if isinstance(claimed, faults.Fault):
         raise claimed
     return claimed if isinstance(claimed, Replay) else None
+
+
+async def refuse(connection: Connection, step: Step, refusal: faults.Fault) -> faults.Fault:
+    """Bar an action that was refused, in a transaction after its own; answers what its caller is to be told.
+
+    That is the refusal, or an earlier one. Where a copy of it was carried out in between it is Unavailable: asked again, the
+    action is answered what that was.
+    """
+    if await connection.fetchrow(sql.refuse, step.tenant_id, step.key, step.digest, faults.stored(refusal), step.at):
+        return refusal
+    rows = await connection.fetch(sql.recall, step.tenant_id, ACTION, [step.key])
+    if not rows or not rows[0]["compensated"]:
+        # Of a closed tenant nobody is told what was done before.
+        return refusal if refusal.reason == "TENANT_CLOSED" else _unclaimed(late=False)
+    return refusal if rows[0]["refused"] is None else faults.restored(rows[0]["refused"])
 
 
 async def undone(connection: Connection, compensation: Step, kind: type[T]) -> T | None:

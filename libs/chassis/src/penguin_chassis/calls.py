@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from penguin_chassis.barrier import Step
 
 # No unary call may take longer than this, whatever its client asks for (seconds).
 UNARY_CAP_S = 30.0
@@ -48,6 +51,8 @@ class Call:
     deadline: float
     # One for each transaction begun for it, two at most: what fails before the first has had no effect.
     begun: list[bool] = field(default_factory=list, compare=False)
+    # Steps claimed for it whose refusal is to stand.
+    claimed: list[Step] = field(default_factory=list, compare=False)
     # The clock of the tier that is called, where it has one of its own.
     now: Callable[[], datetime] | None = field(default=None, compare=False)
     # Of the database that is called: what points into one life of it means nothing in another.

@@ -6,8 +6,10 @@ translation to the wire stands in one table, in `errors`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 class Fault(Exception):
@@ -142,6 +144,30 @@ class Unimplemented(Fault):
 
     kind = "unimplemented"
     reason = "UNIMPLEMENTED"
+
+
+def stored(fault: Fault) -> bytes:
+    """A fault as it is kept in a database."""
+    told: dict[str, Any] = {
+        "kind": fault.kind, "message": fault.message, "reason": fault.reason, "field": fault.field,
+        "metadata": fault.metadata,
+    }  # fmt: skip
+    if isinstance(fault, InvalidArgument):
+        told["violations"] = [[each.field, each.rule, each.message] for each in fault.violations]
+    return json.dumps(told).encode()
+
+
+def restored(data: bytes) -> Fault:
+    """The fault that was stored."""
+    told = json.loads(data)
+    kinds = {kind.kind: kind for kind in Fault.__subclasses__()} | {Fault.kind: Fault}
+    kind = kinds[told["kind"]]
+    # Not every kind is made of the same parts.
+    fault = kind.__new__(kind)
+    Fault.__init__(fault, told["message"], reason=told["reason"], field=told["field"], metadata=told["metadata"])
+    if isinstance(fault, InvalidArgument):
+        fault.violations = tuple(Violation(*each) for each in told["violations"])
+    return fault
 
 
 def database_down(*, untouched: bool = False) -> Unavailable:

@@ -25,6 +25,8 @@ from penguin_chassis.calls import Call, Caller
 from penguin_chassis.clock import Now
 from penguin_chassis.faults import DeadlineExceeded, FailedPrecondition, PermissionDenied, ResourceExhausted
 from penguin_chassis.methods import MethodInfo
+from penguin_chassis.mutations import step_of
+from penguin_chassis.refusals import Refusals
 from penguin_chassis.restoring import Incarnation
 from penguin_chassis.settings import ServerSettings
 from penguin_chassis.validation import refuse_unstorable, validate
@@ -115,6 +117,7 @@ class Gate(grpc.aio.ServerInterceptor):
         now: Now | None = None,
         closed: Container[object] = (),
         incarnation: Incarnation | None = None,
+        refusals: Refusals | None = None,
         places: int = ServerSettings.places,
     ) -> None:
         self._domain = domain
@@ -124,6 +127,7 @@ class Gate(grpc.aio.ServerInterceptor):
         # Tenants that change nothing any more.
         self._closed = closed
         self._incarnation = incarnation or Incarnation()
+        self._refusals = refusals or Refusals()
         self._wrapped: dict[str, Handler] = {}
         self._admission = Admission(places)
         # Streams are counted apart: a hundred that wait for something to happen must not shut the tenant's other calls out.
@@ -148,13 +152,18 @@ class Gate(grpc.aio.ServerInterceptor):
 
         async def unary(request: Any, context: Context) -> Any:
             async with self._answering(info, context), self._admitted(info, context) as call:
-                request = await self._accepted(request, info, call)
                 try:
+                    request = await self._accepted(request, info, call)
                     async with asyncio.timeout(call.remaining()):
                         return await behavior(request, context)
                 except errors.UNSTORABLE:
                     if not info.client_streaming:
                         refuse_unstorable(request)
+                    raise
+                except Exception as error:
+                    told = await self._refusals.final(call.claimed[0], error) if call.claimed else error
+                    if told is not error:
+                        raise told from error
                     raise
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
@@ -273,8 +282,6 @@ class Gate(grpc.aio.ServerInterceptor):
     def _check(self, request: Any, info: MethodInfo, call: Call) -> None:
         """Validate one message, and hold its tenant against the token's and the closed ones."""
         caller = call.caller
-        if info.changes and caller.tenant_id in self._closed:
-            raise FailedPrecondition("The tenant is closed.", reason="TENANT_CLOSED")
         if _waits_for_replay(info, caller):
             self._incarnation.admit(caller.tenant_id)
         if info.has_tenant and not caller.platform:
@@ -283,6 +290,11 @@ class Gate(grpc.aio.ServerInterceptor):
             elif request.HasField("start"):
                 _same_tenant(request.start.tenant_id, caller)
         validate(request)
+        if info.changes and caller.tenant_id in self._closed:
+            if info.saga_step and request.HasField("saga_step") and (step := step_of(request)).refusal_stands:
+                # A process that does not know yet would let a copy of it in, and so would all once it is opened again.
+                call.claimed.append(step)
+            raise FailedPrecondition("The tenant is closed.", reason="TENANT_CLOSED")
 
     async def _checked_stream(self, messages: Any, info: MethodInfo, call: Call) -> AsyncIterator[Any]:
         async for message in messages:

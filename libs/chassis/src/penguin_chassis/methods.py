@@ -45,6 +45,8 @@ class MethodInfo:
     while_restoring: bool = False
     # Whether the platform may not call it then either.
     not_while_restoring: bool = False
+    # Whether its request can name a saga's step.
+    saga_step: bool = False
 
 
 def _info(service: str, method: MethodDescriptor) -> MethodInfo:
@@ -65,7 +67,7 @@ def _info(service: str, method: MethodDescriptor) -> MethodInfo:
     return MethodInfo(
         path, authorization.scope, authorization.platform, method.client_streaming, method.server_streaming,
         lifetime, named, authorization.open, authorization.scope.endswith(".write") and not authorization.after_close,
-        authorization.while_restoring, authorization.not_while_restoring,
+        authorization.while_restoring, authorization.not_while_restoring, "saga_step" in fields,
     )  # fmt: skip
 
 

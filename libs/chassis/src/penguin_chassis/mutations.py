@@ -118,6 +118,7 @@ def _saga_step(tenant: UUID, saga: mutation_pb2.SagaStep, digested: bytes, at: d
     return Step(
         tenant, f"saga:{saga.saga_id.lower()}:{saga.step}", digested, at,
         operation=COMPENSATION if compensates else ACTION, not_after=not_after,
+        refusal_stands=saga.refusal_stands and not compensates,
     )  # fmt: skip
 
 

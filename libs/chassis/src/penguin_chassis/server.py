@@ -20,6 +20,8 @@ from penguin_chassis.auth import Verifier
 from penguin_chassis.clock import Now
 from penguin_chassis.interceptors import Gate, Sanitiser
 from penguin_chassis.methods import EXEMPT_SERVICES, declared
+from penguin_chassis.pool import Database
+from penguin_chassis.refusals import Refusals
 from penguin_chassis.restoring import Incarnation
 from penguin_chassis.settings import ServerSettings
 from penguin_chassis.tenancy import ClosedTenants
@@ -47,6 +49,12 @@ class State:
     draining: bool = False
     closed: ClosedTenants = field(default_factory=ClosedTenants)
     incarnation: Incarnation = field(default_factory=Incarnation)
+    refusals: Refusals = field(default_factory=Refusals)
+
+    def of(self, db: Database) -> None:
+        """Name the database that is served."""
+        self.incarnation.of(db)
+        self.refusals.of(db)
 
 
 @dataclass
@@ -92,7 +100,9 @@ async def serve(
     names = tuple(r.service for r in registrations)
     state = state or State()
     verifier = Verifier(settings.jwks_path, settings.tier, settings.issuers)
-    gate = Gate(settings.tier, declared(names), verifier, now, state.closed, state.incarnation, settings.places)
+    gate = Gate(
+        settings.tier, declared(names), verifier, now, state.closed, state.incarnation, state.refusals, settings.places
+    )
     tracing = aio_server_interceptor(filter_=_is_traced)  # type: ignore[no-untyped-call]
     server = grpc.aio.server(interceptors=[Sanitiser(settings.tier), tracing, gate], options=_options(settings))
     for registration in registrations:

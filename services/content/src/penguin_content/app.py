@@ -31,7 +31,7 @@ async def serving(config: ContentConfig) -> AsyncIterator[Running]:
         database(config.pool()) as db,
         housekeeping(db, (PRUNE, state.closed.duty(), state.incarnation.duty(), *DUTIES)),
     ):
-        state.incarnation.of(db)
+        state.of(db)
         own = tier.registration(tier.TierServicer(facts, db, state, SubjectStore(db)))
         async with serve(
             config.server(), [own, keys.registration(db, KEY_SOURCES), *registrations(db)], state

@@ -27,7 +27,7 @@ async def serving(config: NotificationsConfig) -> AsyncIterator[Running]:
         database(config.pool()) as db,
         housekeeping(db, (PRUNE, state.closed.duty(), state.incarnation.duty(), *DUTIES)),
     ):
-        state.incarnation.of(db)
+        state.of(db)
         own = tier.registration(tier.TierServicer(facts, db, state, SubjectStore(db)))
         async with serve(config.server(), [own, *registrations(db, state)], state) as running:
             yield running

@@ -24,7 +24,7 @@ async def serving(config: OlapConfig) -> AsyncIterator[Running]:
         database(config.pool()) as db,
         housekeeping(db, (PRUNE, state.closed.duty(), state.incarnation.duty(), *DUTIES)),
     ):
-        state.incarnation.of(db)
+        state.of(db)
         own = tier.registration(tier.TierServicer(facts, db, state))
         async with serve(
             config.server(), [own, *registrations(db, config.price_usd_micros_per_email)], state

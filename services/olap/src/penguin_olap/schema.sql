@@ -446,6 +446,8 @@ CREATE TABLE public.step_barrier (
     reply bytea,
     compensated boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    refused bytea,
+    CONSTRAINT step_barrier_check CHECK (((refused IS NULL) OR (compensated AND (operation = 'action'::text)))),
     CONSTRAINT step_barrier_key_check CHECK (((length(key) >= 1) AND (length(key) <= 200))),
     CONSTRAINT step_barrier_operation_check CHECK ((operation = ANY (ARRAY['request'::text, 'action'::text, 'compensation'::text])))
 );

@@ -33,7 +33,7 @@ from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
 from penguin.oltp.v1.suppression_service_pb2_grpc import SuppressionServiceStub
 from penguin_chassis.pool import Database
-from penguin_testkit.calling import Refused, TierClient
+from penguin_testkit.calling import Answer, Refused, TierClient
 
 MOVES = ["Start", "Pause", "Cancel", "Complete", "Seal"]
 
@@ -49,13 +49,13 @@ async def move(oltp: TierClient, owner: UUID, verb: str, campaign: str, request_
 
 
 async def step_of_saga(
-    oltp: TierClient, owner: UUID, verb: str, campaign: str, saga: str, *, undo: bool
+    oltp: TierClient, owner: UUID, verb: str, campaign: str, saga: str, *, undo: bool, stands: bool = False
 ) -> pb.Campaign:
     """Call one of the transitions as a saga's step: what its name does, or as what undoes another's."""
     operation = mutation_pb2.STEP_OPERATION_COMPENSATION if undo else mutation_pb2.STEP_OPERATION_ACTION
     request = getattr(pb, f"{verb}CampaignRequest")(
         tenant_id=str(owner), campaign_id=campaign, request_id=str(uuid4()),
-        saga_step=mutation_pb2.SagaStep(saga_id=saga, step="move", operation=operation),
+        saga_step=mutation_pb2.SagaStep(saga_id=saga, step="move", operation=operation, refusal_stands=stands),
     )  # fmt: skip
     reply = await oltp.call(getattr(CampaignServiceStub(oltp.channel), f"{verb}Campaign"), request)
     campaign_now: pb.Campaign = reply.campaign
@@ -326,6 +326,29 @@ async def test_a_campaign_with_steps_stays(oltp: TierClient, tenant: UUID) -> No
         await oltp.call(CampaignServiceStub(oltp.channel).DeleteCampaign, request)
     answer = refused.value.answer
     assert (answer.code, answer.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "STILL_REFERENCED")
+
+
+async def test_a_sagas_move_that_was_refused_for_good_is_not_made_by_a_late_copy(
+    oltp: TierClient, tenant: UUID
+) -> None:
+    campaign, saga = await draft(oltp, tenant), str(uuid4())
+
+    async def refused_pause() -> Answer:
+        with pytest.raises(Refused) as refused:
+            await step_of_saga(oltp, tenant, "Pause", campaign, saga, undo=False, stands=True)
+        return refused.value.answer
+
+    first = await refused_pause()
+    assert (first.reason, first.metadata["state"]) == ("STATE_CONFLICT", "draft")
+    # A launch that read of a pause here would leave the rest of the recipients to whoever resumes it: nobody would.
+    await move(oltp, tenant, "Start", campaign)
+    assert await refused_pause() == first
+    undone = await step_of_saga(oltp, tenant, "Start", campaign, saga, undo=True)
+    assert undone.status == pb.CAMPAIGN_STATUS_RUNNING
+    assert await refused_pause() == first
+    request = pb.GetCampaignRequest(tenant_id=str(tenant), campaign_id=campaign)
+    now = (await oltp.call(CampaignServiceStub(oltp.channel).GetCampaign, request)).campaign
+    assert (now.status, now.etag) == (pb.CAMPAIGN_STATUS_RUNNING, undone.etag)
 
 
 async def test_a_sagas_move_is_undone_where_it_was_made_and_barred_where_it_was_not(

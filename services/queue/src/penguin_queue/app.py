@@ -70,7 +70,7 @@ async def serving(config: QueueConfig) -> AsyncIterator[Running]:
         def stream(start: Start) -> Stream:
             return Stream(work, announcer, start, lambda: state.draining, unread)
 
-        state.incarnation.of(db)
+        state.of(db)
         own = tier.registration(tier.TierServicer(facts, db, state, SubjectStore(db), ending=timetable.rest_all))
         census = Census(CensusStore(db), db.now)
         admin = QueueAdminServicer(QueueStore(db, kinds), census, leasing.changed)

@@ -7,7 +7,7 @@ ON CONFLICT DO NOTHING
 RETURNING key;
 
 -- name: recall
-SELECT key, digest, reply, compensated
+SELECT key, digest, reply, compensated, refused
 FROM step_barrier
 WHERE tenant_id = $1 AND operation = $2 AND key = ANY ($3::text[]);
 
@@ -20,6 +20,13 @@ ON CONFLICT (tenant_id, key, operation) DO UPDATE SET reply = excluded.reply;
 
 -- name: release
 DELETE FROM step_barrier WHERE tenant_id = $1 AND operation = $2 AND key = ANY ($3::text[]);
+
+-- name: refuse
+-- An action that was refused for good is barred, as one that was compensated.
+INSERT INTO step_barrier (tenant_id, key, operation, digest, compensated, refused, created_at)
+VALUES ($1, $2, 'action', $3, true, $4, $5)
+ON CONFLICT DO NOTHING
+RETURNING key;
 
 -- name: overtake
 -- A compensation bars its action, whether that has come already or is still on its way.

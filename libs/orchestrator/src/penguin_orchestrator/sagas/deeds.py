@@ -44,6 +44,8 @@ class Deed:
     progress: Callable[[Mapping[str, Any]], None] | None = None
     # Steps that somebody took for done, and who: what would have come of them is missing in `results`.
     skipped: Mapping[str, str] = field(default_factory=dict)
+    # Whether it must be done whatever it is refused for; or else a refusal is final, and the tier is to hold by it.
+    must: bool = False
 
     def result(self, step: str) -> Mapping[str, Any]:
         """What came of a step that this one builds on; raises RefusedError where it was skipped before it had come to anything."""
@@ -75,6 +77,7 @@ class Deed:
         )
         if self.operation == ACTION:
             request.saga_step.not_after.FromDatetime(datetime.now(UTC) + NOT_AFTER)
+            request.saga_step.refusal_stands = not self.must
         if "request_id" in request.DESCRIPTOR.fields_by_name:
             request.request_id = self.request_id()
 

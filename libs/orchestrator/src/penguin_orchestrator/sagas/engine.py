@@ -145,7 +145,7 @@ class _Run:
     def _given_up(self, operation: str) -> str:
         """Why the saga is not to come to this direction's end: what a closed tenant refused that had to be; or nothing."""
         for record in self._held.records.values():
-            must = operation == COMPENSATION or self._definition.decided(record.step)
+            must = self._must(self._definition.step(record.step), operation)
             if record.operation == operation and record.state == "refused" and must:
                 return record.last_error
         return ""
@@ -229,8 +229,7 @@ class _Run:
 
     async def _try(self, step: Step, record: Record) -> _Outcome:
         """Ask until the outcome is known, or there is no patience left."""
-        forward = record.operation == ACTION
-        must = not forward or self._definition.decided(step.name)
+        must = self._must(step, record.operation)
         refusals, delay = 0, RETRY_MIN_S
         while True:
             record.attempts += 1
@@ -254,6 +253,10 @@ class _Run:
             await asyncio.sleep(pause)
             delay = min(delay * 2, RETRY_MAX_S)
 
+    def _must(self, step: Step, operation: str) -> bool:
+        """Whether it has to be done, whatever it is refused for."""
+        return operation == COMPENSATION or self._definition.decided(step.name)
+
     async def _once(self, step: Step, record: Record) -> None:
         held = self._held
         act = step.act if record.operation == ACTION else (step.undo or step.act)
@@ -261,6 +264,7 @@ class _Run:
         deed = Deed(
             self._engine.tiers, held.tenant_id, held.id, step.name, record.operation, held.input, action.keys,
             {**held.results, step.name: action.result}, record.result, self._progress, held.skipped,
+            self._must(step, record.operation),
         )  # fmt: skip
         record.result = dict(await act(deed) or deed.so_far)
 

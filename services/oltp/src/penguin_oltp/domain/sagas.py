@@ -24,7 +24,7 @@ SKIPPED = "skipped"
 DONE = frozenset({"done", SKIPPED})
 # How old a saga may be for its steps to be asked for again: the tiers remember steps for longer (180 days).
 RETRIED_WITHIN = timedelta(days=150)
-# How many owners in a row may leave a saga without a word, none of its steps having ended: it may be what ends them.
+# How many owners in a row may leave a saga without a word, none of its steps having come further: it may be what ends them.
 TAKEOVERS = 20
 OWNERS_LOST = "OWNERS_LOST"
 
@@ -52,7 +52,7 @@ class Saga:
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
-    # Owners whose lease ran out since a step last ended, or since it was last given back.
+    # Owners whose lease ran out since a step last ended or came further, or since it was last given back.
     takeovers: int = 0
 
 
@@ -112,13 +112,14 @@ def conflict(saga: Saga, message: str) -> FailedPrecondition:
 
 
 def forgiven(saga: Saga, standing: Iterable[SagaStep], changes: Iterable[Change]) -> Saga:
-    """The saga with its rounds counted anew, where a step has ended or come further than what stands of it."""
+    """The saga with its rounds, and the owners it has lost, counted anew, where a step has ended or come further than what
+    stands of it."""
     results = {(each.step, each.operation): each.result for each in standing}
     worked = any(
         change.state != "begun" or (change.result or b"{}") not in {b"{}", results.get((change.step, change.operation))}
         for change in changes
     )
-    return replace(saga, attempts=0) if worked else saga
+    return replace(saga, attempts=0, takeovers=0) if worked else saga
 
 
 def advance(saga: Saga, told: Advance, at: datetime) -> Saga:
@@ -139,7 +140,6 @@ def advance(saga: Saga, told: Advance, at: datetime) -> Saga:
     moved = replace(
         saga, state=told.state, last_error=told.last_error or saga.last_error, updated_at=at,
         undoing=saga.undoing or told.state == COMPENSATING,
-        takeovers=0 if any(change.state != "begun" for change in told.changes) else saga.takeovers,
     )  # fmt: skip
     if told.state not in MOVING:
         return replace(moved, owner="", due_at=None, finished_at=at if told.state in FINISHED else None)

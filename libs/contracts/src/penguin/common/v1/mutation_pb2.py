@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n penguin/common/v1/mutation.proto\x12\x11penguin.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x01\n\x08SagaStep\x12\x19\n\x07saga_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12-\n\x04step\x18\x02 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[a-z][a-z0-9_.-]{0,62}$\x12?\n\toperation\x18\x03 \x01(\x0e\x32 .penguin.common.v1.StepOperationB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12-\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*k\n\rStepOperation\x12\x1e\n\x1aSTEP_OPERATION_UNSPECIFIED\x10\x00\x12\x19\n\x15STEP_OPERATION_ACTION\x10\x01\x12\x1f\n\x1bSTEP_OPERATION_COMPENSATION\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n penguin/common/v1/mutation.proto\x12\x11penguin.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\x01\n\x08SagaStep\x12\x19\n\x07saga_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12-\n\x04step\x18\x02 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[a-z][a-z0-9_.-]{0,62}$\x12?\n\toperation\x18\x03 \x01(\x0e\x32 .penguin.common.v1.StepOperationB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12-\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0erefusal_stands\x18\x05 \x01(\x08*k\n\rStepOperation\x12\x1e\n\x1aSTEP_OPERATION_UNSPECIFIED\x10\x00\x12\x19\n\x15STEP_OPERATION_ACTION\x10\x01\x12\x1f\n\x1bSTEP_OPERATION_COMPENSATION\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAGASTEP'].fields_by_name['step']._serialized_options = b'\272H\034r\0322\030^[a-z][a-z0-9_.-]{0,62}$'
   _globals['_SAGASTEP'].fields_by_name['operation']._loaded_options = None
   _globals['_SAGASTEP'].fields_by_name['operation']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
-  _globals['_STEPOPERATION']._serialized_start=316
-  _globals['_STEPOPERATION']._serialized_end=423
+  _globals['_STEPOPERATION']._serialized_start=340
+  _globals['_STEPOPERATION']._serialized_end=447
   _globals['_SAGASTEP']._serialized_start=118
-  _globals['_SAGASTEP']._serialized_end=314
+  _globals['_SAGASTEP']._serialized_end=338
 # @@protoc_insertion_point(module_scope)

@@ -48,12 +48,18 @@ class SagaStep(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
     NOT_AFTER_FIELD_NUMBER: _builtins.int
+    REFUSAL_STANDS_FIELD_NUMBER: _builtins.int
     saga_id: _builtins.str
     """The saga's id (UUID)."""
     step: _builtins.str
     """The step's name within the saga's pinned version."""
     operation: Global___StepOperation.ValueType
     """Whether this call acts or undoes."""
+    refusal_stands: _builtins.bool
+    """Whether what this action is refused for is its answer for good: a copy of it that arrives later, when the state
+    would allow it, is refused alike. For whoever takes a refusal for final, and undoes the rest. An answer that may be
+    another next time (UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, STEP_EXPIRED) is none.
+    """
     @_builtins.property
     def not_after(self) -> _timestamp_pb2.Timestamp:
         """An action that arrives later than this, by the tier's clock, is refused (STEP_EXPIRED). Compensations are
@@ -67,10 +73,11 @@ class SagaStep(_message.Message):
         step: _builtins.str = ...,
         operation: Global___StepOperation.ValueType = ...,
         not_after: _timestamp_pb2.Timestamp | None = ...,
+        refusal_stands: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "operation", b"operation", "saga_id", b"saga_id", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "operation", b"operation", "refusal_stands", b"refusal_stands", "saga_id", b"saga_id", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

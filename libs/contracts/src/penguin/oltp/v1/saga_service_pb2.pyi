@@ -211,8 +211,8 @@ class Saga(_message.Message):
     """Why somebody last retried it or skipped a step, and who."""
     actor: _builtins.str
     takeovers: _builtins.int
-    """How many owners have let their lease run out since a step last ended, or since it was given back. Beyond 20 it is stuck
-    (OWNERS_LOST): it may be what ends them.
+    """How many owners have let their lease run out since a step last ended or came further, or since it was given back. Beyond 20
+    it is stuck (OWNERS_LOST): it may be what ends them.
     """
     @_builtins.property
     def owned_until(self) -> _timestamp_pb2.Timestamp:

@@ -1,0 +1,3 @@
+-- What an action of a saga was refused for, where its caller takes that for final; it is barred (compensated) as well, so that
+-- who does not know of this column refuses it, too.
+ALTER TABLE step_barrier ADD COLUMN refused bytea CHECK (refused IS NULL OR (compensated AND operation = 'action'));

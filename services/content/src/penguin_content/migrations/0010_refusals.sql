@@ -1,0 +1,1 @@
+-- include: penguin_chassis.sql/chassis_v7.sql
