@@ -161,6 +161,23 @@ async def test_a_creation_is_undone_by_its_own_saga_and_never_done_after(
         assert refused.value.answer.reason == ("SAGA_COMPENSATED" if late else "NOT_FOUND")
 
 
+async def test_a_creation_that_was_refused_for_good_is_not_made_by_a_late_copy(
+    oltp: TierClient, stub: TenantServiceStub
+) -> None:
+    item, first, second = new_tenant(), saga_step(str(uuid4()), ACTION), saga_step(str(uuid4()), ACTION)
+    await oltp.call(stub.CreateTenant, pb.CreateTenantRequest(tenant=item, saga_step=first))
+    second.refusal_stands = True
+    other = pb.CreateTenantRequest(tenant=new_tenant(id=item.id), saga_step=second)
+    with pytest.raises(Refused) as refused:
+        await oltp.call(stub.CreateTenant, other)
+    # The first is undone, and its id is free: who was told that it is taken does not get it behind its back.
+    undo = saga_step(first.saga_id, COMPENSATION)
+    await oltp.call(stub.CreateTenant, pb.CreateTenantRequest(tenant=item, saga_step=undo))
+    with pytest.raises(Refused) as late:
+        await oltp.call(stub.CreateTenant, other)
+    assert (late.value.answer, late.value.answer.reason) == (refused.value.answer, "ALREADY_EXISTS")
+
+
 async def test_a_tenant_that_has_come_to_have_something_is_not_removed(
     oltp: TierClient, stub: TenantServiceStub
 ) -> None:
