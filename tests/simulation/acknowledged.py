@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.acts import DONE, Act
-from tests.simulation.chronicle import BECOMES, CANCELLED, PAUSED, RUNNING, Chronicle, Claim, Life
+from tests.simulation.chronicle import BECOMES, CANCELLED, COMPLETED, PAUSED, RUNNING, Chronicle, Claim, Life
 
 SAGAS = {
     "launch": "campaign.launch", "resume": "campaign.resume", "pause": "campaign.pause", "cancel": "campaign.cancel",
     "close": "tenant.close",
 }  # fmt: skip
+
+_BECOMES = {"launch": RUNNING, "resume": RUNNING, "pause": PAUSED}
+ENDED = (COMPLETED, CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ def held_against(act: Act, found: Found) -> Iterator[str]:
     carried_out = [life for life in lives if life.state == "succeeded"]
     if act.told == DONE and not any(life.ended <= act.at for life in carried_out):
         yield "acknowledged, and it had not been carried out"
+    if act.told == DONE and act.kind in _BECOMES:
+        # Whatever it joined: what counts is how the campaign stood since it was asked for.
+        seen = _between(act, act.asked, act.at, found)
+        if not seen & {_BECOMES[act.kind], *ENDED}:
+            yield f"acknowledged, and since it was asked for the campaign was {' and '.join(sorted(seen))}"
     if carried_out:
         for life in carried_out:
             yield from _CARRIED_OUT[act.kind](act, life, found)
@@ -106,8 +114,13 @@ def _undone(act: Act, found: Found) -> Iterator[str]:
 
 def _seen(act: Act, life: Life, found: Found) -> set[str]:
     """What the campaign was while the act was carried out."""
+    return _between(act, life.began, life.ended, found)
+
+
+def _between(act: Act, since: float, until: float, found: Found) -> set[str]:
+    """What the campaign was in this time."""
     spans = found.chronicle.spans(act.tenant.campaign)
-    return {move.status for move, until in spans if move.at <= life.ended and until >= life.began}
+    return {move.status for move, over in spans if move.at <= until and over >= since}
 
 
 def _begun(act: Act, claims: Iterable[Claim], since: float) -> Iterator[Claim]:

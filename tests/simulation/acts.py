@@ -56,7 +56,8 @@ class Act:
     addresses: list[str] = field(default_factory=list)
     sent: dict[str, Sent] = field(default_factory=dict)
     error: str = ""
-    # When it was told (the loop's time).
+    # When it was asked for, and told (the loop's time).
+    asked: float = 0.0
     at: float = float("inf")
     # Of an import its file, of an erasure whom it is about.
     file: Any = None
@@ -116,6 +117,7 @@ class Play:
 
 
 async def _said(work: Awaitable[None], act: Act) -> None:
+    act.asked = asyncio.get_running_loop().time()
     try:
         await work
         act.at = asyncio.get_running_loop().time()

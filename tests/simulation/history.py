@@ -176,7 +176,7 @@ def _moves(play: Play, tenant: Tenant) -> list[tuple[Act, acts.Doing]]:
     if tenant.campaign is not None:
         often = (
             ("launch", acts.launch, 1.0), ("launch", acts.launch, 0.3), ("cancel", acts.cancel, 0.25), ("pause", acts.pause, 0.4),
-            ("resume", acts.resume, 0.4), ("close", acts.close, 0.25),
+            ("resume", acts.resume, 0.4), ("pause", acts.pause, 0.2), ("resume", acts.resume, 0.2), ("close", acts.close, 0.25),
         )  # fmt: skip
     return [(Act(kind, tenant), doing) for kind, doing, chances in often if chance.random() < chances]
 

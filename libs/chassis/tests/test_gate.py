@@ -103,6 +103,7 @@ async def test_the_unforeseen_becomes_internal_and_says_nothing(
         (lambda: asyncpg.ReadOnlySQLTransactionError(SECRET), "UNAVAILABLE", "TIER_DB_DOWN"),
         (lambda: ConnectionRefusedError(SECRET), "UNAVAILABLE", "TIER_DB_DOWN"),
         (lambda: asyncpg.DeadlockDetectedError(SECRET), "UNAVAILABLE", "TIER_DB_DOWN"),
+        (lambda: asyncpg.exceptions.InvalidCachedStatementError(SECRET), "UNAVAILABLE", "TIER_DB_DOWN"),
         (lambda: asyncpg.QueryCanceledError(SECRET), "DEADLINE_EXCEEDED", "DEADLINE"),
         (lambda: TimeoutError(SECRET), "DEADLINE_EXCEEDED", "DEADLINE"),
         (lambda: NotImplementedError(SECRET), "UNIMPLEMENTED", "UNIMPLEMENTED"),

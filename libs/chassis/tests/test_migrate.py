@@ -6,14 +6,17 @@ import asyncio
 import sys
 import time
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import pytest
 
-from penguin_chassis import migrate, queries
+from penguin_chassis import faults, migrate, queries
+from penguin_chassis.errors import as_fault
 from penguin_chassis.main import run
 from penguin_chassis.migrate import Migration, MigrationError
-from penguin_chassis.settings import TelemetrySettings
+from penguin_chassis.pool import database
+from penguin_chassis.settings import PoolSettings, TelemetrySettings
 from penguin_devstack.postgres import PostgresCluster
 from penguin_devstack.roles import TierDatabase
 from penguin_testkit.databases import Databases
@@ -227,3 +230,28 @@ async def test_every_query_of_the_chassis_can_be_prepared(urls: TierDatabase) ->
                 await connection.prepare(text)
     finally:
         await connection.close()
+
+
+async def test_what_was_planned_before_a_migration_is_asked_for_again(databases: Databases, tenant: UUID) -> None:
+    urls = await databases.clone("oltp")
+    async with database(PoolSettings(urls.app_url, urls.maintenance_url, max_size=2)) as db:
+
+        async def look() -> None:
+            async with db.tenant(tenant) as connection:
+                await connection.fetch("SELECT * FROM outbox WHERE tenant_id = $1", tenant)
+
+        async with db.tenant(tenant), db.tenant(tenant):
+            pass  # both connections are open
+        for _ in range(4):
+            await asyncio.gather(look(), look())
+        await fetch(urls.owner_url, "ALTER TABLE outbox ADD COLUMN note text")
+        told: list[faults.Fault | None] = []
+        for _ in range(6):
+            try:
+                await look()
+            except Exception as error:  # noqa: BLE001 - as the gate sees it
+                told.append(as_fault(error))
+        # Nobody is told of a defect; asked again, it is done.
+        assert [type(each) for each in told] == [faults.Unavailable] * len(told)
+        assert 1 <= len(told) <= 2
+        await look()

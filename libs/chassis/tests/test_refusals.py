@@ -30,8 +30,6 @@ FOR_GOOD: list[Callable[[], Exception]] = [
         "Not so.", violations=(faults.Violation("a.b", "rule", "is odd"), faults.Violation("c", "other", "is even"))
     ),
     lambda: faults.Unimplemented("Never."),
-    # A saga reads a defect as a refusal, too.
-    lambda: asyncpg.UniqueViolationError("a secret"),
 ]
 PASSING: list[Callable[[], Exception]] = [
     lambda: faults.Unavailable("Soon."),
@@ -40,6 +38,8 @@ PASSING: list[Callable[[], Exception]] = [
     lambda: faults.DeadlineExceeded(),
     lambda: asyncpg.DeadlockDetectedError(""),
     lambda: TimeoutError(),
+    # A defect, which may be mended.
+    lambda: asyncpg.UniqueViolationError("a secret"),
 ]
 
 

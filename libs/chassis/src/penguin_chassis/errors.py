@@ -42,6 +42,8 @@ STATUS_OF_KIND: dict[str, int] = {
 INTERNAL_TEXT = "Internal error."
 # A text that PostgreSQL cannot hold.
 UNSTORABLE = (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError)
+# Transactions that crossed, or a migration that came between a statement's planning and its use.
+_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.exceptions.InvalidCachedStatementError)
 # The database is away, or the connection to it broke.
 _DOWN = (
     OSError,
@@ -63,7 +65,7 @@ def as_fault(error: BaseException) -> faults.Fault | None:
         return faults.DeadlineExceeded()
     if isinstance(error, UNSTORABLE):
         return faults.InvalidArgument("The request holds a NUL character, which cannot be stored.")
-    if isinstance(error, asyncpg.SerializationError | asyncpg.DeadlockDetectedError):
+    if isinstance(error, _AGAIN):
         # Nothing was written; the same call may simply be made again.
         return faults.Unavailable("Two writes crossed; try again.", retry_after_s=0.05)
     if isinstance(error, NotImplementedError):

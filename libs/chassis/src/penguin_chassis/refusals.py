@@ -6,16 +6,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from penguin_chassis import barrier
-from penguin_chassis.errors import INTERNAL_TEXT, as_fault
-from penguin_chassis.faults import Fault
+from penguin_chassis.errors import as_fault
 
 if TYPE_CHECKING:
     from penguin_chassis.barrier import Step
     from penguin_chassis.pool import Database
 
-# What may be answered otherwise next time.
-_PASSING = frozenset(
-    {"aborted", "deadline_exceeded", "permission_denied", "resource_exhausted", "unauthenticated", "unavailable"}
+# What may be answered otherwise next time, and is asked for again; a defect of ours among it, which may have its cause in passing
+# or be mended. A saga must read as final what is kept, and nothing else.
+PASSING = frozenset(
+    {"aborted", "deadline_exceeded", "internal", "resource_exhausted", "unauthenticated", "unavailable"}
 )
 
 
@@ -34,10 +34,9 @@ class Refusals:
 
         Raises Unavailable, DeadlineExceeded: it could not be kept, and whoever asks again is answered anew.
         """
-        fault = as_fault(error) or Fault(INTERNAL_TEXT)
-        if self._db is None or fault.kind in _PASSING:
+        fault = as_fault(error)
+        if self._db is None or fault is None or fault.kind in PASSING:
             return error
         async with self._db.tenant(step.tenant_id) as connection:
             told = await barrier.refuse(connection, step, fault)
-        # As it was raised, where it may be a defect of ours: the log has its places.
         return error if told is fault else told

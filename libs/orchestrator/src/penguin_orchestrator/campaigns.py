@@ -16,8 +16,15 @@ from penguin_orchestrator.clients import Tier
 from penguin_orchestrator.launching import DEADLINE_S, LaunchError
 from penguin_orchestrator.messages import Refusal
 from penguin_orchestrator.sagas.carrying import Sagas
+from penguin_orchestrator.sagas.journal import Held
 
 __all__ = ["Campaigns", "Launch", "LaunchError"]
+# As what a campaign stands against what was made of it: somebody has moved it since.
+_AGAINST = {
+    "campaign.launch": campaign_pb.CAMPAIGN_STATUS_PAUSED,
+    "campaign.resume": campaign_pb.CAMPAIGN_STATUS_PAUSED,
+    "campaign.pause": campaign_pb.CAMPAIGN_STATUS_RUNNING,
+}
 
 
 @dataclass
@@ -94,7 +101,26 @@ class Campaigns:
         await self._move("campaign.cancel", tenant_id, campaign_id)
 
     async def _move(self, kind: str, tenant_id: UUID, campaign_id: UUID) -> None:
-        await self._sagas.carry_out(kind, tenant_id, {"campaign_id": str(campaign_id)}, subject=str(campaign_id))
+        await self._carried(kind, tenant_id, campaign_id)
+
+    async def _carried(self, kind: str, tenant_id: UUID, campaign_id: UUID, **how: Any) -> Held:
+        """A move, carried out. One that is under way is joined; but what that did may lie before what was asked for, and
+        acknowledged, since: where the campaign stands against it in the end it is carried out anew."""
+        move: dict[str, Any] = {"subject": str(campaign_id), **how}
+        own, input_ = keys.new_id(), {"campaign_id": str(campaign_id)}
+        held = await self._sagas.carry_out(kind, tenant_id, input_, saga_id=own, **move)
+        if held.id != own and await self._status(tenant_id, campaign_id) == _AGAINST.get(kind):
+            # Whatever is joined now was begun after this one was asked for.
+            held = await self._sagas.carry_out(kind, tenant_id, input_, **move)
+        return held
+
+    async def _status(self, tenant_id: UUID, campaign_id: UUID) -> campaign_pb.CampaignStatus.ValueType:
+        request = campaign_pb.GetCampaignRequest(tenant_id=str(tenant_id), campaign_id=str(campaign_id))
+        found = await self._oltp.insist(
+            self._oltp.stub(CampaignServiceStub).GetCampaign, request, deadline_s=DEADLINE_S
+        )
+        status: campaign_pb.CampaignStatus.ValueType = found.campaign.status
+        return status
 
     async def _send(
         self, kind: str, tenant_id: UUID, campaign_id: UUID, progress: Callable[[int], None] | None
@@ -103,10 +129,7 @@ class Campaigns:
             if progress is not None and "created" in so_far:
                 progress(so_far["created"])
 
-        done = await self._sagas.carry_out(
-            kind, tenant_id, {"campaign_id": str(campaign_id)}, subject=str(campaign_id), patience_s=DEADLINE_S,
-            progress=told,
-        )  # fmt: skip
+        done = await self._carried(kind, tenant_id, campaign_id, patience_s=DEADLINE_S, progress=told)
         sent = done.results["send"]
         refusals = [(UUID(lead), Refusal(*refusal)) for lead, *refusal in sent.get("refusals", ())]
         return Launch(

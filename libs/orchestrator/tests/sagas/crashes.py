@@ -6,13 +6,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
 
+from penguin_chassis import barrier
+from penguin_chassis.faults import FailedPrecondition
 from penguin_orchestrator.clients import Tier, _rule
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.sagas.deeds import Deed
@@ -44,6 +46,9 @@ class Probe:
 
     kill: tuple[Place, str] | None = None
     refused: tuple[str, str] | None = None
+    # Steps that tell their tiers to hold by a refusal, and the one whose tier refuses it, once.
+    finals: set[str] = field(default_factory=set)
+    refused_there: str = ""
     # A method that is refused wherever it is called.
     refuses: str = ""
     seen: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -56,6 +61,7 @@ class Probe:
     def heal(self) -> None:
         """Let calls pass."""
         self.kill, self.refused, self.refuses, self.dead, self.doomed = None, None, "", False, False
+        self.refused_there = ""
         self.seen, self.places = Counter(), {}
 
     def revive(self) -> None:
@@ -102,7 +108,12 @@ class ProbedTier(Tier):
         # One at a time, in the order in which they are made: each run comes by the same places.
         async with self._probe.turn:
             place = self._probe.enter(method._method.decode())
-            reply = await super().call(method, request, **how)
+            try:
+                reply = await super().call(method, request, **how)
+            except TierError:
+                # What a tier refuses may leave something, too.
+                self._probe.done(place)
+                raise
             self._probe.done(place)
             return reply
 
@@ -117,6 +128,22 @@ class ProbedTier(Tier):
         """In its turn: an upload alone is nothing, and the content that refers to it is the next call."""
         async with self._probe.turn:
             return await super().send_stream(*what, **how)
+
+
+def tiers_that_refuse(probe: Probe) -> Callable[..., Awaitable[Any]]:
+    """The barrier's `claim` of tiers that refuse the probe's step, once: what comes of that is theirs to keep."""
+    claim = barrier.claim
+
+    async def claimed(connection: Any, step: barrier.Step, kind: Any) -> Any:
+        done, name = await claim(connection, step, kind), step.key.rpartition(":")[2]
+        if step.refusal_stands:
+            probe.finals.add(name)
+        if done is None and step.refusal_stands and name == probe.refused_there:
+            probe.refused_there = ""
+            raise FailedPrecondition("Refused by a test.")
+        return done
+
+    return claimed
 
 
 def refusal(what: str) -> TierError:

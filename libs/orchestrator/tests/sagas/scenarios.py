@@ -197,6 +197,13 @@ async def _paused(world: World) -> Begun:
     return begun
 
 
+async def _launched(world: World) -> Begun:
+    """It runs, and each of its recipients has an email that waits."""
+    begun = await _draft(world)
+    await Penguin(world.tiers).campaigns.launch(begun.tenant, UUID(begun.subject))
+    return begun
+
+
 async def _campaign(world: World, begun: Begun) -> tuple[str, bool]:
     (row,) = await world.rows(
         "oltp", begun.tenant, "SELECT status, sealed_at FROM campaigns WHERE tenant_id = $1 AND id = $2",
@@ -239,6 +246,16 @@ def _status(wanted: str, before: str) -> Callable[[World, Begun, bool], Awaitabl
         assert status == (wanted if whole else before)
 
     return check
+
+
+async def _cancelled_with_its_emails(world: World, begun: Begun, whole: bool) -> None:
+    status, _ = await _campaign(world, begun)
+    rows = await world.rows(
+        "oltp", begun.tenant, "SELECT status FROM emails WHERE tenant_id = $1 AND campaign_id = $2",
+        UUID(begun.subject),
+    )  # fmt: skip
+    found = (status, [row["status"] for row in rows])
+    assert found == (("cancelled", ["cancelled"] * LEADS) if whole else ("running", ["queued"] * LEADS))
 
 
 async def _lead_file(world: World) -> Begun:
@@ -315,5 +332,5 @@ SCENARIOS: dict[str, Scenario] = {
     "campaign.pause": Scenario(_running, _status("paused", "running")),
     "leads.import": Scenario(_lead_file, _imported_once),
     "subject.export": Scenario(_person, _exported_once),
-    "campaign.cancel": Scenario(_running, _status("cancelled", "running")),
+    "campaign.cancel": Scenario(_launched, _cancelled_with_its_emails),
 }

@@ -15,9 +15,9 @@ import pytest
 from libs.orchestrator.tests.sagas import scenarios
 from libs.orchestrator.tests.sagas.closings import closings, ended
 from libs.orchestrator.tests.sagas.conftest import world
-from libs.orchestrator.tests.sagas.crashes import BEFORE, EFFECT, REPLY, points, refusals, told
+from libs.orchestrator.tests.sagas.crashes import refusals
 from libs.orchestrator.tests.sagas.scenarios import Begun, Scenario, World
-from libs.orchestrator.tests.sagas.test_crash_points import brisk, one, stopped_at
+from libs.orchestrator.tests.sagas.test_crash_points import brisk, played_everywhere
 from libs.orchestrator.tests.sagas.test_skipping import ended_without
 from services.oltp.tests.rows import make_tenant
 
@@ -95,21 +95,10 @@ WAYS = refusals(UNOPENED)
 
 @pytest.mark.parametrize("refused", WAYS, ids=[way[0] if way else "nothing refused" for way in WAYS])
 async def test_all_or_nothing_wherever_it_is_stopped(
-    world: World, ledger: ErasureLedger, refused: tuple[str, str] | None,
+    world: World, ledger: ErasureLedger, refused: tuple[str, str] | None, monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
 ) -> None:  # fmt: skip
-    definition, ends = Erasing(ledger).definition(), Counter[str]()
-    end, places = await one(world, definition, refused, None)
-    after = refused is not None and definition.decided(refused[0])
-    assert end == ("succeeded" if refused is None or after else "compensated")
-    for point in points(places, (REPLY,) if after else (BEFORE, EFFECT, REPLY)):
-        try:
-            ends[await stopped_at(world, definition, refused, point)] += 1
-        except Exception as error:
-            raise AssertionError(f"killed {point}") from error
-    record_property("figure", f"{definition.id}, {refused[0] if refused else 'nothing'} refused: {told(ends)}")
-    assert ends[end] > 0
-    assert set(ends) <= {end, "never begun"}
+    record_property("figure", await played_everywhere(world, Erasing(ledger).definition(), refused, monkeypatch))
 
 
 async def test_a_closed_tenants_people_are_erased_all_the_same(

@@ -290,6 +290,8 @@ def _verdict(failure: Exception) -> str:
     # Expired: it came too late and was not done. Aborted: somebody was faster, and it may be asked again; but not what was
     # undone before.
     again = failure.code is grpc.StatusCode.ABORTED and failure.reason != "SAGA_COMPENSATED"
+    # A token that one replica does not know yet, or any more.
+    again = again or failure.code is grpc.StatusCode.UNAUTHENTICATED
     return "later" if failure.retryable or again or failure.reason == "STEP_EXPIRED" else "refused"
 
 

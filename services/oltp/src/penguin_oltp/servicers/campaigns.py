@@ -71,8 +71,10 @@ class CampaignServicer(campaign_service_pb2_grpc.CampaignServiceServicer):
     async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: Any) -> pb.CancelCampaignResponse:
         at, tenant_id, campaign_id = now(), UUID(request.tenant_id), UUID(request.campaign_id)
         moved = await self._campaigns.cancel(step_of(request, at=at), campaign_id)
-        # It has ended, and no email of it is claimed any more; how many say so already is a matter of the call's time.
-        while calls.remaining() > RESERVE_S and await self._campaigns.take_back(tenant_id, campaign_id, at):
+        # It has ended, and no email of it is claimed any more; how many say so already is a matter of the call's time. What undoes
+        # a cancel that was never made leaves it as it is.
+        ended = moved.status == campaigns.CANCELLED
+        while ended and calls.remaining() > RESERVE_S and await self._campaigns.take_back(tenant_id, campaign_id, at):
             pass
         return pb.CancelCampaignResponse(campaign=wire.campaign(moved))
 

@@ -58,7 +58,8 @@ class SagaStep(_message.Message):
     refusal_stands: _builtins.bool
     """Whether what this action is refused for is its answer for good: a copy of it that arrives later, when the state
     would allow it, is refused alike. For whoever takes a refusal for final, and undoes the rest. An answer that may be
-    another next time (UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, STEP_EXPIRED) is none.
+    another next time (UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, UNAUTHENTICATED, INTERNAL,
+    STEP_EXPIRED) is none.
     """
     @_builtins.property
     def not_after(self) -> _timestamp_pb2.Timestamp:
