@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,7 +15,7 @@ from libs.chassis.tests.probe import Probe
 
 from penguin.common.v1 import mutation_pb2
 from penguin.oltp.v1 import email_service_pb2 as pb
-from penguin_chassis import barrier, faults
+from penguin_chassis import barrier, faults, subjects
 from penguin_chassis.barrier import COMPENSATION, Step
 from penguin_chassis.mutations import step_of
 from penguin_chassis.pool import Database
@@ -151,6 +152,56 @@ async def test_only_who_asks_for_it_has_refusals_kept(scene: Scene) -> None:
         scene.does = _nothing
         assert await scene.ask(each) is None
     assert (scene.carried_out, await scene.kept()) == (2, 0)
+
+
+async def forget(scene: Scene, address: str) -> dict[str, int]:
+    """What an erasure of that person does to what steps were answered."""
+    order = subjects.Order(scene.tenant, uuid4(), "subject", address, datetime.now(UTC))
+    async with scene.db.tenant(scene.tenant) as connection:
+        return (await subjects.forget_answers(connection, order, "")).counts
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: faults.AlreadyExists("Another is ann@example.com already.", field="emails"),
+        lambda: faults.FailedPrecondition("Not now.", metadata={"recipient": "Ann@Example.com"}),
+        lambda: faults.InvalidArgument("No.", violations=(faults.Violation("a", "rule", "is not\nann@example.com's"),)),
+    ],
+    ids=["message", "metadata", "violation"],
+)
+async def test_a_refusal_that_names_who_is_erased_is_forgotten_and_its_step_stays_barred(
+    scene: Scene, error: Callable[[], Exception]
+) -> None:
+    named, other = action(scene.tenant), action(scene.tenant)
+    scene.refuses(error)
+    assert await scene.ask(named) is not None
+    scene.refuses(lambda: faults.FailedPrecondition("Not for joann@example.com."))
+    kept = await scene.ask(other)
+    assert kept is not None
+
+    assert await forget(scene, "ann@example.com") == {"step_barrier": 1}
+    assert await scene.kept() == 1, "it is barred, and says nothing more"
+    scene.does = _nothing
+    told = await scene.ask(named)
+    assert told is not None
+    assert told.reason == "SAGA_COMPENSATED"
+    assert await scene.ask(other) == kept, "another's is told as before"
+    assert scene.carried_out == 0
+    assert await forget(scene, "ann@example.com") == {}
+
+
+async def test_an_answer_that_names_who_is_erased_is_forgotten_too(scene: Scene) -> None:
+    """Its row holds no refusal: what is looked for in both must be found in one."""
+    request = action(scene.tenant)
+    step = step_of(request, request.emails[0])
+    async with scene.db.tenant(scene.tenant) as connection:
+        assert await barrier.claim(connection, step, str) is None
+        await barrier.record(connection, step, "ann@example.com", str)
+    assert await forget(scene, "ann@example.com") == {"step_barrier": 1}
+    told = await scene.ask(request)
+    assert told is not None
+    assert (told.reason, scene.carried_out) == ("SAGA_COMPENSATED", 0)
 
 
 async def test_a_copy_that_is_carried_out_while_another_is_refused_is_the_answer(scene: Scene) -> None:

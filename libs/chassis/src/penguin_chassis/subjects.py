@@ -187,7 +187,7 @@ def doomed(
 
 
 async def forget_answers(connection: Connection, order: Order, after: str) -> Page:
-    """Answers that hold the address are forgotten, and their steps barred."""
+    """Answers and refusals that hold the address are forgotten, and their steps barred."""
     key, operation = orjson.loads(after) if after else ("", "")
     rows = await connection.fetch(sql.scan_barrier, order.tenant_id, key, operation, SCANNED, order.pattern)
     hits = [(row["key"], row["operation"]) for row in rows if row["hit"]]

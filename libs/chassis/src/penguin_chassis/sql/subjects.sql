@@ -45,19 +45,20 @@ WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3;
 DELETE FROM legal_holds WHERE tenant_id = $1 AND id = $2 RETURNING id;
 
 -- name: scan_barrier
--- A page of remembered answers, and whether the address stands in them. As text in which every byte is shown: an answer
--- need not be any encoding's.
-SELECT key, operation, lower(encode(reply, 'escape')) ~ $5 AS hit
+-- A page of remembered answers and refusals, and whether the address stands in them. As text in which every byte is shown: an
+-- answer need not be any encoding's. Each is looked at by itself: a row has one of them, and NULL || x is NULL.
+SELECT key, operation,
+    coalesce(lower(encode(reply, 'escape')) ~ $5, false) OR coalesce(lower(encode(refused, 'escape')) ~ $5, false) AS hit
 FROM (
-    SELECT key, operation, reply FROM step_barrier
+    SELECT key, operation, reply, refused FROM step_barrier
     WHERE tenant_id = $1 AND (key, operation) > ($2, $3)
     ORDER BY key, operation LIMIT $4
 ) AS page
 ORDER BY key, operation;
 
 -- name: forget_answers
--- The step stays barred: a repeat is refused (SAGA_COMPENSATED), and does nothing a second time.
-UPDATE step_barrier AS b SET reply = NULL, compensated = true
+-- The step stays barred: a repeat is refused (SAGA_COMPENSATED, whatever it was told before), and does nothing a second time.
+UPDATE step_barrier AS b SET reply = NULL, refused = NULL, compensated = true
 FROM unnest($2::text[], $3::text[]) AS hit (key, operation)
 WHERE b.tenant_id = $1 AND b.key = ANY ($2::text[]) AND b.key = hit.key AND b.operation = hit.operation;
 
