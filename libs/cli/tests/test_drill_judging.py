@@ -51,7 +51,7 @@ def test_a_cell_that_has_seen_nothing_is_red() -> None:
     cell = Cell("oltp", "works")
     cell.over()
     assert (cell.verdict, cell.problems) == (RED, ["nothing was shown"])
-    assert len(judge_load(Account())) == 4
+    assert len(judge_load(Account())) == 5
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from penguin_cli.drill.stand import Stand, eventually, missing
 
 # What a killed relay or worker held comes back when its lease is over (30 s at most).
 SETTLE_S = 75.0
+_CONTENTS = "SELECT tenant_id, storage_key FROM content_objects WHERE storage_key = ANY($1)"
 _AT_REST = ("sent", "outcome_unknown", "failed", "suppressed", "cancelled")
 
 
@@ -84,6 +85,10 @@ async def audit(stand: Stand, part: Account, *, holds: bool) -> Audit:
         found.figures[table] = len(ids)
         if lost:
             found.problems.append(f"{len(lost)} {table} were acknowledged and are lost")
+    rows = await stand.rows("content", _CONTENTS, [key for _, key in part.contents])
+    found.figures["contents"] = len(part.contents)
+    if gone := part.contents - {(row["tenant_id"], row["storage_key"]) for row in rows}:
+        found.problems.append(f"{len(gone)} contents were acknowledged and are lost")
     _judge_jobs(part, found)
     found.problems += judge_load(part)
     return found
@@ -93,6 +98,7 @@ def judge_load(part: Account) -> list[str]:
     """An account in which nothing was acknowledged shows nothing."""
     counts = {"emails": sum(mail.state == "acknowledged" for mail in part.mails)}
     counts |= {what: len(ids) for what, ids in part.acknowledged.items()}
+    counts["contents"] = len(part.contents)
     return [f"no {what} were acknowledged: nothing was shown" for what, count in sorted(counts.items()) if not count]
 
 

@@ -32,6 +32,8 @@ from penguin_orchestrator.platform import Penguin
 KIND = "drill.step"
 TIMEOUT_S = 5.0
 TEXT = "Hello, this is a drill.\n" * 20
+# A body that nobody claims may be put aside after so long (seconds), and deleted days later: far beyond the row that looks it up.
+CLAIM_BY_S = 3600
 
 
 @dataclass(frozen=True)
@@ -101,18 +103,23 @@ async def write_oltp(penguin: Penguin, sample: Sample, timeout: float = TIMEOUT_
 
 
 async def write_content(penguin: Penguin, sample: Sample, timeout: float = TIMEOUT_S, key: UUID | None = None) -> None:
-    """A body that nobody claims."""
+    """A body that nobody claims, under this key."""
     content = penguin.tiers["content"]
     new = content_pb.NewContent(
-        request_id=str(uuid4()), storage_key=f"drill/{key or uuid4()}", composed=content_pb.ComposedBody(text=TEXT)
+        request_id=str(uuid4()), storage_key=storage_key(key or uuid4()), composed=content_pb.ComposedBody(text=TEXT)
     )
     request = content_pb.BatchPutContentsRequest(
         tenant_id=str(sample.tenant), contents=[new], generation=keys.generation()
     )
-    request.claim_by.FromSeconds(int(datetime.now(UTC).timestamp()) + 3600)
+    request.claim_by.FromSeconds(int(datetime.now(UTC).timestamp()) + CLAIM_BY_S)
     _all_stored(
         "content", await content.call(content.stub(ContentServiceStub).BatchPutContents, request, timeout=timeout)
     )
+
+
+def storage_key(key: UUID) -> str:
+    """What such a body is called."""
+    return f"drill/{key}"
 
 
 async def write_olap(penguin: Penguin, sample: Sample, timeout: float = TIMEOUT_S, key: UUID | None = None) -> None:

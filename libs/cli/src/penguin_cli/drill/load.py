@@ -9,7 +9,7 @@ import itertools
 import json
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
@@ -32,7 +32,7 @@ ANSWERED_S = 20.0
 # What the acts are, so many of each in turn.
 MIX = {
     "read email": 5, "read body": 4, "report": 3, "send": 4, "send batch": 1, "enqueue": 4, "notify": 2, "count unread": 2,
-    "add lead": 3, "list jobs": 1,
+    "add lead": 3, "store body": 3, "list jobs": 1,
 }  # fmt: skip
 _LEASE_S = 5
 _KEPT = 20_000
@@ -60,14 +60,24 @@ class Account:
     acknowledged: dict[str, set[UUID]] = field(
         default_factory=lambda: {"leads": set(), "notifications": set(), "jobs": set()}
     )
+    # Acknowledged bodies of no email: tenant and storage key.
+    contents: set[tuple[UUID, str]] = field(default_factory=set)
     # Which jobs brought about each act's effect: more than one is an effect twice.
     effects: dict[UUID, set[int]] = field(default_factory=dict)
     repeats: int = 0
 
+    def written(self, tier: str, tenant: UUID, key: UUID) -> None:
+        """A write to a tier was acknowledged. OLAP's leaves nothing of its own: the next moves the same mark."""
+        if tier == "content":
+            self.contents.add((tenant, acts.storage_key(key)))
+        elif tier in _STAND_IN:
+            self.acknowledged[_STAND_IN[tier]].add(key)
+
     def open_part(self) -> Account:
         """What has been told since the last look, and begin anew; effects stay."""
-        part = Account(self.mails, self.acknowledged, self.effects, self.repeats)
-        self.mails, self.acknowledged = [], {"leads": set(), "notifications": set(), "jobs": set()}
+        part = Account(self.mails, self.acknowledged, self.contents, self.effects, self.repeats)
+        self.mails, self.contents = [], set()
+        self.acknowledged = {"leads": set(), "notifications": set(), "jobs": set()}
         return part
 
 
@@ -113,6 +123,11 @@ class Load:
             mail.state = "acknowledged" if isinstance(result, Sent) else "refused"
             mail.email_id = result.email_id if isinstance(result, Sent) else None
         return mails
+
+    async def write(self, tier: str, sample: Sample, key: UUID) -> None:
+        """Write to a tier under this key, and keep account of it. Raises TierError."""
+        await acts.WRITES[tier](self._stand.penguin, sample, acts.TIMEOUT_S, key)
+        self.account.written(tier, sample.tenant, key)
 
     async def settle_unknown(self, mails: Sequence[Mail]) -> None:
         """Ask again, with the same request_ids, for what is unknown, until it is known; once it was answered, or given up: whoever
@@ -167,10 +182,7 @@ class Load:
         elif kind == "send batch":
             await self.send(sample, [letter(sample, self.address()) for _ in range(BATCH)])
         else:
-            write, where = _WRITES[kind]
-            key = keys.new_id()
-            await write(penguin, sample, acts.TIMEOUT_S, key)
-            self.account.acknowledged[where].add(key)
+            await self.write(_WRITES[kind], sample, keys.new_id())
 
     async def _work(self) -> None:
         """Take the drill's own jobs, note their effects, and say so; through everything that happens to the queue."""
@@ -198,10 +210,9 @@ _READS: dict[str, acts.Read] = {
     "read email": acts.read_oltp, "read body": acts.read_content, "report": acts.read_olap,
     "count unread": acts.read_notifications, "list jobs": acts.read_queue,
 }  # fmt: skip
-_WRITES: dict[str, tuple[Callable[..., Awaitable[None]], str]] = {
-    "enqueue": (acts.write_queue, "jobs"), "notify": (acts.write_notifications, "notifications"),
-    "add lead": (acts.write_oltp, "leads"),
-}  # fmt: skip
+_WRITES = {"enqueue": "queue", "notify": "notifications", "add lead": "oltp", "store body": "content"}
+# Where what was written to a tier must be found.
+_STAND_IN = {"oltp": "leads", "notifications": "notifications", "queue": "jobs"}
 
 
 def interleaved(mix: dict[str, int]) -> list[str]:

@@ -11,7 +11,7 @@ from uuid import UUID
 import grpc
 
 from penguin_cli.drill import acts, judging
-from penguin_cli.drill.acts import READS, WRITES, Sample, letter
+from penguin_cli.drill.acts import READS, Sample, letter
 from penguin_cli.drill.faults import Scene
 from penguin_cli.drill.findings import RECOVERY_S, Cell
 from penguin_cli.drill.judging import Judgement
@@ -84,7 +84,7 @@ class Works(Probe):
             return await self.accepted()
         read = await self.timed(READS[column](self.penguin, self.sample, acts.TIMEOUT_S), WORKS_S, "a read")
         key = keys.new_id()
-        write = await self.timed(WRITES[column](self.penguin, self.sample, acts.TIMEOUT_S, key), WORKS_S, "a write")
+        write = await self.timed(self.scene.load.write(column, self.sample, key), WORKS_S, "a write")
         if column == "queue":
             await self._worked_on(key)
         return max(read, write)
@@ -112,7 +112,7 @@ class Refuses(Probe):
         async for _ in rounds(seconds):
             column = self.cell.column
             times += await self._refused(READS[column](self.penguin, self.sample, acts.TIMEOUT_S))
-            times += await self._refused(WRITES[column](self.penguin, self.sample, acts.TIMEOUT_S, None))
+            times += await self._refused(self.scene.load.write(column, self.sample, keys.new_id()))
         self.judged(judging.refused(times, REFUSED_S))
 
     async def _refused(self, act: Awaitable[None]) -> list[float]:
@@ -139,7 +139,7 @@ class NoRoom(Refuses):
         column, refused, done = self.cell.column, list[float](), 0
         ends, latest = time.monotonic() + seconds, time.monotonic() + NO_ROOM_S
         while time.monotonic() < ends or (len(refused) < ROUNDS and time.monotonic() < latest):
-            took = await self._refused(WRITES[column](self.penguin, self.sample, acts.TIMEOUT_S, keys.new_id()))
+            took = await self._refused(self.scene.load.write(column, self.sample, keys.new_id()))
             refused += took
             done += not took
             await self._refused(READS[column](self.penguin, self.sample, acts.TIMEOUT_S))
@@ -160,14 +160,14 @@ async def rounds(seconds: float, count: int = ROUNDS) -> AsyncIterator[int]:
 
 
 def recovery(scene: Scene, column: str) -> Callable[[], Awaitable[bool]]:
-    """Whether a column works: a read and a write, a job's effect, or an email that arrives."""
+    """Whether a column works: a read and a write, a job's effect, or an email that arrives. The account has what is written."""
     stand, load = scene.stand, scene.load
     sample = stand.tenants[-1]
 
     async def tier_works() -> bool:
         key = keys.new_id()
         await READS[column](stand.penguin, sample, acts.TIMEOUT_S)
-        await WRITES[column](stand.penguin, sample, acts.TIMEOUT_S, key)
+        await load.write(column, sample, key)
         return (
             column != "queue" or await eventually(lambda: _applied(load.account.effects, key), JOB_S, 0.05) is not None
         )
