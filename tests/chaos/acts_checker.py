@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from tests.chaos.acting import ENDED, Played
-from tests.chaos.checker import Verdict
+from tests.chaos.checker import Verdict, judge_foreign, owner, owners
 from tests.chaos.recording import FAIL, INFO, OK, Act
 
 from penguin_orchestrator.sagas.definition import ACTION, COMPENSATION
@@ -23,12 +23,16 @@ STANDS = {
 }  # fmt: skip
 # What may be refused where the campaign has ended before; the others have no reason to be.
 REFUSABLE = frozenset({"pause", "resume", "cancel"})
+IMPORT = "leads.import"
 
 
 @dataclass(frozen=True)
 class Saga:
-    """A saga as journaled: its steps' states by step and operation, what it was asked for, and what came of its actions."""
+    """A saga as journaled: its steps' states by step and operation, what it was asked for, and what came of its actions. Steps
+    under another tenant are none of its own."""
 
+    tenant: UUID
+    id: UUID
     kind: str
     version: int
     state: str
@@ -40,47 +44,55 @@ class Saga:
 
 @dataclass(frozen=True)
 class Kept:
-    """What the tiers have of acts in the end. Campaigns by id: how they stand; attempts at emails: when each was begun; how often
-    a campaign's end was told; leads by list; and contents that list people, files and reports of imports."""
+    """What the tiers have of acts in the end, all of it by tenant as well: the same id under another is another. Campaigns by id:
+    how they stand; attempts at emails: when each was begun; how often a campaign's end was told; leads by list; sagas, and how many
+    steps are journaled of each; jobs for emails and campaigns; and contents that list people, files and reports of imports."""
 
-    campaigns: Mapping[str, str]
+    campaigns: Mapping[tuple[UUID, str], str]
     emails: Sequence[Mapping[str, Any]]
-    attempts: Mapping[UUID, Sequence[datetime]]
-    told: Counter[str]
-    leads: Mapping[str, Counter[str]]
+    attempts: Mapping[tuple[UUID, UUID], Sequence[datetime]]
+    told: Counter[tuple[UUID, str]]
+    leads: Mapping[tuple[UUID, str], Counter[str]]
     sagas: Sequence[Saga]
-    files: frozenset[str]
+    steps: Counter[tuple[UUID, UUID]]
+    jobs: Counter[tuple[UUID, UUID]]
+    files: frozenset[tuple[UUID, str]]
 
 
 def judge_acts(acts: Sequence[Act], played: Played, kept: Kept, verdict: Verdict) -> None:
     """Classify every act, and add what is wrong."""
     by_about: dict[str, list[Act]] = defaultdict(list)
+    # What nobody asked for is nobody's.
+    whose: dict[str, UUID] = defaultdict(lambda: UUID(int=0))
     for act in acts:
         by_about[act.about].append(act)
+        whose[act.about] = act.tenant
         verdict.counts[f"{act.kind} {'recovered' if act.outcome == OK and INFO in act.words else act.outcome}"] += 1
     verdict.wrong += [f"no answer in time: {each}" for each in played.unanswered]
     for saga in kept.sagas:
         verdict.wrong += _journaled(saga)
-    emails: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    emails: dict[tuple[UUID, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in kept.emails:
         if row["campaign_id"] is not None:
-            emails[str(row["campaign_id"])].append(row)
-    succeeded = {(saga.kind, saga.about) for saga in kept.sagas if saga.state == "succeeded"}
+            emails[row["tenant_id"], str(row["campaign_id"])].append(row)
+    succeeded = {(saga.kind, saga.tenant, saga.about) for saga in kept.sagas if saga.state == "succeeded"}
     for campaign, audience in played.campaigns.items():
-        asked = by_about[campaign]
+        asked, its = by_about[campaign], (whose[campaign], campaign)
+        status = kept.campaigns.get(its, "gone")
         wrong = [
-            *_standing(asked, kept.campaigns.get(campaign, "gone")),
-            *_written(asked, kept.campaigns.get(campaign, "gone"), audience, emails[campaign], kept.attempts),
+            *_standing(asked, status),
+            *_written(asked, status, audience, emails[its], kept.attempts),
             *(f"{act.kind} was acknowledged and no saga did it" for act in asked
-              if act.outcome == OK and (f"campaign.{act.kind}", campaign) not in succeeded),
+              if act.outcome == OK and (f"campaign.{act.kind}", *its) not in succeeded),
         ]  # fmt: skip
-        if kept.told[campaign] != (kept.campaigns.get(campaign) == "completed"):
-            wrong.append(f"its end was told {kept.told[campaign]} times")
+        if kept.told[its] != (status == "completed"):
+            wrong.append(f"its end was told {kept.told[its]} times")
         verdict.wrong += [f"campaign {campaign}: {each}" for each in wrong]
     for name, addresses in played.lists.items():
-        stand = kept.leads.get(name, Counter())
+        stand = kept.leads.get((whose[name], name), Counter())
         verdict.wrong += [f"list {name}: {each}" for each in _imported(by_about[name], addresses, stand)]
     _files(acts, kept, verdict)
+    _foreign(whose, emails, kept, verdict)
 
 
 def _journaled(saga: Saga) -> list[str]:
@@ -119,7 +131,7 @@ def _standing(asked: Sequence[Act], status: str) -> list[str]:
 
 def _written(
     asked: Sequence[Act], status: str, audience: frozenset[str], emails: Sequence[Mapping[str, Any]],
-    attempts: Mapping[UUID, Sequence[datetime]],
+    attempts: Mapping[tuple[UUID, UUID], Sequence[datetime]],
 ) -> list[str]:  # fmt: skip
     """Who of its audience has an email: everybody one where it has completed; and none is written or tried once it was stopped."""
     each = Counter(row["recipient"] for row in emails)
@@ -134,7 +146,10 @@ def _written(
         late = [row for row in emails if _within(row["queued_at"], act.ended_at, until)]
         wrong += [f"{len(late)} emails were written after its {act.kind}"] if late else []
         if act.kind == "cancel":
-            tried = [at for row in emails for at in attempts.get(row["id"], ()) if _within(at, act.ended_at, None)]
+            tried = [
+                at for row in emails for at in attempts.get((row["tenant_id"], row["id"]), ())
+                if _within(at, act.ended_at, None)
+            ]  # fmt: skip
             wrong += [f"{len(tried)} emails were tried after its cancel"] if tried else []
     return wrong
 
@@ -157,12 +172,38 @@ def _imported(asked: Sequence[Act], addresses: frozenset[str], stand: Counter[st
 
 def _files(acts: Sequence[Act], kept: Kept, verdict: Verdict) -> None:
     """No file is left of an import that has ended; what else is left, somebody was uploading who ended before its saga began."""
-    imports = [saga for saga in kept.sagas if saga.kind == "leads.import"]
-    left = kept.files.intersection(saga.input["key"] for saga in imports)
+    imports = [saga for saga in kept.sagas if saga.kind == IMPORT]
+    left = kept.files.intersection((saga.tenant, saga.input["key"]) for saga in imports)
     verdict.wrong += [f"{len(left)} files of imports are left"] if left else []
-    reports = {saga.results["report"]["key"] for saga in imports if "key" in saga.results.get("report", {})}
+    reports = {(saga.tenant, key) for saga in imports for key in _reports(saga)}
     strays = len(kept.files - left - reports)
     unknown = sum(act.words.count(INFO) for act in acts if act.kind == "import")
     verdict.counts["uploads without an import"] = strays
     if strays > unknown:
         verdict.wrong.append(f"{strays} uploads without an import, and {unknown} times of asking that were cut off")
+
+
+def _reports(saga: Saga) -> list[str]:
+    report = saga.results.get("report", {})
+    return [report["key"]] if "key" in report else []
+
+
+def _foreign(
+    whose: Mapping[str, UUID], emails: Mapping[tuple[UUID, str], Sequence[Any]], kept: Kept, verdict: Verdict
+) -> None:
+    """Each row is of the tenant of the act, email or saga that it belongs to; a lead of the one that its address names."""
+    leads = Counter((tenant, who) for (tenant, _), rows in kept.leads.items() for who in rows.elements())
+    addressed = {who: tenant for _, who in leads if (tenant := owner(who)) is not None}
+    imports = [saga for saga in kept.sagas if saga.kind == IMPORT]
+    filed = {key: saga.tenant for saga in imports for key in (saga.input["key"], *_reports(saga))}
+    sagas = Counter((saga.tenant, saga.input["list"] if saga.kind == IMPORT else saga.about) for saga in kept.sagas)
+    jobs = {(tenant, str(about)): count for (tenant, about), count in kept.jobs.items()}
+    judge_foreign("campaigns", dict.fromkeys(kept.campaigns, 1), whose, verdict)
+    judge_foreign("emails of campaigns", {its: len(rows) for its, rows in emails.items()}, whose, verdict)
+    judge_foreign("attempts", {its: len(begun) for its, begun in kept.attempts.items()}, owners(kept.emails), verdict)
+    judge_foreign("ends of campaigns told", kept.told, whose, verdict)
+    judge_foreign("jobs of campaigns", jobs, whose, verdict)
+    judge_foreign("leads", leads, addressed, verdict)
+    judge_foreign("sagas", sagas, whose, verdict)
+    judge_foreign("steps of sagas", kept.steps, {saga.id: saga.tenant for saga in kept.sagas}, verdict)
+    judge_foreign("files of imports", dict.fromkeys(kept.files, 1), filed, verdict)

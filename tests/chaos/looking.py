@@ -21,25 +21,28 @@ from penguin_orchestrator.sagas.definition import ACTION
 
 EMAILS = """SELECT tenant_id, id, recipient, status, attempt, content_storage_key, campaign_id, queued_at FROM emails
 WHERE tenant_id = ANY ($1)"""
-DOUBTS = """SELECT email_id, count(*) FROM email_attempts
-WHERE tenant_id = ANY ($1) AND (outcome IS NULL OR outcome = 'unknown') GROUP BY 1"""
+DOUBTS = """SELECT tenant_id, email_id, count(*) FROM email_attempts
+WHERE tenant_id = ANY ($1) AND (outcome IS NULL OR outcome = 'unknown') GROUP BY 1, 2"""
 OVERDUE = (
     "UPDATE content_objects SET claim_by = claim_by - $2::interval WHERE tenant_id = ANY ($1) AND state <> 'claimed'"
 )
 ON_THE_WAY = "SELECT count(*) FROM emails WHERE tenant_id = ANY ($1) AND status IN ('queued', 'sending')"
 CONTENTS = "SELECT tenant_id, storage_key, state FROM content_objects WHERE tenant_id = ANY ($1)"
-JOBS = """SELECT payload FROM jobs WHERE tenant_id = ANY ($1) UNION ALL SELECT payload FROM completed_jobs
-WHERE tenant_id = ANY ($1) UNION ALL SELECT payload FROM dead_jobs WHERE tenant_id = ANY ($1)"""
+JOBS = """SELECT tenant_id, payload FROM jobs WHERE tenant_id = ANY ($1)
+UNION ALL SELECT tenant_id, payload FROM completed_jobs WHERE tenant_id = ANY ($1)
+UNION ALL SELECT tenant_id, payload FROM dead_jobs WHERE tenant_id = ANY ($1)"""
 LIVE = "SELECT count(*) FROM jobs WHERE tenant_id = ANY ($1)"
 UNFINISHED = "SELECT count(*) FROM sagas WHERE tenant_id = ANY ($1) AND finished_at IS NULL"
-TEMPLATES = "SELECT content_storage_key, tenant_id FROM templates WHERE tenant_id = ANY ($1)"
-LISTS = "SELECT storage_key FROM content_objects WHERE tenant_id = ANY ($1) AND lists_people"
-CAMPAIGNS = "SELECT id, status FROM campaigns WHERE tenant_id = ANY ($1)"
-ATTEMPTS = "SELECT email_id, started_at FROM email_attempts WHERE tenant_id = ANY ($1)"
-LEADS = "SELECT list, email FROM leads WHERE tenant_id = ANY ($1)"
-SAGAS = "SELECT id, kind, version, state, subject, input FROM sagas WHERE tenant_id = ANY ($1)"
-STEPS = "SELECT saga_id, step, operation, state, result FROM saga_steps WHERE tenant_id = ANY ($1)"
-TOLD = "SELECT subject_ref FROM notifications WHERE tenant_id = ANY ($1) AND type = 'campaign.completed'"
+TEMPLATES = "SELECT tenant_id, content_storage_key FROM templates WHERE tenant_id = ANY ($1)"
+LISTS = "SELECT tenant_id, storage_key FROM content_objects WHERE tenant_id = ANY ($1) AND lists_people"
+CAMPAIGNS = "SELECT tenant_id, id, status FROM campaigns WHERE tenant_id = ANY ($1)"
+ATTEMPTS = "SELECT tenant_id, email_id, started_at FROM email_attempts WHERE tenant_id = ANY ($1)"
+LEADS = "SELECT tenant_id, list, email FROM leads WHERE tenant_id = ANY ($1)"
+SAGAS = "SELECT tenant_id, id, kind, version, state, subject, input FROM sagas WHERE tenant_id = ANY ($1)"
+STEPS = "SELECT tenant_id, saga_id, step, operation, state, result FROM saga_steps WHERE tenant_id = ANY ($1)"
+TOLD = "SELECT tenant_id, subject_ref FROM notifications WHERE tenant_id = ANY ($1) AND type = 'campaign.completed'"
+# What a job may be for, by what its payload calls it.
+ABOUT = ("email_id", "campaign_id")
 OWED = "SELECT count(*) FROM outbox WHERE tenant_id = ANY ($1)"
 
 
@@ -78,54 +81,63 @@ async def stored(stack: LocalStack, tenants: Sequence[UUID], left: dict[str, int
     """All that there is."""
     ids = list(tenants)
     async with _open(stack, "oltp") as oltp, _open(stack, "queue") as queue, _open(stack, "content") as content:
-        jobs = [json.loads(row[0]) for row in await queue.fetch(JOBS, ids)]
+        jobs = [(row["tenant_id"], json.loads(row["payload"])) for row in await queue.fetch(JOBS, ids)]
         return Stored(
             emails=await oltp.fetch(EMAILS, ids),
             contents=await content.fetch(CONTENTS, ids),
-            jobs=Counter(UUID(job["email_id"]) for job in jobs if "email_id" in job),
-            doubts=Counter({row[0]: row[1] for row in await oltp.fetch(DOUBTS, ids)}),
+            jobs=Counter((tenant, UUID(job[what])) for tenant, job in jobs for what in ABOUT if what in job),
+            doubts=Counter({(row[0], row[1]): row[2] for row in await oltp.fetch(DOUBTS, ids)}),
             waiting=left,
             received=received(stack),
-            templates={row[0]: row[1] for row in await oltp.fetch(TEMPLATES, ids)},
-            lists=frozenset(row[0] for row in await content.fetch(LISTS, ids)),
-            cancelled=frozenset(row["id"] for row in await oltp.fetch(CAMPAIGNS, ids) if row["status"] == "cancelled"),
+            templates=frozenset(map(tuple, await oltp.fetch(TEMPLATES, ids))),
+            lists=frozenset(map(tuple, await content.fetch(LISTS, ids))),
+            cancelled=frozenset(
+                (row["tenant_id"], row["id"])
+                for row in await oltp.fetch(CAMPAIGNS, ids)
+                if row["status"] == "cancelled"
+            ),
         )
 
 
 async def kept(stack: LocalStack, tenants: Sequence[UUID], stored: Stored) -> Kept:
     """What there is of acts that cross tiers."""
     ids = list(tenants)
-    attempts: dict[UUID, list[datetime]] = defaultdict(list)
-    leads: dict[str, Counter[str]] = defaultdict(Counter)
+    attempts: dict[tuple[UUID, UUID], list[datetime]] = defaultdict(list)
+    leads: dict[tuple[UUID, str], Counter[str]] = defaultdict(Counter)
     async with _open(stack, "oltp") as oltp, _open(stack, "notifications") as notifications:
         for row in await oltp.fetch(ATTEMPTS, ids):
-            attempts[row["email_id"]].append(row["started_at"])
+            attempts[row["tenant_id"], row["email_id"]].append(row["started_at"])
         for row in await oltp.fetch(LEADS, ids):
-            leads[row["list"]][row["email"]] += 1
+            leads[row["tenant_id"], row["list"]][row["email"]] += 1
+        steps = await oltp.fetch(STEPS, ids)
         return Kept(
-            campaigns={str(row["id"]): row["status"] for row in await oltp.fetch(CAMPAIGNS, ids)},
+            campaigns={(row["tenant_id"], str(row["id"])): row["status"] for row in await oltp.fetch(CAMPAIGNS, ids)},
             emails=stored.emails,
             attempts=attempts,
-            told=Counter(row[0] for row in await notifications.fetch(TOLD, ids)),
+            told=Counter(map(tuple, await notifications.fetch(TOLD, ids))),
             leads=leads,
-            sagas=_sagas(await oltp.fetch(SAGAS, ids), await oltp.fetch(STEPS, ids)),
+            sagas=_sagas(await oltp.fetch(SAGAS, ids), steps),
+            steps=Counter((row["tenant_id"], row["saga_id"]) for row in steps),
+            jobs=stored.jobs,
             files=stored.lists,
         )
 
 
 def _sagas(rows: Sequence[Any], steps: Sequence[Any]) -> list[Saga]:
-    states: dict[UUID, dict[tuple[str, str], str]] = defaultdict(dict)
-    results: dict[UUID, dict[str, Any]] = defaultdict(dict)
+    states: dict[tuple[UUID, UUID], dict[tuple[str, str], str]] = defaultdict(dict)
+    results: dict[tuple[UUID, UUID], dict[str, Any]] = defaultdict(dict)
     for step in steps:
-        states[step["saga_id"]][step["step"], step["operation"]] = step["state"]
+        its = step["tenant_id"], step["saga_id"]
+        states[its][step["step"], step["operation"]] = step["state"]
         if step["operation"] == ACTION:
-            results[step["saga_id"]][step["step"]] = json.loads(step["result"])
+            results[its][step["step"]] = json.loads(step["result"])
     return [
         Saga(
-            row["kind"], row["version"], row["state"], row["subject"], states[row["id"]], json.loads(row["input"]),
-            results[row["id"]],
+            *its, row["kind"], row["version"], row["state"], row["subject"], states[its], json.loads(row["input"]),
+            results[its],
         )
         for row in rows
+        for its in [(row["tenant_id"], row["id"])]
     ]  # fmt: skip
 
 
