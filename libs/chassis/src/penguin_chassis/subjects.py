@@ -148,6 +148,13 @@ async def check(connection: Connection, tenant_id: UUID, subject: str, keys: Seq
         raise kept_by(hold)
 
 
+async def check_people(connection: Connection, tenant_id: UUID) -> None:
+    """Raise FailedPrecondition (LEGAL_HOLD) where a hold stands on anybody: for rows that do not tell whose they are."""
+    hold = await connection.fetchval(sql.held_person, tenant_id)
+    if hold is not None:
+        raise kept_by(hold)
+
+
 def kept_by(hold: UUID) -> FailedPrecondition:
     """The refusal of whatever a hold forbids."""
     return FailedPrecondition("A legal hold keeps it.", reason="LEGAL_HOLD", metadata={"hold": str(hold)})

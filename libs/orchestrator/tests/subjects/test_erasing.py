@@ -22,6 +22,8 @@ from penguin.oltp.v1 import subject_service_pb2 as pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
 from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
+from penguin.queue.v1 import queue_service_pb2 as queue_pb
+from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
 from penguin.tier.v1 import erasure_pb2
 from penguin_devstack.valkey import ValkeyServer
 from penguin_orchestrator import blobs
@@ -182,17 +184,19 @@ async def test_a_legal_hold_keeps_what_is_a_persons_whatever_way_it_would_go(tow
     )
     reply = await content.call(content.stub(ContentServiceStub).DeleteContents, request)
     assert (reply.deleted, sorted(reply.held_keys)) == (1, sorted(contents))
-    for method, removal in (
-        (oltp.stub(LeadServiceStub).DeleteLead, lead_pb.DeleteLeadRequest(lead_id=leads[0])),
-        (oltp.stub(InboxServiceStub).DeleteInboxMessages, inbox_pb.DeleteInboxMessagesRequest(inbox_message_ids=letters)),
+    queue, ready = town.tiers["queue"], queue_pb.PurgeFilter(state=queue_pb.JOB_STATE_READY)
+    for tier, method, removal in (
+        (oltp, oltp.stub(LeadServiceStub).DeleteLead, lead_pb.DeleteLeadRequest(lead_id=leads[0])),
+        (oltp, oltp.stub(InboxServiceStub).DeleteInboxMessages, inbox_pb.DeleteInboxMessagesRequest(inbox_message_ids=letters)),
+        (queue, queue.stub(QueueServiceStub).PurgeJobs, queue_pb.PurgeJobsRequest(filter=ready)),
     ):  # fmt: skip
         removal.tenant_id, removal.request_id = str(life.tenant), str(uuid4())
         with pytest.raises(TierError) as error:
-            await oltp.call(method, removal)
+            await tier.call(method, removal)
         assert error.value.reason == "LEGAL_HOLD"
-    for tier in TIERS:
-        held = [hold.subject async for hold in subjects.holds(tier, life.tenant)]
-        assert held == [subjects.ledger.subject(life.tenant, ADDRESS)], tier
+    for name in TIERS:
+        held = [hold.subject async for hold in subjects.holds(name, life.tenant)]
+        assert held == [subjects.ledger.subject(life.tenant, ADDRESS)], name
 
 
 @pytest.mark.timeout(120)

@@ -86,6 +86,28 @@ async def test_admin_events_go_by_their_severity(db: Database, tenant: UUID) -> 
     assert {event.id for event in found} == set(kept)
 
 
+async def test_no_admin_event_goes_while_a_person_of_its_tenant_is_held(db: Database, tenant: UUID) -> None:
+    async def found(*tenants: UUID) -> set[UUID]:
+        store, last = AdminEventStore(db), (NOW + timedelta(days=1), PLATFORM)
+        pages = [await store.list_newest(EventFilter(False, "", each), last, 100) for each in tenants]
+        return {event.id for page in pages for event in page}
+
+    other = uuid4()
+    kinds = (("info", 91, True), ("critical", 366, False))
+    held = {await raised(db, tenant, severity, days, resolved=resolved) for severity, days, resolved in kinds}
+    for severity, days, resolved in kinds:
+        await raised(db, other, severity, days, resolved=resolved)
+    hold = (tenant, uuid4(), "a" * 64, "", "Case 7", "test", NOW, b"")
+    async with db.tenant(tenant) as connection:
+        await connection.execute(subjects.sql.put_hold, *hold)
+    await retention.remove_admin_events(db, NOW)
+    assert await found(tenant, other) == held
+    async with db.tenant(tenant) as connection:
+        await connection.execute(subjects.sql.release_hold, tenant, hold[1])
+    await retention.remove_admin_events(db, NOW)
+    assert await found(tenant) == set()
+
+
 async def test_the_application_role_sees_no_other_tenants_events(db: Database, tenant: UUID) -> None:
     await raised(db, tenant, "info", 0, resolved=False)
     async with db.tenant(uuid4()) as connection:

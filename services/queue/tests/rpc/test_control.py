@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,7 +16,10 @@ from services.queue.tests.rpc.test_work import working
 
 from penguin.queue.v1 import queue_service_pb2 as pb
 from penguin.queue.v1.queue_service_pb2_grpc import QueueServiceStub
+from penguin_chassis import subjects
+from penguin_chassis.pool import Database
 from penguin_testkit.calling import Refused, TierClient
+from penguin_testkit.holds import put_hold, release_hold, subject
 
 COMPLETED, CANCELLED = pb.JOB_STATE_COMPLETED, pb.JOB_STATE_CANCELLED
 
@@ -316,6 +320,60 @@ async def test_what_is_over_is_purged_by_how_it_ended(owner: Owner) -> None:
         assert (await owner.purge(state, kind=owner.kind)).purged == len(ids)
     page = await owner.queue.call(owner.stub.ListJobs, pb.ListJobsRequest(tenant_id=str(owner.tenant)))
     assert list(page.jobs) == []
+
+
+async def test_nothing_of_a_tenant_is_purged_while_a_person_is_held(owner: Owner) -> None:
+    dead = await owner.bury(1)
+    (cancelled,) = await owner.enqueue()
+    await owner.cancel(cancelled)
+    done = await owner.enqueue()
+    await owner.queue.call(owner.stub.CompleteJobs, pb.CompleteJobsRequest(leases=await owner.lease()))
+    ready = await owner.enqueue()
+    states = (pb.JOB_STATE_READY, pb.JOB_STATE_DEAD, COMPLETED, CANCELLED)
+    by_key = await put_hold(owner.queue, owner.tenant, storage_key="k")
+    assert (await owner.purge(pb.JOB_STATE_READY, dry_run=True)).purged == 1, "a content's hold is no person's"
+    await release_hold(owner.queue, owner.tenant, by_key)
+    hold = await put_hold(owner.queue, owner.tenant, subject=subject("ada@example.com"))
+    request_id = str(uuid4())
+    for state in states:
+        for fields in ({}, {"dry_run": True}, {"request_id": request_id}):
+            with pytest.raises(Refused) as refused:
+                await owner.purge(state, **fields)
+            assert refused.value.answer.code is grpc.StatusCode.FAILED_PRECONDITION
+            assert (refused.value.answer.reason, refused.value.answer.metadata) == ("LEGAL_HOLD", {"hold": hold.id})
+    page = await owner.queue.call(owner.stub.ListJobs, pb.ListJobsRequest(tenant_id=str(owner.tenant)))
+    assert sorted(job.id for job in page.jobs) == sorted([*dead, cancelled, *done, *ready])
+    stranger = Owner(owner.queue, owner.stub, uuid4(), owner.kind)
+    await stranger.enqueue()
+    assert (await stranger.purge(pb.JOB_STATE_READY)).purged == 1, "another tenant's hold is none of its own"
+    await release_hold(owner.queue, owner.tenant, hold)
+    assert [(await owner.purge(state)).purged for state in states] == [1, 1, 1, 1]
+
+
+async def test_what_is_cancelled_or_redriven_under_a_hold_is_there_still(owner: Owner) -> None:
+    (dead,) = await owner.bury(1)
+    (waiting,) = await owner.enqueue()
+    await put_hold(owner.queue, owner.tenant, subject=subject("ada@example.com"))
+    assert await owner.cancel(waiting) == ([waiting], [], [])
+    assert (await owner.redrive(job_ids=[dead])).redriven == 1
+    assert [(await owner.get(each)).state for each in (waiting, dead)] == [CANCELLED, pb.JOB_STATE_READY]
+
+
+async def test_a_purge_sees_a_hold_that_is_being_put(owner: Owner, db: Database) -> None:
+    (job_id,) = await owner.enqueue()
+    hold = (owner.tenant, uuid4(), subject("ada@example.com"), "", "Case 7", "test", datetime.now(UTC), b"")
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with db.tenant(owner.tenant) as connection:
+        await connection.execute(subjects.sql.no_removals)
+        await connection.execute(subjects.sql.put_hold, *hold)
+        purging = asyncio.create_task(owner.purge(pb.JOB_STATE_READY))
+        async with asyncio.timeout(5):
+            while not await connection.fetchval(waits):
+                assert not purging.done()
+    with pytest.raises(Refused) as refused:
+        await purging
+    assert refused.value.answer.reason == "LEGAL_HOLD"
+    assert (await owner.get(job_id)).id == job_id
 
 
 async def test_a_purge_names_what_is_wrong_with_it(owner: Owner) -> None:

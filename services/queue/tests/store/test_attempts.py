@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from services.queue.tests.leases import Leases
 from services.queue.tests.store.test_store import AT, LEASE, asked, enqueue, ref
 
+from penguin_chassis import subjects
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Database
 from penguin_queue.domain.jobs import Attempt, Failure, Job, Progress, PurgeFilter
@@ -110,6 +111,39 @@ async def test_only_the_last_entries_of_a_job_are_kept(own_db: Database) -> None
         (job,) = await store.lease_ready(asked(1, at=at))
         await store.fail([failed(job)], at)
     assert [each.number for each in await log_of(own_db, tenant, job_id)] == list(range(54, 4, -1))
+
+
+async def test_no_entry_goes_while_a_person_is_held_or_a_hold_is_being_put(own_db: Database) -> None:
+    tenant, other = uuid4(), uuid4()
+    hold = (tenant, uuid4(), "a" * 64, "", "Case 7", "test", AT, b"")
+
+    async def entries() -> list[int]:
+        async with own_db.maintenance() as connection:
+            return [
+                await connection.fetchval("SELECT count(*) FROM job_attempts WHERE tenant_id = $1", each)
+                for each in (tenant, other)
+            ]
+
+    async def prune() -> None:
+        async with own_db.maintenance() as connection:
+            await attempts.prune(connection, [(each, 1, attempts.KEPT + 2) for each in (tenant, other)])
+
+    async with own_db.maintenance() as connection:
+        row = attempts.sql.record
+        for each in (tenant, other):
+            for n in (1, 2, 3):
+                await connection.execute(row, AT + n * LEASE, [each], [1], [n], ["x"], [""], ["w"])
+    async with own_db.tenant(tenant) as connection:
+        await connection.execute(subjects.sql.no_removals)
+        await prune()
+        assert await entries() == [3, 3], "it waits for nobody: its jobs are locked"
+        await connection.execute(subjects.sql.put_hold, *hold)
+    await prune()
+    assert await entries() == [3, 1]
+    async with own_db.tenant(tenant) as connection:
+        await connection.execute(subjects.sql.release_hold, tenant, hold[1])
+    await prune()
+    assert await entries() == [1, 1]
 
 
 async def test_progress_is_kept_where_the_lease_is_the_callers_and_through_a_failure(own_db: Database) -> None:

@@ -2,6 +2,10 @@
 -- Until the transaction ends: what it finds not to be held may go. Removals go side by side.
 SELECT pg_advisory_xact_lock_shared(hashtext('penguin.legal_holds'));
 
+-- name: no_new_holds_for_now
+-- The same for who has rows locked already, and so must not wait: where a hold is being put just now, it is not got.
+SELECT pg_try_advisory_xact_lock_shared(hashtext('penguin.legal_holds'));
+
 -- name: no_removals
 -- Those under way have ended, or will see the hold.
 SELECT pg_advisory_xact_lock(hashtext('penguin.legal_holds'));
@@ -14,6 +18,9 @@ SELECT id FROM (
     SELECT hold_id FROM legal_hold_keys WHERE tenant_id = $1 AND storage_key = ANY ($3::text[])
 ) AS found
 ORDER BY id LIMIT 1;
+
+-- name: held_person
+SELECT id FROM legal_holds WHERE tenant_id = $1 AND subject <> '' ORDER BY id LIMIT 1;
 
 -- name: held_keys
 SELECT storage_key FROM legal_holds WHERE tenant_id = $1 AND storage_key <> '' AND storage_key = ANY ($2::text[])

@@ -29,8 +29,12 @@ WHERE id = $1 AND NOT is_resolved;
 -- name: remove_resolved
 DELETE FROM admin_system_events WHERE (tenant_id, id) IN (
     SELECT tenant_id, id FROM admin_system_events
-    WHERE is_resolved AND severity = $1 AND last_seen_at < $2 LIMIT $3);
+    WHERE is_resolved AND severity = $1 AND last_seen_at < $2
+      AND tenant_id NOT IN (SELECT tenant_id FROM legal_holds WHERE subject <> '') LIMIT $3);
 
 -- name: remove_oldest
+-- While a hold stands its tenant's outlive the longest retention, however old and many; they go with the first round after its
+-- release.
 DELETE FROM admin_system_events WHERE (tenant_id, id) IN (
-    SELECT tenant_id, id FROM admin_system_events WHERE last_seen_at < $1 LIMIT $2);
+    SELECT tenant_id, id FROM admin_system_events
+    WHERE last_seen_at < $1 AND tenant_id NOT IN (SELECT tenant_id FROM legal_holds WHERE subject <> '') LIMIT $2);

@@ -1,7 +1,7 @@
 """What is removed for good, and when. The only place that deletes rows; bounded each time, across tenants.
 
 While a legal hold on a person stands, nothing of its tenant's is removed: a text does not tell whose it is to who has only the
-person's HMAC.
+person's HMAC. Events of the platform are no tenant's, and go by age as ever.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from penguin_chassis import subjects
 from penguin_chassis.pool import Connection
 from penguin_chassis.queries import load
 from penguin_queue.domain.jobs import Attempt
@@ -32,8 +33,12 @@ async def record_failures(
 
 
 async def prune(connection: Connection, written: Sequence[tuple[UUID, int, int]]) -> None:
-    """Forget what is older than the last KEPT entries of these jobs, told by tenant, job and the entry just written."""
-    if full := [each for each in written if each[2] > KEPT]:
+    """Forget what is older than the last KEPT entries of these jobs, told by tenant, job and the entry just written.
+
+    But of tenants with a legal hold on a person. While one is being put nothing goes: it is told again with the next entry.
+    """
+    full = [each for each in written if each[2] > KEPT]
+    if full and await connection.fetchval(subjects.sql.no_new_holds_for_now):
         await connection.execute(sql.prune, [t for t, _, _ in full], [j for _, j, _ in full],
                                  [n - KEPT for _, _, n in full])  # fmt: skip
 

@@ -7,7 +7,8 @@ FROM unnest($2::uuid[], $3::bigint[], $4::smallint[], $5::text[], $6::text[], $7
 -- name: prune
 DELETE FROM job_attempts AS a
 USING unnest($1::uuid[], $2::bigint[], $3::smallint[]) AS old (tenant_id, job_id, attempt)
-WHERE a.tenant_id = old.tenant_id AND a.job_id = old.job_id AND a.attempt <= old.attempt;
+WHERE a.tenant_id = old.tenant_id AND a.job_id = old.job_id AND a.attempt <= old.attempt
+  AND a.tenant_id NOT IN (SELECT tenant_id FROM legal_holds WHERE subject <> '');
 
 -- name: page
 SELECT attempt, outcome, error, coalesce(message, '') AS message, coalesce(worker_id, '') AS worker_id, finished_at

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from penguin_chassis import barrier
+from penguin_chassis import barrier, subjects
 from penguin_chassis.barrier import Step
 from penguin_chassis.pool import Connection, Database, affected
 from penguin_chassis.queries import load
@@ -130,10 +130,16 @@ class ControlStore:
         return ids, await connection.fetchval(sql.count_dead_matching, *where, limit + COUNTED)
 
     async def purge(self, step: Step, chosen: PurgeFilter, limit: int) -> Purged:
-        """Remove jobs that match and that nobody works on, at most `limit`, in the order of their ids."""
+        """Remove jobs that match and that nobody works on, at most `limit`, in the order of their ids.
+
+        Raises FailedPrecondition (LEGAL_HOLD) while a hold stands on a person of the tenant's: no job tells whose it is.
+        """
         async with self._db.tenant(step.tenant_id) as connection:
             if (done := await barrier.claim(connection, step, Purged)) is not None:
                 return done.reply
+            # Before any row is locked.
+            await connection.execute(subjects.sql.no_new_holds)
+            await subjects.check_people(connection, step.tenant_id)
             ids, more = await self._matching(connection, step.tenant_id, chosen, limit)
             gone = await connection.execute(PURGES[chosen.state][1], step.tenant_id, ids)
             if chosen.state == "dead":
@@ -143,8 +149,9 @@ class ControlStore:
             return await barrier.record(connection, step, Purged(affected(gone), more), Purged)
 
     async def purgeable(self, tenant_id: UUID, chosen: PurgeFilter, limit: int) -> tuple[list[int], bool]:
-        """Ids of the jobs that purge would remove, and whether there are more."""
+        """Ids of the jobs that purge would remove, and whether there are more. Raises what purge would."""
         async with self._db.tenant(tenant_id) as connection:
+            await subjects.check_people(connection, tenant_id)
             return await self._matching(connection, tenant_id, chosen, limit)
 
     async def _matching(

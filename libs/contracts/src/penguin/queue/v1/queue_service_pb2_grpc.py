@@ -258,7 +258,8 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PurgeJobs(self, request, context):
-        """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged.
+        """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged. Refused (LEGAL_HOLD), a dry run too, while a
+        legal hold stands on a person of the tenant's: no job tells whose it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

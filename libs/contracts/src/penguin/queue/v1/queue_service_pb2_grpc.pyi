@@ -87,7 +87,9 @@ class QueueServiceStub:
     RedriveJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]
     """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
     PurgeJobs: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeJobsRequest, _queue_service_pb2.PurgeJobsResponse]
-    """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
+    """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged. Refused (LEGAL_HOLD), a dry run too, while a
+    legal hold stands on a person of the tenant's: no job tells whose it is.
+    """
     SetJobPriority: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.SetJobPriorityRequest, _queue_service_pb2.SetJobPriorityResponse]
     """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
     still go by the old one.
@@ -160,7 +162,9 @@ class QueueServiceAsyncStub(QueueServiceStub):
     RedriveJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveJobsRequest, _queue_service_pb2.RedriveJobsResponse]  # type: ignore[assignment]
     """RedriveJobs makes dead letters ready again with fresh attempts: those named, or those that match a filter."""
     PurgeJobs: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeJobsRequest, _queue_service_pb2.PurgeJobsResponse]  # type: ignore[assignment]
-    """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
+    """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged. Refused (LEGAL_HOLD), a dry run too, while a
+    legal hold stands on a person of the tenant's: no job tells whose it is.
+    """
     SetJobPriority: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.SetJobPriorityRequest, _queue_service_pb2.SetJobPriorityResponse]  # type: ignore[assignment]
     """SetJobPriority gives jobs that wait another place in the order. A worker that is being given jobs at this moment may
     still go by the old one.
@@ -326,7 +330,9 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.PurgeJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.PurgeJobsResponse, _abc.Awaitable[_queue_service_pb2.PurgeJobsResponse]]:
-        """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged."""
+        """PurgeJobs removes jobs for good, so many at a time. Leased jobs are never purged. Refused (LEGAL_HOLD), a dry run too, while a
+        legal hold stands on a person of the tenant's: no job tells whose it is.
+        """
 
     @_abc_1.abstractmethod
     def SetJobPriority(
