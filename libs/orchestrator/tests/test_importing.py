@@ -60,6 +60,18 @@ def test_what_a_good_message_says_of_itself() -> None:
     assert list(wire.defects) == []
 
 
+@pytest.mark.parametrize(
+    ("sender", "own"),
+    [
+        (BOX, True), (f"The Box <{BOX.upper()}>", True), (f"{BOX} (the box)", True), (f'"<x@y.example>" <{BOX}>', True),
+        (f'"{BOX}" <x@y.example>', False), (f"x{BOX}", False), (f"{BOX}.au", False), ("", False),
+    ],
+)  # fmt: skip
+def test_what_the_mailbox_itself_has_sent_went_out(sender: str, own: bool) -> None:
+    outbound, inbound = inbox_pb.MESSAGE_DIRECTION_OUTBOUND, inbox_pb.MESSAGE_DIRECTION_INBOUND
+    assert refer(mail(From=sender, To="a@a.example")).direction == (outbound if own else inbound)
+
+
 def test_a_thread_is_known_by_what_there_is() -> None:
     assert refer(mail(In_Reply_To="<0@a>", Message_ID="<1@a>")).thread_id == "<0@a>"
     assert refer(mail(Message_ID="<1@a>")).thread_id == "<1@a>"

@@ -40,6 +40,9 @@ RAW_HEADER_LIMIT = 8 * HEADER_LIMIT
 PROBLEMS_KEPT = 1000
 DEFECTS_KEPT, DEFECT_LENGTH = 20, 200
 _MESSAGE_ID = re.compile(r"<[^<>\s]{1,900}>")
+# The address in a From, as OLTP reads it (address_of): what stands in the last angle brackets, or else the first that looks like one.
+_BRACKETED = re.compile(r"<([^<>]+)>[^<>]*$")
+_BARE = re.compile(r'[^\s<>(),;:"]+@[^\s<>(),;:"]+')
 _parser = BytesHeaderParser()
 
 
@@ -230,7 +233,7 @@ def reference(
         request_id=str(keys.new_id()),
         id=str(identifier),
         mailbox=mailbox,
-        direction=inbox_pb.MESSAGE_DIRECTION_INBOUND,
+        direction=_direction(sender, mailbox),
         message_id=message_id,
         in_reply_to=in_reply_to,
         thread_id=thread,
@@ -244,6 +247,14 @@ def reference(
     if sent_at is not None:
         wire.sent_at.FromDatetime(sent_at)
     return wire
+
+
+def _direction(sender: str, mailbox: str) -> inbox_pb.MessageDirection.ValueType:
+    """Outbound is what the mailbox itself has sent: a copy from its folder of sent mail."""
+    bracketed, bare = _BRACKETED.search(sender), _BARE.search(sender)
+    address = bracketed[1] if bracketed else bare[0] if bare else sender
+    own = address.strip().lower() == mailbox.strip().lower()
+    return inbox_pb.MESSAGE_DIRECTION_OUTBOUND if own else inbox_pb.MESSAGE_DIRECTION_INBOUND
 
 
 def _header(message: Message, name: str, defects: list[str]) -> str:

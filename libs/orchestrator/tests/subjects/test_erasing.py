@@ -30,7 +30,7 @@ from penguin_orchestrator import blobs
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.leadfiles import Report
 from penguin_orchestrator.mailsources import Source
-from penguin_orchestrator.messages import OutgoingEmail, Refusal
+from penguin_orchestrator.messages import OutgoingEmail, Refusal, Sent
 from penguin_orchestrator.reconciling.receipts import Terms
 from penguin_orchestrator.reconciling.running import Reconciler
 from penguin_orchestrator.sagas import leads
@@ -165,6 +165,34 @@ async def assert_not_written_to(town: Town, life: Life) -> None:
         tenant_id=str(life.tenant), recipient="erased@erased.invalid", status=email_pb.EMAIL_STATUS_QUEUED
     )
     assert not (await oltp.call(oltp.stub(EmailServiceStub).ListEmails, request)).emails
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_the_mailboxs_copy_of_a_letter_to_them_goes_too_or_is_refused(town: Town, when: str) -> None:
+    penguin = town.penguin
+    tenant = await penguin.tenants.onboard("Acme")
+    new = [OutgoingEmail(each, lives.MAILBOX, "Offer", text=f"Dear {each}") for each in (ADDRESS, OTHER)]
+    sent = [each for each in await penguin.send_emails(tenant, new) if isinstance(each, Sent)]
+    copies = [
+        Source(to, f"From: {lives.MAILBOX}\r\nTo: {to}\r\nMessage-ID: {each.message_id}\r\n\r\nDear {to}\r\n".encode())
+        for each, to in zip(sent, (ADDRESS, OTHER), strict=True)
+    ]
+    if when == "before":
+        done = await penguin.inbox.run(tenant, lives.MAILBOX, copies)
+        assert (done.imported, done.refused) == (2, 0)
+        await lives.deliver(town)
+        told = [each.table async for each in penguin.subjects.tell(tenant, ADDRESS)]
+        assert told.count("inbox_message_refs") == 1, "an export has the copy"
+    await penguin.subjects.erase(tenant, ADDRESS)
+    for _ in range(2):
+        done = await penguin.inbox.run(tenant, lives.MAILBOX, copies)
+        assert done.problems == [(ADDRESS, "message_id: The person was erased, and stays so.")]
+        await lives.deliver(town)
+    assert {tier: await lives.found(town, tier) for tier in ("oltp", "content")} == {"oltp": [], "content": []}
+    assert await lives.found(town, "content", OTHER), "another's letter and its copy stand"
+    run = await Reconciler(town.tiers, ledger=penguin.subjects.ledger).run(Terms(apply=False, tenant_id=tenant))
+    assert (run.counts["found.erased_person"], run.counts["erased_looked_for"]) == (0, 1)
 
 
 @pytest.mark.timeout(120)

@@ -60,6 +60,24 @@ async def test_what_a_held_person_wrote_is_not_deleted(oltp: TierClient, tenant:
     assert await delete_messages(oltp, tenant, theirs) == 1
 
 
+@pytest.mark.parametrize("direction", ["OUTBOUND", "INBOUND"])
+async def test_a_copy_of_what_a_held_person_was_sent_is_not_deleted(
+    oltp: TierClient, tenant: UUID, direction: str
+) -> None:
+    emails = create_request(tenant, *(new_email(recipient=each) for each in (ADA, "bob@example.com")))
+    sent = (await oltp.call(EmailServiceStub(oltp.channel).BatchCreateEmails, emails)).results
+    way = inbox_pb.MessageDirection.Value(f"MESSAGE_DIRECTION_{direction}")
+    theirs, other = (
+        new_message(message_id=each.email.message_id, direction=way, sender="us@sender.example") for each in sent
+    )
+    await test_inbox.create(oltp, InboxServiceStub(oltp.channel), tenant, theirs, other)
+    await put_hold(oltp, tenant, subject=subject(ADA), subject_key=SUBJECT_KEY)
+    with pytest.raises(Refused) as refused:
+        await delete_messages(oltp, tenant, theirs)
+    assert refused.value.answer.reason == "LEGAL_HOLD"
+    assert await delete_messages(oltp, tenant, other) == 1
+
+
 async def test_what_stands_under_a_held_key_is_not_deleted(oltp: TierClient, tenant: UUID) -> None:
     theirs = new_message()
     await test_inbox.create(oltp, InboxServiceStub(oltp.channel), tenant, theirs)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from uuid import UUID
 
 from penguin_chassis.faults import FailedPrecondition, Fault, InvalidArgument
+
+_MESSAGE_ID = re.compile(r"<([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})@")
 
 QUEUED = "queued"
 SENDING = "sending"
@@ -57,6 +60,12 @@ class NewEmail:
     def message_id(self) -> str:
         """RFC 5322 Message-ID: the email's id at its sender's domain, so that every attempt carries the same."""
         return f"<{self.id}@{self.sender.rpartition('@')[2].lower()}>"
+
+
+def email_of(message_id: str) -> UUID | None:
+    """The id of the email that a Message-ID would be of, were it one of ours."""
+    found = _MESSAGE_ID.match(message_id)
+    return UUID(found[1]) if found else None
 
 
 @dataclass(frozen=True)

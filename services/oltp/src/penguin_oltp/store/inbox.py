@@ -13,10 +13,11 @@ from penguin_chassis.barrier import Step
 from penguin_chassis.faults import Fault
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
-from penguin_oltp.domain.emails import claimable
+from penguin_oltp.domain.emails import claimable, email_of
 from penguin_oltp.domain.inbox import CreatedInboxMessage, InboxMessage
+from penguin_oltp.domain.subjects import ERASED
 from penguin_oltp.store import constraints, rows
-from penguin_oltp.store.subjects import kept_too
+from penguin_oltp.store.subjects import WRITING, erased, kept_too
 
 sql = load("penguin_oltp.store", "inbox.sql")
 
@@ -45,7 +46,8 @@ class InboxStore:
     ) -> list[Answer]:
         """Add references, and owe "claim the content" for those that are new, in one transaction.
 
-        Answers in the order of `items`. Raises FailedPrecondition (CONTENT_CLAIM_EXPIRED) for the whole batch, NotFound
+        Answers in the order of `items`: FailedPrecondition (SUBJECT_ERASED) for a copy of a letter to somebody erased. No bar is
+        put meanwhile: what is written before one is found by the erasure. Raises FailedPrecondition (CONTENT_CLAIM_EXPIRED) for the whole batch, NotFound
         for an unknown tenant, ResourceExhausted (BACKLOG_FULL) while the outbox is full.
         """
         claimable(claim_by, at)
@@ -53,7 +55,7 @@ class InboxStore:
         async def write(fresh: list[tuple[Step, InboxMessage]]) -> list[Answer]:
             return await _write(self._db, connection, tenant_id, [message for _, message in fresh], generation, at)
 
-        async with self._db.tenant(tenant_id) as connection:
+        async with self._db.tenant(tenant_id, beside=WRITING) as connection:
             if gate is not None:
                 await barrier.claim(connection, gate, bool)
             return await barrier.once_each(connection, items, CreatedInboxMessage, write)
@@ -120,9 +122,10 @@ async def _write(
     at: datetime,
 ) -> list[Answer]:
     """Insert the messages that are new; the others are answered with what stands for them."""
-    named = rows.firsts(messages)
-    columns = [[getattr(message, name) for message in named.values()] for name in _PLAIN]
-    columns.append([orjson.dumps(message.defects).decode() for message in named.values()])
+    named, barred = rows.firsts(messages), await _to_erased(connection, tenant_id, messages)
+    taken = [message for message in named.values() if message.message_id not in barred]
+    columns = [[getattr(message, name) for message in taken] for name in _PLAIN]
+    columns.append([orjson.dumps(message.defects).decode() for message in taken])
     with constraints.writing(tenant_id):
         new = {record["id"] for record in await connection.fetch(sql.insert, tenant_id, generation, *columns)}
     mailboxes, fingerprints = [m.mailbox for m in messages], [m.fingerprint for m in messages]
@@ -132,6 +135,9 @@ async def _write(
     claimed: list[str] = []
     for nth, message in enumerate(messages):
         standing = stored.get(nth)
+        if standing is None and message.message_id in barred:
+            answers.append(erased("message_id"))
+            continue
         if standing is None:
             answers.append(constraints.taken("inbox_message", "content_storage_key"))
             continue
@@ -142,3 +148,10 @@ async def _write(
     kept = kept_too(await connection.fetch(sql.kept, tenant_id, sorted(new))) if new else []
     await outbox.take_on(db, connection, tenant_id, _owed("claim_contents", claimed) + kept, at)
     return answers
+
+
+async def _to_erased(connection: Connection, tenant_id: UUID, messages: Sequence[InboxMessage]) -> set[str]:
+    """Message-IDs among these that are of letters to people who were erased. Asks only where one may be ours."""
+    ids = {email_of(message.message_id) for message in messages} - {None}
+    found = await connection.fetch(sql.to_erased, tenant_id, sorted(ids, key=str), ERASED) if ids else []
+    return {row["message_id"] for row in found}

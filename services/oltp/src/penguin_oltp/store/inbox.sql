@@ -16,6 +16,13 @@ ORDER BY lower(mailbox), fingerprint, nth
 ON CONFLICT DO NOTHING
 RETURNING id;
 
+-- name: to_erased
+-- Message-IDs of these emails whose recipients were erased, be they nameless by now or barred so far.
+SELECT message_id FROM emails
+WHERE tenant_id = $1 AND id = ANY ($2::uuid[])
+  AND (recipient_key = $3 OR recipient_key IN (SELECT * FROM erased_among($1, ARRAY(
+      SELECT recipient_key FROM emails WHERE tenant_id = $1 AND id = ANY ($2::uuid[])))));
+
 -- name: stored
 SELECT m.id, wanted.nth, m.content_storage_key
 FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted (mailbox, fingerprint, nth)
@@ -47,13 +54,14 @@ WHERE tenant_id = $1 AND mailbox_key = lower($2) AND fingerprint = ANY ($3::text
 SELECT content_storage_key FROM inbox_message_refs WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
 
 -- name: kept
--- Holds on who wrote one of these messages, or on whom it is the copy of an email to, with the messages' contents.
-SELECT h.id, m.content_storage_key FROM legal_holds AS h JOIN inbox_message_refs AS m ON m.tenant_id = h.tenant_id
+-- Holds on who wrote one of these messages, or on whom it is the copy of an email to, with the messages' contents. The email is
+-- read by its id, which its Message-ID begins with.
+SELECT h.id, m.content_storage_key
+FROM legal_holds AS h JOIN inbox_message_refs AS m ON m.tenant_id = h.tenant_id
+LEFT JOIN emails AS e ON e.tenant_id = $1 AND e.message_id = m.message_id
+  AND e.id = substring(m.message_id FROM '^<([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})@')::uuid
 WHERE h.tenant_id = $1 AND h.subject_key <> '' AND m.id = ANY ($2::uuid[])
-  AND (h.subject = hmac_of(h.subject_key, address_of(m.sender))
-       OR m.direction = 'outbound' AND m.message_id <> '' AND EXISTS (
-           SELECT FROM emails AS e
-           WHERE e.tenant_id = $1 AND e.message_id = m.message_id AND h.subject = hmac_of(h.subject_key, e.recipient)))
+  AND (h.subject = hmac_of(h.subject_key, address_of(m.sender)) OR h.subject = hmac_of(h.subject_key, e.recipient))
 ORDER BY h.id, m.content_storage_key;
 
 -- name: delete

@@ -10,12 +10,12 @@ import orjson
 
 from penguin_chassis import barrier, subjects
 from penguin_chassis.barrier import Step
-from penguin_chassis.faults import FailedPrecondition, Fault
+from penguin_chassis.faults import Fault
 from penguin_chassis.pool import Connection, Database
 from penguin_chassis.queries import load
 from penguin_oltp.domain.leads import Lead
 from penguin_oltp.store import constraints, rows
-from penguin_oltp.store.subjects import WRITING, erased_among
+from penguin_oltp.store.subjects import WRITING, erased, erased_among
 
 sql = load("penguin_oltp.store", "leads.sql")
 
@@ -78,7 +78,7 @@ class LeadStore:
             held = read_lead(rows.checked(record, "lead", lead_id, etag))
             lead = rows.changed(held, changes, step.at)
             if "email" in changes and await erased_among(connection, step.tenant_id, [lead.email]):
-                raise _erased()
+                raise erased("email")
             await rows.write(connection, sql.update, _columns(lead))
             return lead
 
@@ -106,10 +106,6 @@ def read_lead(record: rows.Record) -> Lead:
     return rows.read(Lead, record, custom_fields=orjson.loads(record["custom_fields"]))
 
 
-def _erased() -> FailedPrecondition:
-    return FailedPrecondition("The person was erased, and stays so.", reason="SUBJECT_ERASED", field="email")
-
-
 def _json(fields: Mapping[str, str]) -> str:
     return orjson.dumps(fields).decode()
 
@@ -123,13 +119,13 @@ async def _insert(connection: Connection, tenant_id: UUID, leads: Sequence[Lead]
         inserted = await connection.fetch(sql.insert, tenant_id, leads[0].created_at, *columns)
     new = {record["id"] for record in inserted}
     left_out = [lead.email for lead in named.values() if lead.id not in new]
-    erased = await erased_among(connection, tenant_id, left_out) if left_out else set()
+    barred = await erased_among(connection, tenant_id, left_out) if left_out else set()
     answers: list[Fault | None] = []
     for lead in leads:
         if named[lead.id] is not lead:
             answers.append(constraints.taken("lead", "id"))
-        elif lead.email in erased:
-            answers.append(_erased())
+        elif lead.email in barred:
+            answers.append(erased("email"))
         else:
             answers.append(None if lead.id in new else constraints.taken("lead", "email"))
     return answers

@@ -11,7 +11,7 @@ import orjson
 
 from penguin_chassis import barrier, outbox, subjects
 from penguin_chassis.barrier import Step
-from penguin_chassis.faults import AlreadyExists
+from penguin_chassis.faults import AlreadyExists, FailedPrecondition
 from penguin_chassis.pool import Connection, Database, affected, alone
 from penguin_chassis.queries import load
 from penguin_chassis.subjects import Mention, Order, Page, Phase, SubjectRecord
@@ -81,7 +81,7 @@ class SubjectStore:
                 rows = await connection.fetch(sql.emails_of, tenant_id, address, place, limit)
                 found = [Item(r["id"], None, r["content_storage_key"], r["status"] == "cancelled") for r in rows]
                 return Items(found, ("emails", rows[-1]["id"]) if len(rows) == limit else ("messages", FIRST))
-            rows = await connection.fetch(sql.messages_of, tenant_id, place, limit, address)
+            rows = await connection.fetch(sql.messages_of, tenant_id, place, limit, address, [address])
         found = [Item(None, r["id"], r["content_storage_key"], cancelled=False) for r in rows if r["theirs"]]
         return Items(found, ("messages", rows[-1]["id"]) if len(rows) == limit else None)
 
@@ -143,6 +143,11 @@ class SubjectStore:
                 yield record
 
 
+def erased(field: str) -> FailedPrecondition:
+    """The refusal of what would bring somebody back."""
+    return FailedPrecondition("The person was erased, and stays so.", reason="SUBJECT_ERASED", field=field)
+
+
 async def erased_among(connection: Connection, tenant_id: UUID, addresses: Iterable[str]) -> set[str]:
     """Those of these addresses whose people were erased."""
     return {row["address"] for row in await connection.fetch(sql.erased_among, tenant_id, sorted(set(addresses)))}
@@ -170,9 +175,15 @@ def _receipt(row: Any) -> Receipt:
 
 async def _remove_messages(connection: Connection, order: Order, after: str) -> Page:
     """The next of the letters; their contents are owed to Content, as one that came in since the keys were collected is known
-    nowhere else."""
+    nowhere else.
+
+    Copies of what was sent to people erased before go, too: from before such copies were refused, and whose is not known any
+    more. But where a hold stands they may be that person's.
+    """
     place = UUID(after) if after else FIRST
-    rows = await connection.fetch(sql.messages_of, order.tenant_id, place, subjects.SCANNED, order.address)
+    held = await connection.fetchval(subjects.sql.held_person, order.tenant_id)
+    recipients = [order.address] if held else [order.address, ERASED]
+    rows = await connection.fetch(sql.messages_of, order.tenant_id, place, subjects.SCANNED, order.address, recipients)
     ids = [row["id"] for row in rows if row["theirs"]]
     gone = sorted(
         {row["content_storage_key"] for row in await connection.fetch(sql.remove_messages, order.tenant_id, ids)}

@@ -30,11 +30,13 @@ SELECT id, content_storage_key, status FROM emails
 WHERE tenant_id = $1 AND recipient_key = $2 AND id > $3 ORDER BY id LIMIT $4;
 
 -- name: messages_of
--- What the subject wrote, and the mailbox's copies of what they were sent. Looks at a page of messages, and says of each
--- whether it is theirs.
+-- What the subject wrote, and copies of what these recipients were sent, in whichever mailbox they lie: the Message-ID is ours, and
+-- begins with the email's id. Looks at a page of messages, and says of each whether it is theirs.
 SELECT m.id, m.content_storage_key,
-    address_of(m.sender) = $4 OR m.direction = 'outbound' AND m.message_id <> '' AND m.message_id = ANY (ARRAY(
-        SELECT e.message_id FROM emails AS e WHERE e.tenant_id = $1 AND e.recipient_key = $4)) AS theirs
+    address_of(m.sender) = $4 OR EXISTS (
+        SELECT FROM emails AS e
+        WHERE e.tenant_id = $1 AND e.message_id = m.message_id AND e.recipient_key = ANY ($5::text[])
+          AND e.id = substring(m.message_id FROM '^<([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})@')::uuid) AS theirs
 FROM inbox_message_refs AS m
 WHERE m.tenant_id = $1 AND m.id > $2 ORDER BY m.id LIMIT $3;
 
@@ -126,8 +128,10 @@ WHERE tenant_id = $1 AND recipient_key = $4
 ORDER BY id LIMIT $3;
 
 -- name: export_messages
-SELECT id::text AS key, CASE WHEN address_of(sender) = $4 OR direction = 'outbound' AND message_id <> ''
-    AND message_id = ANY (ARRAY(SELECT e.message_id FROM emails AS e WHERE e.tenant_id = $1 AND e.recipient_key = $4))
+SELECT id::text AS key, CASE WHEN address_of(sender) = $4 OR EXISTS (
+        SELECT FROM emails AS e
+        WHERE e.tenant_id = $1 AND e.message_id = m.message_id AND e.recipient_key = $4
+          AND e.id = substring(m.message_id FROM '^<([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})@')::uuid)
     THEN to_jsonb(m)::text END AS record
 FROM inbox_message_refs AS m
 WHERE tenant_id = $1 AND id > coalesce(nullif($2, ''), '00000000-0000-0000-0000-000000000000')::uuid

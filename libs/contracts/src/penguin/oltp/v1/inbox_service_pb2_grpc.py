@@ -68,7 +68,8 @@ class InboxServiceServicer:
 
     def BatchCreateInboxMessages(self, request, context):
         """BatchCreateInboxMessages adds references and owes "claim the content" to the outbox, in one transaction. A message
-        whose fingerprint the mailbox already has is answered as existing, so that an import can be run again.
+        whose fingerprint the mailbox already has is answered as existing, so that an import can be run again. A copy of an email
+        to somebody who was erased, known by its Message-ID, is refused (SUBJECT_ERASED); what they write themselves is not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

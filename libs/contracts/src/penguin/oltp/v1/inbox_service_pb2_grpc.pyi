@@ -35,7 +35,8 @@ class InboxServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InboxServiceAsyncStub: ...
     BatchCreateInboxMessages: _grpc.UnaryUnaryMultiCallable[_inbox_service_pb2.BatchCreateInboxMessagesRequest, _inbox_service_pb2.BatchCreateInboxMessagesResponse]
     """BatchCreateInboxMessages adds references and owes "claim the content" to the outbox, in one transaction. A message
-    whose fingerprint the mailbox already has is answered as existing, so that an import can be run again.
+    whose fingerprint the mailbox already has is answered as existing, so that an import can be run again. A copy of an email
+    to somebody who was erased, known by its Message-ID, is refused (SUBJECT_ERASED); what they write themselves is not.
     """
     GetInboxMessage: _grpc.UnaryUnaryMultiCallable[_inbox_service_pb2.GetInboxMessageRequest, _inbox_service_pb2.GetInboxMessageResponse]
     """GetInboxMessage reads one reference."""
@@ -53,7 +54,8 @@ class InboxServiceAsyncStub(InboxServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     BatchCreateInboxMessages: _aio.UnaryUnaryMultiCallable[_inbox_service_pb2.BatchCreateInboxMessagesRequest, _inbox_service_pb2.BatchCreateInboxMessagesResponse]  # type: ignore[assignment]
     """BatchCreateInboxMessages adds references and owes "claim the content" to the outbox, in one transaction. A message
-    whose fingerprint the mailbox already has is answered as existing, so that an import can be run again.
+    whose fingerprint the mailbox already has is answered as existing, so that an import can be run again. A copy of an email
+    to somebody who was erased, known by its Message-ID, is refused (SUBJECT_ERASED); what they write themselves is not.
     """
     GetInboxMessage: _aio.UnaryUnaryMultiCallable[_inbox_service_pb2.GetInboxMessageRequest, _inbox_service_pb2.GetInboxMessageResponse]  # type: ignore[assignment]
     """GetInboxMessage reads one reference."""
@@ -74,7 +76,8 @@ class InboxServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inbox_service_pb2.BatchCreateInboxMessagesResponse, _abc.Awaitable[_inbox_service_pb2.BatchCreateInboxMessagesResponse]]:
         """BatchCreateInboxMessages adds references and owes "claim the content" to the outbox, in one transaction. A message
-        whose fingerprint the mailbox already has is answered as existing, so that an import can be run again.
+        whose fingerprint the mailbox already has is answered as existing, so that an import can be run again. A copy of an email
+        to somebody who was erased, known by its Message-ID, is refused (SUBJECT_ERASED); what they write themselves is not.
         """
 
     @_abc_1.abstractmethod
