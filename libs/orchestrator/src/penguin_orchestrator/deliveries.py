@@ -96,9 +96,11 @@ async def delete_contents(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequ
             request_id=str(keys.request_id("delete", first, *(row.id for row in rows))),
             storage_keys=storage_keys[first : first + PER_CALL],
         )
-        # A closed tenant keeps what it has; reconcile finds what nothing refers to.
+        # A closed tenant keeps what it has, and a hold what it names: reconcile finds what nothing refers to, once it may go.
         with _nothing_once_closed():
-            await content.call(content.stub(ContentServiceStub).DeleteContents, request)
+            reply = await content.call(content.stub(ContentServiceStub).DeleteContents, request)
+            if reply.held_keys:
+                trace.get_current_span().set_attribute("penguin.held_keys", len(reply.held_keys))
 
 
 async def extend_legal_hold(tiers: Mapping[str, Tier], tenant_id: UUID, rows: Sequence[Row]) -> None:

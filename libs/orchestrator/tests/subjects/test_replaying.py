@@ -27,6 +27,7 @@ from penguin_orchestrator.mailsources import Source
 from penguin_orchestrator.messages import OutgoingEmail, Refusal
 from penguin_orchestrator.replaying import Replayed
 from penguin_orchestrator.sagas.carrying import SagaStuckError, SagaUnfinishedError
+from penguin_orchestrator.sagas.definition import ACTION
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -272,6 +273,51 @@ async def test_an_erasure_stuck_by_a_hold_keeps_no_tier_shut(town: Town, monkeyp
     await town.penguin.subjects.mark_restored("olap")
     replayed = await town.penguin.subjects.replay()
     assert (replayed.erased, replayed.kept, replayed.ready) == (2, {}, ["olap"])
+
+
+@pytest.mark.parametrize("by", ["key", "person"])
+async def test_a_letter_that_is_held_while_its_person_is_erased_stays_until_it_is_released(
+    town: Town, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """It came after the keys were collected, so no tier is asked about it before OLTP's part, which alone knows it."""
+    tenant, oltp, subjects = await written_to(town, ADA, BOB), town.tiers["oltp"], town.penguin.subjects
+    inner, holds = oltp.call, list[UUID]()
+
+    async def letters() -> list[inbox_pb.InboxMessage]:
+        request = inbox_pb.ListInboxMessagesRequest(tenant_id=str(tenant))
+        return list((await inner(oltp.stub(InboxServiceStub).ListInboxMessages, request)).inbox_messages)
+
+    async def call(method: Any, request: Any, **more: Any) -> Any:
+        if isinstance(request, erasure_pb2.EraseSubjectRequest) and not holds:
+            await town.penguin.inbox.run(tenant, MAILBOX, [Source("letter", HERS.encode())])
+            await lives.deliver(town)
+            (letter,) = await letters()
+            on = {"key": letter.content_storage_key} if by == "key" else {"address": ADA}
+            holds.append(await subjects.hold(tenant, "Case 9", **on))
+        return await inner(method, request, **more)
+
+    monkeypatch.setattr(oltp, "call", call)
+    with pytest.raises(SagaStuckError) as stuck:
+        await subjects.erase(tenant, ADA)
+    assert stuck.value.held.records["oltp", ACTION].last_error.endswith("LEGAL_HOLD")
+    await lives.deliver(town)
+    (letter,) = await letters()
+    assert await content_stands(town, letter.content_storage_key)
+    assert [each.id async for each in subjects.holds("oltp", tenant)] == [str(holds[0])]
+    assert [each async for each in subjects.erasures(tenant)] == [], "receipts of what was not done"
+    (order,) = [each.erasure_id for each, _ in subjects.ledger.orders()]
+    assert await subjects.verify(tenant) == [f"{order}: ordered, and without receipts"]
+
+    await subjects.release(tenant, holds[0])
+    await retried(town, tenant)
+    await lives.deliver(town)
+    assert await letters() == []
+    assert {tier: await lives.found(town, tier, ADA) for tier in town.tiers} == {tier: [] for tier in town.tiers}
+    (erasure,) = [each async for each in subjects.erasures(tenant)]
+    counts = {receipt.tier: dict(receipt.counts) for receipt in erasure.receipts}
+    assert counts["oltp"]["inbox_message_refs"] == 1
+    assert await subjects.verify(tenant) == []
+    assert await contents(town) == 1, "Bob's"
 
 
 async def test_a_ledger_that_lacks_what_was_erased_lets_no_tier_in(town: Town) -> None:

@@ -15,10 +15,12 @@ from penguin.oltp.v1 import lead_service_pb2 as lead_pb
 from penguin.oltp.v1.email_service_pb2_grpc import EmailServiceStub
 from penguin.oltp.v1.inbox_service_pb2_grpc import InboxServiceStub
 from penguin.oltp.v1.lead_service_pb2_grpc import LeadServiceStub
+from penguin_chassis import subjects
 from penguin_chassis.pool import Database
 from penguin_oltp.store import EVENT_ID_RETENTION, _event_partitions
 from penguin_testkit.calling import Refused, TierClient
 from penguin_testkit.holds import SUBJECT_KEY, put_hold, release_hold, subject
+from penguin_testkit.mentions import mentioned
 
 ADA = "Ada.Lovelace@example.com"
 
@@ -85,6 +87,57 @@ async def test_what_stands_under_a_held_key_is_not_deleted(oltp: TierClient, ten
     with pytest.raises(Refused) as refused:
         await delete_messages(oltp, tenant, theirs)
     assert refused.value.answer.reason == "LEGAL_HOLD"
+
+
+async def test_an_erasure_takes_nothing_under_a_held_key_that_it_was_not_told_of(
+    oltp: TierClient, db: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever page of its letters the held one is on, and though no call of the erasure names a key."""
+    monkeypatch.setattr(subjects, "SCANNED", 2)
+    letters = [new_message(sender=ADA) for _ in range(5)]
+    email = new_email(recipient=ADA)
+    await test_inbox.create(oltp, InboxServiceStub(oltp.channel), tenant, *letters)
+    await oltp.call(EmailServiceStub(oltp.channel).BatchCreateEmails, create_request(tenant, email))
+
+    async def stand() -> tuple[int, int, int]:
+        async with db.tenant(tenant) as connection:
+            counts = (
+                "SELECT count(*) FROM inbox_message_refs WHERE tenant_id = $1",
+                "SELECT count(*) FROM emails WHERE tenant_id = $1 AND recipient_key = lower($2)",
+                "SELECT count(*) FROM outbox WHERE tenant_id = $1 AND kind = 'delete_contents'",
+            )
+            found = [await connection.fetchval(q, tenant, *([ADA] if "$2" in q else [])) for q in counts]
+        return found[0], found[1], found[2]
+
+    newest = max(letters, key=lambda each: UUID(each.id))
+    for held in (newest.content_storage_key, email.content_storage_key):
+        hold = await put_hold(oltp, tenant, storage_key=held)
+        with pytest.raises(Refused) as refused:
+            await mentioned(oltp, tenant, ADA)
+        assert (refused.value.answer.reason, refused.value.answer.metadata) == ("LEGAL_HOLD", {"hold": hold.id})
+        assert await stand() == (5, 1, 0), "what was refused had its way in part"
+        await release_hold(oltp, tenant, hold)
+    await mentioned(oltp, tenant, ADA)
+    assert await stand() == (0, 0, 3), "letters of each page are owed to Content"
+
+
+async def test_an_erasure_takes_no_letter_that_a_hold_on_somebody_else_keeps(
+    oltp: TierClient, db: Database, tenant: UUID
+) -> None:
+    """The tenant's own user is erased: copies of what they sent to a held person are kept by that person's hold."""
+    bob = "bob@example.com"
+    await oltp.call(EmailServiceStub(oltp.channel).BatchCreateEmails, create_request(tenant, new_email(recipient=bob)))
+    async with db.tenant(tenant) as connection:
+        message_id = await connection.fetchval("SELECT message_id FROM emails WHERE tenant_id = $1", tenant)
+    hold = await put_hold(oltp, tenant, subject=subject(bob), subject_key=SUBJECT_KEY)
+    copy = new_message(sender=ADA, message_id=message_id, direction=inbox_pb.MESSAGE_DIRECTION_OUTBOUND)
+    await test_inbox.create(oltp, InboxServiceStub(oltp.channel), tenant, copy)
+    with pytest.raises(Refused) as refused:
+        await mentioned(oltp, tenant, ADA)
+    assert refused.value.answer.reason == "LEGAL_HOLD"
+    await release_hold(oltp, tenant, hold)
+    await mentioned(oltp, tenant, ADA)
+    assert await delete_messages(oltp, tenant, copy) == 0
 
 
 async def test_content_is_owed_the_keys_that_come_later_and_of_held_people_alone(

@@ -17,7 +17,7 @@ from penguin_oltp.domain.emails import claimable, email_of
 from penguin_oltp.domain.inbox import CreatedInboxMessage, InboxMessage
 from penguin_oltp.domain.subjects import ERASED
 from penguin_oltp.store import constraints, rows
-from penguin_oltp.store.subjects import WRITING, erased, kept_too
+from penguin_oltp.store.subjects import WRITING, erased, kept_too, refuse_held
 
 sql = load("penguin_oltp.store", "inbox.sql")
 
@@ -93,10 +93,8 @@ class InboxStore:
 
         async def remove(connection: Connection) -> int:
             await connection.execute(subjects.sql.no_new_holds)
-            if (hold := await connection.fetchval(sql.kept, step.tenant_id, list(ids))) is not None:
-                raise subjects.kept_by(hold)
-            keys = await connection.fetch(sql.keys_of, step.tenant_id, list(ids))
-            await subjects.check(connection, step.tenant_id, "", [row["content_storage_key"] for row in keys])
+            letters = await connection.fetch(sql.keys_of, step.tenant_id, list(ids))
+            await refuse_held(connection, step.tenant_id, {row["id"]: row["content_storage_key"] for row in letters})
             gone = await connection.fetch(sql.delete, step.tenant_id, list(ids))
             owed = _owed("delete_contents", [r["content_storage_key"] for r in gone])
             await outbox.take_on(self._db, connection, step.tenant_id, owed, step.at)

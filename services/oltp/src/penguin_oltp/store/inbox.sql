@@ -51,7 +51,7 @@ SELECT fingerprint FROM inbox_message_refs
 WHERE tenant_id = $1 AND mailbox_key = lower($2) AND fingerprint = ANY ($3::text[]) ORDER BY fingerprint;
 
 -- name: keys_of
-SELECT content_storage_key FROM inbox_message_refs WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
+SELECT id, content_storage_key FROM inbox_message_refs WHERE tenant_id = $1 AND id = ANY ($2::uuid[]);
 
 -- name: kept
 -- Holds on who wrote one of these messages, or on whom it is the copy of an email to, with the messages' contents. The email is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,6 +22,7 @@ from penguin_oltp.store.transitions import take_back
 
 sql = load("penguin_oltp.store", "subjects.sql")
 mention_sql = load("penguin_oltp.store", "mentions.sql")
+inbox_sql = load("penguin_oltp.store", "inbox.sql")
 
 FIRST = UUID(int=0)
 # Whoever writes addresses does so beside the others; who bars one waits until they have ended, or will see the bar.
@@ -165,6 +166,14 @@ def kept_too(found: Sequence[Any]) -> list[outbox.Owed]:
     ]
 
 
+async def refuse_held(connection: Connection, tenant_id: UUID, letters: Mapping[UUID, str]) -> None:
+    """Raise FailedPrecondition (LEGAL_HOLD) where a hold keeps one of these letters, by its person or by its key; `letters`: keys by
+    ids. Whoever removes them has barred new holds (`no_new_holds`)."""
+    if (hold := await connection.fetchval(inbox_sql.kept, tenant_id, list(letters))) is not None:
+        raise subjects.kept_by(hold)
+    await subjects.check(connection, tenant_id, "", list(letters.values()))
+
+
 def _receipt(row: Any) -> Receipt:
     return Receipt(
         row["tier"], orjson.loads(row["counts"]), row["chain_head"], row["erased_at"],
@@ -175,32 +184,34 @@ def _receipt(row: Any) -> Receipt:
 
 async def _remove_messages(connection: Connection, order: Order, after: str) -> Page:
     """The next of the letters; their contents are owed to Content, as one that came in since the keys were collected is known
-    nowhere else.
+    nowhere else. So is a hold on it: nobody asked before the pivot whether one keeps it, and Content would.
 
     Copies of what was sent to people erased before go, too: from before such copies were refused, and whose is not known any
-    more. But where a hold stands they may be that person's.
+    more. But where any hold stands they may be what it keeps.
     """
     place = UUID(after) if after else FIRST
-    held = await connection.fetchval(subjects.sql.held_person, order.tenant_id)
+    held = await connection.fetchval(sql.held_at_all, order.tenant_id)
     recipients = [order.address] if held else [order.address, ERASED]
     rows = await connection.fetch(sql.messages_of, order.tenant_id, place, subjects.SCANNED, order.address, recipients)
-    ids = [row["id"] for row in rows if row["theirs"]]
-    gone = sorted(
-        {row["content_storage_key"] for row in await connection.fetch(sql.remove_messages, order.tenant_id, ids)}
-    )
+    theirs = {row["id"]: row["content_storage_key"] for row in rows if row["theirs"]}
+    if theirs:
+        await refuse_held(connection, order.tenant_id, theirs)
+    removed = await connection.fetch(sql.remove_messages, order.tenant_id, list(theirs))
+    gone = sorted({row["content_storage_key"] for row in removed})
     owed = [outbox.Owed(uuid4(), "content", "delete_contents", {"storage_keys": gone})] if gone else []
     await outbox.append(connection, order.tenant_id, owed, order.at)
     more = str(rows[-1]["id"]) if len(rows) == subjects.SCANNED else None
-    return Page({"inbox_message_refs": len(ids)} if ids else {}, next=more)
+    return Page({"inbox_message_refs": len(theirs)} if theirs else {}, next=more)
 
 
 async def _anonymise(connection: Connection, order: Order, _: str) -> Page:
-    """The next of the emails: those done are no longer found."""
+    """The next of the emails: those done are no longer found. A hold on the key of one may have been put since the pivot."""
     tenant_id = order.tenant_id
     rows = await connection.fetch(sql.lock_emails, tenant_id, order.address, EMAILS_A_PAGE)
     ids = [row["id"] for row in rows]
     if not ids:
         return Page()
+    await subjects.check(connection, tenant_id, "", [row["content_storage_key"] for row in rows])
     await take_back(connection, tenant_id, [row["id"] for row in rows if row["status"] == QUEUED], order.at)
     notes = affected(await connection.execute(sql.clear_notes, tenant_id, ids))
     event_ids = affected(await connection.execute(sql.clear_event_ids, tenant_id, ids))

@@ -44,7 +44,7 @@ WHERE m.tenant_id = $1 AND m.id > $2 ORDER BY m.id LIMIT $3;
 DELETE FROM inbox_message_refs WHERE tenant_id = $1 AND id = ANY ($2::uuid[]) RETURNING content_storage_key;
 
 -- name: lock_emails
-SELECT id, status FROM emails WHERE tenant_id = $1 AND recipient_key = $2 ORDER BY id LIMIT $3 FOR UPDATE;
+SELECT id, status, content_storage_key FROM emails WHERE tenant_id = $1 AND recipient_key = $2 ORDER BY id LIMIT $3 FOR UPDATE;
 
 -- name: anonymise
 -- What is counted stays: campaign, step, mailbox, state and times. Its content is gone on purpose: in no generation that is
@@ -126,6 +126,9 @@ FROM emails AS e
 WHERE tenant_id = $1 AND recipient_key = $4
   AND id > coalesce(nullif($2, ''), '00000000-0000-0000-0000-000000000000')::uuid
 ORDER BY id LIMIT $3;
+
+-- name: held_at_all
+SELECT EXISTS (SELECT FROM legal_holds WHERE tenant_id = $1);
 
 -- name: export_messages
 SELECT id::text AS key, CASE WHEN address_of(sender) = $4 OR EXISTS (
