@@ -15,12 +15,15 @@ import pytest
 from penguin_orchestrator import erasure_ledger
 from penguin_orchestrator.erasure_ledger import (
     ERASE,
+    ERASED,
     GENESIS,
+    RECEIPTS,
     WITHDRAWN,
     Entry,
     ErasureLedger,
     LedgerAwayError,
     LedgerError,
+    ended,
     make_key,
     numbered,
 )
@@ -123,6 +126,34 @@ def test_many_threads_read_it_at_once(ledger: ErasureLedger, tmp_path: Path, mon
     with ThreadPoolExecutor(4) as pool:
         assert [len(each) for each in pool.map(lambda _: mine.entries(), range(8))] == [8] * 8
     assert mine.verify() == ledger.entries()[-1].digest
+
+
+def test_what_is_bound_to_an_order_is_every_digest_that_its_sagas_told(ledger: ErasureLedger, tmp_path: Path) -> None:
+    first = ledger.append(order(ledger))
+    done = ledger.carried_out(first, "a" * 64)
+    for digest in ("a", "b", "c", "b", "a"):
+        assert again(tmp_path).carried_out(first, digest * 64) == done, "tiers are told of one record"
+    assert again(tmp_path).bound() == {first.erasure_id: [each * 64 for each in "abc"]}
+    assert [entry.kind for entry in ledger.entries()] == [ERASE, ERASED, RECEIPTS, RECEIPTS]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: again(tmp_path).carried_out(first, f"{n:064}"), range(16)))
+    assert sorted(again(tmp_path).bound()[first.erasure_id][3:]) == [f"{n:064}" for n in range(16)]
+    again(tmp_path).verify()
+
+
+def test_a_record_from_before_digests_of_receipts_is_read(
+    ledger: ErasureLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dumps = orjson.dumps
+    with monkeypatch.context() as before:
+        # It is sealed: the field is left out as the record is made.
+        before.setattr(orjson, "dumps", lambda body: dumps({k: v for k, v in body.items() if k != "receipts"}))
+        first = ledger.append(order(ledger))
+        ledger.append(ended(first, ERASED))
+    other = again(tmp_path)
+    assert (other.orders(), other.bound()) == ([(first, [])], {first.erasure_id: [""]})
+    other.carried_out(first, "a" * 64)
+    assert other.bound() == {first.erasure_id: ["", "a" * 64]}
 
 
 def test_whoever_changes_a_record_is_found_out(ledger: ErasureLedger, tmp_path: Path) -> None:

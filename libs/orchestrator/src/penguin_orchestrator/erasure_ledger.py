@@ -34,9 +34,11 @@ KEYS = "keys"
 # It was refused, and nothing was erased: not to be replayed.
 WITHDRAWN = "withdrawn"
 # Every tier has carried it out, or somebody answers for one whose part was skipped (the receipt says who); and every tier was told of
-# that record.
+# that record. It has the digest of the receipts.
 ERASED = "erased"
 KNOWN = "known"
+# The digest of receipts that were recorded in place of those: by a replay, which carries the order out again.
+RECEIPTS = "receipts"
 
 GENESIS = "0" * 64
 KEY_BYTES = 32
@@ -55,7 +57,8 @@ class LedgerAwayError(LedgerError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One record. Of its kind: `address` for an order, `keys` for what was found; `digest` is its hash in the chain (hex)."""
+    """One record. Of its kind: `address` for an order, `keys` for what was found, `receipts` for what the tiers said of it (a digest,
+    hex; none of what was written before there was one); `digest` is its hash in the chain (hex)."""
 
     kind: str
     erasure_id: UUID
@@ -67,6 +70,7 @@ class Entry:
     part: int = 0
     sequence: int = 0
     digest: str = ""
+    receipts: str = ""
 
 
 def make_key(path: Path) -> bool:
@@ -209,6 +213,24 @@ class ErasureLedger:
                 return order, keys
         raise LedgerError("the ledger has no such erasure")
 
+    def carried_out(self, order: Entry, receipts: str) -> Entry:
+        """Write that every tier has carried an order out, with the digest of receipts that are then recorded: they are never found
+        without. Returns the one record of it that tiers are told of, whichever of the order's sagas comes first. Raises LedgerError."""
+        first = self.append(replace(ended(order, ERASED), receipts=receipts))
+        while receipts not in (bound := self.bound().get(order.erasure_id, [])):
+            # Where another saga had the number first, the next one.
+            self.append(replace(ended(order, RECEIPTS), receipts=receipts, part=len(bound)))
+        return first
+
+    def bound(self) -> dict[UUID, list[str]]:
+        """The digests of receipts of each erasure that was carried out, the oldest first. One is empty where a version wrote it that
+        made none. Raises LedgerError."""
+        found: dict[UUID, list[str]] = {}
+        for entry in self.entries():
+            if entry.kind in {ERASED, RECEIPTS}:
+                found.setdefault(entry.erasure_id, []).append(entry.receipts)
+        return found
+
     def known(self) -> Entry | None:
         """The newest record of an erasure carried out that every tier was told of, as each keeps."""
         erased: dict[UUID, Entry] = {}
@@ -288,7 +310,7 @@ class ErasureLedger:
         plain = orjson.dumps(
             {"kind": entry.kind, "erasure_id": str(entry.erasure_id), "tenant_id": str(entry.tenant_id),
              "subject": entry.subject, "at": entry.at.isoformat(), "address": entry.address, "keys": entry.keys,
-             "part": entry.part}
+             "part": entry.part, "receipts": entry.receipts}
         )  # fmt: skip
         data = self._cipher.encrypt(nonce, plain, _bound(number, head))
         body = {"sequence": number, "previous": head, "nonce": nonce.hex(), "sealed": data.hex()}
@@ -306,7 +328,7 @@ class ErasureLedger:
             return Entry(
                 told["kind"], UUID(told["erasure_id"]), UUID(told["tenant_id"]), told["subject"],
                 datetime.fromisoformat(told["at"]).astimezone(UTC), told["address"], tuple(told["keys"]), told["part"],
-                number, body["hash"],
+                number, body["hash"], told.get("receipts", ""),
             )  # fmt: skip
         except InvalidTag:
             raise LedgerError(f"record {number} of the ledger is sealed with another key, or was changed") from None

@@ -16,7 +16,8 @@ from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.blobs import File, drop_file, put_file
 from penguin_orchestrator.clients import DEADLINE_S, Tier
-from penguin_orchestrator.erasure_ledger import ERASE, WITHDRAWN, Entry, ErasureLedger, LedgerError, ended
+from penguin_orchestrator.erasure_ledger import ERASE, ERASED, WITHDRAWN, Entry, ErasureLedger, LedgerError, ended
+from penguin_orchestrator.erasure_receipts import digest
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.replaying import Replay, Replayed, erasures, holds, restoring
 from penguin_orchestrator.sagas.carrying import PATIENCE_S, Progress, SagaError, Sagas, SagaUnfinishedError
@@ -95,26 +96,48 @@ class Subjects:
         async for erasure in erasures(self._tiers["oltp"], tenant_id):
             yield erasure
 
-    async def verify(self, tenant_id: UUID) -> list[str]:
-        """What of a tenant's receipts does not agree with the ledger; nothing where all do. Raises LedgerError, TierError."""
+    async def verify(self, tenant_id: UUID, *, unbound: Callable[[str], object] | None = None) -> list[str]:
+        """What of a tenant's receipts does not agree with the ledger, or is somebody's word in a tier's place; nothing where all do.
+        `unbound` is told erasures whose receipts the ledger has no digest of, as they are from before it kept one: what these count
+        is OLTP's word. Raises LedgerError, TierError."""
         await asyncio.to_thread(self.ledger.verify)
+        # OLTP before records are looked up: what it has receipts of is in the ledger by then, and bound.
+        recorded = {erasure.id: erasure async for erasure in self.erasures(tenant_id)}
         orders = {str(order.erasure_id): order for order, _ in await asyncio.to_thread(self.ledger.orders)}
         orders = {key: order for key, order in orders.items() if order.tenant_id == tenant_id}
+        bound = await asyncio.to_thread(self.ledger.bound)
+        since = min(
+            (e.sequence for e in await asyncio.to_thread(self.ledger.entries) if e.kind == ERASED), default=None
+        )
         faults: list[str] = []
-        recorded: set[str] = set()
-        async for erasure in self.erasures(tenant_id):
-            recorded.add(erasure.id)
-            order = orders.get(erasure.id)
+        for key, erasure in recorded.items():
+            order = orders.get(key)
             if order is None:
-                faults.append(f"{erasure.id}: receipts of what the ledger does not have")
+                faults.append(f"{key}: receipts of what the ledger does not have")
                 continue
-            if erasure.subject != order.subject or order.subject != self.ledger.subject(tenant_id, order.address):
-                faults.append(f"{erasure.id}: the receipts are another subject's")
-            if {receipt.tier for receipt in erasure.receipts} != set(TIERS):
-                faults.append(f"{erasure.id}: not every tier gave a receipt")
-            if any(receipt.chain_head != order.digest for receipt in erasure.receipts):
-                faults.append(f"{erasure.id}: a receipt names another record of the ledger")
+            faults += self._disagreeing(erasure, order)
+            digests = bound.get(order.erasure_id, [])
+            if digest(erasure) in digests:
+                continue
+            if any(digests):
+                faults.append(f"{key}: the receipts are not those that were given")
+            elif not digests and since is not None and order.sequence > since:
+                faults.append(f"{key}: receipts of what the ledger does not say was carried out")
+            elif unbound is not None:
+                unbound(key)
         return faults + [f"{each}: ordered, and without receipts" for each in orders if each not in recorded]
+
+    def _disagreeing(self, erasure: pb.Erasure, order: Entry) -> list[str]:
+        """What of an erasure's receipts does not agree with its order, or was said by nobody who did it."""
+        faults: list[str] = []
+        if erasure.subject != order.subject or order.subject != self.ledger.subject(order.tenant_id, order.address):
+            faults.append(f"{erasure.id}: the receipts are another subject's")
+        if {receipt.tier for receipt in erasure.receipts} != set(TIERS):
+            faults.append(f"{erasure.id}: not every tier gave a receipt")
+        if any(receipt.chain_head != order.digest for receipt in erasure.receipts):
+            faults.append(f"{erasure.id}: a receipt names another record of the ledger")
+        skipped = [receipt for receipt in erasure.receipts if receipt.skipped_by]
+        return faults + [f"{erasure.id}: {each.tier} was skipped by {each.skipped_by}" for each in skipped]
 
     async def export(
         self, tenant_id: UUID, address: str, *, begun: Callable[[UUID], None] | None = None,

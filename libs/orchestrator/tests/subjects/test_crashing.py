@@ -26,6 +26,7 @@ from penguin.oltp.v1.subject_service_pb2_grpc import SubjectServiceStub
 from penguin_orchestrator import keys
 from penguin_orchestrator.erasure_ledger import ERASE, Entry, ErasureLedger, LedgerAwayError
 from penguin_orchestrator.messages import OutgoingEmail
+from penguin_orchestrator.platform import Penguin
 from penguin_orchestrator.sagas.carrying import SagaRefusedError, Sagas, SagaUnfinishedError
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
 from penguin_orchestrator.sagas.definition import Registry
@@ -194,8 +195,10 @@ async def test_a_tier_that_is_skipped_is_told_by_who_answers_for_it(
     assert held.state == "succeeded"
     subjects = world.tiers["oltp"].stub(SubjectServiceStub)
     listed = await world.tiers["oltp"].call(subjects.ListErasures, pb.ListErasuresRequest(tenant_id=str(tenant)))
+    faults = await Penguin(world.tiers, ledger).subjects.verify(tenant)
     if step == "receipts":
         assert not listed.erasures
+        assert [each.split(": ")[1] for each in faults] == ["ordered, and without receipts"]
         return
     (erasure,) = listed.erasures
     told = {receipt.tier: (receipt.skipped_by, bool(receipt.counts)) for receipt in erasure.receipts}
@@ -204,3 +207,4 @@ async def test_a_tier_that_is_skipped_is_told_by_who_answers_for_it(
         tier: (held.skipped.get(tier, ""), tier in {"content", "oltp"} and tier not in held.skipped) for tier in TIERS
     } | ({"content": (held.skipped[step], False)} if step == "collect" else {})  # fmt: skip
     assert all(receipt.HasField("erased_at") for receipt in erasure.receipts)
+    assert faults == [f"{erasure.id}: {tier} was skipped by {by}" for tier, (by, _) in told.items() if by]

@@ -21,7 +21,6 @@ from penguin.tier.v1 import tier_service_pb2 as status_pb
 from penguin.tier.v1.key_service_pb2_grpc import KeyServiceStub
 from penguin.tier.v1.tier_service_pb2_grpc import TierServiceStub
 from penguin_orchestrator.erasure_ledger import (
-    ERASED,
     KNOWN,
     WITHDRAWN,
     Entry,
@@ -31,6 +30,7 @@ from penguin_orchestrator.erasure_ledger import (
     ended,
     numbered,
 )
+from penguin_orchestrator.erasure_receipts import digest
 from penguin_orchestrator.errors import TierError
 from penguin_orchestrator.ledger_marks import check, telling
 from penguin_orchestrator.sagas.deeds import Deed, RefusedError
@@ -242,7 +242,8 @@ class Erasing:
 
     async def receipts(self, deed: Deed) -> Mapping[str, Any]:
         """Keep what the tiers said, and of whose part was skipped who said so in its place; and that each has done it, in the
-        ledger, of which each is told: one that is put back to before this is known by it."""
+        ledger, of which each is told: one that is put back to before this is known by it. The ledger has the digest of the receipts
+        before OLTP has them, whoever dies between."""
         order, _ = await self._ordered(deed)
         request = pb.RecordErasureRequest(
             tenant_id=str(deed.tenant_id), erasure_id=str(order.erasure_id), subject=order.subject
@@ -258,8 +259,9 @@ class Erasing:
                 receipt.erased_at.FromJsonString(told["erased_at"])
             mentions = [tier_pb.Mention(table=t, key=k, place=p) for t, k, p in told["mentions"]]
             request.mentions.add(tier=tier, mentions=mentions, total=told["mentioned"])
+        erased = await asyncio.to_thread(self._ledger.carried_out, order, digest(request))
         await deed.call("oltp", SubjectServiceStub, "RecordErasure", request)
-        await self._tell(deed, await asyncio.to_thread(self._ledger.append, ended(order, ERASED)))
+        await self._tell(deed, erased)
         await asyncio.to_thread(self._ledger.append, ended(order, KNOWN))
         return {"recorded": True}
 
