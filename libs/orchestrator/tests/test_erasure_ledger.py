@@ -32,6 +32,10 @@ KEY = b"k" * 32
 TENANT = UUID(int=7)
 
 
+class KilledError(BaseException):
+    """The process was ended."""
+
+
 def order(ledger: ErasureLedger, address: str = "ada@example.com") -> Entry:
     return Entry(ERASE, uuid4(), TENANT, ledger.subject(TENANT, address), datetime.now(UTC), address)
 
@@ -279,6 +283,67 @@ def test_nothing_is_added_to_a_folder_that_lost_what_its_copy_has(
     assert again(tmp_path).restore() == 3 - left
     again(tmp_path).append(order(ledger))
     assert again(tmp_path).verify() == again(tmp_path).entries()[3].digest
+
+
+@pytest.mark.parametrize("records", [1, 3])
+@pytest.mark.parametrize("mounted_on", [False, True], ids=["no folder", "an empty folder"])
+def test_no_copy_is_begun_in_the_place_of_one_that_is_away(
+    ledger: ErasureLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: int, *, mounted_on: bool
+) -> None:
+    """What was acknowledged with a copy on the wrong disk is lost with the folder's."""
+    monkeypatch.setattr(erasure_ledger, "FIRST_COPIED_S", 0.05)
+    stood = [ledger.append(order(ledger)) for _ in range(records)]
+    folder, copy, elsewhere = tmp_path / "ledger", tmp_path / "copy", tmp_path / "elsewhere"
+    copy.rename(elsewhere)
+    if mounted_on:
+        copy.mkdir()
+    for process in (ledger, again(tmp_path)):
+        for entry in (order(ledger, "bob@example.com"), stood[-1]):
+            with pytest.raises(LedgerAwayError, match=f"the copy has none of the ledger's {records} records"):
+                process.append(entry)
+        assert process.entries() == stood, "it is read as ever"
+    assert len(files(folder)) == records, "a refused order stands"
+    assert copy.exists() is mounted_on
+    assert not (mounted_on and files(copy))
+    if mounted_on:
+        copy.rmdir()
+    elsewhere.rename(copy)
+    added = again(tmp_path).append(order(ledger, "bob@example.com"))
+    for path in files(folder):
+        path.unlink()
+    assert again(tmp_path).restore() == records + 1
+    assert added in again(tmp_path).entries()
+
+
+def test_a_copy_is_begun_anew_by_whoever_says_so(ledger: ErasureLedger, tmp_path: Path) -> None:
+    for _ in range(3):
+        ledger.append(order(ledger))
+    for path in files(tmp_path / "copy"):
+        path.unlink()
+    (tmp_path / "copy").rmdir()
+    assert again(tmp_path).restore() == 3
+    ledger.append(order(ledger))
+    assert again(tmp_path).verify() == ledger.entries()[3].digest
+
+
+def test_the_first_record_of_one_who_died_is_copied_by_whoever_recovers(
+    ledger: ErasureLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a volume that is away it cannot be told."""
+    monkeypatch.setattr(erasure_ledger, "FIRST_COPIED_S", 0.05)
+
+    def killed(*_: Path) -> int:
+        raise KilledError
+
+    with monkeypatch.context() as dying:
+        dying.setattr(ErasureLedger, "_mend", killed)
+        with pytest.raises(KilledError):
+            ledger.append(order(ledger))
+    with pytest.raises(LedgerAwayError, match="recover"):
+        again(tmp_path).append(order(ledger))
+    assert again(tmp_path).restore() == 1
+    again(tmp_path).append(order(ledger))
+    assert len(files(tmp_path / "copy")) == 2
 
 
 def test_nothing_is_mended_where_the_two_contradict_each_other(ledger: ErasureLedger, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ again after one of them is restored.
 A folder of small files, one a record, numbered without a gap and only ever added. Each is sealed with AES-256-GCM under a
 key that is kept elsewhere, and names the hash of the one before it: none can be changed, left out or put in unseen. A second
 folder, on another disk, has the same files; a record counts as written once both have it on disk. It is written to the folder
-first: a copy that is ahead means that the folder has lost something, and nothing is added until that is brought back.
+first: a copy that is ahead means that the folder has lost something, and nothing is added until that is brought back. Nor is
+anything where the copy has nothing at all: its disk may not be mounted, and what was written in its place would not be there again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import re
 import secrets
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -44,6 +46,8 @@ GENESIS = "0" * 64
 KEY_BYTES = 32
 _NAME = re.compile(r"^\d{12}\.erasure$")
 _NONCE_BYTES = 12
+# How long the first record of all may be on its way from the folder to the copy (seconds).
+FIRST_COPIED_S = 1.0
 
 
 class LedgerError(Exception):
@@ -123,7 +127,7 @@ class ErasureLedger:
 
         Raises LedgerError. An order is withdrawn then; the rest may be tried again.
         """
-        self.entries()  # before folders are made: one that is away must not be begun anew
+        self._keep_to_the_copy(self.entries())  # before folders are made: one that is away must not be begun anew
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._copy.mkdir(parents=True, exist_ok=True)
@@ -244,8 +248,8 @@ class ErasureLedger:
         return newest
 
     def restore(self) -> int:
-        """Bring back from the copy what the folder lacks, and the other way round; returns how many records. Nothing is where
-        the two contradict each other. Raises LedgerError."""
+        """Bring back from the copy what the folder lacks, and the other way round, also where one has nothing; returns how many
+        records. Nothing is where the two contradict each other. Raises LedgerError."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._copy.mkdir(parents=True, exist_ok=True)
@@ -270,10 +274,27 @@ class ErasureLedger:
     def _contradicted(self, names: Sequence[str]) -> str | None:
         return next((n for n in names if (self._copy / n).read_bytes() != (self._folder / n).read_bytes()), None)
 
-    def _add(self, entry: Entry) -> Entry:
-        """Put the record into the folder, unless it stands."""
+    def _keep_to_the_copy(self, entries: Sequence[Entry]) -> None:
+        """Raise LedgerAwayError where the copy has none of the records that the folder has: a copy is begun with the first of them, and
+        anew by `restore` alone. The first may be on its way."""
+        ends = time.monotonic() + (FIRST_COPIED_S if len(entries) == 1 else 0.0)
+        try:
+            while entries and not _names(self._copy):
+                if time.monotonic() >= ends:
+                    raise LedgerAwayError(
+                        f"the copy has none of the ledger's {len(entries)} records, or its volume is away:"
+                        " bring it back, or `penguin erasure recover` to begin another"
+                    )
+                time.sleep(0.01)
+        except OSError as error:
+            raise LedgerAwayError(f"the ledger's copy cannot be read ({type(error).__name__})") from None
+
+    def _add(self, entry: Entry, *, copied: bool = True) -> Entry:
+        """Put the record into the folder, unless it stands; `copied`: where the copy has those before it."""
         while True:
             entries = self.entries()
+            if copied:
+                self._keep_to_the_copy(entries)
             standing = [e for e in entries if _identity(e) == _identity(entry)]
             written = standing[0] if standing else self._write(entry, entries[-1] if entries else None)
             if written is not None:
@@ -285,7 +306,7 @@ class ErasureLedger:
         try:
             if all(_identity(e) != _identity(order) for e in self.entries()):
                 return True
-            self._add(ended(order, WITHDRAWN))
+            self._add(ended(order, WITHDRAWN), copied=False)
         except (OSError, LedgerError):
             return False
         return True

@@ -67,6 +67,8 @@ class Erased:
         ordered = {order.erasure_id: found for order, found in self._ledger.orders()}
         if whole:
             assert len(set(ordered[erasure_id])) == len(ordered[erasure_id]) == 1, "not the keys that are hers"
+            assert await Penguin(world.tiers, self._ledger).subjects.verify(tenant) == [], "receipts of another try"
+            assert len(self._ledger.bound()[erasure_id]) == 1
         elif await world.count("oltp", tenant, "SELECT count(*) FROM sagas WHERE tenant_id = $1"):
             assert erasure_id not in ordered, "what was refused would be replayed"
 
