@@ -19,11 +19,11 @@ from penguin_orchestrator.sagas.carrying import Sagas
 from penguin_orchestrator.sagas.journal import Held
 
 __all__ = ["Campaigns", "Launch", "LaunchError"]
-# As what a campaign stands against what was made of it: somebody has moved it since.
+# As what a campaign stands against a move, and the step that moves it.
 _AGAINST = {
-    "campaign.launch": campaign_pb.CAMPAIGN_STATUS_PAUSED,
-    "campaign.resume": campaign_pb.CAMPAIGN_STATUS_PAUSED,
-    "campaign.pause": campaign_pb.CAMPAIGN_STATUS_RUNNING,
+    "campaign.launch": (campaign_pb.CAMPAIGN_STATUS_PAUSED, "start"),
+    "campaign.resume": (campaign_pb.CAMPAIGN_STATUS_PAUSED, "start"),
+    "campaign.pause": (campaign_pb.CAMPAIGN_STATUS_RUNNING, "pause"),
 }
 
 
@@ -104,23 +104,25 @@ class Campaigns:
         await self._carried(kind, tenant_id, campaign_id)
 
     async def _carried(self, kind: str, tenant_id: UUID, campaign_id: UUID, **how: Any) -> Held:
-        """A move, carried out. One that is under way is joined; but what that did may lie before what was asked for, and
-        acknowledged, since: where the campaign stands against it in the end it is carried out anew."""
+        """A move, carried out. One that is under way is joined; but what that did may lie before a contrary move that was
+        acknowledged before this one was asked for: where it does, and the campaign stands against it still, it is carried out
+        anew. A contrary move that came only then is let stand."""
         move: dict[str, Any] = {"subject": str(campaign_id), **how}
         own, input_ = keys.new_id(), {"campaign_id": str(campaign_id)}
+        against, step = _AGAINST.get(kind, (None, ""))
+        before = await self._get(tenant_id, campaign_id)
         held = await self._sagas.carry_out(kind, tenant_id, input_, saga_id=own, **move)
-        if held.id != own and await self._status(tenant_id, campaign_id) == _AGAINST.get(kind):
+        stale = before.status == against and _since(held, step) < before.updated_at.ToNanoseconds()
+        if held.id != own and stale and (await self._get(tenant_id, campaign_id)).status == against:
             # Whatever is joined now was begun after this one was asked for.
             held = await self._sagas.carry_out(kind, tenant_id, input_, **move)
         return held
 
-    async def _status(self, tenant_id: UUID, campaign_id: UUID) -> campaign_pb.CampaignStatus.ValueType:
+    async def _get(self, tenant_id: UUID, campaign_id: UUID) -> campaign_pb.Campaign:
         request = campaign_pb.GetCampaignRequest(tenant_id=str(tenant_id), campaign_id=str(campaign_id))
-        found = await self._oltp.insist(
-            self._oltp.stub(CampaignServiceStub).GetCampaign, request, deadline_s=DEADLINE_S
-        )
-        status: campaign_pb.CampaignStatus.ValueType = found.campaign.status
-        return status
+        method = self._oltp.stub(CampaignServiceStub).GetCampaign
+        campaign: campaign_pb.Campaign = (await self._oltp.insist(method, request, deadline_s=DEADLINE_S)).campaign
+        return campaign
 
     async def _send(
         self, kind: str, tenant_id: UUID, campaign_id: UUID, progress: Callable[[int], None] | None
@@ -136,3 +138,9 @@ class Campaigns:
             campaign_id, UUID(done.results["plan"]["step_id"]), sent.get("created", 0), sent.get("refused", 0),
             refusals, bool(sent.get("stopped")),
         )  # fmt: skip
+
+
+def _since(held: Held, step: str) -> int:
+    """Since when a campaign stood as this step of a saga left it (nanoseconds, by OLTP's clock)."""
+    # One that an older process carried out does not say so: whatever it did is taken for the latest.
+    return int(held.results.get(step, {}).get("since", 1 << 62))

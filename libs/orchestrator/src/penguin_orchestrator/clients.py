@@ -147,8 +147,10 @@ class Tier:
         timeout: float = DEADLINE_S,
         attributes: Mapping[str, str] | None = None,
         as_platform: bool = False,
+        over_rotation: bool = False,
     ) -> Any:
         """Call until the outcome is known or `deadline_s` seconds have passed; the request carries its own request_ids.
+        `over_rotation`: also while the token is refused, as one replica may not know its key yet, or any more.
 
         Raises the last TierError: where its outcome is unknown, or that of any try before it, the act may have been done.
         """
@@ -163,7 +165,8 @@ class Tier:
             except TierError as error:
                 unknown = error.earlier_unknown = unknown or error.outcome_unknown
                 wait = max(error.retry_after_s or 0.0, delay * random.uniform(0.5, 1.0))
-                if not error.retryable or time.monotonic() + wait >= ends:
+                again = error.retryable or (over_rotation and error.code is grpc.StatusCode.UNAUTHENTICATED)
+                if not again or time.monotonic() + wait >= ends:
                     raise
             await asyncio.sleep(wait)
             delay = min(delay * 2, RETRY_MAX_S)

@@ -119,7 +119,7 @@ class Subjects:
             digests = bound.get(order.erasure_id, [])
             if digest(erasure) in digests:
                 continue
-            if any(digests):
+            if digests and all(digests):
                 faults.append(f"{key}: the receipts are not those that were given")
             elif not digests and since is not None and order.sequence > since:
                 faults.append(f"{key}: receipts of what the ledger does not say was carried out")

@@ -604,7 +604,6 @@ CREATE TABLE public.step_barrier (
     compensated boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone NOT NULL,
     refused bytea,
-    CONSTRAINT step_barrier_check CHECK (((refused IS NULL) OR (compensated AND (operation = 'action'::text)))),
     CONSTRAINT step_barrier_key_check CHECK (((length(key) >= 1) AND (length(key) <= 200))),
     CONSTRAINT step_barrier_operation_check CHECK ((operation = ANY (ARRAY['request'::text, 'action'::text, 'compensation'::text])))
 );
@@ -805,6 +804,9 @@ ALTER TABLE ONLY public.schema_migrations
 
 ALTER TABLE ONLY public.step_barrier
     ADD CONSTRAINT step_barrier_pkey PRIMARY KEY (tenant_id, key, operation);
+
+ALTER TABLE public.step_barrier
+    ADD CONSTRAINT step_barrier_refused CHECK (((refused IS NULL) OR (compensated AND (operation = 'action'::text)))) NOT VALID;
 
 ALTER TABLE ONLY public.subject_exports
     ADD CONSTRAINT subject_exports_pkey PRIMARY KEY (tenant_id, id);

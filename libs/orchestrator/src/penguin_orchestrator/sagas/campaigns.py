@@ -42,9 +42,11 @@ async def _plan(deed: Deed) -> Mapping[str, Any]:
 def _ask(method: str) -> Act:
     request_type: Any = getattr(pb, f"{method}Request")
 
-    async def act(deed: Deed) -> None:
+    async def act(deed: Deed) -> Mapping[str, Any]:
         request = request_type(tenant_id=str(deed.tenant_id), campaign_id=str(_campaign(deed)))
-        await deed.ask("oltp", CampaignServiceStub, method, request)
+        reply = await deed.ask("oltp", CampaignServiceStub, method, request)
+        # By OLTP's clock, in nanoseconds: when it came to stand so.
+        return {"since": reply.campaign.updated_at.ToNanoseconds()}
 
     return act
 

@@ -85,8 +85,8 @@ class Engine:
             if held.state == "compensating":
                 await run.backward()
         except TierError as refused:
-            # Asked again, the journal would say the same to whoever comes next.
-            if refused.retryable:
+            # Asked again, the journal would say the same to whoever comes next; but not where it does not know a token yet.
+            if refused.retryable or refused.code is grpc.StatusCode.UNAUTHENTICATED:
                 raise
             await self.journal.advance(held, "stuck", [], error=described(refused))
             run.failure = refused

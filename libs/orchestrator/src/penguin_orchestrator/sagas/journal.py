@@ -188,7 +188,9 @@ class Journal:
         if left <= 0:
             raise OwnerLostError
         try:
-            await self._oltp.insist(self._service.AdvanceSaga, request, deadline_s=left, timeout=CALL_S)
+            await self._oltp.insist(
+                self._service.AdvanceSaga, request, deadline_s=left, timeout=CALL_S, over_rotation=True
+            )
         except TierError as failure:
             if failure.reason == "SAGA_OWNER_LOST" or failure.code is grpc.StatusCode.NOT_FOUND:
                 raise OwnerLostError from None
