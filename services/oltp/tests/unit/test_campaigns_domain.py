@@ -77,3 +77,9 @@ def test_the_audience_is_fixed_once_it_has_its_emails() -> None:
     for campaign in (SEALED, STATES["cancelled"]):
         with pytest.raises(FailedPrecondition):
             campaigns.update(campaign, {"audience_list": "other"}, AT)
+
+
+def test_a_move_is_later_than_the_one_before_it_however_long_its_call_waited() -> None:
+    running = campaigns.start(DRAFT, AT)
+    paused = campaigns.pause(running, EARLIER)
+    assert DRAFT.updated_at < running.updated_at < paused.updated_at < campaigns.start(paused, AT).updated_at

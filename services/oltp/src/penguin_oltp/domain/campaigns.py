@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -51,7 +51,9 @@ def conflict(campaign: Campaign, message: str, **metadata: object) -> FailedPrec
 
 
 def _moved(campaign: Campaign, at: datetime, **changes: Any) -> Campaign:
-    return replace(campaign, **changes, version=campaign.version + 1, updated_at=at)
+    # Times are taken as calls arrive, and calls wait for one another: what comes after is never told of as having come before.
+    since = max(at, campaign.updated_at + timedelta(microseconds=1))
+    return replace(campaign, **changes, version=campaign.version + 1, updated_at=since)
 
 
 def start(campaign: Campaign, at: datetime) -> Campaign:

@@ -22,6 +22,7 @@ WHERE tenant_id = $1;
 
 -- name: pause_campaigns
 -- One that was resumed while its tenant was being closed: the tier is closed by now, and none can begin any more.
-UPDATE campaigns SET status = 'paused', version = version + 1, updated_at = $2
+UPDATE campaigns
+SET status = 'paused', version = version + 1, updated_at = greatest($2, updated_at + interval '1 microsecond')
 WHERE tenant_id = $1 AND id = ANY (ARRAY(
     SELECT id FROM campaigns WHERE tenant_id = $1 AND status = 'running' ORDER BY id FOR NO KEY UPDATE));
