@@ -94,14 +94,14 @@ class Campaigns:
 
     async def pause(self, tenant_id: UUID, campaign_id: UUID) -> None:
         """Stop writing emails; those that stand are still sent. Raises TierError, SagaError."""
-        await self._move("campaign.pause", tenant_id, campaign_id)
+        await self._carried("campaign.pause", tenant_id, campaign_id)
 
     async def cancel(self, tenant_id: UUID, campaign_id: UUID) -> None:
         """End it for good: none of its queued emails is sent any more. Raises TierError, SagaError."""
-        await self._move("campaign.cancel", tenant_id, campaign_id)
-
-    async def _move(self, kind: str, tenant_id: UUID, campaign_id: UUID) -> None:
-        await self._carried(kind, tenant_id, campaign_id)
+        # Nothing comes after it that a joined one could lie before.
+        await self._sagas.carry_out(
+            "campaign.cancel", tenant_id, {"campaign_id": str(campaign_id)}, subject=str(campaign_id)
+        )
 
     async def _carried(self, kind: str, tenant_id: UUID, campaign_id: UUID, **how: Any) -> Held:
         """A move, carried out. One that is under way is joined; but what that did may lie before a contrary move that was
@@ -109,7 +109,7 @@ class Campaigns:
         anew. A contrary move that came only then is let stand."""
         move: dict[str, Any] = {"subject": str(campaign_id), **how}
         own, input_ = keys.new_id(), {"campaign_id": str(campaign_id)}
-        against, step = _AGAINST.get(kind, (None, ""))
+        against, step = _AGAINST[kind]
         before = await self._get(tenant_id, campaign_id)
         held = await self._sagas.carry_out(kind, tenant_id, input_, saga_id=own, **move)
         stale = before.status == against and _since(held, step) < before.updated_at.ToNanoseconds()

@@ -150,7 +150,7 @@ class Tier:
         over_rotation: bool = False,
     ) -> Any:
         """Call until the outcome is known or `deadline_s` seconds have passed; the request carries its own request_ids.
-        `over_rotation`: also while the token is refused, as one replica may not know its key yet, or any more.
+        `over_rotation`: also while the token is refused.
 
         Raises the last TierError: where its outcome is unknown, or that of any try before it, the act may have been done.
         """
@@ -165,7 +165,7 @@ class Tier:
             except TierError as error:
                 unknown = error.earlier_unknown = unknown or error.outcome_unknown
                 wait = max(error.retry_after_s or 0.0, delay * random.uniform(0.5, 1.0))
-                again = error.retryable or (over_rotation and error.code is grpc.StatusCode.UNAUTHENTICATED)
+                again = error.retryable or (over_rotation and error.of_token)
                 if not again or time.monotonic() + wait >= ends:
                     raise
             await asyncio.sleep(wait)

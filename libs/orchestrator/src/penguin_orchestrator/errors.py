@@ -75,6 +75,11 @@ class TierError(Exception):
         return self.code in UNKNOWN_OUTCOME or (self.code in LATER and self.reason not in NEVER)
 
     @property
+    def of_token(self) -> bool:
+        """Whether it was the token that was refused: one replica may not know its key yet, or any more."""
+        return self.code is grpc.StatusCode.UNAUTHENTICATED
+
+    @property
     def away(self) -> bool:
         """Whether the tier did not answer at all, or not in time: not the fault of what was asked, nor of whose it was."""
         return self.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED} and not self.of_tenant

@@ -86,7 +86,7 @@ class Engine:
                 await run.backward()
         except TierError as refused:
             # Asked again, the journal would say the same to whoever comes next; but not where it does not know a token yet.
-            if refused.retryable or refused.code is grpc.StatusCode.UNAUTHENTICATED:
+            if refused.retryable or refused.of_token:
                 raise
             await self.journal.advance(held, "stuck", [], error=described(refused))
             run.failure = refused
@@ -290,9 +290,7 @@ def _verdict(failure: Exception) -> str:
     # Expired: it came too late and was not done. Aborted: somebody was faster, and it may be asked again; but not what was
     # undone before.
     again = failure.code is grpc.StatusCode.ABORTED and failure.reason != "SAGA_COMPENSATED"
-    # A token that one replica does not know yet, or any more.
-    again = again or failure.code is grpc.StatusCode.UNAUTHENTICATED
-    return "later" if failure.retryable or again or failure.reason == "STEP_EXPIRED" else "refused"
+    return "later" if failure.retryable or failure.of_token or again or failure.reason == "STEP_EXPIRED" else "refused"
 
 
 def described(failure: Exception) -> str:
